@@ -1,0 +1,51 @@
+"""Parallel-in-time integration in PyTorch: one engine, six replaceable parts.
+
+A time interval is cut into slices; a rough solution is refined on all slices at once until it is the sequential one.
+See `solve`.
+"""
+
+from parareal._correction import Coarse, Correction, Identity, Known, Zero
+from parareal._executor import Batched, Executor, Serial
+from parareal._grid import TimeGrid
+from parareal._problem import ODE
+from parareal._schedule import Barrier, Progress, Schedule
+from parareal._solution import IterationReport, Solution, SolveError, Stats, Status
+from parareal._solve import serial, solve
+from parareal._stop import Iterations, StoppingRule, Tolerance
+from parareal.integrators import RK4, ButcherTableau, Euler, Heun, Integrator, Midpoint, Propagator, RungeKutta
+
+__all__ = [
+    "ODE",
+    "RK4",
+    "Barrier",
+    "Batched",
+    "ButcherTableau",
+    "Coarse",
+    "Correction",
+    "Euler",
+    "Executor",
+    "Heun",
+    "Identity",
+    "Integrator",
+    "IterationReport",
+    "Iterations",
+    "Known",
+    "Midpoint",
+    "Progress",
+    "Propagator",
+    "RungeKutta",
+    "Schedule",
+    "Serial",
+    "Solution",
+    "SolveError",
+    "Stats",
+    "Status",
+    "StoppingRule",
+    "TimeGrid",
+    "Tolerance",
+    "Zero",
+    "serial",
+    "solve",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,80 @@
+"""Checks of what users pass, made before any work is done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from parareal import _tree
+from parareal._tree import State
+
+
+def check_instance(value: Any, kind: type, name: str, example: str) -> None:
+    """Raises unless ``value`` is an instance of ``kind``; a class where an object is due is the usual slip."""
+    if isinstance(value, kind):
+        return
+    got = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+    raise TypeError(f"{name} is {got}; expected {kind.__name__}, for example {example}")
+
+
+def check_state(u0: State, samples: bool) -> int:
+    """Raises unless ``u0`` is a state that can be solved for; returns the number of samples (1 without ``samples``)."""
+    leaves = _tree.leaves(u0)
+    if not leaves:
+        raise ValueError("u0 holds no tensors; expected a tensor or a nest of tuples, lists and dicts of tensors")
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"u0 holds a {type(leaf).__name__}; expected tensors: wrap numbers and arrays in torch.as_tensor(...)"
+            )
+        if not (leaf.is_floating_point() or leaf.is_complex()):
+            raise TypeError(
+                f"u0 holds a tensor of {leaf.dtype}; expected floating point or complex: use u0.to(torch.float64)"
+            )
+        if leaf.device != leaves[0].device:
+            raise ValueError(
+                f"u0 lies on {leaves[0].device} and on {leaf.device}; expected all its tensors on one device"
+            )
+        if leaf.shape[1 if samples else 0 :].numel() == 0:
+            raise ValueError(f"u0 holds an empty tensor of shape {tuple(leaf.shape)}; leave empty leaves out of the state")
+    if not samples:
+        return 1
+    sizes = {leaf.shape[0] if leaf.ndim else None for leaf in leaves}
+    if len(sizes) != 1 or None in sizes:
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves)
+        raise ValueError(
+            f"samples=True needs one batch axis in front of every tensor of u0; its tensors have shapes {shapes}"
+        )
+    return leaves[0].shape[0]
+
+
+def check_per_sample(problem: Any, samples: int | None) -> None:
+    """Raises unless the problem's per-sample data has one entry for each of ``samples`` samples, if known."""
+    if samples is None or problem.per_sample is None:
+        return
+    for leaf in _tree.leaves(problem.per_sample):
+        if leaf.ndim == 0 or leaf.shape[0] != samples:
+            raise ValueError(
+                f"per_sample holds a tensor of shape {tuple(leaf.shape)} for {samples} samples; "
+                f"expected a leading axis of {samples}"
+            )
+
+
+def check_fold(problem: Any, u0: State) -> None:
+    """Raises unless a problem with ``batching="fold"`` has a batch axis of one size in front of every leaf."""
+    sizes = {leaf.shape[0] if leaf.ndim else None for leaf in _tree.leaves(u0)}
+    if problem.batching == "fold" and (len(sizes) != 1 or None in sizes):
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in _tree.leaves(u0))
+        raise ValueError(
+            f'batching="fold" needs one batch axis in front of every tensor of u0; its tensors have shapes {shapes}. '
+            'Add it with u0[None], or use batching="vmap"'
+        )
+
+
+def as_lanes(tree: State, samples: int | None) -> State:
+    """A state as independent systems: leaves ``(B, 1, *rest)`` for B samples, ``(1, *state)`` for ``None``."""
+    if samples is None:
+        return _tree.map(lambda leaf: leaf.unsqueeze(0), tree)
+    return _tree.map(lambda leaf: leaf.unsqueeze(1), tree)
+

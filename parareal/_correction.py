@@ -1,0 +1,135 @@
+"""A correction approximates F(new) - F(old): how a slice's end moves when its start moves.
+
+It is what tells Parareal, Picard and Jacobi apart; the recursion that uses it is the engine's and is the same for all.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from parareal import _tree
+from parareal._tree import State
+from parareal.integrators import Integrator
+
+
+class Known(NamedTuple):
+    """What is known of a slice at one iterate, on L lanes.
+
+    Attributes:
+        u: The state at the slice's left edge; ``None`` unless the correction has ``uses_input``.
+        g: The coarse propagator's value there; ``None`` where the correction has no propagator.
+        f: The fine propagator's value there; ``None`` for the new iterate, whose fine solve is yet to come.
+    """
+
+    u: State
+    g: State
+    f: State = None
+
+
+class Where(Protocol):
+    """The slices of L lanes: ``t0`` and ``t1``, float64, shape ``(L,)``."""
+
+    @property
+    def t0(self) -> Tensor: ...  # noqa: D102
+
+    @property
+    def t1(self) -> Tensor: ...  # noqa: D102
+
+
+class Correction(ABC):
+    """An approximation of F(new) - F(old) on each slice.
+
+    Attributes:
+        propagator: What is evaluated at every new input, stacked with the fine lanes; ``None`` where the correction
+            needs no evaluation of the right-hand side.
+        uses_input: Whether `difference` looks at ``u``; the engine keeps the inputs only then.
+    """
+
+    propagator: Integrator | None
+    uses_input: bool
+
+    @abstractmethod
+    def guess(self, at: Where, new: Known) -> State:
+        """The first iterate at the right edge, from the one at the left; leaves ``(L, *state)``."""
+
+    @abstractmethod
+    def difference(self, at: Where, new: Known, old: Known) -> State | None:
+        """Approximates F(new.u) - F(old.u), leaves ``(L, *state)``; ``None`` stands for zero."""
+
+
+@dataclass(frozen=True)
+class Coarse(Correction):
+    """G(new) - G(old) with a cheap integrator G: Parareal.
+
+    Args:
+        propagator: The coarse propagator; ``steps=None`` means one step a slice.
+
+    Raises:
+        TypeError: ``propagator`` is not an integrator.
+
+    Source:
+        J.-L. Lions, Y. Maday, G. Turinici, Resolution d'EDP par un schema en temps "parareel", C. R. Acad. Sci. Paris
+        332 (2001); with the coarse step on a diffusion ODE, Self-Refining Diffusion Samplers (arXiv 2412.08292).
+
+    Example:
+        >>> from parareal import Euler
+        >>> Coarse(Euler(steps=2)).propagator
+        Euler(steps=2)
+    """
+
+    propagator: Integrator
+    uses_input = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.propagator, Integrator):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"the coarse propagator is a {type(self.propagator).__name__}; expected an integrator such as "
+                "pr.Euler(), or pr.Propagator(fn) for a function of your own"
+            )
+
+    def guess(self, at: Where, new: Known) -> State:
+        """G(new)."""
+        return new.g
+
+    def difference(self, at: Where, new: Known, old: Known) -> State:
+        """G(new) - G(old)."""
+        return _tree.sub(new.g, old.g)
+
+
+@dataclass(frozen=True)
+class Identity(Correction):
+    """new - old: Picard iteration, free of evaluations.
+
+    With slices of one step it is the iteration of Parallel Sampling of Diffusion Models (ParaDiGMS, arXiv 2305.16317).
+    """
+
+    propagator = None
+    uses_input = True
+
+    def guess(self, at: Where, new: Known) -> State:
+        """The state held."""
+        return new.u
+
+    def difference(self, at: Where, new: Known, old: Known) -> State:
+        """New - old."""
+        return _tree.sub(new.u, old.u)
+
+
+@dataclass(frozen=True)
+class Zero(Correction):
+    """No correction: Jacobi iteration, in which what is known travels one slice an iteration."""
+
+    propagator = None
+    uses_input = True
+
+    def guess(self, at: Where, new: Known) -> State:
+        """The state held."""
+        return new.u
+
+    def difference(self, at: Where, new: Known, old: Known) -> None:
+        """Zero."""
+        return None

@@ -1,0 +1,205 @@
+"""Lanes under way: one propagator carries many slices at once, a round at a time.
+
+Lanes that stand at the same stage of a step form a cohort and are stepped by one generator, whichever slice they
+belong to and whenever they set out, so that the work in Python does not grow with the number of lanes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parareal import _tree
+from parareal._executor import Executor
+from parareal._grid import Mesh
+from parareal._problem import Stages
+from parareal._schedule import Bools, Ints
+from parareal._tree import State
+from parareal.integrators import Integrator
+
+
+@dataclass(eq=False)
+class Lanes:
+    """L lanes at a point of their mesh, between two steps.
+
+    Attributes:
+        ids: What the engine calls them, ``(L,)``.
+        left: Steps they have still to make, ``(L,)``.
+        at: Index of their present time in the mesh, ``(L,)``.
+        t: Their present time, float64, ``(L,)``.
+        u: Their states, leaves ``(L, *state)``.
+        rows: Per-sample data of their samples, or ``None``.
+        fresh: They stand at the left edge of their slice, ``(L,)``.
+    """
+
+    ids: Ints
+    left: Ints
+    at: Tensor
+    t: Tensor
+    u: State
+    rows: State
+    fresh: Bools
+
+    def __getitem__(self, mask: Bools) -> Lanes:
+        index = torch.from_numpy(mask.nonzero()[0]).to(self.t.device)
+        u, rows = _tree.lanes(self.u, index), None if self.rows is None else _tree.lanes(self.rows, index)
+        return Lanes(self.ids[mask], self.left[mask], self.at[index], self.t[index], u, rows, self.fresh[mask])
+
+
+def _merge(parts: list[Lanes]) -> Lanes:
+    if len(parts) == 1:
+        return parts[0]
+    arrays = [np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "left", "fresh")]
+    tensors = [torch.cat([getattr(part, name) for part in parts]) for name in ("at", "t")]
+    rows = None if parts[0].rows is None else _tree.cat([part.rows for part in parts])
+    return Lanes(arrays[0], arrays[1], *tensors, _tree.cat([part.u for part in parts]), rows, arrays[2])
+
+
+@dataclass(eq=False)
+class Cohort:
+    """Lanes in the middle of one step, waiting for the value of ``request``."""
+
+    flight: Flight
+    lanes: Lanes
+    at1: Tensor
+    t1: Tensor
+    stages: Stages
+    request: tuple[Any, ...] = ()
+    at_left_edge: bool = False
+
+    def resume(self, value: State) -> None:
+        """Goes on with the value asked for, up to the next request or to the end of the step."""
+        if self.at_left_edge and self.flight.remember_first:
+            self.flight.remember(self.lanes, value)
+        self.at_left_edge = False
+        try:
+            self.request = self.stages.send(value)
+        except StopIteration as end:
+            self.flight.step_done(self, end.value)
+        else:
+            self.flight.cohorts.append(self)
+
+
+class Flight:
+    """All lanes of one propagator that are under way.
+
+    Attributes:
+        arrived: Finished lanes, as ``(ids, states at the right edge)``; whoever takes them empties the list.
+        first: Values of the right-hand side at left edges, as ``(ids, values)``, when ``remember_first``.
+        cohorts: Lanes waiting for a value.
+        evaluations: Lanes times calls so far.
+    """
+
+    def __init__(self, problem: Any, integrator: Integrator, mesh: Mesh, remember_first: bool = False) -> None:
+        self.problem, self.integrator, self.mesh, self.remember_first = problem, integrator, mesh, remember_first
+        self.rhs = problem.rhs
+        self.arrived: list[tuple[Ints, State]] = []
+        self.first: list[tuple[Ints, State]] = []
+        self.cohorts: list[Cohort] = []
+        self.evaluations = 0
+        self._waiting: list[Lanes] = []
+
+    def launch(self, ids: Ints, slices: Ints, u: State, rows: State, first: State = None) -> None:
+        """Lanes set out from the left edges of ``slices``; ``first`` is the right-hand side there, if known."""
+        at = torch.from_numpy(self.mesh.start[slices]).to(self.mesh.points.device)
+        lanes = Lanes(ids, self.mesh.count[slices], at, self.mesh.points[at], u, rows, np.ones(len(ids), dtype=bool))
+        if first is None:
+            self._waiting.append(lanes)
+        else:
+            self._begin(lanes, first)
+
+    def begin_steps(self) -> list[Cohort]:
+        """Every lane between two steps begins the next; returns all cohorts, each with its request."""
+        while self._waiting:
+            waiting, self._waiting = self._waiting, []
+            self._begin(_merge(waiting))
+        return self.cohorts
+
+    def drop(self, gone: Bools) -> None:
+        """Lanes whose id is marked in ``gone`` are forgotten. Only lanes between two steps may be dropped."""
+        kept = [lanes[~gone[lanes.ids]] for lanes in self._waiting]
+        self._waiting = [lanes for lanes in kept if len(lanes.ids)]
+
+    def remember(self, lanes: Lanes, value: State) -> None:
+        """Keeps the right-hand side at the left edges of those lanes that have just set out."""
+        if lanes.fresh.all():
+            self.first.append((lanes.ids, value))
+        elif lanes.fresh.any():
+            index = torch.from_numpy(lanes.fresh.nonzero()[0]).to(lanes.t.device)
+            self.first.append((lanes.ids[lanes.fresh], _tree.lanes(value, index)))
+
+    def step_done(self, cohort: Cohort, u: State) -> None:
+        """The lanes of a cohort have made one step: they arrive, or wait for the next."""
+        lanes = cohort.lanes
+        left = lanes.left - 1
+        done = left == 0
+        if done.all():
+            self.arrived.append((lanes.ids, u))
+            return
+        fresh = np.zeros(len(left), dtype=bool)
+        lanes = Lanes(lanes.ids, left, cohort.at1, cohort.t1, u, lanes.rows, fresh)
+        if done.any():
+            ended = lanes[done]
+            self.arrived.append((ended.ids, ended.u))
+            lanes = lanes[~done]
+        self._waiting.append(lanes)
+
+    def _begin(self, lanes: Lanes, first: State = None) -> None:
+        at1 = lanes.at + 1
+        t1 = self.mesh.points[at1]
+        cohort = Cohort(self, lanes, at1, t1, self.integrator.step(self.problem, lanes.t, t1, lanes.u))
+        cohort.resume(None)
+        request = cohort.request
+        cohort.at_left_edge = (
+            len(request) == 3 and request[0] == self.rhs and request[1] is lanes.t and request[2] is lanes.u
+        )
+        if first is not None and cohort.at_left_edge:
+            self.cohorts.pop()
+            cohort.resume(first)
+
+
+@dataclass
+class Counters:
+    """What was spent so far: rounds, the calls that the executor made of them, and the widest round."""
+
+    rounds: int = 0
+    calls: int = 0
+    max_lanes: int = 0
+
+
+def play_round(flights: list[Flight], executor: Executor, counters: Counters) -> bool:
+    """One round: all lanes under way get the value they wait for. Returns whether there were any.
+
+    Requests for the same function are stacked into one call, whichever propagator they come from.
+    """
+    groups: dict[Any, list[Cohort]] = {}
+    for flight in flights:
+        for cohort in flight.begin_steps():
+            groups.setdefault(cohort.request[0], []).append(cohort)
+    if not groups:
+        return False
+    counters.rounds += 1
+    total = 0
+    values: list[tuple[list[Cohort], list[State]]] = []
+    for fn, cohorts in groups.items():
+        sizes = [len(cohort.lanes.ids) for cohort in cohorts]
+        lanes = sum(sizes)
+        args = [_tree.cat(parts) for parts in zip(*(cohort.request[1:] for cohort in cohorts), strict=True)]
+        if cohorts[0].lanes.rows is not None:
+            args.append(_tree.cat([cohort.lanes.rows for cohort in cohorts]))
+        values.append((cohorts, _tree.split(executor.evaluate(fn, tuple(args), lanes), sizes)))
+        counters.calls += executor.calls(lanes)
+        total += lanes
+        for cohort, size in zip(cohorts, sizes, strict=True):
+            cohort.flight.evaluations += size
+    counters.max_lanes = max(counters.max_lanes, total)
+    for flight in flights:
+        flight.cohorts = []
+    for cohorts, parts in values:
+        for cohort, value in zip(cohorts, parts, strict=True):
+            cohort.resume(value)
+    return True

@@ -1,0 +1,183 @@
+"""A time grid is a row of strictly monotone points, some of which are the edges of slices.
+
+Slices are what runs in parallel; the points inside a slice are the fine steps. Falling grids are as good as rising
+ones: every step length carries its sign.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TimeGrid:
+    """Fine time points and which of them are slice edges. Build one with `uniform`, `from_points` or `from_edges`.
+
+    Attributes:
+        points: All time points, float64, shape ``(num_steps + 1,)``, strictly rising or strictly falling.
+        bounds: Indices into ``points`` of the slice edges, rising from 0 to ``num_steps``.
+
+    Raises:
+        TypeError: ``points`` is not a one-dimensional tensor or numpy array of real numbers.
+        ValueError: Points repeat, turn round, or are not finite; bounds do not rise from 0 to the last point.
+
+    Example:
+        >>> import torch
+        >>> grid = TimeGrid.from_points(torch.linspace(1.0, 0.0, 11), slices=3)
+        >>> grid.num_slices, grid.num_steps, grid.steps_per_slice
+        (3, 10, (4, 3, 3))
+    """
+
+    points: Tensor
+    bounds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        points = _as_points(self.points, "points")
+        bounds = tuple(int(b) for b in self.bounds)
+        if len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != len(points) - 1 or any(np.diff(bounds) < 1):
+            raise ValueError(
+                f"bounds={bounds} do not rise from 0 to {len(points) - 1}, the index of the last point; "
+                "use TimeGrid.from_points(points, slices=...) to have them chosen"
+            )
+        object.__setattr__(self, "points", points)
+        object.__setattr__(self, "bounds", bounds)
+
+    @classmethod
+    def uniform(cls, t0: float, t1: float, slices: int, steps: int = 1) -> TimeGrid:
+        """``slices`` equal slices of ``steps`` equal fine steps each, from ``t0`` to ``t1``.
+
+        Raises:
+            TypeError: ``slices`` or ``steps`` is not an int.
+            ValueError: Either is below 1, or ``t0`` and ``t1`` are equal or not finite.
+        """
+        check_count(slices, "slices")
+        check_count(steps, "steps")
+        t0, t1 = float(t0), float(t1)
+        if not (np.isfinite(t0) and np.isfinite(t1)) or t0 == t1:
+            raise ValueError(f"t0={t0} and t1={t1} span no interval; expected two different finite numbers")
+        points = torch.from_numpy(np.linspace(t0, t1, slices * steps + 1))
+        return cls(points, tuple(range(0, slices * steps + 1, steps)))
+
+    @classmethod
+    def from_points(cls, points: Tensor, slices: int | None = None) -> TimeGrid:
+        """Any strictly monotone points, cut into ``slices`` slices that differ by at most one step.
+
+        Args:
+            points: Shape ``(num_steps + 1,)``; converted to float64.
+            slices: How many; the first ones are a step longer where it does not divide. ``None`` takes about
+                sqrt(num_steps), where one coarse step a slice and the fine steps inside one balance.
+
+        Raises:
+            TypeError: ``points`` is a list or of another type that is not a tensor or numpy array.
+            ValueError: Points repeat, turn round or are not finite, or there are more slices than steps.
+        """
+        points = _as_points(points, "points")
+        steps = len(points) - 1
+        if slices is None:
+            slices = max(1, round(steps**0.5))
+        check_count(slices, "slices")
+        if slices > steps:
+            raise ValueError(
+                f"slices={slices} is more than the {steps} steps between the {steps + 1} points; "
+                f"pass slices={steps} or fewer, or more points"
+            )
+        short, longer = divmod(steps, slices)
+        sizes = [short + 1] * longer + [short] * (slices - longer)
+        return cls(points, (0, *(int(b) for b in np.cumsum(sizes))))
+
+    @classmethod
+    def from_edges(cls, edges: Tensor) -> TimeGrid:
+        """Slice edges alone, shape ``(num_slices + 1,)``: one fine step a slice unless the integrator says more."""
+        edges = _as_points(edges, "edges")
+        return cls(edges, tuple(range(len(edges))))
+
+    @property
+    def edges(self) -> Tensor:
+        """Times at the slice edges, float64, shape ``(num_slices + 1,)``."""
+        return self.points[list(self.bounds)]
+
+    @property
+    def num_slices(self) -> int:
+        """Number of slices, N."""
+        return len(self.bounds) - 1
+
+    @property
+    def num_steps(self) -> int:
+        """Number of fine steps over all slices."""
+        return len(self.points) - 1
+
+    @property
+    def steps_per_slice(self) -> tuple[int, ...]:
+        """Number of fine steps in each slice."""
+        return tuple(int(n) for n in np.diff(self.bounds))
+
+    def __repr__(self) -> str:
+        first, last = self.points[0].item(), self.points[-1].item()
+        return f"TimeGrid({first:g} -> {last:g}, slices={self.num_slices}, steps={self.num_steps})"
+
+
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """The time points that one propagator visits: ``points[start[n]] ... points[start[n] + count[n]]`` in slice n.
+
+    ``points`` lies on the device of the state; ``start`` and ``count`` are numpy, for the engine's bookkeeping.
+    """
+
+    points: Tensor
+    start: np.ndarray[Any, np.dtype[np.int64]]
+    count: np.ndarray[Any, np.dtype[np.int64]]
+
+    @classmethod
+    def build(cls, grid: TimeGrid, steps: int | None, device: torch.device) -> Mesh:
+        """The grid's own points for ``steps=None``, else ``steps`` uniform steps in each slice, edges exact."""
+        bounds = np.asarray(grid.bounds, dtype=np.int64)
+        if steps is None:
+            return cls(grid.points.to(device), bounds[:-1], np.diff(bounds))
+        edges = grid.edges.numpy()
+        left, right = edges[:-1, None], edges[1:, None]
+        points = left + (right - left) * (np.arange(steps + 1) / steps)
+        points[:, -1] = edges[1:]
+        start = np.arange(grid.num_slices, dtype=np.int64) * (steps + 1)
+        return cls(torch.from_numpy(points.reshape(-1)).to(device), start, np.full(grid.num_slices, steps))
+
+
+def check_count(value: Any, name: str, least: int = 1) -> None:
+    """Raises unless ``value`` is an int of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected an int of at least {least}")
+    if value < least:
+        raise ValueError(f"{name}={value} is too small; expected at least {least}")
+
+
+def _as_points(points: Any, name: str) -> Tensor:
+    if isinstance(points, np.ndarray):
+        points = torch.from_numpy(points)
+    if not isinstance(points, Tensor):
+        raise TypeError(
+            f"{name} is a {type(points).__name__}; expected a one-dimensional tensor: "
+            f"torch.tensor({name}, dtype=torch.float64)"
+        )
+    if points.ndim != 1 or points.is_complex() or points.dtype == torch.bool:
+        raise TypeError(
+            f"{name} has shape {tuple(points.shape)} and dtype {points.dtype}; expected one dimension of real numbers"
+        )
+    points = points.detach().to(device="cpu", dtype=torch.float64, copy=True)
+    if len(points) < 2:
+        raise ValueError(f"{name} holds {len(points)} point(s); expected at least 2")
+    if not bool(torch.isfinite(points).all()):
+        where = int((~torch.isfinite(points)).nonzero()[0])
+        raise ValueError(f"{name}[{where}] is {points[where].item()}; expected finite times")
+    steps = points.diff()
+    wrong = (steps * torch.sign(points[-1] - points[0]) <= 0).nonzero()
+    if len(wrong):
+        i = int(wrong[0])
+        raise ValueError(
+            f"{name} are not strictly monotone: {name}[{i}]={points[i].item()!r} is followed by "
+            f"{points[i + 1].item()!r}; expected times that only rise or only fall, none repeated"
+        )
+    return points

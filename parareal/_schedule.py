@@ -1,0 +1,62 @@
+"""A schedule says when: of the lanes whose input is known, which set out now.
+
+It sees only who stands where (`Progress`), never a state, and it answers with two masks. The engine does the rest.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Ints: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+Bools: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass
+class Progress:
+    """Where everything stands, for M systems of N slices; a batch of samples is M systems, otherwise M is 1.
+
+    Attributes:
+        fine_ready: ``(M, N)``: the left edge holds an iterate from which no fine solve has set out yet.
+        fine_busy: ``(M, N)``: a fine lane is under way.
+        coarse_ready: ``(M, N)``: the left edge holds an iterate at which the coarse propagator was not evaluated.
+        coarse_busy: ``(M, N)``: a coarse lane is under way.
+        frontier: ``(M,)``: edges ``0 ... frontier`` are final.
+        iteration: ``(M,)``: iterations completed.
+    """
+
+    fine_ready: Bools
+    fine_busy: Bools
+    coarse_ready: Bools
+    coarse_busy: Bools
+    frontier: Ints
+    iteration: Ints
+
+
+class Schedule(ABC):
+    """Chooses which ready lanes set out."""
+
+    @abstractmethod
+    def admit(self, progress: Progress) -> tuple[Bools, Bools]:
+        """Masks ``(M, N)`` of the fine and of the coarse lanes that set out now, each a part of those ready.
+
+        Called whenever something has changed. A system that has lanes ready and none under way must be given some.
+        """
+
+
+@dataclass(frozen=True)
+class Barrier(Schedule):
+    """The classical order: all fine slices together, then one coarse sweep.
+
+    With one coarse step of a one-evaluation method, S fine steps a slice, N slices and k iterations it takes
+    N + k (N + S - 1) - k (k + 1) / 2 rounds. Each sample of a batch keeps its own barrier.
+    """
+
+    def admit(self, progress: Progress) -> tuple[Bools, Bools]:
+        """Coarse lanes while no fine lane is under way, fine lanes once the sweep is over."""
+        sweeping = (progress.coarse_ready | progress.coarse_busy).any(axis=1, keepdims=True)
+        solving = progress.fine_busy.any(axis=1, keepdims=True)
+        return progress.fine_ready & ~(sweeping | solving), progress.coarse_ready & ~solving

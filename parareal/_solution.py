@@ -1,0 +1,143 @@
+"""What comes out of a run: states, how it ended in a sentence, what each iteration did and what all of it cost."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+from torch import Tensor
+
+from parareal import _tree
+from parareal._tree import State
+
+
+class Status(Enum):
+    """How a run ended; the value is a sentence that says what to do about it."""
+
+    CONVERGED = "The stopping rule was met: every slice has settled to within the tolerance."
+    FINAL = "Every slice is final: the result is the sequential solution itself."
+    ITERATIONS = "The iterations asked for were made; no tolerance was met, or none was asked for."
+    STOPPED = "The callback stopped the run: the solution holds the iterates computed up to then."
+    MAX_ITERATIONS = (
+        "max_iterations was reached before the tolerance was met: allow more iterations, loosen the tolerance, or use "
+        "a more accurate coarse propagator."
+    )
+    NONFINITE = (
+        "The fine propagator itself gave NaN or Inf from a final state, so the sequential run fails there as well: "
+        "use smaller fine steps or another method, and look at the right-hand side near the time named by the frontier."
+    )
+    INTERRUPTED = "An exception ended the run: the solution holds the iterates computed before it."
+
+    @property
+    def converged(self) -> bool:
+        """Whether the tolerance was met or every slice is final."""
+        return self in (Status.CONVERGED, Status.FINAL)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the run ended without what was asked of it."""
+        return self in (Status.MAX_ITERATIONS, Status.NONFINITE, Status.INTERRUPTED)
+
+
+@dataclass(frozen=True, eq=False)
+class IterationReport:
+    """One iteration, as the callback sees it and the history keeps it.
+
+    Attributes:
+        iteration: Counted from 1.
+        increments: How far each slice's right edge moved, in the norm of the stopping rule and its own units, float64,
+            shape ``(N,)``, or ``(B, N)`` with ``samples=True``. Zero where nothing was computed any more; NaN or Inf
+            where the new iterate was not finite.
+        frontier: Number of slices known final from the left, or with ``samples=True`` one number for each sample,
+            int64, shape ``(B,)``.
+        rounds: Rounds since the start of the run.
+        evaluations: Evaluations since the start of the run.
+    """
+
+    iteration: int
+    increments: Tensor
+    frontier: int | Tensor
+    rounds: int
+    evaluations: int
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What a run cost.
+
+    Attributes:
+        rounds: Sequential calls of the right-hand side, the unit of latency: all lanes that could advance together
+            count as one, however the executor went about it.
+        evaluations: Lanes times rounds, the unit of work.
+        fine_evaluations: Those of the fine propagator.
+        coarse_evaluations: Those of the correction; a first stage that both share is counted here, once.
+        calls: Calls that the executor made: equal to ``rounds`` unless it went lane by lane or in chunks.
+        max_lanes: Most lanes in one round.
+        wall_time: Seconds.
+    """
+
+    rounds: int
+    evaluations: int
+    fine_evaluations: int
+    coarse_evaluations: int
+    calls: int
+    max_lanes: int
+    wall_time: float
+
+    def to_dict(self) -> dict[str, int | float]:
+        """All figures by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The outcome of `solve` or `serial`.
+
+    Attributes:
+        us: States at the slice edges: the tree of the initial state, leaves ``(N + 1, *state)``. Edges that a run cut
+            short had not reached hold NaN.
+        ts: The slice edges, float64, shape ``(N + 1,)``.
+        status: How the run ended; ``status.value`` is a sentence. With ``samples=True`` the worst of all samples.
+        iterations: Iterations made; with ``samples=True`` one number for each sample, int64, shape ``(B,)``.
+        history: One report for each iteration.
+        stats: Rounds, evaluations and wall time.
+        sample_status: With ``samples=True`` the status of each sample, else ``None``.
+    """
+
+    us: State
+    ts: Tensor
+    status: Status
+    iterations: int | Tensor
+    history: tuple[IterationReport, ...]
+    stats: Stats
+    sample_status: tuple[Status, ...] | None = None
+
+    @property
+    def u(self) -> State:
+        """The state at the end of the grid."""
+        return _tree.map(lambda leaf: leaf[-1], self.us)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the tolerance was met or every slice is final; with ``samples=True`` for all samples."""
+        return all(s.converged for s in self.sample_status) if self.sample_status else self.status.converged
+
+    def __repr__(self) -> str:
+        made: Any = self.iterations if isinstance(self.iterations, int) else self.iterations.tolist()
+        return (
+            f"Solution({self.status.name}, slices={len(self.ts) - 1}, iterations={made}, rounds={self.stats.rounds}, "
+            f"evaluations={self.stats.evaluations}, wall_time={self.stats.wall_time:.3g}s)"
+        )
+
+
+class SolveError(RuntimeError):
+    """A run did not reach what was asked; ``error.solution`` holds what it did compute.
+
+    Attributes:
+        solution: The partial `Solution`.
+    """
+
+    def __init__(self, solution: Solution) -> None:
+        self.solution = solution
+        super().__init__(f"{solution.status.value} Pass throw=False to get the partial solution instead. {solution!r}")

@@ -1,0 +1,302 @@
+"""The two calls: `solve`, in parallel in time, and `serial`, the sequential run that it reproduces."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from parareal import _tree
+from parareal._check import as_lanes, check_fold, check_instance, check_per_sample, check_state
+from parareal._correction import Coarse, Correction
+from parareal._engine import Engine
+from parareal._executor import Batched, Executor
+from parareal._flight import Counters, Flight, play_round
+from parareal._grid import Mesh, TimeGrid, check_count
+from parareal._problem import ODE
+from parareal._progress import Bar
+from parareal._schedule import Barrier, Ints, Schedule
+from parareal._solution import IterationReport, Solution, SolveError, Stats, Status
+from parareal._stop import Floats, StoppingRule, Tolerance
+from parareal._store import Rows
+from parareal._tree import State
+from parareal.integrators import Integrator
+
+Callback = Callable[[IterationReport], bool | None]
+
+
+def solve(
+    problem: ODE,
+    u0: State,
+    grid: TimeGrid,
+    *,
+    fine: Integrator,
+    coarse: Integrator | Correction,
+    schedule: Schedule | None = None,
+    executor: Executor | None = None,
+    stop: StoppingRule | None = None,
+    max_iterations: int | None = None,
+    samples: bool = False,
+    throw: bool = True,
+    progress: bool = False,
+    callback: Callback | None = None,
+) -> Solution:
+    """Solves an initial value problem in parallel in time.
+
+    After k iterations the first k slices are what `serial` gives with the same ``fine`` propagator; after as many
+    iterations as there are slices all of it is. Gradients flow through as through any torch code: call it under
+    ``torch.no_grad()`` where none are wanted.
+
+    Args:
+        problem: The equation.
+        u0: State at the start of the grid: a tensor or a nest of tensors, floating point or complex.
+        grid: Time points and slices.
+        fine: The propagator whose solution is wanted.
+        coarse: A cheap integrator, one step a slice unless it says otherwise, or a `Correction`.
+        schedule: Which lanes advance when; `Barrier` by default.
+        executor: How the lanes of a round are evaluated; `Batched` by default.
+        stop: When to stop; ``Tolerance(rtol=1e-4, atol=1e-6)`` by default.
+        max_iterations: Most iterations; ``None`` or more than there are slices means as many as there are slices.
+        samples: Axis 0 of every tensor in ``u0`` is a batch of independent samples: norms, stopping and iterations are
+            then per sample, a sample that has finished leaves the rounds, and none depends on the others. The
+            right-hand side sees states with a batch axis of 1.
+        throw: Raise `SolveError` when the run does not reach what was asked; otherwise return what there is.
+        progress: Show a progress bar (needs tqdm).
+        callback: Called with an `IterationReport` after each iteration; returning True stops the run.
+
+    Returns:
+        The `Solution`.
+
+    Raises:
+        SolveError: The tolerance was not met, or the sequential solution itself is not finite (with ``throw=True``).
+        TypeError, ValueError: An argument is not what it should be; nothing was computed.
+        Exception: Whatever the right-hand side or the callback raised, with the partial solution as its attribute
+            ``solution``; so does Ctrl-C.
+
+    Example:
+        >>> import torch, parareal as pr
+        >>> problem = pr.ODE(lambda t, u: torch.cos(t) * u)
+        >>> grid = pr.TimeGrid.uniform(0.0, 6.0, slices=12, steps=20)
+        >>> sol = pr.solve(problem, torch.ones(1, dtype=torch.float64), grid, fine=pr.RK4(), coarse=pr.Heun())
+        >>> sol.iterations < 12
+        True
+    """
+    run = _Run(problem, u0, grid, fine, executor, samples, callback, progress)
+    if isinstance(coarse, Integrator):
+        coarse = Coarse(coarse)
+    check_instance(coarse, Correction, "coarse", "pr.Euler() or pr.Coarse(pr.Euler(steps=2))")
+    schedule, stop = schedule or Barrier(), stop or Tolerance()
+    check_instance(schedule, Schedule, "schedule", "pr.Barrier()")
+    check_instance(stop, StoppingRule, "stop", "pr.Tolerance(rtol=1e-4)")
+    if max_iterations is not None:
+        check_count(max_iterations, "max_iterations")
+    most = min(max_iterations or grid.num_slices, grid.num_slices)
+    solution = run.parallel(coarse, schedule, stop, most)
+    if throw and solution.status.failed:
+        raise SolveError(solution)
+    return solution
+
+
+def serial(
+    problem: ODE, u0: State, grid: TimeGrid, *, fine: Integrator, samples: bool = False, executor: Executor | None = None
+) -> Solution:
+    """The sequential run: the fine propagator applied slice after slice.
+
+    Args:
+        problem: The equation.
+        u0: State at the start of the grid.
+        grid: Time points and slices.
+        fine: The propagator.
+        samples: As in `solve`; the samples share the rounds.
+        executor: As in `solve`; it matters for samples only.
+
+    Returns:
+        A `Solution` without history, its status `Status.FINAL`, or `Status.NONFINITE` where it ends in NaN or Inf.
+
+    Raises:
+        TypeError, ValueError: An argument is not what it should be; nothing was computed.
+        Exception: Whatever the right-hand side raised, with the partial solution as its attribute ``solution``.
+
+    Example:
+        >>> import torch, parareal as pr
+        >>> grid = pr.TimeGrid.uniform(0.0, 1.0, slices=4, steps=8)
+        >>> ref = pr.serial(pr.ODE(lambda t, u: -u), torch.ones(3), grid, fine=pr.RK4())
+        >>> ref.stats.rounds == 4 * 8 * 4
+        True
+    """
+    return _Run(problem, u0, grid, fine, executor, samples, None, False).sequential()
+
+
+@dataclass
+class _Run:
+    """What `solve` and `serial` share: checked input, the clock, and the way a solution is put together."""
+
+    problem: ODE
+    u0: State
+    grid: TimeGrid
+    fine: Integrator
+    executor: Executor | None
+    samples: bool
+    callback: Callback | None
+    progress: bool
+    started: float = field(default_factory=time.perf_counter)
+    history: list[IterationReport] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        check_instance(self.problem, ODE, "problem", "pr.ODE(lambda t, u: -u)")
+        check_instance(self.grid, TimeGrid, "grid", "pr.TimeGrid.uniform(0.0, 1.0, slices=8, steps=16)")
+        check_instance(self.fine, Integrator, "fine", "pr.RK4(), or pr.Propagator(fn) for a function of your own")
+        self.executor = self.executor or Batched()
+        check_instance(self.executor, Executor, "executor", "pr.Batched()")
+        if self.callback is not None and not callable(self.callback):
+            raise TypeError(f"callback is a {type(self.callback).__name__}; expected a function of an IterationReport")
+        count = check_state(self.u0, self.samples)
+        check_fold(self.problem, self.u0)
+        self.batch = count if self.samples else None
+        check_per_sample(self.problem, self.batch)
+        self.systems = as_lanes(self.u0, self.batch)
+        data = self.problem.per_sample
+        self.rows = None if data is None else as_lanes(data, self.batch)
+
+    # --- in parallel ----------------------------------------------------------------------------------------------
+
+    def parallel(self, correction: Correction, schedule: Schedule, stop: StoppingRule, most: int) -> Solution:
+        """Parareal on all systems."""
+        assert self.executor is not None
+        if self.batch == 0:
+            return self._empty()
+        bar = Bar(self.progress, self.grid.num_slices)
+        engine = Engine(
+            self.problem, self.systems, self.rows, self.grid, self.fine, correction, schedule, self.executor, stop, most
+        )
+        increments: dict[int, Floats] = {}
+        try:
+            engine.begin()
+            while engine.active.any():
+                complete, moved = engine.advance()
+                for system, row in zip(complete, moved, strict=True):
+                    key = int(engine.iteration[system])
+                    increments.setdefault(key, np.zeros((engine.systems, engine.slices)))[system] = row
+                if self._report(engine, increments, bar):
+                    engine.halt(Status.STOPPED)
+        except BaseException as error:
+            engine.halt(Status.INTERRUPTED)
+            attach(error, self._solution(engine))
+            raise
+        finally:
+            bar.close()
+        return self._solution(engine)
+
+    def _report(self, engine: Engine, increments: dict[int, Floats], bar: Bar) -> bool:
+        """Reports the iterations that no active system has still before it; returns whether to stop."""
+        halt = False
+        done = engine.iteration[engine.active] if engine.active.any() else engine.iteration.max(keepdims=True)
+        while len(self.history) < done.min():
+            moved = increments.pop(len(self.history) + 1)
+            frontier = torch.from_numpy(engine.frontier.copy()) if self.samples else int(engine.frontier[0])
+            report = IterationReport(
+                iteration=len(self.history) + 1,
+                increments=torch.from_numpy(moved if self.samples else moved[0]),
+                frontier=frontier,
+                rounds=engine.counters.rounds,
+                evaluations=engine.evaluations,
+            )
+            self.history.append(report)
+            bar.update(int(engine.frontier.min()), report.iteration, report.rounds, float(moved.max()))
+            halt |= self.callback is not None and self.callback(report) is True
+        return halt
+
+    def _solution(self, engine: Engine) -> Solution:
+        statuses = tuple(status or Status.INTERRUPTED for status in engine.status)
+        coarse = 0 if engine.coarse is None else engine.coarse.evaluations
+        iterations = torch.from_numpy(engine.iteration) if self.samples else int(engine.iteration[0])
+        return Solution(
+            us=self._unstack(engine.u.tree),
+            ts=self.grid.edges,
+            status=_worst(statuses),
+            iterations=iterations,
+            history=tuple(self.history),
+            stats=self._stats(engine.counters, engine.fine.evaluations, coarse),
+            sample_status=statuses if self.samples else None,
+        )
+
+    # --- one slice after another ----------------------------------------------------------------------------------
+
+    def sequential(self) -> Solution:
+        """The fine propagator, slice after slice, on all systems together."""
+        assert self.executor is not None
+        if self.batch == 0:
+            return self._empty()
+        slices, device = self.grid.num_slices, _tree.leaves(self.systems)[0].device
+        count = _tree.leaves(self.systems)[0].shape[0]
+        flight = Flight(self.problem, self.fine, Mesh.build(self.grid, self.fine.steps, device))
+        us, counters, ids = Rows(self.systems, count * (slices + 1)), Counters(), np.arange(count)
+        us.put(ids * (slices + 1), self.systems)
+        try:
+            u = self.systems
+            for n in range(slices):
+                flight.launch(ids, np.full(count, n), u, self.rows)
+                while play_round([flight], self.executor, counters):
+                    pass
+                ((_, u),) = flight.arrived
+                flight.arrived.clear()
+                us.put(ids * (slices + 1) + n + 1, u)
+        except BaseException as error:
+            attach(error, self._sequential_solution(us, flight, counters, (Status.INTERRUPTED,) * count))
+            raise
+        finite = [torch.isfinite(leaf).reshape(count, -1).all(1) for leaf in _tree.leaves(u)]
+        statuses = tuple(Status.FINAL if ok else Status.NONFINITE for ok in torch.stack(finite).all(0).tolist())
+        return self._sequential_solution(us, flight, counters, statuses)
+
+    def _sequential_solution(
+        self, us: Rows, flight: Flight, counters: Counters, statuses: tuple[Status, ...]
+    ) -> Solution:
+        iterations = torch.zeros(len(statuses), dtype=torch.int64) if self.samples else 0
+        sample_status = statuses if self.samples else None
+        stats = self._stats(counters, flight.evaluations, 0)
+        return Solution(
+            self._unstack(us.tree), self.grid.edges, _worst(statuses), iterations, (), stats, sample_status
+        )
+
+    # --- shared -----------------------------------------------------------------------------------------------------
+
+    def _stats(self, counters: Counters, fine: int, coarse: int) -> Stats:
+        return Stats(
+            rounds=counters.rounds,
+            evaluations=fine + coarse,
+            fine_evaluations=fine,
+            coarse_evaluations=coarse,
+            calls=counters.calls,
+            max_lanes=counters.max_lanes,
+            wall_time=time.perf_counter() - self.started,
+        )
+
+    def _unstack(self, rows: State) -> State:
+        """Rows of all systems as states at the edges: leaves ``(N + 1, *state)``."""
+        edges = self.grid.num_slices + 1
+        if self.batch is None:
+            return rows
+        return _tree.map(lambda leaf: leaf.reshape(-1, edges, *leaf.shape[2:]).transpose(0, 1), rows)
+
+    def _empty(self) -> Solution:
+        edges = self.grid.num_slices + 1
+        us = _tree.map(lambda leaf: leaf.new_empty((edges, *leaf.shape)), self.u0)
+        none = torch.zeros(0, dtype=torch.int64)
+        return Solution(us, self.grid.edges, Status.FINAL, none, (), self._stats(Counters(), 0, 0), ())
+
+
+def attach(error: BaseException, solution: Solution) -> None:
+    """Hands what was computed to whoever catches the error."""
+    error.solution = solution  # pyright: ignore[reportAttributeAccessIssue]
+    error.add_note("What was computed before this is kept: see the attribute 'solution' of this exception.")
+
+
+_SEVERITY = list(Status)
+
+
+def _worst(statuses: tuple[Status, ...]) -> Status:
+    return max(statuses, key=_SEVERITY.index)

@@ -1,0 +1,105 @@
+"""States are trees of tensors: one tensor, or tuples, lists and dicts of them, nested at will.
+
+This module is the only one that touches ``torch.utils._pytree`` (it is private to torch), and it lets a bare
+tensor, by far the most common state, pass without any of its cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+State: TypeAlias = Any
+"""A tensor, or a nest of tuples, lists and dicts of tensors."""
+
+
+def leaves(tree: State) -> list[Tensor]:
+    """The tensors of a tree, in a fixed order."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    return pytree.tree_leaves(tree)
+
+
+def structure(tree: State) -> Any:
+    """What is left of a tree without its leaves; comparable with ``==`` and printable."""
+    return pytree.tree_structure(tree)
+
+
+def map(fn: Callable[..., Any], tree: State, *rest: State) -> State:
+    """``fn`` applied leaf by leaf to trees of one structure."""
+    if isinstance(tree, Tensor):
+        return fn(tree, *rest)
+    return pytree.tree_map(fn, tree, *rest)
+
+
+def cat(trees: Sequence[State]) -> State:
+    """Trees joined along the leading (lane) axis."""
+    if len(trees) == 1:
+        return trees[0]
+    if isinstance(trees[0], Tensor):
+        return torch.cat(list(trees))
+    return map(lambda *parts: torch.cat(parts), trees[0], *trees[1:])
+
+
+def split(tree: State, sizes: Sequence[int]) -> list[State]:
+    """The inverse of `cat`: views of ``sizes`` lanes each."""
+    if len(sizes) == 1:
+        return [tree]
+    ends = [0]
+    for size in sizes:
+        ends.append(ends[-1] + size)
+    return [lanes(tree, slice(a, b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+
+
+def lanes(tree: State, index: slice | Tensor) -> State:
+    """Some lanes of a tree: a view for a slice, a copy for an index tensor."""
+    if isinstance(index, slice):
+        return map(lambda leaf: leaf[index], tree)
+    return map(lambda leaf: leaf.index_select(0, index), tree)
+
+
+def add(a: State, b: State) -> State:
+    """``a + b``."""
+    return a + b if isinstance(a, Tensor) else map(torch.add, a, b)
+
+
+def sub(a: State, b: State) -> State:
+    """``a - b``."""
+    return a - b if isinstance(a, Tensor) else map(torch.sub, a, b)
+
+
+def finite_or(a: State, b: State) -> State:
+    """``a`` where it is finite, else ``b``, element by element."""
+    return map(lambda x, y: torch.where(torch.isfinite(x), x, y), a, b)
+
+
+def per_lane(scalars: Tensor, leaf: Tensor) -> Tensor:
+    """``scalars`` of shape ``(L,)`` shaped and cast so that they multiply a leaf of shape ``(L, *state)``.
+
+    The cast is to the real dtype of the leaf: time is float64, the state keeps its own dtype.
+    """
+    scalars = scalars.to(leaf.real.dtype if leaf.is_complex() else leaf.dtype)
+    return scalars.reshape(-1, *[1] * (leaf.ndim - 1)) if leaf.ndim > 1 else scalars
+
+
+def axpy(u: State, h: Tensor, weights: Sequence[float], slopes: Sequence[State]) -> State:
+    """``u + h * sum(w * k)`` over ``weights`` and ``slopes``; ``h`` of shape ``(L,)``.
+
+    Multiplication and addition are kept apart on purpose: fused kernels round differently in their vectorised
+    part and in their tail, and a lane's result would depend on how many lanes lie beside it.
+    """
+
+    def leaf(x: Tensor, *ks: Tensor) -> Tensor:
+        total: Tensor | None = None
+        for w, k in zip(weights, ks, strict=True):
+            if w == 0.0:
+                continue
+            term = k if w == 1.0 else k * w
+            total = term if total is None else total + term
+        return x if total is None else x + per_lane(h, x) * total
+
+    return map(leaf, u, *slopes)

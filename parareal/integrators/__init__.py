@@ -1,0 +1,7 @@
+"""Integrators: frozen objects that know how to step, and nothing else."""
+
+from parareal.integrators._base import Integrator
+from parareal.integrators._propagator import Propagator
+from parareal.integrators._runge_kutta import RK4, ButcherTableau, Euler, Heun, Midpoint, RungeKutta
+
+__all__ = ["RK4", "ButcherTableau", "Euler", "Heun", "Integrator", "Midpoint", "Propagator", "RungeKutta"]

@@ -1,0 +1,77 @@
+"""Any black box that carries one state over one slice, as a propagator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from parareal import _tree
+from parareal._problem import Stages, check_like
+from parareal._tree import State
+from parareal.integrators._base import Integrator
+
+
+@dataclass(frozen=True, eq=False)
+class Propagator(Integrator):
+    """A function that carries one state over one slice: ``fn(t0, t1, u) -> u`` at ``t1``.
+
+    Args:
+        fn: Called once per slice with scalar float64 times and one state; it returns a state of the same structure,
+            shapes and dtypes.
+        batching: ``"loop"`` calls it lane by lane; ``"vmap"`` makes it many with `torch.func.vmap`; ``"native"``
+            says that it takes times of shape ``(L,)`` and leaves ``(L, *state)`` itself.
+
+    One call on one lane counts as one evaluation, and one round is one call on all lanes, whatever happens inside.
+
+    Raises:
+        TypeError: ``fn`` is not callable.
+        ValueError: ``batching`` is unknown.
+
+    Example:
+        >>> import torch
+        >>> exact = Propagator(lambda t0, t1, u: u * torch.exp(t0 - t1))
+    """
+
+    fn: Callable[[Tensor, Tensor, State], State]
+    batching: str = "loop"
+    steps: ClassVar[int | None] = 1
+    _vmapped: Callable[..., Any] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not callable(self.fn):
+            raise TypeError(f"fn is a {type(self.fn).__name__}; expected a callable fn(t0, t1, u) -> u")
+        if self.batching not in ("loop", "vmap", "native"):
+            raise ValueError(f"batching={self.batching!r} is unknown; expected one of 'loop', 'vmap', 'native'")
+        object.__setattr__(self, "_vmapped", torch.func.vmap(self._checked))
+
+    @property
+    def order(self) -> int | None:
+        """Not known."""
+        return None
+
+    @property
+    def evaluations(self) -> int:
+        """One call a slice."""
+        return 1
+
+    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
+        """The whole slice in one request."""
+        return (yield self.propagate, t0, t1, u)
+
+    def propagate(self, t0: Tensor, t1: Tensor, u: State, rows: State = None) -> State:
+        """States at ``t1``, shape ``(L,)``, from states at ``t0``; ``rows`` is not used: close over what you need."""
+        if self.batching == "native":
+            return self._checked(t0, t1, u)
+        if self.batching == "vmap":
+            return self._vmapped(t0, t1, u)
+        values = [self._checked(t0[i], t1[i], _tree.map(lambda x, i=i: x[i], u)) for i in range(t0.shape[0])]
+        return _tree.map(lambda *parts: torch.stack(parts), values[0], *values[1:])
+
+    def _checked(self, t0: Tensor, t1: Tensor, u: State) -> State:
+        value = self.fn(t0, t1, u)
+        check_like(value, u, "fn(t0, t1, u)")
+        return value
