@@ -86,6 +86,7 @@ class Engine:
             self.g = Rows(u0, 2 * count)  # of two iterates, the even and the odd one
             self.first = Rows(u0, count)
         # Numbers of iterates, -1 for none: held at an edge; set out from, and done with, by fine and coarse lanes.
+        self._n = np.arange(self.slices)
         self.held = np.full((self.systems, self.slices + 1), -1)
         self.held[:, 0] = 0
         self.fine_from, self.fine_done, self.coarse_from, self.coarse_done, self.first_of = (
@@ -131,15 +132,15 @@ class Engine:
     # --- lanes set out and arrive -------------------------------------------------------------------------------
 
     def _set_out(self) -> None:
-        live = self.active[:, None] & (np.arange(self.slices) >= self.frontier[:, None])
+        live = self.active[:, None] & (self._n >= self.frontier[:, None])
         left = self.held[:, :-1]
         none = np.zeros_like(live)
         free = self.coarse is None
         progress = Progress(
             fine_ready=live & (left > self.fine_from),
-            fine_busy=live & (self.fine_from > self.fine_done),
+            fine_busy=self.fine_from > self.fine_done,
             coarse_ready=none if free else live & (left > self.coarse_from),
-            coarse_busy=none if free else live & (self.coarse_from > self.coarse_done),
+            coarse_busy=none if free else self.coarse_from > self.coarse_done,
             frontier=self.frontier,
             iteration=self.iteration,
         )
@@ -149,7 +150,7 @@ class Engine:
             self._launch(self.coarse, coarse)
         if fine.any():
             self.fine_from[fine] = left[fine]
-            self.exact[fine] = (np.arange(self.slices) == self.frontier[:, None])[fine]
+            self.exact[fine] = (self._n == self.frontier[:, None])[fine]
             shared = fine & (self.first_of == left)
             for mask, first in ((shared, True), (fine & ~shared, False)):
                 if mask.any():
@@ -168,19 +169,21 @@ class Engine:
 
     def _collect(self) -> bool:
         """Stores what has arrived; returns whether anything has."""
-        any_arrived = False
+        any_arrived = bool(self.fine.arrived)
         if self.coarse is not None:
-            for ids, value in _drain(self.coarse.first):
+            any_arrived |= bool(self.coarse.arrived)
+            for ids, value in self.coarse.first:
                 self.first.put(ids, value)
                 self.first_of.flat[ids] = self.coarse_from.flat[ids]
-            for ids, g in _drain(self.coarse.arrived):
-                self.coarse_done.flat[ids] = self.coarse_from.flat[ids]
-                self.g.put(self._g_rows(ids, self.coarse_done.flat[ids]), g)
-                any_arrived = True
-        for ids, f in _drain(self.fine.arrived):
+            for ids, g in self.coarse.arrived:
+                iterate = self.coarse_done.flat[ids] = self.coarse_from.flat[ids]
+                self.g.put(self._g_rows(ids, iterate), g)
+            self.coarse.first.clear()
+            self.coarse.arrived.clear()
+        for ids, f in self.fine.arrived:
             self.fine_done.flat[ids] = self.fine_from.flat[ids]
             self.f.put(ids, f)
-            any_arrived = True
+        self.fine.arrived.clear()
         return any_arrived
 
     def _g_rows(self, ids: Ints, iterate: Ints) -> Ints:
@@ -194,6 +197,8 @@ class Engine:
             for mask in (ready & self.exact, ready & ~self.exact):
                 if mask.any():
                     self._update(*mask.nonzero())
+            if self.coarse is not None:
+                break  # what follows waits for the coarse propagator; without one the next edge can move at once
         return (self.active & (self.held[:, -1] > self.iteration)).nonzero()[0]
 
     def _ready(self) -> Bools:
@@ -214,15 +219,15 @@ class Engine:
             self._write(system, n, _tree.finite_or(self.correction.guess(at, new), held))
             return
         old_end = self.u.take(edge + 1)
-        f = self.f.take(ids)
         if self.exact[system[0], n[0]]:
             self.frontier[system] = n + 1
-            value = kept = f
+            f = value = kept = self.f.take(ids)
         else:
+            f = self.f.take(ids) if self.stop.uses_defect else self.f.peek(ids)
             u = None if self.x is None else self.x.peek(ids)
             old = Known(u, None if self.coarse is None else self.g.peek(self._g_rows(ids, iterate)), f)
             change = self.correction.difference(at, new, old)
-            value = f if change is None else _tree.add(f, change)
+            value = self.f.take(ids) if change is None else _tree.add(f, change)
             kept = _tree.finite_or(value, old_end)
         self._write(system, n, kept)
         self._changes.append((ids, value, old_end, f if self.stop.uses_defect else value))
@@ -242,7 +247,7 @@ class Engine:
         self.iteration[complete] += 1
         figures = self._measure(complete)
         iteration, frontier = self.iteration[complete], self.frontier[complete]
-        known = np.arange(self.slices) < frontier[:, None]
+        known = self._n < frontier[:, None]
         verdict = self.stop.decide(figures[..., 2:], known, iteration)
         self.frontier[complete] = np.maximum(frontier, verdict.accepted)
         for i, system in enumerate(complete):
@@ -293,8 +298,3 @@ class Span:
         """Times at the right edges, float64, shape ``(L,)``."""
         return self._edges[torch.from_numpy(self._n + 1).to(self._edges.device)]
 
-
-def _drain(items: list[tuple[Ints, State]]) -> list[tuple[Ints, State]]:
-    taken = items[:]
-    items.clear()
-    return taken

@@ -51,8 +51,6 @@ class Lanes:
 
 
 def _merge(parts: list[Lanes]) -> Lanes:
-    if len(parts) == 1:
-        return parts[0]
     arrays = [np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "left", "fresh")]
     tensors = [torch.cat([getattr(part, name) for part in parts]) for name in ("at", "t")]
     rows = None if parts[0].rows is None else _tree.cat([part.rows for part in parts])
@@ -106,7 +104,7 @@ class Flight:
     def launch(self, ids: Ints, slices: Ints, u: State, rows: State, first: State = None) -> None:
         """Lanes set out from the left edges of ``slices``; ``first`` is the right-hand side there, if known."""
         at = torch.from_numpy(self.mesh.start[slices]).to(self.mesh.points.device)
-        lanes = Lanes(ids, self.mesh.count[slices], at, self.mesh.points[at], u, rows, np.ones(len(ids), dtype=bool))
+        lanes = Lanes(ids, self.mesh.count[slices], at, self.mesh.points.index_select(0, at), u, rows, np.ones(len(ids), dtype=bool))
         if first is None:
             self._waiting.append(lanes)
         else:
@@ -116,13 +114,8 @@ class Flight:
         """Every lane between two steps begins the next; returns all cohorts, each with its request."""
         while self._waiting:
             waiting, self._waiting = self._waiting, []
-            self._begin(_merge(waiting))
+            self._begin(waiting[0] if len(waiting) == 1 else _merge(waiting))
         return self.cohorts
-
-    def drop(self, gone: Bools) -> None:
-        """Lanes whose id is marked in ``gone`` are forgotten. Only lanes between two steps may be dropped."""
-        kept = [lanes[~gone[lanes.ids]] for lanes in self._waiting]
-        self._waiting = [lanes for lanes in kept if len(lanes.ids)]
 
     def remember(self, lanes: Lanes, value: State) -> None:
         """Keeps the right-hand side at the left edges of those lanes that have just set out."""
@@ -150,7 +143,7 @@ class Flight:
 
     def _begin(self, lanes: Lanes, first: State = None) -> None:
         at1 = lanes.at + 1
-        t1 = self.mesh.points[at1]
+        t1 = self.mesh.points.index_select(0, at1)
         cohort = Cohort(self, lanes, at1, t1, self.integrator.step(self.problem, lanes.t, t1, lanes.u))
         cohort.resume(None)
         request = cohort.request
@@ -176,30 +169,34 @@ def play_round(flights: list[Flight], executor: Executor, counters: Counters) ->
 
     Requests for the same function are stacked into one call, whichever propagator they come from.
     """
-    groups: dict[Any, list[Cohort]] = {}
-    for flight in flights:
-        for cohort in flight.begin_steps():
-            groups.setdefault(cohort.request[0], []).append(cohort)
-    if not groups:
+    waiting = [cohort for flight in flights for cohort in flight.begin_steps()]
+    if not waiting:
         return False
     counters.rounds += 1
-    total = 0
-    values: list[tuple[list[Cohort], list[State]]] = []
-    for fn, cohorts in groups.items():
-        sizes = [len(cohort.lanes.ids) for cohort in cohorts]
-        lanes = sum(sizes)
-        args = [_tree.cat(parts) for parts in zip(*(cohort.request[1:] for cohort in cohorts), strict=True)]
-        if cohorts[0].lanes.rows is not None:
-            args.append(_tree.cat([cohort.lanes.rows for cohort in cohorts]))
-        values.append((cohorts, _tree.split(executor.evaluate(fn, tuple(args), lanes), sizes)))
-        counters.calls += executor.calls(lanes)
-        total += lanes
-        for cohort, size in zip(cohorts, sizes, strict=True):
-            cohort.flight.evaluations += size
-    counters.max_lanes = max(counters.max_lanes, total)
+    groups: dict[Any, list[Cohort]] = {}
+    for cohort in waiting:
+        groups.setdefault(cohort.request[0], []).append(cohort)
+    values = [_evaluate(fn, cohorts, executor, counters) for fn, cohorts in groups.items()]
+    counters.max_lanes = max(counters.max_lanes, sum(len(cohort.lanes.ids) for cohort in waiting))
     for flight in flights:
         flight.cohorts = []
-    for cohorts, parts in values:
+    for cohorts, parts in zip(groups.values(), values, strict=True):
         for cohort, value in zip(cohorts, parts, strict=True):
             cohort.resume(value)
     return True
+
+
+def _evaluate(fn: Any, cohorts: list[Cohort], executor: Executor, counters: Counters) -> list[State]:
+    """One function on the lanes of all cohorts that ask for it, as one stack."""
+    sizes = [len(cohort.lanes.ids) for cohort in cohorts]
+    lanes = sum(sizes)
+    args = cohorts[0].request[1:]
+    if len(cohorts) > 1:
+        args = tuple(_tree.cat(parts) for parts in zip(*(cohort.request[1:] for cohort in cohorts), strict=True))
+    if cohorts[0].lanes.rows is not None:
+        args = (*args, _tree.cat([cohort.lanes.rows for cohort in cohorts]))
+    value = executor.evaluate(fn, args, lanes)
+    counters.calls += executor.calls(lanes)
+    for cohort, size in zip(cohorts, sizes, strict=True):
+        cohort.flight.evaluations += size
+    return _tree.split(value, sizes)

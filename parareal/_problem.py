@@ -93,6 +93,8 @@ class ODE:
         return value
 
     def _call_vmapped(self, args: tuple[Any, ...]) -> State:
+        if args[0].shape[0] == 1:  # one lane needs no vmap, which costs more than a small f itself
+            return _tree.map(lambda leaf: leaf.unsqueeze(0), self._checked(*(_one(arg, 0) for arg in args)))
         try:
             return self._vmapped(*args)
         except RuntimeError as error:
