@@ -1,0 +1,69 @@
+# `make help` lists the targets. Everything is installed into .venv; only python3 (3.11 or newer) is needed beforehand.
+PYTHON ?= python3
+OUT ?= out
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# Scripts write their pictures to a folder and never open a window.
+export MPLBACKEND := Agg
+export PARAREAL_OUT := $(OUT)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test venv lint format types docs examples bench dist clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## diffusion sampling, serial against parallel in time: a table and a picture
+	@mkdir -p "$(OUT)"
+	$(BIN)/python examples/quickstart.py
+
+test: $(STAMP) ## the test suite
+	$(BIN)/python -m pytest $(ARGS)
+
+venv: $(STAMP) ## set up .venv with the package and all that tests and checks need
+
+$(STAMP): pyproject.toml constraints.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'Python 3.11 or newer is needed: make venv PYTHON=python3.11' >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[diffusion,plot,progress]' --group dev
+	@touch $@
+
+lint: $(STAMP) ## ruff: rules and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP) ## ruff: apply the fixes and the formatting
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMP) ## pyright, strict on parareal/
+	$(BIN)/pyright
+
+docs: $(STAMP) ## the documentation, into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+examples: $(STAMP) ## every script in examples/, results into out/
+	@mkdir -p "$(OUT)"
+	@set -e; for script in examples/*.py; do \
+		[ -e "$$script" ] || continue; \
+		echo "== $$script"; $(BIN)/python "$$script"; \
+	done
+
+bench: $(STAMP) ## every script in benchmarks/: the tables that the docs quote
+	@mkdir -p "$(OUT)"
+	@set -e; for script in benchmarks/*.py; do \
+		[ -e "$$script" ] || continue; \
+		echo "== $$script"; $(BIN)/python "$$script"; \
+	done
+
+dist: $(STAMP) ## sdist and wheel, into dist/
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+
+clean: ## remove all that was built, .venv included
+	rm -rf $(VENV) site dist build .pytest_cache .ruff_cache .hypothesis "$(OUT)"
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
