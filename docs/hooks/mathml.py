@@ -19,7 +19,7 @@ log = logging.getLogger("mkdocs.hooks.mathml")
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:
-    """Replace every marked formula of a finished page; one that cannot be read warns, and `--strict` refuses warnings."""
+    """Replace every marked formula of a finished page; one that cannot be read is a warning, so `--strict` fails."""
 
     def mathml(match: re.Match[str]) -> str:
         latex = html.unescape(match["latex"]).strip()
