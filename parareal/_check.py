@@ -37,7 +37,7 @@ def check_state(u0: State, samples: bool) -> int:
                 f"u0 lies on {leaves[0].device} and on {leaf.device}; expected all its tensors on one device"
             )
         if leaf.shape[1 if samples else 0 :].numel() == 0:
-            raise ValueError(f"u0 holds an empty tensor of shape {tuple(leaf.shape)}; leave empty leaves out of the state")
+            raise ValueError(f"u0 holds an empty tensor of shape {tuple(leaf.shape)}; leave such leaves out")
     if not samples:
         return 1
     sizes = {leaf.shape[0] if leaf.ndim else None for leaf in leaves}
@@ -77,4 +77,3 @@ def as_lanes(tree: State, samples: int | None) -> State:
     if samples is None:
         return _tree.map(lambda leaf: leaf.unsqueeze(0), tree)
     return _tree.map(lambda leaf: leaf.unsqueeze(1), tree)
-

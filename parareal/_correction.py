@@ -34,10 +34,10 @@ class Where(Protocol):
     """The slices of L lanes: ``t0`` and ``t1``, float64, shape ``(L,)``."""
 
     @property
-    def t0(self) -> Tensor: ...  # noqa: D102
+    def t0(self) -> Tensor: ...
 
     @property
-    def t1(self) -> Tensor: ...  # noqa: D102
+    def t1(self) -> Tensor: ...
 
 
 class Correction(ABC):
@@ -81,7 +81,7 @@ class Coarse(Correction):
         Euler(steps=2)
     """
 
-    propagator: Integrator
+    propagator: Integrator  # pyright: ignore[reportIncompatibleVariableOverride]
     uses_input = False
 
     def __post_init__(self) -> None:

@@ -278,7 +278,9 @@ class Engine:
         columns = [change.norm("increment", self.stop.norm), change.norm("size", self.stop.norm)]
         columns += self.stop.measure(change)
         figures = np.zeros((len(complete), self.slices, len(columns)))
-        figures[np.searchsorted(complete, ids // self.slices), ids % self.slices] = torch.stack(columns, -1).cpu().numpy()
+        figures[np.searchsorted(complete, ids // self.slices), ids % self.slices] = (
+            torch.stack(columns, -1).cpu().numpy()
+        )
         return figures
 
 
@@ -297,4 +299,3 @@ class Span:
     def t1(self) -> Tensor:
         """Times at the right edges, float64, shape ``(L,)``."""
         return self._edges[torch.from_numpy(self._n + 1).to(self._edges.device)]
-

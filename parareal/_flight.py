@@ -51,10 +51,15 @@ class Lanes:
 
 
 def _merge(parts: list[Lanes]) -> Lanes:
-    arrays = [np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "left", "fresh")]
-    tensors = [torch.cat([getattr(part, name) for part in parts]) for name in ("at", "t")]
-    rows = None if parts[0].rows is None else _tree.cat([part.rows for part in parts])
-    return Lanes(arrays[0], arrays[1], *tensors, _tree.cat([part.u for part in parts]), rows, arrays[2])
+    return Lanes(
+        ids=np.concatenate([part.ids for part in parts]),
+        left=np.concatenate([part.left for part in parts]),
+        at=torch.cat([part.at for part in parts]),
+        t=torch.cat([part.t for part in parts]),
+        u=_tree.cat([part.u for part in parts]),
+        rows=None if parts[0].rows is None else _tree.cat([part.rows for part in parts]),
+        fresh=np.concatenate([part.fresh for part in parts]),
+    )
 
 
 @dataclass(eq=False)
@@ -104,7 +109,15 @@ class Flight:
     def launch(self, ids: Ints, slices: Ints, u: State, rows: State, first: State = None) -> None:
         """Lanes set out from the left edges of ``slices``; ``first`` is the right-hand side there, if known."""
         at = torch.from_numpy(self.mesh.start[slices]).to(self.mesh.points.device)
-        lanes = Lanes(ids, self.mesh.count[slices], at, self.mesh.points.index_select(0, at), u, rows, np.ones(len(ids), dtype=bool))
+        lanes = Lanes(
+            ids,
+            self.mesh.count[slices],
+            at,
+            self.mesh.points.index_select(0, at),
+            u,
+            rows,
+            np.ones(len(ids), dtype=bool),
+        )
         if first is None:
             self._waiting.append(lanes)
         else:

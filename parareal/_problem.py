@@ -72,7 +72,9 @@ class ODE:
         if self.per_sample is not None:
             for leaf in _tree.leaves(self.per_sample):
                 if not isinstance(leaf, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
-                    raise TypeError(f"per_sample holds a {type(leaf).__name__}; expected tensors with a leading sample axis")
+                    raise TypeError(
+                        f"per_sample holds a {type(leaf).__name__}; expected tensors with a leading sample axis"
+                    )
         object.__setattr__(self, "_vmapped", torch.func.vmap(self._checked))
 
     def rhs(self, t: Tensor, u: State, rows: State = None) -> State:
@@ -84,8 +86,7 @@ class ODE:
             return self._checked(*args)
         if self.batching == "fold":
             return self._call_folded(args)
-        values = [self._call_one(*(_one(arg, i) for arg in args)) for i in range(t.shape[0])]
-        return _tree.map(lambda *parts: torch.stack(parts), values[0], *values[1:])
+        return _tree.stack([self._call_one(*(_tree.one(arg, i) for arg in args)) for i in range(t.shape[0])])
 
     def _checked(self, t: Tensor, u: State, *rows: State) -> State:
         value = self.f(t, u, *rows)
@@ -94,7 +95,7 @@ class ODE:
 
     def _call_vmapped(self, args: tuple[Any, ...]) -> State:
         if args[0].shape[0] == 1:  # one lane needs no vmap, which costs more than a small f itself
-            return _tree.map(lambda leaf: leaf.unsqueeze(0), self._checked(*(_one(arg, 0) for arg in args)))
+            return _tree.map(lambda leaf: leaf.unsqueeze(0), self._checked(*(_tree.one(arg, 0) for arg in args)))
         try:
             return self._vmapped(*args)
         except RuntimeError as error:
@@ -122,10 +123,6 @@ class ODE:
         return value
 
 
-def _one(tree: State, i: int) -> State:
-    return _tree.map(lambda leaf: leaf[i], tree)
-
-
 def _from_numpy(leaf: Any, device: torch.device) -> Any:
     return torch.as_tensor(leaf, device=device) if isinstance(leaf, np.ndarray | np.generic) else leaf
 
@@ -145,7 +142,9 @@ def check_like(value: State, u: State, what: str) -> None:
         pairs = list(zip(_tree.leaves(value), _tree.leaves(u), strict=True))
     for got, expected in pairs:
         if not isinstance(got, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"{what} returned a {type(got).__name__}; expected a tensor of shape {tuple(expected.shape)}")
+            raise TypeError(
+                f"{what} returned a {type(got).__name__}; expected a tensor of shape {tuple(expected.shape)}"
+            )
         if got.shape != expected.shape:
             raise ValueError(
                 f"{what} returned shape {tuple(got.shape)} for a state of shape {tuple(expected.shape)}; expected the "
@@ -157,7 +156,9 @@ def check_like(value: State, u: State, what: str) -> None:
                 "Time is float64: use t.to(u.dtype) where it meets the state"
             )
         if got.device != expected.device:
-            raise ValueError(f"{what} returned a tensor on {got.device} for a state on {expected.device}; move it there")
+            raise ValueError(
+                f"{what} returned a tensor on {got.device} for a state on {expected.device}; move it there"
+            )
 
 
 def _describe(tree: State) -> str:

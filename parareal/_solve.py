@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from parareal._flight import Counters, Flight, play_round
 from parareal._grid import Mesh, TimeGrid, check_count
 from parareal._problem import ODE
 from parareal._progress import Bar
-from parareal._schedule import Barrier, Ints, Schedule
+from parareal._schedule import Barrier, Schedule
 from parareal._solution import IterationReport, Solution, SolveError, Stats, Status
 from parareal._stop import Floats, StoppingRule, Tolerance
 from parareal._store import Rows
@@ -102,7 +101,13 @@ def solve(
 
 
 def serial(
-    problem: ODE, u0: State, grid: TimeGrid, *, fine: Integrator, samples: bool = False, executor: Executor | None = None
+    problem: ODE,
+    u0: State,
+    grid: TimeGrid,
+    *,
+    fine: Integrator,
+    samples: bool = False,
+    executor: Executor | None = None,
 ) -> Solution:
     """The sequential run: the fine propagator applied slice after slice.
 
@@ -258,9 +263,7 @@ class _Run:
         iterations = torch.zeros(len(statuses), dtype=torch.int64) if self.samples else 0
         sample_status = statuses if self.samples else None
         stats = self._stats(counters, flight.evaluations, 0)
-        return Solution(
-            self._unstack(us.tree), self.grid.edges, _worst(statuses), iterations, (), stats, sample_status
-        )
+        return Solution(self._unstack(us.tree), self.grid.edges, _worst(statuses), iterations, (), stats, sample_status)
 
     # --- shared -----------------------------------------------------------------------------------------------------
 

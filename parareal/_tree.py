@@ -7,7 +7,8 @@ tensor, by far the most common state, pass without any of its cost.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from itertools import pairwise
+from typing import Any, TypeAlias, overload
 
 import torch
 import torch.utils._pytree as pytree
@@ -29,7 +30,13 @@ def structure(tree: State) -> Any:
     return pytree.tree_structure(tree)
 
 
-def map(fn: Callable[..., Any], tree: State, *rest: State) -> State:
+@overload
+def map(fn: Callable[[Tensor], Any], tree: State, /) -> State: ...
+@overload
+def map(fn: Callable[[Tensor, Tensor], Any], a: State, b: State, /) -> State: ...
+@overload
+def map(fn: Callable[..., Any], tree: State, /, *rest: State) -> State: ...
+def map(fn: Callable[..., Any], tree: State, /, *rest: State) -> State:
     """``fn`` applied leaf by leaf to trees of one structure."""
     if isinstance(tree, Tensor):
         return fn(tree, *rest)
@@ -42,7 +49,20 @@ def cat(trees: Sequence[State]) -> State:
         return trees[0]
     if isinstance(trees[0], Tensor):
         return torch.cat(list(trees))
-    return map(lambda *parts: torch.cat(parts), trees[0], *trees[1:])
+
+    def leaf(*parts: Tensor) -> Tensor:
+        return torch.cat(parts)
+
+    return map(leaf, trees[0], *trees[1:])
+
+
+def stack(trees: Sequence[State]) -> State:
+    """Single states put on a new leading (lane) axis."""
+
+    def leaf(*parts: Tensor) -> Tensor:
+        return torch.stack(parts)
+
+    return map(leaf, trees[0], *trees[1:])
 
 
 def split(tree: State, sizes: Sequence[int]) -> list[State]:
@@ -52,7 +72,12 @@ def split(tree: State, sizes: Sequence[int]) -> list[State]:
     ends = [0]
     for size in sizes:
         ends.append(ends[-1] + size)
-    return [lanes(tree, slice(a, b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [lanes(tree, slice(a, b)) for a, b in pairwise(ends)]
+
+
+def one(tree: State, i: int) -> State:
+    """Lane ``i`` as a single state, without the lane axis."""
+    return map(lambda leaf: leaf[i], tree)
 
 
 def lanes(tree: State, index: slice | Tensor) -> State:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ class Propagator(Integrator):
 
     fn: Callable[[Tensor, Tensor, State], State]
     batching: str = "loop"
-    steps: ClassVar[int | None] = 1
+    steps: int | None = field(default=1, init=False)
     _vmapped: Callable[..., Any] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -68,8 +68,7 @@ class Propagator(Integrator):
             return self._checked(t0, t1, u)
         if self.batching == "vmap":
             return self._vmapped(t0, t1, u)
-        values = [self._checked(t0[i], t1[i], _tree.map(lambda x, i=i: x[i], u)) for i in range(t0.shape[0])]
-        return _tree.map(lambda *parts: torch.stack(parts), values[0], *values[1:])
+        return _tree.stack([self._checked(t0[i], t1[i], _tree.one(u, i)) for i in range(t0.shape[0])])
 
     def _checked(self, t0: Tensor, t1: Tensor, u: State) -> State:
         value = self.fn(t0, t1, u)

@@ -161,9 +161,7 @@ class RK4(_Named):
         steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse).
     """
 
-    tableau = ButcherTableau(
-        a=((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), b=(1 / 6, 1 / 3, 1 / 3, 1 / 6), order=4
-    )
+    tableau = ButcherTableau(a=((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), b=(1 / 6, 1 / 3, 1 / 3, 1 / 6), order=4)
 
 
 @dataclass(frozen=True)
@@ -188,10 +186,12 @@ class RungeKutta(Integrator):
 
     def __post_init__(self) -> None:
         table: Any = self.tableau
-        if isinstance(table, Sequence) and len(table) in (2, 3):
-            table = ButcherTableau(*table)
+        if isinstance(table, tuple | list) and len(self.tableau) in (2, 3):  # pyright: ignore
+            table = ButcherTableau(*self.tableau)  # pyright: ignore
         if not isinstance(table, ButcherTableau):
-            raise TypeError(f"tableau is a {type(table).__name__}; expected a ButcherTableau or its (a, b) or (a, b, c)")
+            raise TypeError(
+                f"tableau is a {type(table).__name__}; expected a ButcherTableau or its (a, b) or (a, b, c)"
+            )
         check_steps(self.steps)
         object.__setattr__(self, "tableau", table)
 
