@@ -44,7 +44,7 @@ types: $(STAMP) ## pyright, strict on parareal/
 	$(BIN)/pyright
 
 docs: $(STAMP) ## the documentation, into site/; a warning is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 examples: $(STAMP) ## every script in examples/, results into out/
 	@mkdir -p "$(OUT)"

@@ -24,9 +24,12 @@ def on_post_page(output: str, page: Any, **_: Any) -> str:
     def mathml(match: re.Match[str]) -> str:
         latex = html.unescape(match["latex"]).strip()
         try:
-            return convert(latex, display="block" if match["tag"] == "div" else "inline")
+            converted = convert(latex, display="block" if match["tag"] == "div" else "inline")
         except Exception as error:
-            log.warning("%s: cannot read the formula %r: %s", page.file.src_path, latex, error)
+            log.warning("%s: cannot read the formula %r: %r", page.file.src_path, latex, error)
             return match[0]
+        if "\\" in converted:
+            log.warning("%s: the formula %r holds a command that MathML has no word for", page.file.src_path, latex)
+        return converted
 
     return FORMULA.sub(mathml, output)
