@@ -1,0 +1,128 @@
+"""Coordinates in which the probability-flow ODE is plain: a variable that replaces time, and a scaling of x.
+
+In both, x0 and eps enter linearly and the schedule drops out, so that explicit Euler is DDIM whatever the schedule.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffusion_adapters._noise_schedule import NoiseSchedule
+from diffusion_adapters._prediction import Levels, Row, per_row
+from diffusion_adapters._schedules import Flow
+
+_SMALL_SIGNAL = 1e-3
+"""Below this alpha at the noisy end, z = x/alpha would lose more than a few digits of x0 in float32."""
+
+
+@dataclass(frozen=True)
+class Coordinates(ABC):
+    """A change of variables (t, x) -> (tau, u) for one schedule. Every map is elementwise, in float64 for times.
+
+    Attributes:
+        noise_schedule: The schedule.
+    """
+
+    noise_schedule: NoiseSchedule
+
+    @abstractmethod
+    def tau(self, t: Tensor) -> Tensor:
+        """The ODE's variable at the schedule's time ``t``."""
+
+    @abstractmethod
+    def time(self, tau: Tensor) -> Tensor:
+        """The schedule's time at ``tau``."""
+
+    @abstractmethod
+    def scale(self, levels: Levels) -> Tensor:
+        """The factor x/u."""
+
+    @property
+    @abstractmethod
+    def rate(self) -> Row:
+        """du/dtau as a row (a, b): a x0 + b eps."""
+
+    @property
+    @abstractmethod
+    def same_as(self) -> str | None:
+        """The prediction that equals du/dtau, if one does."""
+
+    def to_x(self, tau: Tensor, u: Tensor) -> Tensor:
+        """X from u at ``tau``; the two have one shape ``(B, *rest)``, ``tau`` has ``(B,)`` or ``()``."""
+        return per_row(self._scale_at(tau), u) * u
+
+    def from_x(self, tau: Tensor, x: Tensor) -> Tensor:
+        """The inverse of `to_x`."""
+        return x / per_row(self._scale_at(tau), x)
+
+    def _scale_at(self, tau: Tensor) -> Tensor:
+        t = self.time(tau)
+        return self.scale(Levels(self.noise_schedule.alpha(t), self.noise_schedule.sigma(t)))
+
+
+@dataclass(frozen=True)
+class Ratio(Coordinates):
+    """z = x/alpha and s = sigma/alpha: dz/ds = eps. Heun is that of EDM when alpha = 1."""
+
+    def tau(self, t: Tensor) -> Tensor:
+        """The ratio s = sigma/alpha."""
+        return self.noise_schedule.s(t)
+
+    def time(self, tau: Tensor) -> Tensor:
+        """The inverse of `tau`."""
+        return self.noise_schedule.time(tau)
+
+    def scale(self, levels: Levels) -> Tensor:
+        """The factor alpha."""
+        return levels.alpha
+
+    @property
+    def rate(self) -> Row:
+        """The noise."""
+        return Row(0.0, 1.0)
+
+    @property
+    def same_as(self) -> str:
+        """The noise."""
+        return "eps"
+
+
+@dataclass(frozen=True)
+class Share(Coordinates):
+    """u = x/(alpha + sigma) and r = sigma/(alpha + sigma): du/dr = eps - x0, bounded also where alpha or sigma is 0.
+
+    For `Flow` u is x, r is t and du/dr is the velocity.
+    """
+
+    def tau(self, t: Tensor) -> Tensor:
+        """The share of noise, r."""
+        alpha, sigma = self.noise_schedule.alpha(t), self.noise_schedule.sigma(t)
+        return sigma / (alpha + sigma)
+
+    def time(self, tau: Tensor) -> Tensor:
+        """The inverse of `tau`."""
+        return tau if isinstance(self.noise_schedule, Flow) else self.noise_schedule.time(tau / (1 - tau))
+
+    def scale(self, levels: Levels) -> Tensor:
+        """The factor alpha + sigma."""
+        return levels.alpha + levels.sigma
+
+    @property
+    def rate(self) -> Row:
+        """The noise less the data."""
+        return Row(-1.0, 1.0)
+
+    @property
+    def same_as(self) -> str | None:
+        """The velocity of `Flow`."""
+        return "velocity" if isinstance(self.noise_schedule, Flow) else None
+
+
+def coordinates_for(schedule: NoiseSchedule) -> Coordinates:
+    """`Share` for `Flow`, and where alpha is nearly 0 at the noisy end; `Ratio` elsewhere."""
+    most = schedule.alpha(torch.tensor(schedule.t_max, dtype=torch.float64)).item()
+    return Share(schedule) if isinstance(schedule, Flow) or most < _SMALL_SIGNAL else Ratio(schedule)

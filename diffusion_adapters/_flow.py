@@ -1,0 +1,133 @@
+"""The probability-flow ODE of a diffusion model as a `parareal.ODE`, in coordinates where Euler is DDIM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import parareal as pr
+from diffusion_adapters._conditioning import split
+from diffusion_adapters._coordinates import Coordinates, coordinates_for
+from diffusion_adapters._model import DiffusionModel
+from diffusion_adapters._prediction import ROWS, between, per_row
+
+
+@dataclass(frozen=True, eq=False)
+class ProbabilityFlow:
+    """What `probability_flow` returns; it unpacks into ``problem, to_x, from_x``.
+
+    Attributes:
+        problem: The ODE in its own variable tau, for states u of shape ``(B, *rest)``.
+        coordinates: The change of variables: ``coordinates.tau(t)`` and ``coordinates.time(tau)`` convert times.
+    """
+
+    problem: pr.ODE
+    coordinates: Coordinates
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.problem, self.to_x, self.from_x))
+
+    def to_x(self, tau: Tensor | float, u: Tensor) -> Tensor:
+        """The noisy sample x from the ODE's state u.
+
+        Args:
+            tau: The ODE's own variable, as in ``grid.points`` and ``solution.ts``: float64, shape ``()`` for one time,
+                or ``(L,)`` for one to each entry of u's leading axis, so that ``to_x(sol.ts, sol.us)`` is the path.
+            u: States.
+
+        Returns:
+            x, of the shape and dtype of u.
+        """
+        return self.coordinates.to_x(_as_time(tau, u), u)
+
+    def from_x(self, tau: Tensor | float, x: Tensor) -> Tensor:
+        """The ODE's state u from the noisy sample x; the inverse of `to_x`."""
+        return self.coordinates.from_x(_as_time(tau, x), x)
+
+    def grid(self, times: Tensor, slices: int | None = None) -> pr.TimeGrid:
+        """The grid of the ODE's variable at these times of the schedule, cut into slices."""
+        return pr.TimeGrid.from_points(self.coordinates.tau(times.to(torch.float64)), slices=slices)
+
+
+def _as_time(tau: Tensor | float, like: Tensor) -> Tensor:
+    return torch.as_tensor(tau, dtype=torch.float64, device=like.device)
+
+
+def probability_flow(model: DiffusionModel) -> ProbabilityFlow:
+    """The probability-flow ODE of a model, whose solution from noise to data is a sample.
+
+    The state is z = x/alpha over the variable s = sigma/alpha, where dz/ds = eps. For `Flow`, and where alpha is nearly
+    0 at the noisy end, it is u = x/(alpha + sigma) over r = sigma/(alpha + sigma), where du/dr = eps - x0; for `Flow`
+    these are x, t and the velocity. Explicit Euler is DDIM in both. Heun in the first, with alpha = 1, is that of
+    Elucidating the Design Space of Diffusion-Based Generative Models (arXiv 2206.00364).
+
+    States are float32 or float64 of shape ``(B, *rest)``; the right-hand side folds slices and samples into one batch.
+    Conditioning with an entry for each sample follows its sample, and fixes B.
+
+    Args:
+        model: The model.
+
+    Returns:
+        A `ProbabilityFlow`, which unpacks into ``problem, to_x, from_x``; ``to_x(tau, u)`` and ``from_x(tau, x)``
+        convert states at a value ``tau`` of the ODE's variable.
+
+    Raises:
+        TypeError: ``model`` is not a `DiffusionModel`.
+        ValueError: The schedule starts without signal and the model predicts eps or the score, which say nothing there.
+
+    Source:
+        Score-Based Generative Modeling through Stochastic Differential Equations (arXiv 2011.13456), section 4.3; that
+        Euler is DDIM: Denoising Diffusion Implicit Models (arXiv 2010.02502), section 4.3.
+
+    Example:
+        >>> import torch, parareal as pr, diffusion_adapters as da
+        >>> model = da.GaussianMixture(torch.tensor([[-1.0], [1.0]]), 0.01).model(da.VP())
+        >>> flow = da.probability_flow(model)
+        >>> problem, to_x, from_x = flow
+        >>> grid = flow.grid(model.noise_schedule.times(20), slices=5)
+        >>> z = from_x(grid.points[0], torch.tensor([[0.5], [-0.5]]))
+        >>> sol = pr.solve(problem, z, grid, fine=pr.Euler(), coarse=pr.Euler())
+        >>> to_x(sol.ts[-1], sol.u).round().flatten().tolist()
+        [1.0, -1.0]
+    """
+    given: Any = model
+    if not isinstance(given, DiffusionModel):
+        raise TypeError(f"model is a {type(given).__name__}; expected a DiffusionModel(network, noise_schedule)")
+    coordinates = coordinates_for(model.noise_schedule)
+    _check_start(model)
+    leaves, join = split(dict(model.conditioning or {}))
+    return ProbabilityFlow(
+        pr.ODE(_right_hand_side(model, coordinates, join), batching="fold", per_sample=leaves or None), coordinates
+    )
+
+
+def _right_hand_side(
+    model: DiffusionModel, coordinates: Coordinates, join: Callable[[list[Tensor]], dict[str, Any]]
+) -> Callable[..., Tensor]:
+    target = coordinates.rate
+    direct = model.prediction == coordinates.same_as  # the network's output is the derivative itself
+    slopes = model.prediction == "velocity" and not direct
+
+    def f(tau: Tensor, u: Tensor, rows: list[Tensor] | None = None) -> Tensor:
+        t = coordinates.time(tau)
+        levels = model.levels(t, velocity=slopes)
+        x = per_row(coordinates.scale(levels), u) * u
+        value = model.evaluate(x, t, join(rows or []))
+        return value if direct else between(value, x, levels, ROWS[model.prediction](levels), target)
+
+    return f
+
+
+def _check_start(model: DiffusionModel) -> None:
+    schedule = model.noise_schedule
+    silent = schedule.alpha(torch.tensor(schedule.t_max, dtype=torch.float64)).item() == 0
+    if silent and model.prediction in ("eps", "score"):
+        raise ValueError(
+            f'prediction="{model.prediction}" says nothing of the data where alpha is 0, as it is at t_max='
+            f"{schedule.t_max} of {schedule!r}; use a model that predicts v, x0 or a velocity, or a schedule that ends "
+            "before"
+        )

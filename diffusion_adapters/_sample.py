@@ -1,0 +1,236 @@
+"""Sampling is solving the probability-flow ODE from noise to data, in parallel in time unless told otherwise."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import parareal as pr
+from diffusion_adapters._conditioning import check_conditioning
+from diffusion_adapters._flow import probability_flow
+from diffusion_adapters._model import DiffusionModel
+from diffusion_adapters._spacing import Spacing
+from diffusion_adapters._validate import count, one_of
+
+SOLVERS: dict[str, Callable[[], pr.Integrator]] = {"ddim": pr.Euler, "euler": pr.Euler, "heun": pr.Heun}
+"""Samplers by name. In the coordinates of `probability_flow` explicit Euler is DDIM: two names for one method."""
+
+COARSE = ("same", "none")
+LATER = {"gaussian": "the Gaussian coarse flow", "width": "a sliding window of slices"}
+
+
+@dataclass(frozen=True, eq=False)
+class SampleResult:
+    """What `sample` returns.
+
+    Attributes:
+        samples: Shape ``(B, *rest)``, the dtype and device of the noise.
+        solution: The run in the coordinates of `probability_flow`: iterations of each sample, status, history, stats.
+    """
+
+    samples: Tensor
+    solution: pr.Solution
+
+
+@torch.no_grad()
+def sample(
+    model: DiffusionModel,
+    noise: Tensor | Sequence[int],
+    steps: int = 50,
+    spacing: Spacing | None = None,
+    solver: str | pr.Integrator = "ddim",
+    coarse: str | pr.Correction | pr.Integrator = "same",
+    slices: int | None = None,
+    width: int | None = None,
+    schedule: pr.Schedule | None = None,
+    rtol: float = 1e-3,
+    parallel: bool = True,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    progress: bool = False,
+    *,
+    executor: pr.Executor | None = None,
+    stop: pr.StoppingRule | None = None,
+    max_iterations: int | None = None,
+    throw: bool = True,
+    callback: Callable[[pr.IterationReport], bool | None] | None = None,
+) -> SampleResult:
+    """Draws samples from a diffusion model, in parallel in time.
+
+    The result is that of the sequential sampler on the same grid (``parallel=False``), to within ``rtol``. Samples are
+    independent: each stops on its own, and none depends on which others are drawn beside it.
+
+    Args:
+        model: The model, conditioned or `guided` as wanted.
+        noise: Standard normals of shape ``(B, *rest)``, or that shape, to be drawn. Sampling starts from
+            x = sigma(t) noise at the first time t of the grid. Half precision is solved in float32.
+        steps: Number of steps; not used where ``spacing`` is a tensor of times.
+        spacing: Where the steps lie: ``"logsnr"``, ``"karras"``, ``"uniform"``, or a tensor of falling times; ``None``
+            for the schedule's own choice. See `NoiseSchedule.times`.
+        solver: ``"ddim"`` (also called ``"euler"``), ``"heun"``, or an integrator.
+        coarse: ``"same"``: the solver with one step a slice (SRDS). ``"none"``: Picard iteration, which needs no coarse
+            evaluations (ParaDiGMS). Or a `parareal.Correction` or integrator.
+        slices: How many slices the steps are cut into; ``None`` for ``steps`` of them without a coarse propagator and
+            about sqrt(steps) otherwise.
+        width: Not available yet; must be ``None``.
+        schedule: Which slices advance when; `parareal.Barrier` by default.
+        rtol: Tolerance, relative to each sample: in the last iteration no slice's right edge moved by more than this
+            part of its root mean square.
+        parallel: ``False`` for the sequential sampler: same grid, same problem, same result object.
+        generator: What the noise is drawn with, on the generator's device, or one generator for each sample. Nothing
+            else is random.
+        progress: Show a progress bar (needs tqdm).
+        executor: How the lanes of a round are evaluated; ``pr.Batched(max_lanes=...)`` bounds the network's batch.
+        stop: A stopping rule in place of ``rtol``.
+        max_iterations: Most iterations; ``None`` for as many as there are slices.
+        throw: Raise `parareal.SolveError` when the run does not reach what was asked.
+        callback: Called with a report after each iteration; returning True stops the run.
+
+    Returns:
+        A `SampleResult`. An empty batch gives an empty result without a call of the network.
+
+    Raises:
+        TypeError, ValueError: An argument is not what it should be; the network was not called.
+        parareal.SolveError: The tolerance was not met, or the samples are not finite (with ``throw=True``).
+
+    Source:
+        Self-Refining Diffusion Samplers (arXiv 2412.08292); Parallel Sampling of Diffusion Models (arXiv 2305.16317).
+
+    Example:
+        >>> import torch, diffusion_adapters as da
+        >>> model = da.GaussianMixture(torch.tensor([[-1.0], [1.0]]), 0.01).model(da.VP())
+        >>> out = da.sample(model, (8, 1), steps=64, generator=torch.Generator().manual_seed(0))
+        >>> out.samples.shape, out.solution.converged, out.solution.stats.rounds < 64
+        (torch.Size([8, 1]), True, True)
+    """
+    flow = probability_flow(model)
+    if width is not None:
+        raise ValueError(_later("width", width))
+    fine = _fine(solver)
+    correction = _correction(coarse, fine)
+    times = model.noise_schedule.times(steps, spacing)
+    _check_end(model, fine, times)
+    grid = flow.grid(times, _slices(slices, correction, len(times) - 1))
+    noise = _noise(noise, generator, model)
+    check_conditioning(model.conditioning, noise.shape[0])
+    state = noise.to(torch.promote_types(noise.dtype, torch.float32))
+    start = model.noise_schedule.sigma(times[0]).to(device=state.device, dtype=state.dtype) * state
+    u = flow.from_x(grid.points[0], start)
+    if not parallel:
+        solution = pr.serial(flow.problem, u, grid, fine=fine, samples=True, executor=executor)
+    else:
+        solution = pr.solve(
+            flow.problem,
+            u,
+            grid,
+            fine=fine,
+            coarse=correction,
+            schedule=schedule,
+            executor=executor,
+            stop=pr.Tolerance(rtol=rtol, atol=0.0) if stop is None else stop,
+            max_iterations=max_iterations,
+            samples=True,
+            throw=throw,
+            progress=progress,
+            callback=callback,
+        )
+    return SampleResult(flow.to_x(grid.points[-1], solution.u).to(noise.dtype), solution)
+
+
+def _fine(solver: Any) -> pr.Integrator:
+    if isinstance(solver, pr.Integrator):
+        return solver
+    return SOLVERS[one_of(solver, SOLVERS, "solver", "an integrator such as pr.RK4()")]()
+
+
+def _correction(coarse: Any, fine: pr.Integrator) -> pr.Correction:
+    if isinstance(coarse, pr.Correction):
+        return coarse
+    if isinstance(coarse, pr.Integrator):
+        return pr.Coarse(coarse)
+    if coarse == "gaussian":
+        raise ValueError(_later("coarse", coarse))
+    if one_of(coarse, COARSE, "coarse", "a correction or an integrator such as pr.Coarse(pr.Euler())") == "none":
+        return pr.Identity()
+    if fine.steps is None:
+        return pr.Coarse(fine)
+    try:
+        settable: Any = fine
+        return pr.Coarse(dataclasses.replace(settable, steps=None))
+    except (TypeError, ValueError):
+        raise ValueError(
+            f'coarse="same" takes one step of the solver a slice, but the steps of {fine!r} cannot be changed; pass '
+            'coarse=pr.Euler() or coarse="none"'
+        ) from None
+
+
+def _later(name: str, value: object) -> str:
+    return (
+        f"{name}={value!r}: {LATER.get(str(value), LATER.get(name))} is not available yet. Available now are "
+        'coarse="same" (the solver with one step a slice), coarse="none" (Picard iteration) and corrections of '
+        "parareal, with all slices in flight (width=None)"
+    )
+
+
+def _slices(slices: int | None, correction: pr.Correction, steps: int) -> int:
+    if slices is None:
+        return steps if correction.propagator is None else max(1, round(steps**0.5))
+    if count(slices, "slices") > steps:
+        raise ValueError(f"slices={slices} is more than the {steps} steps; expected at most {steps}, or more steps")
+    return slices
+
+
+def _check_end(model: DiffusionModel, fine: pr.Integrator, times: Tensor) -> None:
+    """Clean data determine no noise: x0 gives no derivative at sigma = 0, where methods with a last stage want one."""
+    tableau = getattr(fine, "tableau", None)
+    ends = tableau is not None and 1.0 in tableau.nodes
+    if model.prediction == "x0" and ends and model.noise_schedule.sigma(times[-1]).item() == 0:
+        raise ValueError(
+            f"solver {fine!r} evaluates the model at the last time {times[-1].item()}, where sigma is 0 and x0 does "
+            f'not determine the noise; use solver="ddim", or let {type(model.noise_schedule).__name__} end at a t_min above'
+        )
+
+
+def _noise(noise: Any, generator: torch.Generator | Sequence[torch.Generator] | None, model: DiffusionModel) -> Tensor:
+    """The noise given, checked, or standard normals of the shape given."""
+    if not isinstance(noise, Tensor):
+        noise = _draw(_shape(noise), generator)
+        if isinstance(model.network, nn.Module):
+            noise = noise.to(next((p.device for p in model.network.parameters()), noise.device))
+    if not noise.is_floating_point():
+        raise TypeError(f"noise is a tensor of {noise.dtype}; expected real floating point: torch.randn(shape)")
+    if noise.ndim == 0:
+        raise ValueError("noise has no axis; expected shape (B, *rest), one entry for each sample: noise[None]")
+    if noise[:1].numel() == 0 and noise.shape[0] > 0:
+        raise ValueError(
+            f"noise has shape {tuple(noise.shape)}; expected (B, *rest) with no empty axis after the first"
+        )
+    if not bool(torch.isfinite(noise).all()):
+        raise ValueError("noise holds NaN or Inf; expected standard normals: torch.randn(shape)")
+    return noise
+
+
+def _shape(noise: Any) -> tuple[int, ...]:
+    whole = isinstance(noise, tuple | list) and all(isinstance(n, int) and not isinstance(n, bool) for n in noise)
+    if not whole or not noise:
+        raise TypeError(
+            f"noise is {noise!r}; expected a tensor of standard normals or a shape such as (16, 1, 8, 8), the number "
+            "of samples first"
+        )
+    if noise[0] < 0 or any(n < 1 for n in noise[1:]):
+        raise ValueError(f"noise is the shape {tuple(noise)}; expected positive sizes, of which the first may be 0")
+    return tuple(noise)
+
+
+def _draw(shape: tuple[int, ...], generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
+    if generator is None or isinstance(generator, torch.Generator):
+        device = None if generator is None else generator.device
+        return torch.randn(shape, generator=generator, device=device)
+    if len(generator) != shape[0]:
+        raise ValueError(f"{len(generator)} generators came for {shape[0]} samples; expected one, or one for each")
+    rows = [torch.randn(shape[1:], generator=one, device=one.device) for one in generator]
+    return torch.stack(rows) if rows else torch.randn(shape)
