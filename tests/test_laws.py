@@ -173,7 +173,7 @@ def iterates(case: Case, coarse: pr.Correction) -> Any:
     rough = {pr.Identity: lambda n, u: u, pr.Zero: None}.get(type(coarse), False)
     if rough is False:
         rough = plain(case, coarse.propagator, coarse=True)
-    return textbook.parareal(fine, rough, case.u0.numpy(), N, N)
+    return textbook.parareal(lambda us: np.stack([fine(n, us[n]) for n in range(N)]), rough, case.u0.numpy(), N, N)
 
 
 @st.composite

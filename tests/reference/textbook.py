@@ -1,6 +1,6 @@
 """Parareal as the textbook writes it, in a page of plain loops that share no code with the library.
 
-Slow and small: every iterate of every edge is kept. Propagators are functions ``(n, u) -> u`` over slice n.
+Small and wasteful: nothing is shared or spared, and every iterate of every edge is kept.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def rk4(f: Rhs, t: float, h: float, u: Array) -> Array:
 
 
 def parareal(
-    fine: Callable[[int, Array], Array],
+    fine: Callable[[Array], Array],
     coarse: Callable[[int, Array], Array] | None,
     u0: Array,
     slices: int,
@@ -44,15 +44,21 @@ def parareal(
 ) -> Array:
     """All iterates ``U[k, n]``, shape ``(iterations + 1, slices + 1, *state)``.
 
-    Without ``coarse`` every edge starts as ``u0`` and nothing is corrected: Jacobi.
+    Args:
+        fine: Carries states ``(slices, *state)``, one at each left edge, over their slices, all at once.
+        coarse: ``coarse(n, u)`` carries one state over slice n. Without it every edge starts as ``u0`` and nothing
+            is corrected: Jacobi.
+        u0: Initial state.
+        slices: Number of slices, N.
+        iterations: Number of iterations.
     """
     U = np.empty((iterations + 1, slices + 1, *np.shape(u0)), dtype=np.asarray(u0).dtype)
     U[:, 0] = u0
     for n in range(slices):
         U[0, n + 1] = u0 if coarse is None else coarse(n, U[0, n])
     for k in range(iterations):
-        for n in range(slices):
-            U[k + 1, n + 1] = fine(n, U[k, n])
-            if n > k and coarse is not None:
+        U[k + 1, 1:] = fine(U[k, :-1])
+        if coarse is not None:
+            for n in range(k + 1, slices):
                 U[k + 1, n + 1] += coarse(n, U[k + 1, n]) - coarse(n, U[k, n])
     return U
