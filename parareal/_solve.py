@@ -21,7 +21,7 @@ from parareal._progress import Bar
 from parareal._schedule import Barrier, Schedule
 from parareal._solution import IterationReport, Solution, SolveError, Stats, Status
 from parareal._stop import Floats, StoppingRule, Tolerance
-from parareal._store import Rows
+from parareal._store import Ring
 from parareal._tree import State
 from parareal.integrators import Integrator
 
@@ -220,7 +220,7 @@ class _Run:
         coarse = 0 if engine.coarse is None else engine.coarse.evaluations
         iterations = torch.from_numpy(engine.iteration) if self.samples else int(engine.iteration[0])
         return Solution(
-            us=self._unstack(engine.u.tree),
+            us=self._unstack(engine.iterates),
             ts=self.grid.edges,
             status=_worst(statuses),
             iterations=iterations,
@@ -239,8 +239,8 @@ class _Run:
         slices, device = self.grid.num_slices, _tree.leaves(self.systems)[0].device
         count = _tree.leaves(self.systems)[0].shape[0]
         flight = Flight(self.problem, self.fine, Mesh.build(self.grid, self.fine.steps, device))
-        us, counters, ids = Rows(self.systems, count * (slices + 1)), Counters(), np.arange(count)
-        us.put(ids * (slices + 1), self.systems)
+        us, counters, ids = Ring(self.systems, count * (slices + 1)), Counters(), np.arange(count)
+        us.put(ids * (slices + 1), ids, self.systems)
         try:
             u = self.systems
             for n in range(slices):
@@ -249,7 +249,7 @@ class _Run:
                     pass
                 ((_, u),) = flight.arrived
                 flight.arrived.clear()
-                us.put(ids * (slices + 1) + n + 1, u)
+                us.put(ids * (slices + 1) + n + 1, ids, u)
         except BaseException as error:
             attach(error, self._sequential_solution(us, flight, counters, (Status.INTERRUPTED,) * count))
             raise
@@ -258,7 +258,7 @@ class _Run:
         return self._sequential_solution(us, flight, counters, statuses)
 
     def _sequential_solution(
-        self, us: Rows, flight: Flight, counters: Counters, statuses: tuple[Status, ...]
+        self, us: Ring, flight: Flight, counters: Counters, statuses: tuple[Status, ...]
     ) -> Solution:
         iterations = torch.zeros(len(statuses), dtype=torch.int64) if self.samples else 0
         sample_status = statuses if self.samples else None
