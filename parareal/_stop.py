@@ -126,7 +126,9 @@ class Tolerance(StoppingRule):
 
     def decide(self, figures: Floats, known: Bools, iteration: Ints) -> Verdict:
         """Stops where every edge passes; with ``freeze`` accepts those that pass in a row."""
-        passed = known | (figures[..., 0] <= self.atol + self.rtol * figures[..., 1])
+        size = figures[..., 1]
+        finite = np.isfinite(size)  # an infinite iterate has not settled, although Inf <= rtol * Inf
+        passed = known | (finite & (figures[..., 0] <= self.atol + self.rtol * np.where(finite, size, 0.0)))
         run = np.cumprod(passed, axis=1).sum(axis=1)
         stop = run == passed.shape[1]
         return Verdict(stop, stop, run if self.freeze else np.zeros_like(run))
