@@ -17,14 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from parareal import _tree
+from parareal._changes import Changes
 from parareal._correction import Correction, Known
 from parareal._executor import Executor
 from parareal._flight import Counters, Flight, play_round
-from parareal._grid import Mesh, TimeGrid
-from parareal._norm import Change
+from parareal._grid import Mesh, Span, TimeGrid
 from parareal._schedule import Bools, Ints, Progress, Schedule
 from parareal._solution import Status
 from parareal._stop import Floats, StoppingRule, Verdict
@@ -98,7 +97,9 @@ class Engine:
         self.decided = np.zeros(self.systems, dtype=np.int64)  # the iterate at the last edge that was decided about
         self.status: list[Status | None] = [None] * self.systems
         self.active = np.ones(self.systems, dtype=bool)
-        self._changes: list[tuple[Ints, Ints, State, State, State]] = []
+        self._live = np.ones(shape, dtype=bool)  # slices of active systems from the frontier on
+        self._none = np.zeros(shape, dtype=bool)
+        self._changes = Changes(self.slices)
 
     def begin(self) -> None:
         """Makes what guesses cost nothing."""
@@ -136,16 +137,17 @@ class Engine:
         """Evaluations so far."""
         return self.fine.evaluations + (0 if self.coarse is None else self.coarse.evaluations)
 
+    def _look(self) -> None:
+        self._live = self.active[:, None] & (self._n >= self.frontier[:, None])
+
     # --- lanes set out and arrive -------------------------------------------------------------------------------
 
     def _set_out(self) -> None:
-        live = self.active[:, None] & (self._n >= self.frontier[:, None])
-        left = self.held[:, :-1]
+        left, live = self.held[:, :-1], self._live
         fine_ready = live & (left > self.fine_from)
         if self._shares:  # the value comes with the coarse lane: asking for it again would cost an evaluation
             fine_ready &= self.first_of == left
-        none = np.zeros_like(live)
-        free = self.coarse is None
+        none, free = self._none, self.coarse is None
         progress = Progress(
             fine_ready=fine_ready,
             fine_busy=live & (self.fine_from > self.fine_done),
@@ -155,9 +157,9 @@ class Engine:
             iteration=self.iteration,
         )
         fine, coarse = self.schedule.admit(progress)
-        if self.coarse is not None and coarse.any():
+        if self.coarse is not None and some(coarse):
             self._launch(self.coarse, coarse, self.coarse_from)
-        if fine.any():
+        if some(fine):
             self._launch(self.fine, fine, self.fine_from)
 
     def _launch(self, flight: Flight, mask: Bools, set_out_from: Ints) -> None:
@@ -173,8 +175,8 @@ class Engine:
     def _collect(self) -> bool:
         """Stores what has arrived; returns whether anything has."""
         any_arrived = bool(self.fine.arrived)
-        if self.coarse is not None:
-            any_arrived |= bool(self.coarse.arrived or self.coarse.first)
+        if self.coarse is not None and (self.coarse.arrived or self.coarse.first):
+            any_arrived = True
             self._store(self.coarse.first, self.first, self.first_of, keep=False)
             self._store(self.coarse.arrived, self.g, self.coarse_done)
         self._store(self.fine.arrived, self.f, self.fine_done)
@@ -183,8 +185,11 @@ class Engine:
     def _store(self, arrivals: list[tuple[Ints, State]], ring: Ring, done: Ints, keep: bool = True) -> None:
         for tickets, value in arrivals:
             iterate, ids = np.divmod(tickets, self._count)
-            done.flat[ids] = iterate
-            ring.put(ids, iterate, value, oldest=np.maximum(self.held[:, 1:].flat[ids], 0) if keep else None)
+            done.reshape(-1)[ids] = iterate
+            oldest = None
+            if keep:  # the right edge has still to take its next iterate from the one that it holds
+                oldest = np.maximum(self.held.reshape(-1)[ids + ids // self.slices + 1], 0)
+            ring.put(ids, iterate, value, oldest)
         arrivals.clear()
 
     # --- the recursion ------------------------------------------------------------------------------------------
@@ -193,26 +198,25 @@ class Engine:
         """Moves on every edge that can; returns the systems that have completed an iteration."""
         again = True
         while again:
-            guess, final, refined = self._ready()
-            for mask, recursion in ((guess, self._guess), (final, self._finish), (refined, self._refine)):
-                if mask.any():
+            again = False
+            for mask, recursion in zip(self._ready(), (self._guess, self._finish, self._refine), strict=True):
+                if some(mask):
                     recursion(*mask.nonzero())
-            # Without a coarse propagator to wait for, and after a guess, an edge may move on at once.
-            again = bool(guess.any() or (self.coarse is None and (final | refined).any()))
+                    # Without a coarse propagator to wait for, and after a guess, an edge may move on at once.
+                    again |= self.coarse is None or recursion == self._guess
         return (self.active & (self.held[:, -1] > self.decided)).nonzero()[0]
 
     def _ready(self) -> tuple[Bools, Bools, Bools]:
         """Slices ``(M, N)`` whose right edge can take a first guess, its final state, or its next iterate."""
-        live = self.active[:, None] & (self._n >= self.frontier[:, None])
         left, right = self.held[:, :-1], self.held[:, 1:]
         new = left if self.coarse is None else self.coarse_done
-        guess = live & (right < 0) & (new >= 0)
-        final = live & (self._n == self.frontier[:, None]) & (self.fine_done == left) & (right >= 0)
+        guess = self._live & (new > right) & (right < 0)
+        solved = self._live & (self.fine_done >= right) & (right >= 0)
+        final = solved & (self._n == self.frontier[:, None]) & (self.fine_done == left)
+        refined = solved & (new > right) & ~final
         # An edge keeps its iterate until the lanes of the slice on its right have set out from it.
         used = self.fine_from if self.coarse is None else np.minimum(self.fine_from, self.coarse_from)
-        free = np.ones_like(live)
-        free[:, :-1] = used[:, 1:] >= right[:, :-1]
-        refined = live & ~final & (right >= 0) & (self.fine_done >= right) & (new > right) & free
+        refined[:, :-1] &= used[:, 1:] >= right[:, :-1]
         return guess, final, refined
 
     def _guess(self, system: Ints, n: Ints) -> None:
@@ -231,6 +235,7 @@ class Engine:
         self._change(system, n, k + 1, f, f)
         self._write(system, n, k + 1, f)
         self.frontier[system] = n + 1
+        self._look()
 
     def _refine(self, system: Ints, n: Ints) -> None:
         """U_{n+1}^{k+1} = F_n(U_n^k) + [G_n(U_n^{k+1}) - G_n(U_n^k)], or another correction in the brackets."""
@@ -249,12 +254,14 @@ class Engine:
     def _change(self, system: Ints, n: Ints, iterate: Ints, value: State, fine: State) -> State:
         """Notes what the right edges held and what they are to hold; returns the former."""
         held = self.u.take(system * (self.slices + 1) + n + 1, self.held[system, n + 1])
-        self._changes.append((system * self.slices + n, iterate, value, held, fine))
+        self._changes.add(system * self.slices + n, iterate, value, held, fine)
         return held
 
     def _write(self, system: Ints, n: Ints, iterate: Ints, value: State) -> None:
         oldest = None
-        if self.correction.uses_input:  # the slice on the right still asks for the iterate that its right edge came from
+        if (
+            self.correction.uses_input
+        ):  # the slice on the right still asks for the iterate that its right edge came from
             oldest = np.maximum(self.held[system, np.minimum(n + 2, self.slices)], 0)
             oldest = np.where(n + 1 == self.slices, iterate, np.minimum(oldest, iterate))
         self.u.put(system * (self.slices + 1) + n + 1, iterate, value, oldest)
@@ -273,6 +280,7 @@ class Engine:
         for i, system in enumerate(complete):
             self.status[system] = self._status(verdict, i, iteration[i], frontier[i], finite[i])
             self.active[system] = self.status[system] is None
+        self._look()
         return figures[..., 0]
 
     def _status(self, verdict: Verdict, i: int, iteration: int, frontier: int, finite: bool) -> Status | None:
@@ -285,9 +293,11 @@ class Engine:
         return Status.MAX_ITERATIONS if iteration >= self.max_iterations else None
 
     def _measure(self, complete: Ints) -> tuple[Floats, Bools]:
-        """Figures of the iteration ``(D, N, 1 + C)``, the increment and the C of the stopping rule, and whether the
-        frontier is finite ``(D,)``; all of it in one transfer from the device."""
-        ids, changes = self._take_changes(complete)
+        """Increments and the C figures of the stopping rule, ``(D, N, 1 + C)``, and whether frontiers are finite.
+
+        All of it comes in one transfer from the device.
+        """
+        ids, changes = self._changes.take(complete, self.decided)
         columns = [changes.norm("increment", self.stop.norm), *self.stop.measure(changes)]
         edge = complete * (self.slices + 1) + self.frontier[complete]
         front = self.u.peek(edge, self.held.reshape(-1)[edge])
@@ -298,32 +308,7 @@ class Engine:
         figures[row, ids % self.slices] = packed[: -len(edge)].reshape(len(columns), -1).T
         return figures, packed[-len(edge) :] > 0
 
-    def _take_changes(self, complete: Ints) -> tuple[Ints, Change]:
-        """The changes of the iteration that ``complete`` have completed; those of later ones stay."""
-        ids, iterate = (np.concatenate([change[i] for change in self._changes]) for i in (0, 1))
-        new, old, fine = (_tree.cat([change[i] for change in self._changes]) for i in (2, 3, 4))
-        chosen = np.isin(ids // self.slices, complete) & (iterate <= self.decided[ids // self.slices])
-        self._changes = []
-        if not chosen.all():
-            later, now = (torch.from_numpy(mask.nonzero()[0]).to(self.device) for mask in (~chosen, chosen))
-            kept = [_tree.lanes(part, later) for part in (new, old, fine)]
-            self._changes = [(ids[~chosen], iterate[~chosen], kept[0], kept[1], kept[2])]
-            ids, (new, old, fine) = ids[chosen], (_tree.lanes(part, now) for part in (new, old, fine))
-        return ids, Change(new, old, fine)
 
-
-class Span:
-    """The slices of L lanes: where each starts and ends, looked up only when asked for."""
-
-    def __init__(self, edges: Tensor, n: Ints) -> None:
-        self._edges, self._n = edges, n
-
-    @property
-    def t0(self) -> Tensor:
-        """Times at the left edges, float64, shape ``(L,)``."""
-        return self._edges[torch.from_numpy(self._n).to(self._edges.device)]
-
-    @property
-    def t1(self) -> Tensor:
-        """Times at the right edges, float64, shape ``(L,)``."""
-        return self._edges[torch.from_numpy(self._n + 1).to(self._edges.device)]
+def some(mask: Bools) -> bool:
+    """``mask.any()`` for small masks, several times as fast."""
+    return bool(np.count_nonzero(mask))

@@ -56,7 +56,7 @@ def solve(
         grid: Time points and slices.
         fine: The propagator whose solution is wanted.
         coarse: A cheap integrator, one step a slice unless it says otherwise, or a `Correction`.
-        schedule: Which lanes advance when; `Barrier` by default.
+        schedule: Which lanes advance when; `Barrier` by default, or `Wavefront`.
         executor: How the lanes of a round are evaluated; `Batched` by default.
         stop: When to stop; ``Tolerance(rtol=1e-4, atol=1e-6)`` by default.
         max_iterations: Most iterations; ``None`` or more than there are slices means as many as there are slices.
@@ -84,7 +84,7 @@ def solve(
         >>> sol.iterations < 12
         True
     """
-    run = _Run(problem, u0, grid, fine, executor, samples, callback, progress)
+    run = _Run(problem, u0, grid, fine, executor or Batched(), samples, callback, progress)
     if isinstance(coarse, Integrator):
         coarse = Coarse(coarse)
     check_instance(coarse, Correction, "coarse", "pr.Euler() or pr.Coarse(pr.Euler(steps=2))")
@@ -133,7 +133,7 @@ def serial(
         >>> ref.stats.rounds == 4 * 8 * 4
         True
     """
-    return _Run(problem, u0, grid, fine, executor, samples, None, False).sequential()
+    return _Run(problem, u0, grid, fine, executor or Batched(), samples, None, False).sequential()
 
 
 @dataclass
@@ -144,7 +144,7 @@ class _Run:
     u0: State
     grid: TimeGrid
     fine: Integrator
-    executor: Executor | None
+    executor: Executor
     samples: bool
     callback: Callback | None
     progress: bool
@@ -155,7 +155,6 @@ class _Run:
         check_instance(self.problem, ODE, "problem", "pr.ODE(lambda t, u: -u)")
         check_instance(self.grid, TimeGrid, "grid", "pr.TimeGrid.uniform(0.0, 1.0, slices=8, steps=16)")
         check_instance(self.fine, Integrator, "fine", "pr.RK4(), or pr.Propagator(fn) for a function of your own")
-        self.executor = self.executor or Batched()
         check_instance(self.executor, Executor, "executor", "pr.Batched()")
         if self.callback is not None and not callable(self.callback):
             raise TypeError(f"callback is a {type(self.callback).__name__}; expected a function of an IterationReport")
@@ -171,7 +170,6 @@ class _Run:
 
     def parallel(self, correction: Correction, schedule: Schedule, stop: StoppingRule, most: int) -> Solution:
         """Parareal on all systems."""
-        assert self.executor is not None
         if self.batch == 0:
             return self._empty()
         bar = Bar(self.progress, self.grid.num_slices)
@@ -233,7 +231,6 @@ class _Run:
 
     def sequential(self) -> Solution:
         """The fine propagator, slice after slice, on all systems together."""
-        assert self.executor is not None
         if self.batch == 0:
             return self._empty()
         slices, device = self.grid.num_slices, _tree.leaves(self.systems)[0].device
