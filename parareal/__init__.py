@@ -8,7 +8,7 @@ from parareal._correction import Coarse, Correction, Identity, Known, Zero
 from parareal._executor import Batched, Executor, Serial
 from parareal._grid import TimeGrid
 from parareal._problem import ODE
-from parareal._schedule import Barrier, Progress, Schedule
+from parareal._schedule import Barrier, Progress, Schedule, Wavefront
 from parareal._solution import IterationReport, Solution, SolveError, Stats, Status
 from parareal._solve import serial, solve
 from parareal._stop import Iterations, StoppingRule, Tolerance
@@ -43,6 +43,7 @@ __all__ = [
     "StoppingRule",
     "TimeGrid",
     "Tolerance",
+    "Wavefront",
     "Zero",
     "serial",
     "solve",

@@ -132,9 +132,10 @@ class Flight:
 
     def remember(self, lanes: Lanes, value: State) -> None:
         """Keeps the right-hand side at the left edges of those lanes that have just set out."""
-        if lanes.fresh.all():
+        fresh = np.count_nonzero(lanes.fresh)
+        if fresh == len(lanes.ids):
             self.first.append((lanes.ids, value))
-        elif lanes.fresh.any():
+        elif fresh:
             index = torch.from_numpy(lanes.fresh.nonzero()[0]).to(lanes.t.device)
             self.first.append((lanes.ids[lanes.fresh], _tree.lanes(value, index)))
 
@@ -143,14 +144,15 @@ class Flight:
         lanes = cohort.lanes
         left = lanes.left - 1
         done = left == 0
-        if done.all():
+        ended = np.count_nonzero(done)
+        if ended == len(done):
             self.arrived.append((lanes.ids, u))
             return
         fresh = np.zeros(len(left), dtype=bool)
         lanes = Lanes(lanes.ids, left, cohort.at1, cohort.t1, u, lanes.rows, fresh)
-        if done.any():
-            ended = lanes[done]
-            self.arrived.append((ended.ids, ended.u))
+        if ended:
+            at_end = lanes[done]
+            self.arrived.append((at_end.ids, at_end.u))
             lanes = lanes[~done]
         self._waiting.append(lanes)
 

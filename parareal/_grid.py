@@ -146,6 +146,23 @@ class Mesh:
         return cls(torch.from_numpy(points.reshape(-1)).to(device), start, np.full(grid.num_slices, steps))
 
 
+class Span:
+    """The slices of L lanes: where each starts and ends, looked up only when asked for."""
+
+    def __init__(self, edges: Tensor, n: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+        self._edges, self._n = edges, n
+
+    @property
+    def t0(self) -> Tensor:
+        """Times at the left edges, float64, shape ``(L,)``."""
+        return self._edges[torch.from_numpy(self._n).to(self._edges.device)]
+
+    @property
+    def t1(self) -> Tensor:
+        """Times at the right edges, float64, shape ``(L,)``."""
+        return self._edges[torch.from_numpy(self._n + 1).to(self._edges.device)]
+
+
 def check_count(value: Any, name: str, least: int = 1) -> None:
     """Raises unless ``value`` is an int of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):

@@ -21,7 +21,7 @@ from parareal._progress import Bar
 from parareal._schedule import Barrier, Schedule
 from parareal._solution import IterationReport, Solution, SolveError, Stats, Status
 from parareal._stop import Floats, StoppingRule, Tolerance
-from parareal._store import Rows
+from parareal._store import Ring
 from parareal._tree import State
 from parareal.integrators import Integrator
 
@@ -56,7 +56,7 @@ def solve(
         grid: Time points and slices.
         fine: The propagator whose solution is wanted.
         coarse: A cheap integrator, one step a slice unless it says otherwise, or a `Correction`.
-        schedule: Which lanes advance when; `Barrier` by default.
+        schedule: Which lanes advance when; `Barrier` by default, or `Wavefront`.
         executor: How the lanes of a round are evaluated; `Batched` by default.
         stop: When to stop; ``Tolerance(rtol=1e-4, atol=1e-6)`` by default.
         max_iterations: Most iterations; ``None`` or more than there are slices means as many as there are slices.
@@ -84,7 +84,7 @@ def solve(
         >>> sol.iterations < 12
         True
     """
-    run = _Run(problem, u0, grid, fine, executor, samples, callback, progress)
+    run = _Run(problem, u0, grid, fine, executor or Batched(), samples, callback, progress)
     if isinstance(coarse, Integrator):
         coarse = Coarse(coarse)
     check_instance(coarse, Correction, "coarse", "pr.Euler() or pr.Coarse(pr.Euler(steps=2))")
@@ -133,7 +133,7 @@ def serial(
         >>> ref.stats.rounds == 4 * 8 * 4
         True
     """
-    return _Run(problem, u0, grid, fine, executor, samples, None, False).sequential()
+    return _Run(problem, u0, grid, fine, executor or Batched(), samples, None, False).sequential()
 
 
 @dataclass
@@ -144,7 +144,7 @@ class _Run:
     u0: State
     grid: TimeGrid
     fine: Integrator
-    executor: Executor | None
+    executor: Executor
     samples: bool
     callback: Callback | None
     progress: bool
@@ -155,7 +155,6 @@ class _Run:
         check_instance(self.problem, ODE, "problem", "pr.ODE(lambda t, u: -u)")
         check_instance(self.grid, TimeGrid, "grid", "pr.TimeGrid.uniform(0.0, 1.0, slices=8, steps=16)")
         check_instance(self.fine, Integrator, "fine", "pr.RK4(), or pr.Propagator(fn) for a function of your own")
-        self.executor = self.executor or Batched()
         check_instance(self.executor, Executor, "executor", "pr.Batched()")
         if self.callback is not None and not callable(self.callback):
             raise TypeError(f"callback is a {type(self.callback).__name__}; expected a function of an IterationReport")
@@ -171,7 +170,6 @@ class _Run:
 
     def parallel(self, correction: Correction, schedule: Schedule, stop: StoppingRule, most: int) -> Solution:
         """Parareal on all systems."""
-        assert self.executor is not None
         if self.batch == 0:
             return self._empty()
         bar = Bar(self.progress, self.grid.num_slices)
@@ -220,7 +218,7 @@ class _Run:
         coarse = 0 if engine.coarse is None else engine.coarse.evaluations
         iterations = torch.from_numpy(engine.iteration) if self.samples else int(engine.iteration[0])
         return Solution(
-            us=self._unstack(engine.u.tree),
+            us=self._unstack(engine.iterates),
             ts=self.grid.edges,
             status=_worst(statuses),
             iterations=iterations,
@@ -233,14 +231,13 @@ class _Run:
 
     def sequential(self) -> Solution:
         """The fine propagator, slice after slice, on all systems together."""
-        assert self.executor is not None
         if self.batch == 0:
             return self._empty()
         slices, device = self.grid.num_slices, _tree.leaves(self.systems)[0].device
         count = _tree.leaves(self.systems)[0].shape[0]
         flight = Flight(self.problem, self.fine, Mesh.build(self.grid, self.fine.steps, device))
-        us, counters, ids = Rows(self.systems, count * (slices + 1)), Counters(), np.arange(count)
-        us.put(ids * (slices + 1), self.systems)
+        us, counters, ids = Ring(self.systems, count * (slices + 1)), Counters(), np.arange(count)
+        us.put(ids * (slices + 1), ids, self.systems)
         try:
             u = self.systems
             for n in range(slices):
@@ -249,7 +246,7 @@ class _Run:
                     pass
                 ((_, u),) = flight.arrived
                 flight.arrived.clear()
-                us.put(ids * (slices + 1) + n + 1, u)
+                us.put(ids * (slices + 1) + n + 1, ids, u)
         except BaseException as error:
             attach(error, self._sequential_solution(us, flight, counters, (Status.INTERRUPTED,) * count))
             raise
@@ -258,7 +255,7 @@ class _Run:
         return self._sequential_solution(us, flight, counters, statuses)
 
     def _sequential_solution(
-        self, us: Rows, flight: Flight, counters: Counters, statuses: tuple[Status, ...]
+        self, us: Ring, flight: Flight, counters: Counters, statuses: tuple[Status, ...]
     ) -> Solution:
         iterations = torch.zeros(len(statuses), dtype=torch.int64) if self.samples else 0
         sample_status = statuses if self.samples else None

@@ -14,8 +14,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import numpy as np
 from torch import Tensor
 
+from parareal._changes import Change
 from parareal._grid import check_count
-from parareal._norm import Change, NormName
+from parareal._norm import NormName
 from parareal._schedule import Bools, Ints
 
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]

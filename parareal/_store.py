@@ -1,7 +1,8 @@
-"""Rows of states in one buffer, read and written by number."""
+"""Rows of states in one buffer, read and written by lane number and iterate."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,32 +11,39 @@ from parareal._schedule import Ints
 from parareal._tree import State
 
 
-class Rows:
-    """A buffer of ``count`` states, leaves ``(count, *state)``, filled with NaN.
+class Ring:
+    """For each of ``lanes`` numbered places the states of its last ``depth`` iterates, NaN where there is none.
 
     Args:
-        like: A tree with a lane axis, leaves ``(L, *state)``, whose shapes, dtypes and device the rows take.
-        count: Number of rows.
+        like: A tree with a lane axis, leaves ``(L, *state)``, whose shapes, dtypes and device the states take.
+        lanes: Number of places.
+        depth: Iterates kept of each; `put` makes it larger when it must.
     """
 
-    def __init__(self, like: State, count: int) -> None:
-        self.tree = _tree.map(lambda leaf: leaf.new_full((count, *leaf.shape[1:]), float("nan")), like)
+    def __init__(self, like: State, lanes: int, depth: int = 1) -> None:
+        self.lanes, self.depth = lanes, depth
+        self.tree = _tree.map(lambda leaf: leaf.new_full((depth * lanes, *leaf.shape[1:]), float("nan")), like)
+        self._iterate = np.full(depth * lanes, -1)
         self._device = _tree.leaves(like)[0].device
 
-    def take(self, rows: Ints) -> State:
-        """A copy of some rows: later writes do not reach it."""
-        index = self._index(rows)
+    def take(self, ids: Ints, iterate: Ints) -> State:
+        """A copy: later writes do not reach it."""
+        index = self._index(self._rows(ids, iterate))
         if isinstance(index, slice):
             return _tree.map(lambda leaf: leaf[index].clone(), self.tree)
         return _tree.lanes(self.tree, index)
 
-    def peek(self, rows: Ints) -> State:
-        """Some rows to be read at once; a view where they are neighbours."""
-        return _tree.lanes(self.tree, self._index(rows))
+    def peek(self, ids: Ints, iterate: Ints) -> State:
+        """States to be read at once; a view where they are neighbours."""
+        return _tree.lanes(self.tree, self._index(self._rows(ids, iterate)))
 
-    def put(self, rows: Ints, value: State) -> None:
-        """Overwrites some rows."""
+    def put(self, ids: Ints, iterate: Ints, value: State, oldest: Ints | None = None) -> None:
+        """Stores states; with ``oldest``, the iterates from that one on are kept."""
+        if oldest is not None and (span := int((iterate - oldest).max()) + 1) > self.depth:
+            self._grow(span)
+        rows = self._rows(ids, iterate)
         index = self._index(rows)
+        self._iterate[rows] = iterate
 
         def write(leaf: Tensor, new: Tensor) -> Tensor:
             if isinstance(index, slice):
@@ -46,9 +54,23 @@ class Rows:
 
         _tree.map(write, self.tree, value)
 
+    def _rows(self, ids: Ints, iterate: Ints) -> Ints:
+        return ids if self.depth == 1 else ids + (iterate % self.depth) * self.lanes
+
     def _index(self, rows: Ints) -> slice | Tensor:
         """Neighbouring rows are a slice, which costs neither an index tensor nor its way to the device."""
         first, last = int(rows[0]), int(rows[-1])
-        if last - first + 1 == len(rows):
+        if last - first + 1 == len(rows) and (len(rows) < 3 or bool((np.diff(rows) == 1).all())):
             return slice(first, last + 1)
         return torch.from_numpy(rows).to(self._device)
+
+    def _grow(self, depth: int) -> None:
+        held = (self._iterate >= 0).nonzero()[0]
+        iterate, old = self._iterate[held], self.tree
+        self.depth = max(depth, 2 * self.depth)
+        self._iterate = np.full(self.depth * self.lanes, -1)
+        self.tree = _tree.map(
+            lambda leaf: leaf.new_full((self.depth * self.lanes, *leaf.shape[1:]), float("nan")), self.tree
+        )
+        if len(held):
+            self.put(held % self.lanes, iterate, _tree.lanes(old, torch.from_numpy(held).to(self._device)))

@@ -22,9 +22,12 @@ class Integrator(ABC):
     Attributes:
         steps: Steps in each slice. ``None`` stands for the grid's own points as fine propagator and for one step
             a slice as coarse propagator.
+        shares_first_stage: Whether a step begins by asking for the right-hand side at its left end, so that the value
+            can be shared between the coarse and the fine propagator.
     """
 
     steps: int | None
+    shares_first_stage: bool = False
 
     @property
     @abstractmethod

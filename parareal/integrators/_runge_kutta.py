@@ -95,6 +95,7 @@ class _Named(Integrator):
 
     steps: int | None = None
     tableau: ClassVar[ButcherTableau]
+    shares_first_stage = True
 
     def __post_init__(self) -> None:
         check_steps(self.steps)
@@ -183,6 +184,7 @@ class RungeKutta(Integrator):
 
     tableau: ButcherTableau
     steps: int | None = None
+    shares_first_stage = True
 
     def __post_init__(self) -> None:
         table: Any = self.tableau

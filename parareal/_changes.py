@@ -1,0 +1,71 @@
+"""How slice ends moved: noted edge by edge as it happens, measured all together once an iteration is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parareal import _tree
+from parareal._norm import NormName, norm
+from parareal._schedule import Ints
+from parareal._tree import State
+
+
+class Change:
+    """How slice ends moved in one iteration, on L lanes, and its norms, each computed once.
+
+    Args:
+        new: The new iterates.
+        old: The iterates before.
+        fine: Fine solutions from the inputs before: ``fine - old`` is the defect of the old iterate.
+    """
+
+    def __init__(self, new: State, old: State, fine: State) -> None:
+        self._parts: dict[str, Callable[[], State]] = {
+            "increment": lambda: _tree.sub(new, old),
+            "defect": lambda: _tree.sub(fine, old),
+            "size": lambda: new,
+        }
+        self._norms: dict[tuple[str, str], Tensor] = {}
+
+    def norm(self, what: Literal["increment", "defect", "size"], kind: NormName) -> Tensor:
+        """Norm of the new iterate minus the old, of F(old input) minus the old iterate, or of the new iterate."""
+        key = (what, kind)
+        if key not in self._norms:
+            self._norms[key] = norm(self._parts[what](), kind)
+        return self._norms[key]
+
+
+class Changes:
+    """What has changed and was not measured yet.
+
+    Args:
+        slices: Slices of each system: slice ``n`` of system ``m`` has the number ``m * slices + n``.
+    """
+
+    def __init__(self, slices: int) -> None:
+        self._slices = slices
+        self._parts: list[tuple[Ints, Ints, State, State, State]] = []
+
+    def add(self, ids: Ints, iterate: Ints, new: State, old: State, fine: State) -> None:
+        """Right edges of the slices ``ids`` have taken the iterates numbered ``iterate``; see `Change`."""
+        self._parts.append((ids, iterate, new, old, fine))
+
+    def take(self, systems: Ints, last: Ints) -> tuple[Ints, Change]:
+        """Takes out the changes of some systems up to iterate ``last[system]``, with the slices they belong to."""
+        ids, iterate = (np.concatenate([part[i] for part in self._parts]) for i in (0, 1))
+        new, old, fine = (_tree.cat([part[i] for part in self._parts]) for i in (2, 3, 4))
+        owner = ids // self._slices
+        chosen = np.isin(owner, systems) & (iterate <= last[owner])
+        self._parts = []
+        if not chosen.all():
+            device = _tree.leaves(new)[0].device
+            later, now = (torch.from_numpy(mask.nonzero()[0]).to(device) for mask in (~chosen, chosen))
+            kept = [_tree.lanes(part, later) for part in (new, old, fine)]
+            self._parts = [(ids[~chosen], iterate[~chosen], kept[0], kept[1], kept[2])]
+            ids, (new, old, fine) = ids[chosen], (_tree.lanes(part, now) for part in (new, old, fine))
+        return ids, Change(new, old, fine)
