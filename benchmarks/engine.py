@@ -103,15 +103,16 @@ def digits(runs: int) -> None:
 
     print("\nDigits network, one sample, DDIM, SRDS (about sqrt(N) slices, one coarse step each), rtol = 1e-3")
     print(f"threads: {torch.get_num_threads()}")
-    print(f"{'N':>6}{'iterations':>12}{'rounds':>8}{'evaluations':>13}  ", end="")
+    print(f"{'N':>6} {'order':<10}{'iterations':>12}{'rounds':>8}{'evaluations':>13}  ", end="")
     print(f"{'serial s':<10}{'parallel s':<12}{'serial / parallel':<24}error")
     model = da.load_digits()
-    for steps in (25, 100, 1024):
+    runs_of = [(n, schedule) for n in (25, 100, 1024) for schedule in (pr.Barrier(), pr.Wavefront())]
+    for steps, schedule in runs_of:
         ratios, walls = [], []
         for seed in range(runs + 1):
             noise = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
             ref = da.sample(model, noise, steps=steps, parallel=False)
-            out = da.sample(model, noise, steps=steps)
+            out = da.sample(model, noise, steps=steps, schedule=schedule)
             if seed:
                 stats = out.solution.stats
                 ratios.append(ref.solution.stats.wall_time / stats.wall_time)
@@ -119,7 +120,8 @@ def digits(runs: int) -> None:
         error = ((out.samples - ref.samples).norm() / ref.samples.norm()).item()
         serial, parallel = (statistics.median(w[i] for w in walls) for i in (0, 1))
         print(
-            f"{steps:>6}{int(out.solution.iterations.max()):>12}{stats.rounds:>8}{stats.evaluations:>13}  "
+            f"{steps:>6} {type(schedule).__name__.lower():<10}{int(out.solution.iterations.max()):>12}"
+            f"{stats.rounds:>8}{stats.evaluations:>13}  "
             f"{serial:<10.3f}{parallel:<12.3f}{spread(ratios):<24}{error:.1e}"
         )
 

@@ -1,0 +1,141 @@
+"""Digits from a diffusion model, sampled in parallel in time, checked against the sequential sampler.
+
+The network ships with the package. DDIM with N = 25, 100 and 1024 steps is run in this process step after step, and as
+Self-Refining Diffusion Samplers (SRDS, arXiv 2412.08292) does it: about sqrt(N) slices and one coarse step in each,
+refined by Parareal iterations until nothing moves by more than the tolerance; once in the classical order (barrier) and
+once pipelined (wavefront). A last run goes on until every slice is final, after which only rounding is left.
+
+Run it with `make demo` or `python examples/quickstart.py`. It prints a table, writes quickstart.png, and exits with 1
+if the samples disagree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import diffusion_adapters as da
+import parareal as pr
+
+STEPS = (25, 100, 1024)
+RTOL = 1e-3
+ROUNDING = 1e-4  # float32 batches of different sizes, a thousand steps one after another
+
+
+class Row(NamedTuple):
+    """One line of the table: the two runs and how far apart their samples are."""
+
+    name: str
+    serial: da.SampleResult
+    parallel: da.SampleResult
+    allowed: float
+
+    @property
+    def relative(self) -> float:
+        """The largest error of a sample, relative to its norm."""
+        difference = (self.parallel.samples - self.serial.samples).flatten(1).norm(dim=1)
+        return (difference / self.serial.samples.flatten(1).norm(dim=1)).max().item()
+
+    @property
+    def largest(self) -> float:
+        """The largest difference of a pixel; pixels lie between -1 and 1."""
+        return (self.parallel.samples - self.serial.samples).abs().max().item()
+
+    def __str__(self) -> str:
+        serial, parallel = self.serial.solution.stats, self.parallel.solution.stats
+        return (
+            f"{self.name:<16}{int(self.parallel.solution.iterations.max()):>10}"
+            f"{serial.rounds:>9}{parallel.rounds:>10}{serial.evaluations:>9}{parallel.evaluations:>10}"
+            f"{serial.wall_time:>9.3f}{parallel.wall_time:>10.3f}{serial.wall_time / parallel.wall_time:>8.2f}"
+            f"{self.largest:>12.1e}{self.relative:>12.1e}"
+        )
+
+
+HEADER = (
+    f"{'':<16}{'':>10}{'rounds':>19}{'evaluations':>19}{'seconds':>19}{'ratio':>8}{'difference to serial':>24}\n"
+    f"{'N':<16}{'iterations':>10}" + f"{'serial':>9}{'parallel':>10}" * 3 + f"{'':>8}{'pixel':>12}{'relative':>12}"
+)
+
+
+def edge_errors(model: da.DiffusionModel, noise: Tensor, steps: int, row: Row) -> np.ndarray:
+    """Relative error at each slice edge after 1, 2, ... iterations, the mean over samples: ``(k, N)``."""
+    reference = row.serial.solution.us
+    size = reference[1:].flatten(2).norm(dim=2)
+    errors = []
+    for k in range(1, int(row.parallel.solution.iterations.max()) + 1):
+        us = da.sample(model, noise, steps=steps, stop=pr.Iterations(k)).solution.us
+        errors.append(((us - reference)[1:].flatten(2).norm(dim=2) / size).mean(dim=1).numpy())
+    return np.array(errors)
+
+
+def draw(path: Path, rows: list[Row], errors: dict[int, np.ndarray]) -> None:
+    """Samples of both runs one above the other, and the error per slice and iteration."""
+    import matplotlib.pyplot as plt
+
+    shape = {"width_ratios": [2.2, 1]}
+    fig, axes = plt.subplots(len(rows), 2, figsize=(13, 3 * len(rows)), layout="constrained", gridspec_kw=shape)
+    for (left, right), (steps, error), row in zip(axes, errors.items(), rows, strict=True):
+        both = [
+            np.hstack([np.pad(x[0], 1, constant_values=1.0) for x in out.samples.numpy()])
+            for out in (row.serial, row.parallel)
+        ]
+        left.imshow(np.vstack(both), cmap="gray_r", vmin=-1, vmax=1)
+        left.set_title(f"{steps} DDIM steps")
+        left.set_xticks([])
+        rounds = [f"{out.solution.stats.rounds} rounds" for out in (row.serial, row.parallel)]
+        left.set_yticks([4.5, 14.5], [f"serial\n{rounds[0]}", f"parallel\n{rounds[1]}"])
+        for k, values in enumerate(error, 1):
+            right.semilogy(np.arange(1, len(values) + 1), np.maximum(values, 1e-8), marker=".", label=f"iteration {k}")
+        right.axhline(RTOL, color="0.6", ls=":")
+        right.set(xlabel="slice", ylabel="relative error", ylim=(5e-9, 3), title="Error at the slice edges")
+        right.legend(fontsize=8, loc="upper left", ncols=2)
+    fig.savefig(path, dpi=110)
+
+
+def main() -> int:
+    """Samples, compares, prints, draws."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=10, help="how many digits (default: one of each)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path(os.environ.get("PARAREAL_OUT", "out")))
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    labels = torch.arange(args.samples) % 10
+    model = da.load_digits().with_conditioning(label=labels)
+    noise = torch.randn(args.samples, 1, 8, 8, generator=torch.Generator().manual_seed(args.seed))
+    da.sample(model, noise, steps=4)  # warm up, so that neither run pays for it
+
+    print(f"{args.samples} digits, DDIM, SRDS with rtol = {RTOL:g}, {torch.get_num_threads()} threads")
+    print(HEADER)
+    rows: list[Row] = []
+    for steps in STEPS:
+        serial = da.sample(model, noise, steps=steps, parallel=False)
+        for schedule in (pr.Barrier(), pr.Wavefront()):
+            parallel = da.sample(model, noise, steps=steps, rtol=RTOL, schedule=schedule)
+            rows.append(Row(f"{steps} {type(schedule).__name__.lower()}", serial, parallel, allowed=RTOL))
+            print(rows[-1])
+    to_the_end = da.sample(model, noise, steps=STEPS[0], stop=pr.Tolerance(rtol=0.0, atol=0.0))
+    rows.append(Row(f"{STEPS[0]} to the end", rows[0].serial, to_the_end, allowed=ROUNDING))
+    print(rows[-1])
+
+    pipelined = dict(zip(STEPS, rows[1::2], strict=False))
+    errors = {steps: edge_errors(model, noise, steps, row) for steps, row in pipelined.items()}
+    draw(args.out / "quickstart.png", list(pipelined.values()), errors)
+    print(f"picture: {args.out / 'quickstart.png'}")
+    bad = [row for row in rows if not row.relative <= row.allowed]
+    for row in bad:
+        print(f"N = {row.name}: relative error {row.relative:.1e}, allowed {row.allowed:.1e}", file=sys.stderr)
+    print("the samples disagree" if bad else "the samples agree with the sequential sampler's")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
