@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +45,6 @@ class Discrete(NoiseSchedule):
     alphas_cumprod: Tensor
     t_min: float = field(default=0.0, init=False)
     t_max: float = field(init=False)
-    default_spacing: ClassVar[str] = "uniform"
     _s: Tensor = field(init=False, repr=False)  # sigma/alpha at the integers
     _log_s: Tensor = field(init=False, repr=False)  # its log, 0 where it is not finite
 
@@ -113,6 +112,10 @@ def _check_alphas_cumprod(value: Any) -> Tensor:
     require(
         a.ndim == 1 and len(a) >= 2,
         f"alphas_cumprod has shape {tuple(a.shape)}; expected (T,) with T >= 2, one entry for each training timestep",
+    )
+    require(
+        len(a) > 2 or a[0].item() < 1 or a[1].item() > 0,
+        "alphas_cumprod is [1, 0]; expected at least one level between clean data and pure noise",
     )
     require(bool(torch.isfinite(a).all()), "alphas_cumprod holds NaN or Inf; expected finite numbers in (0, 1]")
     require(

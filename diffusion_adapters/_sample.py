@@ -191,7 +191,7 @@ def _check_end(model: DiffusionModel, fine: pr.Integrator, times: Tensor) -> Non
     if model.prediction == "x0" and ends and model.noise_schedule.sigma(times[-1]).item() == 0:
         raise ValueError(
             f"solver {fine!r} evaluates the model at the last time {times[-1].item()}, where sigma is 0 and x0 does "
-            f'not determine the noise; use solver="ddim", or let {type(model.noise_schedule).__name__} end at a t_min above'
+            f'not determine the noise; use solver="ddim", or {type(model.noise_schedule).__name__} with a larger t_min'
         )
 
 

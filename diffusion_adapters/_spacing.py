@@ -17,17 +17,20 @@ Spacing: TypeAlias = Literal["logsnr", "karras", "uniform"] | Tensor
 SPACINGS = ("logsnr", "karras", "uniform")
 
 
-def falling_times(schedule: NoiseSchedule, steps: int, spacing: str | Tensor) -> Tensor:
+def falling_times(schedule: NoiseSchedule, steps: int, spacing: Spacing | None) -> Tensor:
     """Float64 times of shape ``(steps + 1,)``, falling from ``t_max`` to ``t_min``; see `NoiseSchedule.times`."""
     if isinstance(spacing, Tensor):
         return _checked(schedule, spacing)
     steps = count(steps, "steps")
-    rule = one_of(spacing, SPACINGS, "spacing", "a tensor of falling times")
+    s = schedule.s(torch.tensor([schedule.t_max, schedule.t_min], dtype=torch.float64))
+    if spacing is None:
+        rule = schedule.default_spacing if math.isfinite(s[0]) and s[1] > 0 else "uniform"
+    else:
+        rule = one_of(spacing, SPACINGS, "spacing", "a tensor of falling times")
     share = torch.arange(steps + 1, dtype=torch.float64) / steps  # how far each time is from the noisy end
     if rule == "uniform":
         times = _uniform(schedule, share)
     else:
-        s = schedule.s(torch.tensor([schedule.t_max, schedule.t_min], dtype=torch.float64))
         _check_ends(schedule, rule, s)
         times = schedule.time(_logsnr(s, share) if rule == "logsnr" else _karras(s, share, schedule.rho))
     times[0], times[-1] = schedule.t_max, schedule.t_min
