@@ -62,7 +62,7 @@ def check_per_sample(problem: Any, samples: int | None) -> None:
 
 
 def check_fold(problem: Any, u0: State) -> None:
-    """Raises unless a problem with ``batching="fold"`` has a batch axis of one size in front of every leaf."""
+    """Raises unless a problem with ``batching="fold"`` has one batch axis in front of every leaf and its data."""
     sizes = {leaf.shape[0] if leaf.ndim else None for leaf in _tree.leaves(u0)}
     if problem.batching == "fold" and (len(sizes) != 1 or None in sizes):
         shapes = ", ".join(str(tuple(leaf.shape)) for leaf in _tree.leaves(u0))
@@ -70,6 +70,8 @@ def check_fold(problem: Any, u0: State) -> None:
             f'batching="fold" needs one batch axis in front of every tensor of u0; its tensors have shapes {shapes}. '
             'Add it with u0[None], or use batching="vmap"'
         )
+    if problem.batching == "fold":
+        check_per_sample(problem, next(iter(sizes)))
 
 
 def as_lanes(tree: State, samples: int | None) -> State:
