@@ -103,7 +103,7 @@ class Engine:
 
     def begin(self) -> None:
         """Makes what guesses cost nothing."""
-        self._update_edges()
+        self._update_edges(wait=False)
 
     def advance(self) -> tuple[Ints, Floats]:
         """Goes on until some systems complete an iteration, and decides about them.
@@ -117,7 +117,10 @@ class Engine:
             while not self._collect():
                 if not play_round(flights, self.executor, self.counters):
                     raise RuntimeError(f"{self.schedule!r} let no lane set out although some were ready")
-            complete = self._update_edges()
+            if self._update_edges():  # what has just come in may let lanes set out from an edge that is about to move
+                self._set_out()
+                self._update_edges(wait=False)
+            complete = (self.active & (self.held[:, -1] > self.decided)).nonzero()[0]
             if len(complete):
                 return complete, self._decide(complete)
 
@@ -194,30 +197,35 @@ class Engine:
 
     # --- the recursion ------------------------------------------------------------------------------------------
 
-    def _update_edges(self) -> Ints:
-        """Moves on every edge that can; returns the systems that have completed an iteration."""
+    def _update_edges(self, wait: bool = True) -> bool:
+        """Moves on every edge that can; returns whether one waits for lanes to set out from it first."""
         again = True
         while again:
             again = False
-            for mask, recursion in zip(self._ready(), (self._guess, self._finish, self._refine), strict=True):
+            *ready, waiting = self._ready(wait)
+            for mask, recursion in zip(ready, (self._guess, self._finish, self._refine), strict=True):
                 if some(mask):
                     recursion(*mask.nonzero())
                     # Without a coarse propagator to wait for, and after a guess, an edge may move on at once.
                     again |= self.coarse is None or recursion == self._guess
-        return (self.active & (self.held[:, -1] > self.decided)).nonzero()[0]
+        return some(waiting)
 
-    def _ready(self) -> tuple[Bools, Bools, Bools]:
-        """Slices ``(M, N)`` whose right edge can take a first guess, its final state, or its next iterate."""
+    def _ready(self, wait: bool) -> tuple[Bools, Bools, Bools, Bools]:
+        """Slices ``(M, N)`` whose right edge can take a first guess, its final state, or its next iterate.
+
+        An edge keeps its iterate until the lanes of the slice on its right have set out from it; without ``wait`` a
+        final state does not wait for them. The last mask holds the edges that only this keeps back.
+        """
         left, right = self.held[:, :-1], self.held[:, 1:]
         new = left if self.coarse is None else self.coarse_done
         guess = self._live & (new > right) & (right < 0)
         solved = self._live & (self.fine_done >= right) & (right >= 0)
         final = solved & (self._n == self.frontier[:, None]) & (self.fine_done == left)
-        refined = solved & (new > right) & ~final
-        # An edge keeps its iterate until the lanes of the slice on its right have set out from it.
         used = self.fine_from if self.coarse is None else np.minimum(self.fine_from, self.coarse_from)
-        refined[:, :-1] &= used[:, 1:] >= right[:, :-1]
-        return guess, final, refined
+        kept = self._none.copy()
+        kept[:, :-1] = used[:, 1:] < right[:, :-1]
+        refined = solved & (new > right) & ~final
+        return guess, final & ~kept if wait else final, refined & ~kept, (final | refined) & kept
 
     def _guess(self, system: Ints, n: Ints) -> None:
         """U_{n+1}^0 from U_n^0."""
