@@ -73,6 +73,7 @@ class Engine:
         self.coarse: Flight | None = None
         if coarse is not None:
             self.coarse = Flight(problem, coarse, Mesh.build(grid, coarse.steps or 1, self.device), remember_first=True)
+        self._flights = [flight for flight in (self.coarse, self.fine) if flight is not None]
         self._shares = coarse is not None and coarse.shares_first_stage and fine.shares_first_stage
         self._allocate(u0)
 
@@ -111,11 +112,10 @@ class Engine:
         Returns:
             Their numbers ``(D,)`` and the increments of their slices ``(D, N)``.
         """
-        flights = [flight for flight in (self.coarse, self.fine) if flight is not None]
         while True:
             self._set_out()
             while not self._collect():
-                if not play_round(flights, self.executor, self.counters):
+                if not play_round(self._flights, self.executor, self.counters):
                     raise RuntimeError(f"{self.schedule!r} let no lane set out although some were ready")
             if self._update_edges():  # what has just come in may let lanes set out from an edge that is about to move
                 self._set_out()
@@ -172,7 +172,9 @@ class Engine:
         rows = None
         if self._rows is not None:
             rows = _tree.lanes(self._rows, torch.from_numpy(system).to(self.device))
-        first = self.first.peek(ids, iterate) if flight is self.fine and self._shares else None
+        # A copy: a later iterate's value may come in while lanes still hold this one as a stage of their step.
+        first = self.first.take(ids, iterate) if flight is self.fine and self._shares else None
+        # A ticket tells the place, ticket % count, and the iterate, ticket // count.
         flight.launch(ids + self._count * iterate, n, self.u.take(ids + system, iterate), rows, first)
 
     def _collect(self) -> bool:
@@ -199,16 +201,16 @@ class Engine:
 
     def _update_edges(self, wait: bool = True) -> bool:
         """Moves on every edge that can; returns whether one waits for lanes to set out from it first."""
-        again = True
-        while again:
-            again = False
+        while True:
             *ready, waiting = self._ready(wait)
+            again = False
             for mask, recursion in zip(ready, (self._guess, self._finish, self._refine), strict=True):
                 if some(mask):
                     recursion(*mask.nonzero())
                     # Without a coarse propagator to wait for, and after a guess, an edge may move on at once.
                     again |= self.coarse is None or recursion == self._guess
-        return some(waiting)
+            if not again:
+                return some(waiting)
 
     def _ready(self, wait: bool) -> tuple[Bools, Bools, Bools, Bools]:
         """Slices ``(M, N)`` whose right edge can take a first guess, its final state, or its next iterate.
@@ -267,9 +269,7 @@ class Engine:
 
     def _write(self, system: Ints, n: Ints, iterate: Ints, value: State) -> None:
         oldest = None
-        if (
-            self.correction.uses_input
-        ):  # the slice on the right still asks for the iterate that its right edge came from
+        if self.correction.uses_input:  # the slice on the right looks back to what its right edge came from
             oldest = np.maximum(self.held[system, np.minimum(n + 2, self.slices)], 0)
             oldest = np.where(n + 1 == self.slices, iterate, np.minimum(oldest, iterate))
         self.u.put(system * (self.slices + 1) + n + 1, iterate, value, oldest)
@@ -289,6 +289,8 @@ class Engine:
             self.status[system] = self._status(verdict, i, iteration[i], frontier[i], finite[i])
             self.active[system] = self.status[system] is None
         self._look()
+        for flight in self._flights:
+            flight.leave_behind(self._live.reshape(-1))
         return figures[..., 0]
 
     def _status(self, verdict: Verdict, i: int, iteration: int, frontier: int, finite: bool) -> Status | None:

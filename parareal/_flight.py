@@ -27,7 +27,7 @@ class Lanes:
     """L lanes at a point of their mesh, between two steps.
 
     Attributes:
-        ids: What the engine calls them, ``(L,)``.
+        ids: What the engine calls them, ``(L,)``: a place and the number of an iterate.
         left: Steps they have still to make, ``(L,)``.
         at: Index of their present time in the mesh, ``(L,)``.
         t: Their present time, float64, ``(L,)``.
@@ -105,6 +105,7 @@ class Flight:
         self.cohorts: list[Cohort] = []
         self.evaluations = 0
         self._waiting: list[Lanes] = []
+        self._wanted: Bools | None = None
 
     def launch(self, ids: Ints, slices: Ints, u: State, rows: State, first: State = None) -> None:
         """Lanes set out from the left edges of ``slices``; ``first`` is the right-hand side there, if known."""
@@ -123,10 +124,21 @@ class Flight:
         else:
             self._begin(lanes, first)
 
+    def leave_behind(self, wanted: Bools) -> None:
+        """Lanes whose place, ``ids % len(wanted)``, is not wanted any more make no further step."""
+        under_way = bool(self._waiting or self.cohorts)
+        self._wanted = wanted if under_way else None
+
     def begin_steps(self) -> list[Cohort]:
         """Every lane between two steps begins the next; returns all cohorts, each with its request."""
         while self._waiting:
             waiting, self._waiting = self._waiting, []
+            if self._wanted is not None:
+                masks = [self._wanted[lanes.ids % len(self._wanted)] for lanes in waiting]
+                waiting = [lanes if mask.all() else lanes[mask] for lanes, mask in zip(waiting, masks, strict=True)]
+                waiting = [lanes for lanes in waiting if len(lanes.ids)]
+                if not waiting:
+                    break
             self._begin(waiting[0] if len(waiting) == 1 else _merge(waiting))
         return self.cohorts
 

@@ -52,6 +52,20 @@ def test_wavefront_makes_the_iterates_of_barrier_bit_for_bit(case: Case, correct
     assert equal(part(wave.us, -1), part(barrier.us, -1))
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("coarse", [pr.Euler(), pr.Midpoint(), pr.Heun()], ids=lambda m: type(m).__name__)
+def test_iterates_agree_where_several_of_a_slice_are_under_way_at_once(coarse: pr.Integrator, steps: int) -> None:
+    problem, grid = pr.ODE(lambda t, u: torch.sin(t) * u + 1), pr.TimeGrid.uniform(0.0, 3.0, 6, steps)
+    options = {"fine": pr.RK4(), "coarse": coarse, "executor": pr.Serial()}
+    u0 = torch.ones(2, dtype=torch.float64)
+    for k in range(1, 7):
+        both = [
+            pr.solve(problem, u0, grid, stop=pr.Iterations(k), schedule=schedule, **options)
+            for schedule in (pr.Barrier(), pr.Wavefront())
+        ]
+        assert torch.equal(both[0].history[-1].increments, both[1].history[-1].increments)
+
+
 @given(cases(), corrections())
 def test_wavefront_ends_in_the_sequential_solution_and_never_takes_more_rounds(
     case: Case, correction: pr.Correction
@@ -169,6 +183,20 @@ def test_coarse_and_fine_lanes_share_one_call() -> None:
     assert len(widths) == sol.stats.rounds == sol.stats.calls
     assert sum(widths) == sol.stats.evaluations
     assert max(widths) == sol.stats.max_lanes == 8
+
+
+def test_a_sample_that_is_done_leaves_the_rounds() -> None:
+    """The second sample is 0, which every propagator keeps: it is done after one iteration, its lanes under way too."""
+    f = pr.ODE(lambda t, u: -u * u)
+    grid = pr.TimeGrid.uniform(0.0, 4.0, 6, 7)
+    u0 = torch.tensor([[1.0], [0.0]], dtype=torch.float64)
+    options = {"fine": pr.Euler(), "coarse": pr.Euler(), "stop": pr.Tolerance(0.0, 1e-12), "samples": True}
+    for schedule in (pr.Barrier(), pr.Wavefront()):
+        both = pr.solve(f, u0, grid, schedule=schedule, **options)
+        alone = [pr.solve(f, u0[i : i + 1], grid, schedule=schedule, **options) for i in (0, 1)]
+        assert both.iterations.tolist() == [alone[0].iterations.item(), 1]
+        assert both.stats.rounds == alone[0].stats.rounds
+        assert both.stats.evaluations == sum(sol.stats.evaluations for sol in alone)
 
 
 # --- schedules of one's own ------------------------------------------------------------------------------------------
