@@ -90,11 +90,11 @@ def check_at_an_end(at: dict[str, float], source: str, target: str) -> None:
 
 
 def test_a_difference_of_near_numbers_is_exact_where_alpha_is_one() -> None:
-    x0 = normals(5, dtype=torch.float32)[None]
-    x = x0 + 2.0**-10
-    one, sigma = torch.ones(1, dtype=torch.float64), torch.full((1,), 2.0**-10, dtype=torch.float64)
+    x0 = normals(1, 50, dtype=torch.float32)
+    x = x0 + 0.001
+    one, sigma = torch.ones(1, dtype=torch.float64), torch.full((1,), 0.0011, dtype=torch.float64)
     eps = da.convert(x0, x, one, sigma, source="x0", target="eps")
-    assert torch.equal(eps, (x - x0) / 2.0**-10)
+    assert torch.equal(eps, (x - x0) / torch.tensor(0.0011))
 
 
 def test_the_same_prediction_is_passed_through_untouched() -> None:

@@ -81,6 +81,16 @@ def test_vp_is_the_published_formula() -> None:
     assert da.VP(t_min=1e-14).sigma(near_zero).item() == pytest.approx(math.sqrt(1e-13), rel=1e-9)
 
 
+def test_vp_inverts_at_extreme_levels_of_noise() -> None:
+    little = da.VP(t_min=1e-9)
+    t = torch.logspace(-9, -4, 6, dtype=torch.float64)
+    torch.testing.assert_close(little.time(little.s(t)), t, rtol=1e-14, atol=0)
+    much = da.VP(beta_max=1600.0)  # s^2 overflows
+    t = f64(0.9, 1.0)
+    torch.testing.assert_close(much.time(much.s(t)), t, rtol=1e-14, atol=0)
+    assert da.VP(beta_min=0.0).time(f64(0.0)).item() == 0.0
+
+
 def test_cosine_is_the_published_formula() -> None:
     t = inner_times(da.VP.cosine(t_max=1.0))
 
