@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from parareal._store import Ring
 from parareal._tree import State
 from parareal.integrators import Integrator
 
-Callback = Callable[[IterationReport], bool | None]
+Callback = Callable[[IterationReport], Any]
 
 
 def solve(
@@ -65,7 +66,8 @@ def solve(
             right-hand side sees states with a batch axis of 1.
         throw: Raise `SolveError` when the run does not reach what was asked; otherwise return what there is.
         progress: Show a progress bar (needs tqdm).
-        callback: Called with an `IterationReport` after each iteration; returning True stops the run.
+        callback: Called with an `IterationReport` after each iteration; returning True (or
+            a tensor that is) stops the run.
 
     Returns:
         The `Solution`.
@@ -210,7 +212,7 @@ class _Run:
             )
             self.history.append(report)
             bar.update(int(engine.frontier.min()), report.iteration, report.rounds, float(moved.max()))
-            halt |= self.callback is not None and self.callback(report) is True
+            halt |= self.callback is not None and bool(self.callback(report))
         return halt
 
     def _solution(self, engine: Engine) -> Solution:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
@@ -101,7 +102,7 @@ class Tolerance(StoppingRule):
     def __post_init__(self) -> None:
         for name in ("rtol", "atol"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
+            if isinstance(value, bool) or not isinstance(value, Real):
                 raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected a float of at least 0")
             if math.isnan(value) or value < 0:
                 raise ValueError(f"{name}={value!r} is not a tolerance; expected a number of at least 0")
