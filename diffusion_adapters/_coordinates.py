@@ -38,6 +38,10 @@ class Coordinates(ABC):
         """The schedule's time at ``tau``."""
 
     @abstractmethod
+    def levels(self, tau: Tensor, t: Tensor) -> Levels:
+        """Alpha and sigma at a time that is known in both variables, in as few operations as it takes."""
+
+    @abstractmethod
     def scale(self, levels: Levels) -> Tensor:
         """The factor x/u."""
 
@@ -60,8 +64,7 @@ class Coordinates(ABC):
         return x / per_row(self._scale_at(tau), x)
 
     def _scale_at(self, tau: Tensor) -> Tensor:
-        t = self.time(tau)
-        return self.scale(Levels(self.noise_schedule.alpha(t), self.noise_schedule.sigma(t)))
+        return self.scale(self.levels(tau, self.time(tau)))
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ class Ratio(Coordinates):
     def time(self, tau: Tensor) -> Tensor:
         """The inverse of `tau`."""
         return self.noise_schedule.time(tau)
+
+    def levels(self, tau: Tensor, t: Tensor) -> Levels:
+        """Sigma is s alpha."""
+        alpha = self.noise_schedule.alpha(t)
+        return Levels(alpha, tau * alpha)
 
     def scale(self, levels: Levels) -> Tensor:
         """The factor alpha."""
@@ -106,6 +114,10 @@ class Share(Coordinates):
     def time(self, tau: Tensor) -> Tensor:
         """The inverse of `tau`."""
         return tau if isinstance(self.noise_schedule, Flow) else self.noise_schedule.time(tau / (1 - tau))
+
+    def levels(self, tau: Tensor, t: Tensor) -> Levels:
+        """As the schedule has them."""
+        return Levels(self.noise_schedule.alpha(t), self.noise_schedule.sigma(t))
 
     def scale(self, levels: Levels) -> Tensor:
         """The factor alpha + sigma."""

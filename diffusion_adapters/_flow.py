@@ -108,15 +108,17 @@ def probability_flow(model: DiffusionModel) -> ProbabilityFlow:
 def _right_hand_side(
     model: DiffusionModel, coordinates: Coordinates, join: Callable[[list[Tensor]], dict[str, Any]]
 ) -> Callable[..., Tensor]:
-    target = coordinates.rate
+    target, schedule, dtype = coordinates.rate, model.noise_schedule, model.dtype
     direct = model.prediction == coordinates.same_as  # the network's output is the derivative itself
     slopes = model.prediction == "velocity" and not direct
 
     def f(tau: Tensor, u: Tensor, rows: list[Tensor] | None = None) -> Tensor:
         t = coordinates.time(tau)
-        levels = model.levels(t, velocity=slopes)
+        levels = coordinates.levels(tau, t)
+        if slopes:
+            levels = levels._replace(alpha_dot=schedule.alpha_dot(t), sigma_dot=schedule.sigma_dot(t))
         x = per_row(coordinates.scale(levels), u) * u
-        value = model.evaluate(x, t, join(rows or []))
+        value = model.evaluate(x, t, join(rows or []), dtype)
         return value if direct else between(value, x, levels, ROWS[model.prediction](levels), target)
 
     return f

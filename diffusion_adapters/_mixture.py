@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffusion_adapters._model import DiffusionModel
 from diffusion_adapters._noise_schedule import NoiseSchedule
-from diffusion_adapters._prediction import ROWS, Levels, Prediction, check_prediction, per_row
+from diffusion_adapters._prediction import ROWS, Prediction, check_prediction, levels_at, per_row
 from diffusion_adapters._validate import require
 
 
@@ -81,10 +81,7 @@ class GaussianMixture:
 
         def network(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
             t = t.to(device=x.device, dtype=torch.float64)
-            slopes: tuple[Tensor | None, Tensor | None] = (None, None)
-            if prediction == "velocity":
-                slopes = (noise_schedule.alpha_dot(t), noise_schedule.sigma_dot(t))
-            at = Levels(noise_schedule.alpha(t), noise_schedule.sigma(t), *slopes)
+            at = levels_at(noise_schedule, t, velocity=prediction == "velocity")
             x0, eps = self.denoise(x.to(torch.float64), at.alpha, at.sigma, label)
             row = ROWS[prediction](at)
             value = (per_row(row.a, eps) * x0 + per_row(row.b, eps) * eps) / per_row(row.weight, eps)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diffusion_adapters._conditioning import check_conditioning, expand, map_tensors, stack_branches
 from diffusion_adapters._noise_schedule import NoiseSchedule
-from diffusion_adapters._prediction import Levels, Prediction, check_prediction, convert, per_row
+from diffusion_adapters._prediction import Prediction, check_prediction, convert, levels_at, per_row
 from diffusion_adapters._validate import finite
 
 
@@ -87,25 +87,27 @@ class DiffusionModel:
         check_prediction(target, "target")
         check_conditioning(self.conditioning, x.shape[0])
         t = t.to(device=x.device, dtype=torch.float64).expand(x.shape[0])
-        value = self.evaluate(x, t, dict(self.conditioning or {}))
-        levels = self.levels(t, velocity="velocity" in (self.prediction, target))
+        value = self.evaluate(x, t, dict(self.conditioning or {}), self.dtype)
+        levels = levels_at(self.noise_schedule, t, velocity="velocity" in (self.prediction, target))
         return convert(value, x, **levels._asdict(), source=self.prediction, target=target)
 
-    def levels(self, t: Tensor, velocity: bool = False) -> Levels:
-        """Alpha and sigma at float64 times ``t``, and their derivatives where a ``velocity`` takes part."""
-        schedule = self.noise_schedule
-        slopes = (schedule.alpha_dot(t), schedule.sigma_dot(t)) if velocity else (None, None)
-        return Levels(schedule.alpha(t), schedule.sigma(t), *slopes)
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The dtype that the network computes in: that of a module's first floating-point parameter, else x's own."""
+        if not isinstance(self.network, nn.Module):
+            return None
+        return next((p.dtype for p in self.network.parameters() if p.is_floating_point()), None)
 
-    def evaluate(self, x: Tensor, t: Tensor, conditioning: dict[str, Any]) -> Tensor:
+    def evaluate(self, x: Tensor, t: Tensor, conditioning: dict[str, Any], dtype: torch.dtype | None) -> Tensor:
         """One call of the network, its output in the dtype of x.
 
         Args:
             x: Shape ``(B, *rest)``.
             t: Float64, shape ``(B,)``.
             conditioning: For these very rows; see `DiffusionModel`.
+            dtype: `DiffusionModel.dtype`, which takes as long to look up as a small layer takes to run.
         """
-        dtype = _dtype(self.network) or x.dtype
+        dtype = dtype or x.dtype
         time = t.to(torch.promote_types(dtype, torch.float32))
         value = self.network(x.to(dtype), time, **expand(conditioning, x.shape[0]))
         if not isinstance(value, Tensor):
@@ -127,13 +129,6 @@ def _as_names(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise TypeError(f"{what} is a {type(value).__name__}; expected a dict from argument names to values")
     return dict(value)
-
-
-def _dtype(network: Any) -> torch.dtype | None:
-    """The dtype of a module's first floating-point parameter."""
-    if not isinstance(network, nn.Module):
-        return None
-    return next((p.dtype for p in network.parameters() if p.is_floating_point()), None)
 
 
 class _Guided(nn.Module):

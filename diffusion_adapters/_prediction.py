@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from torch import Tensor
 
+from diffusion_adapters._noise_schedule import NoiseSchedule
 from diffusion_adapters._validate import one_of
 
 Prediction: TypeAlias = Literal["eps", "x0", "v", "score", "velocity"]
@@ -32,6 +33,12 @@ class Levels(NamedTuple):
     sigma: Tensor
     alpha_dot: Tensor | None = None
     sigma_dot: Tensor | None = None
+
+
+def levels_at(schedule: NoiseSchedule, t: Tensor, velocity: bool = False) -> Levels:
+    """The levels of a schedule at float64 times ``t``, with derivatives where a ``velocity`` takes part."""
+    slopes = (schedule.alpha_dot(t), schedule.sigma_dot(t)) if velocity else (None, None)
+    return Levels(schedule.alpha(t), schedule.sigma(t), *slopes)
 
 
 def _velocity(at: Levels) -> Row:

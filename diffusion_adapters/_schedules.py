@@ -27,7 +27,7 @@ class VP(NoiseSchedule):
         t_max: Time of the most noise.
 
     Raises:
-        ValueError: 0 <= beta_min <= beta_max or 0 < t_min < t_max does not hold.
+        ValueError: 0 <= beta_min <= beta_max or 0 < t_min < t_max does not hold, or alpha^2 underflows.
 
     Source:
         Score-Based Generative Modeling through Stochastic Differential Equations (arXiv 2011.13456), appendix B.
@@ -52,6 +52,12 @@ class VP(NoiseSchedule):
             "0 <= beta_min <= beta_max, for example VP(beta_min=0.1, beta_max=20.0)",
         )
         _check_range(self, positive=True)
+        total = self.t_max * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * self.t_max)
+        require(
+            total < 700,
+            f"beta_max={self.beta_max} and t_max={self.t_max} leave alpha^2 = exp(-{total:g}), too small for float64; "
+            "expected an integral of beta below 700 (10 by default): lower beta_max or t_max",
+        )
 
     @staticmethod
     def cosine(s: float = 0.008, t_min: float = 1e-3, t_max: float = 0.9946) -> CosineVP:
@@ -71,7 +77,7 @@ class VP(NoiseSchedule):
 
     def time(self, s: Tensor) -> Tensor:
         """The root of the quadratic B(t) = log(1 + s^2)."""
-        b = torch.where(s < 1, torch.log1p(s * s), 2 * s.log() + torch.log1p(s**-2))
+        b = torch.log1p(s * s)
         root = torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * b)
         return 2 * b / (self.beta_min + root).clamp_min(torch.finfo(s.dtype).tiny)
 

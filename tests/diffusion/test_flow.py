@@ -65,6 +65,7 @@ def test_flow_matching_is_solved_as_it_stands() -> None:
     times = torch.linspace(0, 1, 101, dtype=torch.float64)
     assert torch.equal(flow.coordinates.time(times), times)
     assert torch.equal(flow.coordinates.tau(times), times)
+    assert torch.equal(flow.problem.f(times, normals(101, 2)), normals(101, 2).cos())
 
 
 @pytest.mark.parametrize(("name", "prediction"), CASES)
