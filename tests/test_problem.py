@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from strategies import equal
 from torch import Tensor
 
 import parareal as pr
@@ -107,6 +108,29 @@ def test_per_sample_data_without_samples_belongs_to_the_batch_axis() -> None:
         pr.ODE(lambda t, u, rate: -rate[:, :, None] * u, batching="native", per_sample=rates),
     ):
         torch.testing.assert_close(pr.solve(problem, u0, GRID, **options).us, expected, rtol=1e-14, atol=1e-15)
+
+
+class Pair(NamedTuple):
+    x: Tensor
+    v: Tensor
+
+
+def test_named_tuples_are_states() -> None:
+    u0 = Pair(torch.ones(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64))
+    sol = pr.solve(pr.ODE(lambda t, u: Pair(u.v, -u.x)), u0, GRID, fine=pr.RK4(), coarse=pr.Euler(), stop=LAST)
+    assert isinstance(sol.u, Pair)
+    assert sol.us.x.shape == (5, 2)
+
+
+@pytest.mark.xfail(strict=True, reason="keys in another order are refused, though they name the same tensors")
+@pytest.mark.parametrize("batching", ["vmap", "native", "loop"])
+def test_a_dict_may_come_back_in_another_order(batching: Any) -> None:
+    u0 = {"x": torch.ones(2, dtype=torch.float64), "v": torch.zeros(2, dtype=torch.float64)}
+    runs = [
+        pr.solve(pr.ODE(f, batching=batching), u0, GRID, fine=pr.RK4(), coarse=pr.Euler(), stop=LAST).us
+        for f in (lambda t, u: {"x": u["v"], "v": -u["x"]}, lambda t, u: {"v": -u["x"], "x": u["v"]})
+    ]
+    assert equal(*runs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

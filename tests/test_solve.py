@@ -95,6 +95,12 @@ def test_nan_from_the_fine_propagator_ends_the_run_where_it_happens() -> None:
         run(explodes_after(1.2))
 
 
+def test_nan_in_the_initial_state_is_met_at_once() -> None:
+    sol = run(u0=torch.tensor([1.0, float("nan")], dtype=torch.float64), throw=False)
+    assert (sol.status, sol.iterations) == (pr.Status.NONFINITE, 1)
+    assert bool(sol.us[:2, 1].isnan().all())
+
+
 def test_a_fine_propagator_that_fails_from_bad_guesses_only_does_no_harm() -> None:
     """From states above 2 there is no solution, but only the coarse guesses go there."""
     problem = pr.ODE(lambda t, u: torch.where(u > 2, torch.full_like(u, float("inf")), -u))
@@ -136,6 +142,14 @@ def test_a_callback_sees_every_iteration_and_can_stop_the_run() -> None:
     assert (sol.status, sol.iterations, sol.converged) == (pr.Status.STOPPED, 3, False)
     assert sol.history == tuple(seen)
     assert torch.equal(sol.us, run(stop=pr.Iterations(3)).us)
+
+
+def test_a_callback_may_answer_with_a_tensor() -> None:
+    """A comparison of increments is a tensor, and the natural thing to return."""
+    sol = run(stop=NEVER, callback=lambda report: report.increments.max() < 1e-2)
+    assert sol.status is pr.Status.STOPPED
+    assert float(sol.history[-1].increments.max()) < 1e-2
+    assert all(float(report.increments.max()) >= 1e-2 for report in sol.history[:-1])
 
 
 def test_a_callback_that_returns_nothing_only_watches() -> None:

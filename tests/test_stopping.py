@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -62,6 +64,9 @@ def test_rms_and_max_weigh_differently() -> None:
         within = pr.Tolerance(rtol=0.0, atol=1.5, norm=kind)
         sol = pr.solve(IGNORED, u0, GRID, fine=fine, coarse=coarse, stop=within)
         assert sol.iterations == (1 if kind == "rms" else 2)
+    rms, largest = (pr.Tolerance(rtol=0.0, atol=1.5, norm=kind) for kind in ("rms", "max"))
+    for stop, expected in ((rms & largest, 2), (largest & rms, 2), (rms | largest, 1), (largest | rms, 1)):
+        assert pr.solve(IGNORED, u0, GRID, fine=fine, coarse=coarse, stop=stop).iterations == expected
 
 
 def test_rtol_is_relative_to_the_new_iterate() -> None:
@@ -106,6 +111,13 @@ def test_an_iterate_that_overflowed_has_not_settled() -> None:
             assert torch.allclose(sol.us, pr.serial(problem, u0, grid, fine=pr.Euler()).us, rtol=0.1)
 
 
+def test_tolerances_may_be_any_real_number() -> None:
+    for value in (1, np.float32(0.5), np.float64(0.5), Fraction(1, 2)):
+        u0 = torch.zeros(1, dtype=torch.float64)
+        stop = pr.Tolerance(rtol=value, atol=value)
+        assert pr.solve(IGNORED, u0, GRID, fine=shifts(1, 1, 1), coarse=shifts(1, 1, 1), stop=stop).iterations == 1
+
+
 def test_rules_combine_and_nest() -> None:
     u0 = torch.ones(1, dtype=torch.float64)
     grid = pr.TimeGrid.uniform(0.0, 4.0, slices=8, steps=4)
@@ -122,6 +134,22 @@ def test_rules_combine_and_nest() -> None:
     assert run((loose & pr.Iterations(few.iterations + 1)) | tight).iterations == few.iterations + 1
     assert run(tight | pr.Iterations(2)).status is pr.Status.ITERATIONS
     assert run(loose | pr.Iterations(7)).status is pr.Status.CONVERGED
+
+
+def test_both_rules_must_accept_or_either() -> None:
+    """Increments of edges are 2, 4, 6 and then zero: one rule accepts two slices at once, the other all three."""
+    u0 = torch.zeros(1, dtype=torch.float64)
+    two, three, none = (pr.Tolerance(0.0, atol, freeze=True) for atol in (4.5, 6.5, 0.0))
+    for stop, expected in (
+        (two & pr.Tolerance(0.0, 0.0), 1),  # a rule that never freezes accepts nothing
+        (two | pr.Tolerance(0.0, 0.0), 2),
+        (two & none, 1),
+        (none | two, 2),
+        (two & three, 2),
+        (three | two, 3),
+    ):
+        sol = pr.solve(IGNORED, u0, GRID, fine=shifts(1, 1, 1), coarse=shifts(3, 3, 3), stop=stop)
+        assert sol.history[0].frontier == expected
 
 
 def test_increments_are_reported_in_the_norm_of_the_first_tolerance() -> None:
