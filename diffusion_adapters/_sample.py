@@ -79,7 +79,9 @@ def sample(
         width: Not available yet; must be ``None``.
         schedule: Which slices advance when; `parareal.Barrier` by default.
         rtol: Tolerance, relative to each sample: in the last iteration no slice's right edge moved by more than this
-            part of its root mean square.
+            part of its root mean square. It is no proven bound on the error against the sequential sampler; on 1,300
+            random mixtures with rtol of 1e-2 and below the error was at most half of it. At 1e-1 it can be several
+            times that, where a sample had not yet settled on its mode.
         parallel: ``False`` for the sequential sampler: same grid, same problem, same result object.
         generator: What the noise is drawn with, on the generator's device, or one generator for each sample. Nothing
             else is random.
