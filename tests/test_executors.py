@@ -53,6 +53,26 @@ def test_calls_are_counted(executor: pr.Executor) -> None:
     assert made == sol.stats.calls
 
 
+@given(
+    st.integers(1, 9),
+    st.integers(1, 40),
+    st.sampled_from((torch.float32, torch.float64)),
+    st.none() | st.integers(1, 4),
+)
+def test_rows_that_are_treated_alone_do_not_feel_their_neighbours(
+    slices: int, width: int, dtype: torch.dtype, max_lanes: int | None
+) -> None:
+    """Products and sums of elements round the same wherever an element lies: batching changes no bit then."""
+    u0 = torch.linspace(-1.0, 1.3, width, dtype=torch.float64).to(dtype)
+    problem = pr.ODE(lambda t, u: u * (1 - u) + 0.1, batching="native")
+    grid = pr.TimeGrid.uniform(0.0, 0.7, slices, 3)
+    ref = pr.serial(problem, u0, grid, fine=pr.RK4())
+    batched = pr.Batched(max_lanes)
+    never = pr.Tolerance(0.0, 0.0)
+    sol = pr.solve(problem, u0, grid, fine=pr.RK4(), coarse=pr.Heun(), executor=batched, stop=never)
+    assert torch.equal(sol.us, ref.us)
+
+
 def test_serial_and_the_serial_executor_are_bitwise_the_same_for_a_network() -> None:
     """Matrix products of one row and of many round differently; one lane at a time they cannot."""
     torch.manual_seed(0)
