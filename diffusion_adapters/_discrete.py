@@ -34,7 +34,7 @@ class Discrete(NoiseSchedule):
         Denoising Diffusion Probabilistic Models (arXiv 2006.11239); zero terminal SNR: Common Diffusion Noise Schedules
         and Sample Steps Are Flawed (arXiv 2305.08891).
 
-    Example:
+    Examples:
         >>> import torch
         >>> betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
         >>> schedule = Discrete(torch.cumprod(1 - betas, 0))

@@ -83,7 +83,7 @@ def probability_flow(model: DiffusionModel) -> ProbabilityFlow:
         Score-Based Generative Modeling through Stochastic Differential Equations (arXiv 2011.13456), section 4.3; that
         Euler is DDIM: Denoising Diffusion Implicit Models (arXiv 2010.02502), section 4.3.
 
-    Example:
+    Examples:
         >>> import torch, parareal as pr, diffusion_adapters as da
         >>> model = da.GaussianMixture(torch.tensor([[-1.0], [1.0]]), 0.01).model(da.VP())
         >>> flow = da.probability_flow(model)

@@ -34,7 +34,7 @@ class GaussianMixture:
         TypeError: ``means`` is not a floating-point tensor.
         ValueError: Shapes do not fit, or a number is not finite or not positive.
 
-    Example:
+    Examples:
         >>> import torch, diffusion_adapters as da
         >>> mixture = da.GaussianMixture(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), variances=0.01)
         >>> out = da.sample(mixture.model(da.VP()), (4, 2), steps=20, generator=torch.Generator().manual_seed(0))

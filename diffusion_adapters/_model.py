@@ -41,7 +41,7 @@ class DiffusionModel:
         ValueError: ``prediction`` is unknown, a tensor of the conditioning has no leading axis, or the network returns
             another shape than that of x.
 
-    Example:
+    Examples:
         >>> import torch, diffusion_adapters as da
         >>> model = da.DiffusionModel(lambda x, t: x / (1 + t[:, None] ** 2) ** 0.5, da.VP(), prediction="eps")
         >>> model.predict(torch.ones(4, 2), torch.tensor(0.5), "x0").shape
@@ -176,7 +176,7 @@ def guided(
     Source:
         Classifier-Free Diffusion Guidance (arXiv 2207.12598), with scale = 1 + w.
 
-    Example:
+    Examples:
         >>> import torch, diffusion_adapters as da
         >>> def network(x, t, label):
         ...     return x * label[:, None]

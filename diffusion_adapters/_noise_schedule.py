@@ -89,7 +89,7 @@ class NoiseSchedule(ABC):
             ValueError: ``steps`` is below 1; the spacing is unknown, is not defined where the noise or the signal
                 is 0, or is a tensor that does not fall or leaves the range.
 
-        Example:
+        Examples:
             >>> import diffusion_adapters as da
             >>> [round(t, 3) for t in da.EDM().times(3, "karras").tolist()]
             [80.0, 9.723, 0.47, 0.002]

@@ -105,7 +105,7 @@ def convert(
         v: Progressive Distillation for Fast Sampling of Diffusion Models (arXiv 2202.00512); velocity: Stochastic
         Interpolants: A Unifying Framework for Flows and Diffusions (arXiv 2303.08797).
 
-    Example:
+    Examples:
         >>> import torch
         >>> x0, eps = torch.tensor([[2.0]]), torch.tensor([[1.0]])
         >>> alpha, sigma = torch.tensor([0.6]), torch.tensor([0.8])

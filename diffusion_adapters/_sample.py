@@ -102,7 +102,7 @@ def sample(
     Source:
         Self-Refining Diffusion Samplers (arXiv 2412.08292); Parallel Sampling of Diffusion Models (arXiv 2305.16317).
 
-    Example:
+    Examples:
         >>> import torch, diffusion_adapters as da
         >>> model = da.GaussianMixture(torch.tensor([[-1.0], [1.0]]), 0.01).model(da.VP())
         >>> out = da.sample(model, (8, 1), steps=64, generator=torch.Generator().manual_seed(0))

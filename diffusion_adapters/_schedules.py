@@ -32,7 +32,7 @@ class VP(NoiseSchedule):
     Source:
         Score-Based Generative Modeling through Stochastic Differential Equations (arXiv 2011.13456), appendix B.
 
-    Example:
+    Examples:
         >>> import torch
         >>> schedule = VP()
         >>> round(schedule.time(schedule.s(torch.tensor(0.25, dtype=torch.float64))).item(), 12)
@@ -99,7 +99,7 @@ class CosineVP(NoiseSchedule):
     Source:
         Improved Denoising Diffusion Probabilistic Models (arXiv 2102.09672), eq. 17, without its cap on beta.
 
-    Example:
+    Examples:
         >>> import torch
         >>> VP.cosine().alpha(torch.tensor(0.5, dtype=torch.float64)).round(decimals=3).item()
         0.703
@@ -151,7 +151,7 @@ class VE(NoiseSchedule):
     Source:
         Score-Based Generative Modeling through Stochastic Differential Equations (arXiv 2011.13456), appendix C.
 
-    Example:
+    Examples:
         >>> import torch
         >>> round(VE(0.01, 100.0).sigma(torch.tensor(0.5, dtype=torch.float64)).item(), 12)
         1.0
@@ -195,7 +195,7 @@ class EDM(NoiseSchedule):
     Source:
         Elucidating the Design Space of Diffusion-Based Generative Models (arXiv 2206.00364).
 
-    Example:
+    Examples:
         >>> EDM().t_max
         80.0
     """
@@ -244,7 +244,7 @@ class Flow(NoiseSchedule):
         Flow Matching for Generative Modeling (arXiv 2210.02747); the shift: Scaling Rectified Flow Transformers for
         High-Resolution Image Synthesis (arXiv 2403.03206), section 5.3.2.
 
-    Example:
+    Examples:
         >>> Flow(shift=3.0).times(4).tolist()
         [1.0, 0.9, 0.75, 0.5, 0.0]
     """

@@ -4,6 +4,7 @@ A time interval is cut into slices; a rough solution is refined on all slices at
 See `solve`.
 """
 
+from parareal._changes import Change
 from parareal._correction import Coarse, Correction, Identity, Known, Zero
 from parareal._executor import Batched, Executor, Serial
 from parareal._grid import TimeGrid
@@ -11,7 +12,7 @@ from parareal._problem import ODE
 from parareal._schedule import Barrier, Progress, Schedule, Wavefront
 from parareal._solution import IterationReport, Solution, SolveError, Stats, Status
 from parareal._solve import serial, solve
-from parareal._stop import Iterations, StoppingRule, Tolerance
+from parareal._stop import Iterations, StoppingRule, Tolerance, Verdict
 from parareal.integrators import RK4, ButcherTableau, Euler, Heun, Integrator, Midpoint, Propagator, RungeKutta
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Barrier",
     "Batched",
     "ButcherTableau",
+    "Change",
     "Coarse",
     "Correction",
     "Euler",
@@ -43,6 +45,7 @@ __all__ = [
     "StoppingRule",
     "TimeGrid",
     "Tolerance",
+    "Verdict",
     "Wavefront",
     "Zero",
     "serial",

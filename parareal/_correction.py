@@ -107,7 +107,7 @@ class Coarse(Correction):
         J.-L. Lions, Y. Maday, G. Turinici, Resolution d'EDP par un schema en temps "parareel", C. R. Acad. Sci. Paris
         332 (2001); with the coarse step on a diffusion ODE, Self-Refining Diffusion Samplers (arXiv 2412.08292).
 
-    Example:
+    Examples:
         >>> from parareal import Euler
         >>> Coarse(Euler(steps=2)).propagator
         Euler(steps=2)

@@ -28,7 +28,7 @@ class Executor(ABC):
 class Serial(Executor):
     """One lane after another: every lane is computed just as the sequential run would, bit for bit.
 
-    Example:
+    Examples:
         >>> Serial().calls(lanes=8)
         8
     """
@@ -53,7 +53,7 @@ class Batched(Executor):
         TypeError: ``max_lanes`` is not an int.
         ValueError: ``max_lanes`` is below 1.
 
-    Example:
+    Examples:
         >>> Batched(max_lanes=3).calls(lanes=8)
         3
     """

@@ -26,7 +26,7 @@ class TimeGrid:
         TypeError: ``points`` is not a one-dimensional tensor or numpy array of real numbers.
         ValueError: Points repeat, turn round, or are not finite; bounds do not rise from 0 to the last point.
 
-    Example:
+    Examples:
         >>> import torch
         >>> grid = TimeGrid.from_points(torch.linspace(1.0, 0.0, 11), slices=3)
         >>> grid.num_slices, grid.num_steps, grid.steps_per_slice

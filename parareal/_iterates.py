@@ -119,9 +119,9 @@ class Iterates:
         """
         left, right = self.held[:, :-1], self.held[:, 1:]
         new = left if self.free else self.coarse_done
-        guess = self.live & (new > right) & (right < 0)
+        guess = self.live & (new >= 0) & (right < 0)
         solved = self.live & (self.fine_done >= right) & (right >= 0)
-        final = solved & (self.n == self.frontier[:, None]) & (self.fine_done == left)
+        final = self.live & (self.n == self.frontier[:, None]) & (self.fine_done == left)
         used = self.fine_from if self.free else np.minimum(self.fine_from, self.coarse_from)
         kept = self._none.copy()
         kept[:, :-1] = used[:, 1:] < right[:, :-1]
@@ -149,21 +149,23 @@ class Iterates:
 
     def _guess(self, system: Ints, n: Ints) -> None:
         """U_{n+1}^0 from U_n^0; where the correction can, for all n at once."""
-        iterate, edge = np.zeros_like(n), system * (self.slices + 1) + n
+        edge = system * (self.slices + 1) + n
+        iterate = np.zeros_like(n) if self.free else self.coarse_done[system, n]
         u = self.u.peek(edge, iterate)
         if self.correction.stacked:
             value = _tree.join(self.correction.guess_run(Span(self._edges, self.n), u))
             system, n = np.repeat(system, self.slices), np.tile(self.n, len(system))
-            u, iterate = _tree.lanes(u, torch.from_numpy(system).to(self.device)), np.zeros_like(n)
+            u = _tree.lanes(u, torch.from_numpy(system).to(self.device))
         else:
             g = None if self.free else self.g.peek(system * self.slices + n, iterate)
             value = self.correction.guess(Span(self._edges, n), Known(u, g))
-        self._write(system, n, iterate, _tree.finite_or(value, u))
+        self._write(system, n, np.zeros_like(n), _tree.finite_or(value, u))
 
     def _finish(self, system: Ints, n: Ints) -> None:
         """U_{n+1} = F_n(U_n) where U_n is final: then so is U_{n+1}."""
         f = self.f.take(system * self.slices + n, self.held[system, n])
-        k = self.held[system, n + 1]  # where coarse lanes are as slow as fine ones, this may overtake an iterate
+        # Where coarse lanes are as slow as fine ones this overtakes an iterate, or even the first guess.
+        k = np.maximum(self.held[system, n + 1], 0)
         self._change(system, n, k + 1, f, f)
         self._write(system, n, k + 1, f)
         self.frontier[system] = n + 1
@@ -200,7 +202,7 @@ class Iterates:
 
     def _change(self, system: Ints, n: Ints, iterate: Ints, value: State, fine: State) -> State:
         """Notes what the right edges held and what they are to hold; returns the former."""
-        held = self.u.take(system * (self.slices + 1) + n + 1, self.held[system, n + 1])
+        held = self.u.take(system * (self.slices + 1) + n + 1, np.maximum(self.held[system, n + 1], 0))
         self.changes.add(system * self.slices + n, iterate, value, held, fine)
         return held
 

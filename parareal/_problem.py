@@ -48,7 +48,7 @@ class ODE:
         TypeError: ``f`` is not callable, or ``per_sample`` holds something other than tensors.
         ValueError: ``batching`` is unknown.
 
-    Example:
+    Examples:
         >>> import torch, parareal as pr
         >>> problem = pr.ODE(lambda t, u: -u)
         >>> grid = pr.TimeGrid.uniform(0.0, 1.0, slices=4, steps=8)

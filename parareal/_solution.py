@@ -48,7 +48,7 @@ class IterationReport:
         iteration: Counted from 1.
         increments: How far each slice's right edge moved, in the norm of the stopping rule and its own units, float64,
             shape ``(N,)``, or ``(B, N)`` with ``samples=True``. Zero where nothing was computed any more; NaN or Inf
-            where the new iterate was not finite.
+            where the new iterate was not finite, or where there was none before it.
         frontier: Number of slices known final from the left, or with ``samples=True`` one number for each sample,
             int64, shape ``(B,)``.
         rounds: Rounds since the start of the run.

@@ -78,7 +78,7 @@ def solve(
         Exception: Whatever the right-hand side or the callback raised, with the partial solution as its attribute
             ``solution``; so does Ctrl-C.
 
-    Example:
+    Examples:
         >>> import torch, parareal as pr
         >>> problem = pr.ODE(lambda t, u: torch.cos(t) * u)
         >>> grid = pr.TimeGrid.uniform(0.0, 6.0, slices=12, steps=20)
@@ -128,7 +128,7 @@ def serial(
         TypeError, ValueError: An argument is not what it should be; nothing was computed.
         Exception: Whatever the right-hand side raised, with the partial solution as its attribute ``solution``.
 
-    Example:
+    Examples:
         >>> import torch, parareal as pr
         >>> grid = pr.TimeGrid.uniform(0.0, 1.0, slices=4, steps=8)
         >>> ref = pr.serial(pr.ODE(lambda t, u: -u), torch.ones(3), grid, fine=pr.RK4())

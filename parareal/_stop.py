@@ -89,7 +89,7 @@ class Tolerance(StoppingRule):
         TypeError: A tolerance is not a number.
         ValueError: A tolerance is negative or NaN; ``norm`` or ``rule`` is unknown.
 
-    Example:
+    Examples:
         >>> rule = Tolerance(rtol=1e-6, norm="max") | Iterations(20)
     """
 

@@ -31,7 +31,7 @@ class Propagator(Integrator):
         TypeError: ``fn`` is not callable.
         ValueError: ``batching`` is unknown.
 
-    Example:
+    Examples:
         >>> import torch
         >>> exact = Propagator(lambda t0, t1, u: u * torch.exp(t0 - t1))
     """

@@ -30,7 +30,7 @@ class ButcherTableau:
     Source:
         J. C. Butcher, Numerical Methods for Ordinary Differential Equations (Wiley, 2016), section 23.
 
-    Example:
+    Examples:
         >>> ralston = ButcherTableau(a=((), (2 / 3,)), b=(1 / 4, 3 / 4), order=2)
         >>> ralston.c
         (0.0, 0.6666666666666666)
@@ -48,7 +48,7 @@ class ButcherTableau:
         if len(self.a) != len(b):
             raise ValueError(f"a has {len(self.a)} rows and b has {len(b)} weights; expected one row for each weight")
         a = tuple(_explicit_row(row, i) for i, row in enumerate(self.a))
-        sums = tuple(sum(row) for row in a)
+        sums = tuple(float(sum(row)) for row in a)
         c = sums if self.c is None else tuple(float(x) for x in self.c)
         if len(c) != len(b):
             raise ValueError(f"c has {len(c)} nodes and b has {len(b)} weights; expected one node for each weight")
@@ -177,7 +177,7 @@ class RungeKutta(Integrator):
         TypeError: ``tableau`` is neither.
         ValueError: The tableau is not that of a consistent explicit method.
 
-    Example:
+    Examples:
         >>> RungeKutta(ButcherTableau(a=((), (2 / 3,)), b=(1 / 4, 3 / 4), order=2)).evaluations
         2
     """
