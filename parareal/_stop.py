@@ -60,7 +60,7 @@ class StoppingRule(ABC):
 
         Args:
             figures: ``(D, N, C)``, the C figures of each slice's right edge, for D systems.
-            known: ``(D, N)``: the right edge is final; its figures are not to be looked at.
+            known: ``(D, N)``: the right edge is final; it may have become so, and have moved, in this very iteration.
             iteration: ``(D,)``: iterations completed.
         """
 
@@ -130,7 +130,9 @@ class Tolerance(StoppingRule):
         """Stops where every edge passes; with ``freeze`` accepts those that pass in a row."""
         size = figures[..., 1]
         finite = np.isfinite(size)  # an infinite iterate has not settled, although Inf <= rtol * Inf
-        passed = known | (finite & (figures[..., 0] <= self.atol + self.rtol * np.where(finite, size, 0.0)))
+        # Edges that did not change have figures of zero and pass. One that has just become final counts like any
+        # other: what lies to its right was made from its former state.
+        passed = finite & (figures[..., 0] <= self.atol + self.rtol * np.where(finite, size, 0.0))
         run = np.cumprod(passed, axis=1).sum(axis=1)
         stop = run == passed.shape[1]
         return Verdict(stop, stop, run if self.freeze else np.zeros_like(run))
