@@ -70,7 +70,7 @@ def test_rms_and_max_weigh_differently() -> None:
 
 
 def test_rtol_is_relative_to_the_new_iterate() -> None:
-    """U^0 = 3, 6, 9 and U^1 = 1, 2, 3: every edge (but the first, which is final) moves by twice the new iterate."""
+    """U^0 = 3, 6, 9 and U^1 = 1, 2, 3: every edge moves by twice the new iterate."""
     u0 = torch.zeros(1, dtype=torch.float64)
     for rtol, expected in ((2.001, 1), (1.999, 2)):
         stop = pr.Tolerance(rtol=rtol, atol=0.0)
@@ -79,14 +79,30 @@ def test_rtol_is_relative_to_the_new_iterate() -> None:
         assert sol.status is pr.Status.CONVERGED
 
 
-def test_the_first_k_slices_are_never_asked_about() -> None:
-    """Slice 0 moves by 100 in the first iteration, but it is final then; the others do not move."""
+def test_an_edge_that_has_just_become_final_counts_like_any_other() -> None:
+    """Slice 0 moves by 100 in the first iteration, when no other does: those were made from its former state."""
     u0 = torch.zeros(1, dtype=torch.float64)
     coarse = pr.Propagator(lambda t0, t1, u: torch.where((t0 == 0)[:, None], u + 100, 0 * u + 7), batching="native")
     fine = pr.Propagator(lambda t0, t1, u: 0 * u + 7, batching="native")
     sol = pr.solve(IGNORED, u0, GRID, fine=fine, coarse=coarse, stop=pr.Tolerance(0.0, 0.0))
-    assert sol.history[0].increments.tolist() == [93.0, 0.0, 0.0]
-    assert (sol.iterations, sol.status) == (1, pr.Status.CONVERGED)
+    assert [report.increments.tolist() for report in sol.history] == [[93.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    assert sol.status is pr.Status.CONVERGED
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+@pytest.mark.parametrize("rule", ["increment", "defect"])
+@pytest.mark.parametrize("schedule", [pr.Barrier(), pr.Wavefront()], ids=repr)
+@pytest.mark.parametrize(
+    "coarse", [pr.Zero(), pr.Coarse(pr.Propagator(lambda t0, t1, u: 0 * u))], ids=["zero", "constant"]
+)
+def test_a_pulse_in_the_first_slice_is_not_overlooked(coarse: Any, schedule: Any, rule: Any, freeze: bool) -> None:
+    """Nothing but the first edge moves in the first iteration, and no correction tells the others of it."""
+    problem = pr.ODE(lambda t, u: torch.where(t < 1, torch.ones_like(u), torch.zeros_like(u)))
+    stop = pr.Tolerance(rule=rule, freeze=freeze)
+    grid = pr.TimeGrid.uniform(0.0, 8.0, slices=8, steps=4)
+    u0 = torch.zeros(1, dtype=torch.float64)
+    sol = pr.solve(problem, u0, grid, fine=pr.Euler(), coarse=coarse, stop=stop, schedule=schedule)
+    assert sol.us[:, 0].tolist() == [0.0] + [1.0] * 8
 
 
 def test_defect_is_the_distance_from_what_the_fine_propagator_makes_of_it() -> None:
