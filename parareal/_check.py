@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from parareal import _tree
@@ -24,7 +25,7 @@ def check_state(u0: State, samples: bool) -> int:
     if not leaves:
         raise ValueError("u0 holds no tensors; expected a tensor or a nest of tuples, lists and dicts of tensors")
     for leaf in leaves:
-        if not isinstance(leaf, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(leaf, Tensor):
             raise TypeError(
                 f"u0 holds a {type(leaf).__name__}; expected tensors: wrap numbers and arrays in torch.as_tensor(...)"
             )
@@ -32,6 +33,8 @@ def check_state(u0: State, samples: bool) -> int:
             raise TypeError(
                 f"u0 holds a tensor of {leaf.dtype}; expected floating point or complex: use u0.to(torch.float64)"
             )
+        if leaf.layout != torch.strided:
+            raise TypeError(f"u0 holds a tensor of layout {leaf.layout}; expected a dense one: use u0.to_dense()")
         if leaf.device != leaves[0].device:
             raise ValueError(
                 f"u0 lies on {leaves[0].device} and on {leaf.device}; expected all its tensors on one device"

@@ -117,7 +117,7 @@ class Coarse(Correction):
     uses_input = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.propagator, Integrator):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(self.propagator, Integrator):
             raise TypeError(
                 f"the coarse propagator is a {type(self.propagator).__name__}; expected an integrator such as "
                 "pr.Euler(), or pr.Propagator(fn) for a function of your own"

@@ -158,7 +158,7 @@ class Engine:
         figures, finite = self._measure(complete)
         it = self.iterates
         iteration, frontier = self.iteration[complete], it.frontier[complete]
-        verdict = self.stop.decide(figures[..., 1:], it.n < frontier[:, None], iteration)
+        verdict = self.stop.decide(figures[..., 1:], iteration)
         it.frontier[complete] = np.maximum(frontier, verdict.accepted)
         for i, system in enumerate(complete):
             self.status[system] = self._status(verdict, i, iteration[i], frontier[i], finite[i])

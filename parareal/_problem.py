@@ -71,7 +71,7 @@ class ODE:
             )
         if self.per_sample is not None:
             for leaf in _tree.leaves(self.per_sample):
-                if not isinstance(leaf, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+                if not isinstance(leaf, Tensor):
                     raise TypeError(
                         f"per_sample holds a {type(leaf).__name__}; expected tensors with a leading sample axis"
                     )
@@ -89,8 +89,9 @@ class ODE:
         return _tree.stack([self._call_one(*(_tree.one(arg, i) for arg in args)) for i in range(t.shape[0])])
 
     def _checked(self, t: Tensor, u: State, *rows: State) -> State:
-        value = self.f(t, u, *rows)
-        check_like(value, u, "f(t, u)")
+        before = versions(u)
+        value = check_like(self.f(t, u, *rows), u, "f(t, u)")
+        check_untouched(u, before, "f")
         return value
 
     def _call_vmapped(self, args: tuple[Any, ...]) -> State:
@@ -115,11 +116,13 @@ class ODE:
         return _tree.map(lambda leaf: leaf.reshape(lanes, batch, *leaf.shape[1:]), value)
 
     def _call_one(self, t: Tensor, u: State, *rows: State) -> State:
+        before = versions(u)
         value = self.f(t, u, *rows)
         if not isinstance(value, Tensor):
             device = _tree.leaves(u)[0].device
             value = _tree.map(lambda leaf: _from_numpy(leaf, device), value)
-        check_like(value, u, "f(t, u)")
+        value = check_like(value, u, "f(t, u)")
+        check_untouched(u, before, "f")
         return value
 
 
@@ -127,13 +130,30 @@ def _from_numpy(leaf: Any, device: torch.device) -> Any:
     return torch.as_tensor(leaf, device=device) if isinstance(leaf, np.ndarray | np.generic) else leaf
 
 
-def check_like(value: State, u: State, what: str) -> None:
-    """Raises unless ``value`` has the structure, shapes, dtypes and devices of ``u``."""
+def versions(u: State) -> list[int]:
+    """How often each tensor was changed in place; empty where torch does not count, as in inference mode."""
+    leaves = _tree.leaves(u)
+    return [] if leaves[0].is_inference() else [leaf._version for leaf in leaves]
+
+
+def check_untouched(u: State, before: list[int], name: str) -> None:
+    """Raises if a tensor of ``u`` was changed in place since `versions` gave ``before``."""
+    if before and versions(u) != before:
+        raise ValueError(
+            f"{name} changed the state that it was given in place; expected it to return a new tensor: write "
+            "-u instead of u.neg_(), or begin with u = u.clone()"
+        )
+
+
+def check_like(value: State, u: State, what: str) -> State:
+    """Raises unless ``value`` has the structure, shapes, dtypes and devices of ``u``; returns it, dicts in order."""
     if isinstance(value, Tensor) and isinstance(u, Tensor):
         if value.shape == u.shape and value.dtype == u.dtype and value.device == u.device:
-            return
+            return value
         pairs = [(value, u)]
     else:
+        if _tree.structure(value) != _tree.structure(u):
+            value = _tree.in_order_of(value, u)
         if _tree.structure(value) != _tree.structure(u):
             raise TypeError(
                 f"{what} returned {_describe(value)} for a state that is {_describe(u)}; "
@@ -141,7 +161,7 @@ def check_like(value: State, u: State, what: str) -> None:
             )
         pairs = list(zip(_tree.leaves(value), _tree.leaves(u), strict=True))
     for got, expected in pairs:
-        if not isinstance(got, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(got, Tensor):
             raise TypeError(
                 f"{what} returned a {type(got).__name__}; expected a tensor of shape {tuple(expected.shape)}"
             )
@@ -159,6 +179,7 @@ def check_like(value: State, u: State, what: str) -> None:
             raise ValueError(
                 f"{what} returned a tensor on {got.device} for a state on {expected.device}; move it there"
             )
+    return value
 
 
 def _describe(tree: State) -> str:

@@ -55,12 +55,11 @@ class StoppingRule(ABC):
         """Figures of each lane that the decision needs: ``width`` float64 tensors of shape ``(L,)``."""
 
     @abstractmethod
-    def decide(self, figures: Floats, known: Bools, iteration: Ints) -> Verdict:
+    def decide(self, figures: Floats, iteration: Ints) -> Verdict:
         """The verdict after an iteration.
 
         Args:
-            figures: ``(D, N, C)``, the C figures of each slice's right edge, for D systems.
-            known: ``(D, N)``: the right edge is final; it may have become so, and have moved, in this very iteration.
+            figures: ``(D, N, C)``, the C figures of each slice's right edge, for D systems; zero where it did not move.
             iteration: ``(D,)``: iterations completed.
         """
 
@@ -104,8 +103,8 @@ class Tolerance(StoppingRule):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected a float of at least 0")
-            if math.isnan(value) or value < 0:
-                raise ValueError(f"{name}={value!r} is not a tolerance; expected a number of at least 0")
+            if not math.isfinite(value) or value < 0:
+                raise ValueError(f"{name}={value!r} is not a tolerance; expected a finite number of at least 0")
         for name, known in (("norm", get_args(NormName)), ("rule", get_args(RuleName))):
             if getattr(self, name) not in known:
                 raise ValueError(
@@ -126,7 +125,7 @@ class Tolerance(StoppingRule):
         """The norm of what must be small, and of the iterate."""
         return [change.norm(self.rule, self.norm), change.norm("size", self.norm)]
 
-    def decide(self, figures: Floats, known: Bools, iteration: Ints) -> Verdict:
+    def decide(self, figures: Floats, iteration: Ints) -> Verdict:
         """Stops where every edge passes; with ``freeze`` accepts those that pass in a row."""
         size = figures[..., 1]
         finite = np.isfinite(size)  # an infinite iterate has not settled, although Inf <= rtol * Inf
@@ -174,7 +173,7 @@ class Iterations(StoppingRule):
         """Nothing."""
         return []
 
-    def decide(self, figures: Floats, known: Bools, iteration: Ints) -> Verdict:
+    def decide(self, figures: Floats, iteration: Ints) -> Verdict:
         """Stops at the count; no tolerance is checked."""
         stop = iteration >= self.count
         return Verdict(stop, np.zeros_like(stop), np.zeros_like(iteration))
@@ -207,11 +206,11 @@ class _Combined(StoppingRule):
         """The figures of the first rule, then those of the second."""
         return self.first.measure(change) + self.second.measure(change)
 
-    def decide(self, figures: Floats, known: Bools, iteration: Ints) -> Verdict:
+    def decide(self, figures: Floats, iteration: Ints) -> Verdict:
         """Either or both."""
         cut = self.first.width
-        a = self.first.decide(figures[..., :cut], known, iteration)
-        b = self.second.decide(figures[..., cut:], known, iteration)
+        a = self.first.decide(figures[..., :cut], iteration)
+        b = self.second.decide(figures[..., cut:], iteration)
         converged = (a.stop & a.converged) | (b.stop & b.converged)
         if self.how == "|":
             return Verdict(a.stop | b.stop, converged, np.maximum(a.accepted, b.accepted))

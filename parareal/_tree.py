@@ -30,6 +30,15 @@ def structure(tree: State) -> Any:
     return pytree.tree_structure(tree)
 
 
+def in_order_of(tree: State, like: State) -> State:
+    """The tree with the keys of its dicts in the order that they have in ``like``, where they are the same keys."""
+    if isinstance(tree, dict) and isinstance(like, dict) and set(tree) == set(like):  # pyright: ignore
+        return {key: in_order_of(tree[key], like[key]) for key in like}  # pyright: ignore
+    if type(tree) is type(like) and type(tree) in (tuple, list) and len(tree) == len(like):
+        return type(tree)(in_order_of(a, b) for a, b in zip(tree, like, strict=True))
+    return tree
+
+
 @overload
 def map(fn: Callable[[Tensor], Any], tree: State, /) -> State: ...
 @overload

@@ -254,3 +254,28 @@ def test_a_derivative_on_another_device() -> None:
         "on cpu",
         "move it",
     )
+
+
+@pytest.mark.parametrize("batching", ["native", "fold", "loop", "vmap"])
+def test_a_right_hand_side_that_works_in_place_is_refused(batching: Any) -> None:
+    u0 = torch.ones(1, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"in place.*return a new tensor"):
+        pr.solve(pr.ODE(lambda t, u: u.neg_(), batching), u0, GRID, fine=pr.Euler(), coarse=pr.Euler())
+
+
+def test_a_propagator_that_works_in_place_is_refused() -> None:
+    u0 = torch.ones(2, dtype=torch.float64)
+    fine = pr.Propagator(lambda t0, t1, u: u.mul_(0.5))
+    with pytest.raises(ValueError, match=r"in place.*return a new tensor"):
+        pr.solve(pr.ODE(lambda t, u: -u), u0, GRID, fine=fine, coarse=pr.Euler())
+
+
+def test_a_sparse_state_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"layout.*to_dense"):
+        pr.serial(pr.ODE(lambda t, u: -u), torch.ones(2).to_sparse(), GRID, fine=pr.Euler())
+
+
+@pytest.mark.parametrize("options", [{"rtol": float("inf")}, {"atol": float("inf")}])
+def test_infinite_tolerances_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        pr.Tolerance(**options)

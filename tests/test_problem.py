@@ -122,7 +122,6 @@ def test_named_tuples_are_states() -> None:
     assert sol.us.x.shape == (5, 2)
 
 
-@pytest.mark.xfail(strict=True, reason="keys in another order are refused, though they name the same tensors")
 @pytest.mark.parametrize("batching", ["vmap", "native", "loop"])
 def test_a_dict_may_come_back_in_another_order(batching: Any) -> None:
     u0 = {"x": torch.ones(2, dtype=torch.float64), "v": torch.zeros(2, dtype=torch.float64)}

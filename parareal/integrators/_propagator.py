@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from parareal import _tree
-from parareal._problem import Stages, check_like
+from parareal._problem import Stages, check_like, check_untouched, versions
 from parareal._tree import State
 from parareal.integrators._base import Integrator
 
@@ -71,6 +71,7 @@ class Propagator(Integrator):
         return _tree.stack([self._checked(t0[i], t1[i], _tree.one(u, i)) for i in range(t0.shape[0])])
 
     def _checked(self, t0: Tensor, t1: Tensor, u: State) -> State:
-        value = self.fn(t0, t1, u)
-        check_like(value, u, "fn(t0, t1, u)")
+        before = versions(u)
+        value = check_like(self.fn(t0, t1, u), u, "fn(t0, t1, u)")
+        check_untouched(u, before, "fn")
         return value
