@@ -130,15 +130,16 @@ def _from_numpy(leaf: Any, device: torch.device) -> Any:
     return torch.as_tensor(leaf, device=device) if isinstance(leaf, np.ndarray | np.generic) else leaf
 
 
-def versions(u: State) -> list[int]:
-    """How often each tensor was changed in place; empty where torch does not count, as in inference mode."""
-    leaves = _tree.leaves(u)
-    return [] if leaves[0].is_inference() else [leaf._version for leaf in leaves]
+def versions(u: State) -> int:
+    """How often the tensors were changed in place, all together; 0 where torch does not count: in inference mode."""
+    if isinstance(u, Tensor):
+        return 0 if u.is_inference() else u._version
+    return sum(versions(leaf) for leaf in _tree.leaves(u))
 
 
-def check_untouched(u: State, before: list[int], name: str) -> None:
+def check_untouched(u: State, before: int, name: str) -> None:
     """Raises if a tensor of ``u`` was changed in place since `versions` gave ``before``."""
-    if before and versions(u) != before:
+    if versions(u) != before:
         raise ValueError(
             f"{name} changed the state that it was given in place; expected it to return a new tensor: write "
             "-u instead of u.neg_(), or begin with u = u.clone()"

@@ -29,9 +29,8 @@ class Ring:
     def take(self, ids: Ints, iterate: Ints) -> State:
         """A copy: later writes do not reach it."""
         index = self._index(self._rows(ids, iterate))
-        if isinstance(index, slice):
-            return _tree.map(lambda leaf: leaf[index].clone(), self.tree)
-        return _tree.lanes(self.tree, index)
+        part = _tree.lanes(self.tree, index)
+        return _tree.map(Tensor.clone, part) if isinstance(index, slice) else part
 
     def peek(self, ids: Ints, iterate: Ints) -> State:
         """States to be read at once; a view where they are neighbours."""
@@ -45,23 +44,20 @@ class Ring:
         index = self._index(rows)
         self._iterate[rows] = iterate
 
-        def write(leaf: Tensor, new: Tensor) -> Tensor:
+        for leaf, new in zip(_tree.leaves(self.tree), _tree.leaves(value), strict=True):
             if isinstance(index, slice):
                 leaf[index] = new
             else:
                 leaf.index_copy_(0, index, new)
-            return leaf
-
-        _tree.map(write, self.tree, value)
 
     def _rows(self, ids: Ints, iterate: Ints) -> Ints:
         return ids if self.depth == 1 else ids + (iterate % self.depth) * self.lanes
 
     def _index(self, rows: Ints) -> slice | Tensor:
         """Neighbouring rows are a slice, which costs neither an index tensor nor its way to the device."""
-        first, last = int(rows[0]), int(rows[-1])
-        if last - first + 1 == len(rows) and (len(rows) < 3 or bool((np.diff(rows) == 1).all())):
-            return slice(first, last + 1)
+        first, count = int(rows[0]), len(rows)
+        if count == 1 or (int(rows[-1]) - first + 1 == count and bool((np.diff(rows) == 1).all())):
+            return slice(first, first + count)
         return torch.from_numpy(rows).to(self._device)
 
     def _grow(self, depth: int) -> None:

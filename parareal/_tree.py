@@ -92,7 +92,7 @@ def one(tree: State, i: int) -> State:
 def lanes(tree: State, index: slice | Tensor) -> State:
     """Some lanes of a tree: a view for a slice, a copy for an index tensor."""
     if isinstance(index, slice):
-        return map(lambda leaf: leaf[index], tree)
+        return tree[index] if isinstance(tree, Tensor) else map(lambda leaf: leaf[index], tree)
     return map(lambda leaf: leaf.index_select(0, index), tree)
 
 
