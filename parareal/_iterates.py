@@ -174,9 +174,10 @@ class Iterates:
     def _refine(self, system: Ints, n: Ints) -> None:
         """U_{n+1}^{k+1} = F_n(U_n^k) + [G_n(U_n^{k+1}) - G_n(U_n^k)], or another correction in the brackets."""
         k = self.held[system, n + 1]
-        f = self.f.take(system * self.slices + n, k)
+        f = (self.f.take if self._keep_fine else self.f.peek)(system * self.slices + n, k)
         new, old = self._known(system, n, k + 1), self._known(system, n, k)._replace(f=f)
-        self._correct(system, n, f, self.correction.difference(Span(self._edges, n), new, old))
+        change = self.correction.difference(Span(self._edges, n), new, old)
+        self._correct(system, n, _tree.clone(f) if change is None else f, change)
 
     def _refine_run(self, systems: Ints, start: int, end: int) -> None:
         """`_refine` on the neighbouring slices ``start ... end - 1``, for a correction linear in what edges move by."""

@@ -30,7 +30,7 @@ class Ring:
         """A copy: later writes do not reach it."""
         index = self._index(self._rows(ids, iterate))
         part = _tree.lanes(self.tree, index)
-        return _tree.map(Tensor.clone, part) if isinstance(index, slice) else part
+        return _tree.clone(part) if isinstance(index, slice) else part
 
     def peek(self, ids: Ints, iterate: Ints) -> State:
         """States to be read at once; a view where they are neighbours."""

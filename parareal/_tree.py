@@ -96,6 +96,11 @@ def lanes(tree: State, index: slice | Tensor) -> State:
     return map(lambda leaf: leaf.index_select(0, index), tree)
 
 
+def clone(tree: State) -> State:
+    """A copy."""
+    return map(Tensor.clone, tree)
+
+
 def join(tree: State) -> State:
     """Leaves ``(S, L, ...)`` as ``(S * L, ...)``."""
     return map(lambda leaf: leaf.flatten(0, 1), tree)
