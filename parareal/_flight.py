@@ -200,29 +200,34 @@ def play_round(flights: list[Flight], executor: Executor, counters: Counters) ->
     if not waiting:
         return False
     counters.rounds += 1
-    groups: dict[Any, list[Cohort]] = {}
-    for cohort in waiting:
-        groups.setdefault(cohort.request[0], []).append(cohort)
-    values = [_evaluate(fn, cohorts, executor, counters) for fn, cohorts in groups.items()]
-    counters.max_lanes = max(counters.max_lanes, sum(len(cohort.lanes.ids) for cohort in waiting))
+    counters.max_lanes = max(counters.max_lanes, sum([len(cohort.lanes.ids) for cohort in waiting]))
+    groups = [waiting] if len(waiting) == 1 else _by_function(waiting)
+    values = [_evaluate(cohorts, executor, counters) for cohorts in groups]
     for flight in flights:
         flight.cohorts = []
-    for cohorts, parts in zip(groups.values(), values, strict=True):
+    for cohorts, parts in zip(groups, values, strict=True):
         for cohort, value in zip(cohorts, parts, strict=True):
             cohort.resume(value)
     return True
 
 
-def _evaluate(fn: Any, cohorts: list[Cohort], executor: Executor, counters: Counters) -> list[State]:
-    """One function on the lanes of all cohorts that ask for it, as one stack."""
+def _by_function(waiting: list[Cohort]) -> list[list[Cohort]]:
+    groups: dict[Any, list[Cohort]] = {}
+    for cohort in waiting:
+        groups.setdefault(cohort.request[0], []).append(cohort)
+    return list(groups.values())
+
+
+def _evaluate(cohorts: list[Cohort], executor: Executor, counters: Counters) -> list[State]:
+    """The function that all these cohorts ask for, on all their lanes as one stack."""
+    fn, *args = cohorts[0].request
     sizes = [len(cohort.lanes.ids) for cohort in cohorts]
     lanes = sum(sizes)
-    args = cohorts[0].request[1:]
     if len(cohorts) > 1:
-        args = tuple(_tree.cat(parts) for parts in zip(*(cohort.request[1:] for cohort in cohorts), strict=True))
+        args = [_tree.cat(parts) for parts in zip(*(cohort.request[1:] for cohort in cohorts), strict=True)]
     if cohorts[0].lanes.rows is not None:
-        args = (*args, _tree.cat([cohort.lanes.rows for cohort in cohorts]))
-    value = executor.evaluate(fn, args, lanes)
+        args.append(_tree.cat([cohort.lanes.rows for cohort in cohorts]))
+    value = executor.evaluate(fn, tuple(args), lanes)
     counters.calls += executor.calls(lanes)
     for cohort, size in zip(cohorts, sizes, strict=True):
         cohort.flight.evaluations += size

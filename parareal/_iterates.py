@@ -69,6 +69,7 @@ class Iterates:
         self.changes = Changes(self.slices)
         self._active = np.ones(self.systems, dtype=bool)
         self._none = np.zeros(shape, dtype=bool)
+        self._guessing = True  # some edge has no iterate yet
 
     def go_on(self, active: Bools) -> None:
         """Only systems marked in ``active`` go on, each from its frontier."""
@@ -119,15 +120,18 @@ class Iterates:
         """
         left, right = self.held[:, :-1], self.held[:, 1:]
         new = left if self.free else self.coarse_done
-        guess = self.live & (new >= 0) & (right < 0)
+        guess = self._none
+        if self._guessing:
+            guess = self.live & (new >= 0) & (right < 0)
+            if self.correction.stacked:
+                guess[:, 1:] = False  # its first guess is for all edges at once
+            self._guessing = bool((right < 0).any())
         solved = self.live & (self.fine_done >= right) & (right >= 0)
         final = self.live & (self.n == self.frontier[:, None]) & (self.fine_done == left)
         used = self.fine_from if self.free else np.minimum(self.fine_from, self.coarse_from)
         kept = self._none.copy()
         kept[:, :-1] = used[:, 1:] < right[:, :-1]
         refined = solved & (new > right) & ~final
-        if self.correction.stacked:
-            guess[:, 1:] = False  # the first guess is for all edges
         return guess, final & ~kept if wait else final, refined & ~kept, (final | refined) & kept
 
     def _runs(self, refined: Bools) -> Iterator[tuple[Ints, int, int]]:

@@ -57,8 +57,8 @@ class Barrier(Schedule):
 
     def admit(self, progress: Progress) -> tuple[Bools, Bools]:
         """Coarse lanes while no fine lane is under way, fine lanes once the sweep is over."""
-        sweeping = (progress.coarse_ready | progress.coarse_busy).any(axis=1, keepdims=True)
         solving = progress.fine_busy.any(axis=1, keepdims=True)
+        sweeping = (progress.coarse_ready | progress.coarse_busy).any(axis=1, keepdims=True)
         return progress.fine_ready & ~(sweeping | solving), progress.coarse_ready & ~solving
 
 

@@ -145,14 +145,15 @@ def axpy(u: State, h: Tensor, weights: Sequence[float], slopes: Sequence[State])
     Multiplication and addition are kept apart on purpose: fused kernels round differently in their vectorised
     part and in their tail, and a lane's result would depend on how many lanes lie beside it.
     """
+    if isinstance(u, Tensor):
+        return _axpy(u, h, weights, slopes)
+    return map(lambda leaf, *ks: _axpy(leaf, h, weights, ks), u, *slopes)
 
-    def leaf(x: Tensor, *ks: Tensor) -> Tensor:
-        total: Tensor | None = None
-        for w, k in zip(weights, ks, strict=True):
-            if w == 0.0:
-                continue
+
+def _axpy(u: Tensor, h: Tensor, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+    total: Tensor | None = None
+    for w, k in zip(weights, slopes, strict=True):
+        if w != 0.0:
             term = k if w == 1.0 else k * w
             total = term if total is None else total + term
-        return x if total is None else x + per_lane(h, x) * total
-
-    return map(leaf, u, *slopes)
+    return u if total is None else (per_lane(h, u) * total).add_(u)
