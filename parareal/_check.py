@@ -35,6 +35,11 @@ def check_state(u0: State, samples: bool) -> int:
             )
         if leaf.layout != torch.strided:
             raise TypeError(f"u0 holds a tensor of layout {leaf.layout}; expected a dense one: use u0.to_dense()")
+        if not _has_memory(leaf):
+            raise TypeError(
+                "u0 is a tensor without memory of its own, as under torch.func.grad, jvp or vmap; expected another: "
+                "take gradients with torch.autograd, and batches with samples=True or with a leading axis"
+            )
         if leaf.device != leaves[0].device:
             raise ValueError(
                 f"u0 lies on {leaves[0].device} and on {leaf.device}; expected all its tensors on one device"
@@ -50,6 +55,14 @@ def check_state(u0: State, samples: bool) -> int:
             f"samples=True needs one batch axis in front of every tensor of u0; its tensors have shapes {shapes}"
         )
     return leaves[0].shape[0]
+
+
+def _has_memory(leaf: Tensor) -> bool:
+    try:
+        leaf.data_ptr()
+    except RuntimeError:
+        return False
+    return True
 
 
 def check_per_sample(problem: Any, samples: int | None) -> None:

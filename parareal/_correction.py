@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -118,9 +118,11 @@ class Coarse(Correction):
 
     def __post_init__(self) -> None:
         if not isinstance(self.propagator, Integrator):
+            given: Any = self.propagator
+            came = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
             raise TypeError(
-                f"the coarse propagator is a {type(self.propagator).__name__}; expected an integrator such as "
-                "pr.Euler(), or pr.Propagator(fn) for a function of your own"
+                f"the coarse propagator is {came}; expected an integrator such as pr.Euler(), or pr.Propagator(fn) "
+                "for a function of your own"
             )
 
     def guess(self, at: Where, new: Known) -> State:

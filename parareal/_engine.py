@@ -69,6 +69,7 @@ class Engine:
         self.decided = np.zeros(systems, dtype=np.int64)  # the iterate at the last edge that was decided about
         self.status: list[Status | None] = [None] * systems
         self.active = np.ones(systems, dtype=bool)
+        self.accepted = np.zeros(systems, dtype=bool)  # the frontier rests on a tolerance, not on the recursion alone
 
     def begin(self) -> None:
         """Makes what guesses cost nothing."""
@@ -83,8 +84,9 @@ class Engine:
         while True:
             self._set_out()
             while not self._collect():
-                if not play_round(self._flights, self.executor, self.counters):
-                    raise RuntimeError(f"{self.schedule!r} let no lane set out although some were ready")
+                played = play_round(self._flights, self.executor, self.counters)
+                if not (played or any(flight.arrived for flight in self._flights)):
+                    raise RuntimeError(self._stuck())
             if self.iterates.update():  # what has just come in may let lanes set out from an edge that is about to move
                 self._set_out()
                 self.iterates.update(wait=False)
@@ -137,6 +139,16 @@ class Engine:
         first = it.first.take(ids, iterate) if flight is self.fine and self._shares else None
         flight.launch(ids + it.count * iterate, n, it.u.take(ids + system, iterate), rows, first)
 
+    def _stuck(self) -> str:
+        """Why no lane can set out."""
+        it = self.iterates
+        if self._shares and self.coarse is not None and (it.live & (it.coarse_done > it.first_of)).any():
+            return (
+                f"{self.coarse.integrator!r} has shares_first_stage=True, but its step did not begin by asking for "
+                "(problem.rhs, t0, u) with the very t0 and u that it was given; do that, or set it to False"
+            )
+        return f"{self.schedule!r} let no lane set out although some were ready"
+
     def _collect(self) -> bool:
         """Stores what has arrived; returns whether anything has."""
         it = self.iterates
@@ -160,22 +172,23 @@ class Engine:
         iteration, frontier = self.iteration[complete], it.frontier[complete]
         verdict = self.stop.decide(figures[..., 1:], iteration)
         it.frontier[complete] = np.maximum(frontier, verdict.accepted)
+        self.accepted[complete] |= verdict.accepted > frontier
         for i, system in enumerate(complete):
-            self.status[system] = self._status(verdict, i, iteration[i], frontier[i], finite[i])
+            self.status[system] = self._status(verdict, i, system, frontier[i], finite[i])
             self.active[system] = self.status[system] is None
         it.go_on(self.active)
         for flight in self._flights:
             flight.leave_behind(it.live.reshape(-1))
         return figures[..., 0]
 
-    def _status(self, verdict: Verdict, i: int, iteration: int, frontier: int, finite: bool) -> Status | None:
+    def _status(self, verdict: Verdict, i: int, system: int, frontier: int, finite: bool) -> Status | None:
         if not finite:
             return Status.NONFINITE
         if frontier == self.iterates.slices:
-            return Status.FINAL
+            return Status.CONVERGED if self.accepted[system] else Status.FINAL
         if verdict.stop[i]:
             return Status.CONVERGED if verdict.converged[i] else Status.ITERATIONS
-        return Status.MAX_ITERATIONS if iteration >= self.max_iterations else None
+        return Status.MAX_ITERATIONS if self.iteration[system] >= self.max_iterations else None
 
     def _measure(self, complete: Ints) -> tuple[Floats, Bools]:
         """Increments and the C figures of the stopping rule, ``(D, N, 1 + C)``, and whether frontiers are finite.

@@ -57,7 +57,7 @@ class TimeGrid:
         """
         check_count(slices, "slices")
         check_count(steps, "steps")
-        t0, t1 = float(t0), float(t1)
+        t0, t1 = _as_number(t0, "t0"), _as_number(t1, "t1")
         if not (np.isfinite(t0) and np.isfinite(t1)) or t0 == t1:
             raise ValueError(f"t0={t0} and t1={t1} span no interval; expected two different finite numbers")
         points = torch.from_numpy(np.linspace(t0, t1, slices * steps + 1))
@@ -171,12 +171,20 @@ def check_count(value: Any, name: str, least: int = 1) -> None:
         raise ValueError(f"{name}={value} is too small; expected at least {least}")
 
 
+def _as_number(value: Any, name: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected one real number") from None
+
+
 def _as_points(points: Any, name: str) -> Tensor:
-    if isinstance(points, np.ndarray):
-        points = torch.from_numpy(points)
+    if isinstance(points, np.ndarray) and points.dtype.kind in "fiu":
+        points = torch.from_numpy(np.array(points, dtype=np.float64))  # a copy: any strides and any width will do
     if not isinstance(points, Tensor):
+        kind = f" of {points.dtype}" if isinstance(points, np.ndarray) else ""
         raise TypeError(
-            f"{name} is a {type(points).__name__}; expected a one-dimensional tensor: "
+            f"{name} is a {type(points).__name__}{kind}; expected a one-dimensional tensor of real numbers: "
             f"torch.tensor({name}, dtype=torch.float64)"
         )
     if points.ndim != 1 or points.is_complex() or points.dtype == torch.bool:

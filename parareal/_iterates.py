@@ -19,6 +19,7 @@ from parareal import _tree
 from parareal._changes import Changes
 from parareal._correction import Correction, Known
 from parareal._grid import Span, TimeGrid
+from parareal._problem import check_like
 from parareal._schedule import Bools, Ints
 from parareal._store import Ring
 from parareal._tree import State
@@ -162,7 +163,7 @@ class Iterates:
             u = _tree.lanes(u, torch.from_numpy(system).to(self.device))
         else:
             g = None if self.free else self.g.peek(system * self.slices + n, iterate)
-            value = self.correction.guess(Span(self._edges, n), Known(u, g))
+            value = check_like(self.correction.guess(Span(self._edges, n), Known(u, g)), u, "the correction's guess")
         self._write(system, n, np.zeros_like(n), _tree.finite_or(value, u))
 
     def _finish(self, system: Ints, n: Ints) -> None:
@@ -181,6 +182,8 @@ class Iterates:
         f = (self.f.take if self._keep_fine else self.f.peek)(system * self.slices + n, k)
         new, old = self._known(system, n, k + 1), self._known(system, n, k)._replace(f=f)
         change = self.correction.difference(Span(self._edges, n), new, old)
+        if change is not None:
+            change = check_like(change, f, "the correction's difference")
         self._correct(system, n, _tree.clone(f) if change is None else f, change)
 
     def _refine_run(self, systems: Ints, start: int, end: int) -> None:

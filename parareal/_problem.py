@@ -7,6 +7,7 @@ The engine always asks for many values together: times of shape ``(L,)`` and sta
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -61,6 +62,7 @@ class ODE:
     batching: Batching = "vmap"
     per_sample: State = None
     _vmapped: Callable[..., Any] = field(init=False, repr=False)
+    _fresh: Fresh = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not callable(self.f):
@@ -75,7 +77,11 @@ class ODE:
                     raise TypeError(
                         f"per_sample holds a {type(leaf).__name__}; expected tensors with a leading sample axis"
                     )
-        object.__setattr__(self, "_vmapped", torch.func.vmap(self._checked))
+        object.__setattr__(self, "_vmapped", torch.func.vmap(self._compared))
+        object.__setattr__(self, "_fresh", Fresh("f"))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.f, self.batching, self.per_sample)
 
     def rhs(self, t: Tensor, u: State, rows: State = None) -> State:
         """du/dt on L lanes: ``t`` of shape ``(L,)``, leaves ``(L, *state)``; the engine counts one round a call."""
@@ -89,6 +95,9 @@ class ODE:
         return _tree.stack([self._call_one(*(_tree.one(arg, i) for arg in args)) for i in range(t.shape[0])])
 
     def _checked(self, t: Tensor, u: State, *rows: State) -> State:
+        return self._fresh.check(self._compared(t, u, *rows))
+
+    def _compared(self, t: Tensor, u: State, *rows: State) -> State:
         before = versions(u)
         value = check_like(self.f(t, u, *rows), u, "f(t, u)")
         check_untouched(u, before, "f")
@@ -97,15 +106,8 @@ class ODE:
     def _call_vmapped(self, args: tuple[Any, ...]) -> State:
         if args[0].shape[0] == 1:  # one lane needs no vmap, which costs more than a small f itself
             return _tree.map(lambda leaf: leaf.unsqueeze(0), self._checked(*(_tree.one(arg, 0) for arg in args)))
-        try:
+        with noting_vmap("f"):
             return self._vmapped(*args)
-        except RuntimeError as error:
-            if "vmap" in str(error):
-                error.add_note(
-                    'f cannot be run by torch.func.vmap. Write it for stacked lanes and pass batching="native" or '
-                    '"fold", or pass batching="loop" to have it called once per lane.'
-                )
-            raise
 
     def _call_folded(self, args: tuple[Any, ...]) -> State:
         t, u, *rows = args
@@ -116,14 +118,16 @@ class ODE:
         return _tree.map(lambda leaf: leaf.reshape(lanes, batch, *leaf.shape[1:]), value)
 
     def _call_one(self, t: Tensor, u: State, *rows: State) -> State:
-        before = versions(u)
-        value = self.f(t, u, *rows)
+        # Copies on both sides: what numpy code does in place leaves no trace in torch's version counts.
+        given = _tree.clone(u)
+        before = versions(given)
+        value = self.f(t, given, *rows)
         if not isinstance(value, Tensor):
             device = _tree.leaves(u)[0].device
             value = _tree.map(lambda leaf: _from_numpy(leaf, device), value)
         value = check_like(value, u, "f(t, u)")
-        check_untouched(u, before, "f")
-        return value
+        check_untouched(given, before, "f")
+        return _tree.clone(value)
 
 
 def _from_numpy(leaf: Any, device: torch.device) -> Any:
@@ -144,6 +148,46 @@ def check_untouched(u: State, before: int, name: str) -> None:
             f"{name} changed the state that it was given in place; expected it to return a new tensor: write "
             "-u instead of u.neg_(), or begin with u = u.clone()"
         )
+
+
+class Fresh:
+    """Notices a function that writes a result into memory that it returned before, where the old one is still needed.
+
+    Returning one constant again and again is fine. Memory written through numpy is not noticed.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._last: list[tuple[Tensor, int, int]] = []
+
+    def check(self, value: State) -> State:
+        """Raises if ``value`` lies where the last one did and was changed in place since; returns it."""
+        try:
+            held = [(leaf, leaf.untyped_storage().data_ptr()) for leaf in _tree.leaves(value)]
+        except (RuntimeError, NotImplementedError):  # tensors under a transform of torch.func have no memory to show
+            return value
+        for last, version, where in self._last:
+            if any(where == ptr for _, ptr in held) and versions(last) != version:
+                raise ValueError(
+                    f"{self._name} returned a tensor in the memory of its last result, which it has overwritten; "
+                    "expected a new tensor from every call: return buffer.clone(), or compute without out="
+                )
+        self._last = [(leaf.detach(), versions(leaf), ptr) for leaf, ptr in held]
+        return value
+
+
+@contextmanager
+def noting_vmap(name: str) -> Generator[None, None, None]:
+    """Says, on errors that torch raises inside of vmap, what to do where vmap is the cause."""
+    try:
+        yield
+    except RuntimeError as error:
+        error.add_note(
+            f"{name} was called under torch.func.vmap. If it works on a single state, vmap is what it cannot stand: "
+            'write it for stacked lanes and pass batching="native" or "fold", or pass batching="loop" to have it '
+            "called once per lane."
+        )
+        raise
 
 
 def check_like(value: State, u: State, what: str) -> State:

@@ -66,10 +66,14 @@ class Barrier(Schedule):
 class Wavefront(Schedule):
     """Pipelined Parareal: each slice's next iteration starts as soon as its input exists.
 
-    The iterates are those of `Barrier`; only the rounds differ, because coarse and fine lanes of several iterations
-    share them. With one coarse step of a one-evaluation method, S fine steps a slice, N slices and k iterations it
-    takes k S + N - k rounds; for k = N that is the N S of the sequential run. Lanes that set out before it is known
-    whether they will be needed are speculative work, and count as evaluations like any other.
+    Coarse and fine lanes of several iterations share the rounds. With one coarse step of a one-evaluation method, S
+    fine steps a slice, N slices and k iterations it takes k S + N - k rounds; for k = N that is the N S of the
+    sequential run, and it never takes more. Lanes that set out before it is known whether they will be needed are
+    speculative work, and count as evaluations like any other.
+
+    Where every coarse lane takes fewer rounds than the fine lane beside it, each iteration moves every edge to where
+    `Barrier` moves it. When the run ends, edges on the left may already be an iterate further on; where coarse lanes
+    are as slow as fine ones, a final state may overtake an iterate, and what came of that iterate is left out.
 
     Source:
         M. Minion, A hybrid parareal spectral deferred corrections method, Comm. App. Math. Comp. Sci. 5 (2010);

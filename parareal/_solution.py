@@ -39,6 +39,12 @@ class Status(Enum):
         """Whether the run ended without what was asked of it."""
         return self in (Status.MAX_ITERATIONS, Status.NONFINITE, Status.INTERRUPTED)
 
+    @staticmethod
+    def worst(statuses: tuple[Status, ...]) -> Status:
+        """That of a batch whose samples ended so: the sequential solution itself is the best that there is."""
+        order = [Status.FINAL, *(status for status in Status if status is not Status.FINAL)]
+        return max(statuses, key=order.index)
+
 
 @dataclass(frozen=True, eq=False)
 class IterationReport:
@@ -72,7 +78,8 @@ class Stats:
         evaluations: Lanes times rounds, the unit of work.
         fine_evaluations: Those of the fine propagator.
         coarse_evaluations: Those of the correction; a first stage that both share is counted here, once.
-        calls: Calls that the executor made: equal to ``rounds`` unless it went lane by lane or in chunks.
+        calls: Calls that the executor made: equal to ``rounds`` unless it went lane by lane or in chunks, or a round
+            asked for two functions, as it does where a `Propagator` is one of fine and coarse.
         max_lanes: Most lanes in one round.
         wall_time: Seconds.
     """
@@ -141,3 +148,6 @@ class SolveError(RuntimeError):
     def __init__(self, solution: Solution) -> None:
         self.solution = solution
         super().__init__(f"{solution.status.value} Pass throw=False to get the partial solution instead. {solution!r}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.solution,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,16 +87,17 @@ def solve(
         >>> sol.iterations < 12
         True
     """
-    run = _Run(problem, u0, grid, fine, executor or Batched(), samples, callback, progress)
+    run = _Run(problem, u0, grid, fine, Batched() if executor is None else executor, samples, callback, progress)
     if isinstance(coarse, Integrator):
         coarse = Coarse(coarse)
     check_instance(coarse, Correction, "coarse", "pr.Euler() or pr.Coarse(pr.Euler(steps=2))")
-    schedule, stop = schedule or Barrier(), stop or Tolerance()
+    schedule = Barrier() if schedule is None else schedule
+    stop = Tolerance() if stop is None else stop
     check_instance(schedule, Schedule, "schedule", "pr.Barrier()")
     check_instance(stop, StoppingRule, "stop", "pr.Tolerance(rtol=1e-4)")
     if max_iterations is not None:
         check_count(max_iterations, "max_iterations")
-    most = min(max_iterations or grid.num_slices, grid.num_slices)
+    most = grid.num_slices if max_iterations is None else min(max_iterations, grid.num_slices)
     solution = run.parallel(coarse, schedule, stop, most)
     if throw and solution.status.failed:
         raise SolveError(solution)
@@ -135,7 +137,8 @@ def serial(
         >>> ref.stats.rounds == 4 * 8 * 4
         True
     """
-    return _Run(problem, u0, grid, fine, executor or Batched(), samples, None, False).sequential()
+    executor = Batched() if executor is None else executor
+    return _Run(problem, u0, grid, fine, executor, samples, None, False).sequential()
 
 
 @dataclass
@@ -224,7 +227,7 @@ class _Run:
         return Solution(
             us=self._unstack(engine.iterates.states),
             ts=self.grid.edges,
-            status=_worst(statuses),
+            status=Status.worst(statuses),
             iterations=iterations,
             history=tuple(self.history),
             stats=self._stats(engine.counters, engine.fine.evaluations, coarse),
@@ -243,7 +246,7 @@ class _Run:
         us, counters, ids = Ring(self.systems, count * (slices + 1)), Counters(), np.arange(count)
         us.put(ids * (slices + 1), ids, self.systems)
         try:
-            u = self.systems
+            u = _tree.clone(self.systems)  # the caller's own tensor, which no right-hand side shall reach
             for n in range(slices):
                 flight.launch(ids, np.full(count, n), u, self.rows)
                 while play_round([flight], self.executor, counters):
@@ -264,7 +267,9 @@ class _Run:
         iterations = torch.zeros(len(statuses), dtype=torch.int64) if self.samples else 0
         sample_status = statuses if self.samples else None
         stats = self._stats(counters, flight.evaluations, 0)
-        return Solution(self._unstack(us.tree), self.grid.edges, _worst(statuses), iterations, (), stats, sample_status)
+        return Solution(
+            self._unstack(us.tree), self.grid.edges, Status.worst(statuses), iterations, (), stats, sample_status
+        )
 
     # --- shared -----------------------------------------------------------------------------------------------------
 
@@ -295,12 +300,6 @@ class _Run:
 
 def attach(error: BaseException, solution: Solution) -> None:
     """Hands what was computed to whoever catches the error."""
-    error.solution = solution  # pyright: ignore[reportAttributeAccessIssue]
-    error.add_note("What was computed before this is kept: see the attribute 'solution' of this exception.")
-
-
-_SEVERITY = list(Status)
-
-
-def _worst(statuses: tuple[Status, ...]) -> Status:
-    return max(statuses, key=_SEVERITY.index)
+    with suppress(AttributeError, TypeError):  # some exceptions take no attributes
+        error.solution = solution  # pyright: ignore[reportAttributeAccessIssue]
+        error.add_note("What was computed before this is kept: see the attribute 'solution' of this exception.")

@@ -105,6 +105,8 @@ class Tolerance(StoppingRule):
                 raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected a float of at least 0")
             if not math.isfinite(value) or value < 0:
                 raise ValueError(f"{name}={value!r} is not a tolerance; expected a finite number of at least 0")
+        if not isinstance(self.freeze, bool):
+            raise TypeError(f"freeze={self.freeze!r} is a {type(self.freeze).__name__}; expected True or False")
         for name, known in (("norm", get_args(NormName)), ("rule", get_args(RuleName))):
             if getattr(self, name) not in known:
                 raise ValueError(

@@ -279,3 +279,25 @@ def test_a_sparse_state_is_refused() -> None:
 def test_infinite_tolerances_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="finite"):
         pr.Tolerance(**options)
+
+
+TRANSFORMS: dict[str, Any] = {
+    "grad": torch.func.grad,
+    "vmap": torch.func.vmap,
+    "jvp": lambda f: lambda u: torch.func.jvp(f, (u,), (torch.ones_like(u),)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of torch.jit
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_transforms_of_torch_func_are_refused(transform: Any) -> None:
+    def end(u: torch.Tensor) -> torch.Tensor:
+        return pr.solve(pr.ODE(lambda t, u: -u), u, GRID, fine=pr.RK4(), coarse=pr.Euler()).u.sum()
+
+    with pytest.raises(TypeError, match=r"torch\.func\.grad, jvp or vmap; expected another"):
+        transform(end)(torch.ones(2, 3))
+
+
+def test_freeze_is_a_bool() -> None:
+    with pytest.raises(TypeError, match="freeze='yes' is a str"):
+        pr.Tolerance(freeze="yes")  # pyright: ignore

@@ -94,3 +94,32 @@ def test_a_mesh_of_uniform_steps_keeps_the_edges_exact(slices: int, steps: int, 
         torch.testing.assert_close(
             lengths, ((grid.edges[n + 1] - grid.edges[n]) / steps).expand(steps), rtol=1e-12, atol=0
         )
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        np.linspace(0.0, 1.0, 7)[::-1],
+        np.linspace(1.0, 0.0, 7, dtype=np.longdouble),
+        np.linspace(1.0, 0.0, 7).astype(">f8"),
+        np.linspace(12.0, 0.0, 13)[::2] / 12.0,
+    ],
+    ids=["negative strides", "long double", "other byte order", "strided"],
+)
+def test_any_numpy_array_of_numbers_will_do(points: np.ndarray) -> None:
+    points.setflags(write=False)
+    grid = pr.TimeGrid.from_points(points, slices=3)
+    assert grid.points.tolist() == np.asarray(points, dtype=np.float64).tolist()
+
+
+@pytest.mark.parametrize("points", [np.array(["a", "b"]), np.array([0.0, None]), np.array([0j, 1j]), np.array([True])])
+def test_arrays_of_anything_else_are_refused(points: np.ndarray) -> None:
+    with pytest.raises(TypeError, match=rf"points is a ndarray of {points.dtype}; expected .* of real numbers"):
+        pr.TimeGrid.from_points(points, slices=1)
+
+
+def test_ends_of_an_interval_are_numbers() -> None:
+    assert pr.TimeGrid.uniform(torch.tensor(0.0), np.float32(1.0), slices=2).edges.tolist() == [0.0, 0.5, 1.0]
+    for wrong in ("a", None, torch.zeros(2), 1j):
+        with pytest.raises(TypeError, match=r"t1 is .* expected one real number"):
+            pr.TimeGrid.uniform(0.0, wrong, slices=2)  # pyright: ignore

@@ -1,4 +1,4 @@
-"""A schedule decides when lanes go, never what comes out: Wavefront's iterates are Barrier's, in fewer rounds."""
+"""A schedule decides when lanes go. Where coarse lanes are the quicker, Wavefront moves each edge as Barrier does."""
 
 from __future__ import annotations
 

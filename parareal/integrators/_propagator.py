@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from parareal import _tree
-from parareal._problem import Stages, check_like, check_untouched, versions
+from parareal._problem import Fresh, Stages, check_like, check_untouched, noting_vmap, versions
 from parareal._tree import State
 from parareal.integrators._base import Integrator
 
@@ -40,6 +40,7 @@ class Propagator(Integrator):
     batching: str = "loop"
     steps: int | None = field(default=1, init=False)
     _vmapped: Callable[..., Any] = field(init=False, repr=False)
+    _fresh: Fresh = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not callable(self.fn):
@@ -47,6 +48,10 @@ class Propagator(Integrator):
         if self.batching not in ("loop", "vmap", "native"):
             raise ValueError(f"batching={self.batching!r} is unknown; expected one of 'loop', 'vmap', 'native'")
         object.__setattr__(self, "_vmapped", torch.func.vmap(self._checked))
+        object.__setattr__(self, "_fresh", Fresh("fn"))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.fn, self.batching)
 
     @property
     def order(self) -> int | None:
@@ -65,10 +70,12 @@ class Propagator(Integrator):
     def propagate(self, t0: Tensor, t1: Tensor, u: State, rows: State = None) -> State:
         """States at ``t1``, shape ``(L,)``, from states at ``t0``; ``rows`` is not used: close over what you need."""
         if self.batching == "native":
-            return self._checked(t0, t1, u)
+            return self._fresh.check(self._checked(t0, t1, u))
         if self.batching == "vmap":
-            return self._vmapped(t0, t1, u)
-        return _tree.stack([self._checked(t0[i], t1[i], _tree.one(u, i)) for i in range(t0.shape[0])])
+            with noting_vmap("fn"):
+                return self._vmapped(t0, t1, u)
+        lanes = [(t0[i], t1[i], _tree.clone(_tree.one(u, i))) for i in range(t0.shape[0])]
+        return _tree.stack([_tree.clone(self._checked(*lane)) for lane in lanes])
 
     def _checked(self, t0: Tensor, t1: Tensor, u: State) -> State:
         before = versions(u)
