@@ -5,11 +5,11 @@ See `solve`.
 """
 
 from parareal._changes import Change
-from parareal._correction import Coarse, Correction, Identity, Known, Zero
+from parareal._correction import Coarse, Correction, Identity, Known, Sweep, Zero
 from parareal._executor import Batched, Executor, Serial
 from parareal._grid import TimeGrid
 from parareal._problem import ODE
-from parareal._schedule import Barrier, Progress, Schedule, Wavefront
+from parareal._schedule import Barrier, Progress, Schedule, Wavefront, Windowed
 from parareal._solution import IterationReport, Solution, SolveError, Stats, Status
 from parareal._solve import serial, solve
 from parareal._stop import Iterations, StoppingRule, Tolerance, Verdict
@@ -43,10 +43,12 @@ __all__ = [
     "Stats",
     "Status",
     "StoppingRule",
+    "Sweep",
     "TimeGrid",
     "Tolerance",
     "Verdict",
     "Wavefront",
+    "Windowed",
     "Zero",
     "serial",
     "solve",

@@ -55,12 +55,14 @@ class Changes:
         """Right edges of the slices ``ids`` have taken the iterates numbered ``iterate``; see `Change`."""
         self._parts.append((ids, iterate, new, old, fine))
 
-    def take(self, systems: Ints, last: Ints) -> tuple[Ints, Change]:
-        """Takes out the changes of some systems up to iterate ``last[system]``, with the slices they belong to."""
+    def take(self, systems: Ints, last: Ints | None) -> tuple[Ints, Change]:
+        """Takes out the changes of some systems, up to iterate ``last[system]``, with the slices they belong to."""
         ids, iterate = (np.concatenate([part[i] for part in self._parts]) for i in (0, 1))
         new, old, fine = (_tree.cat([part[i] for part in self._parts]) for i in (2, 3, 4))
         owner = ids // self._slices
-        chosen = np.isin(owner, systems) & (iterate <= last[owner])
+        chosen = np.isin(owner, systems)
+        if last is not None:
+            chosen &= iterate <= last[owner]
         self._parts = []
         if not chosen.all():
             device = _tree.leaves(new)[0].device

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from parareal import _tree
+from parareal._grid import Where
 from parareal._tree import State
 from parareal.integrators import Integrator
 
@@ -24,21 +25,37 @@ class Known(NamedTuple):
         u: The state at the slice's left edge; ``None`` unless the correction has ``uses_input``.
         g: The coarse propagator's value there; ``None`` where the correction has no propagator.
         f: The fine propagator's value there; ``None`` for the new iterate, whose fine solve is yet to come.
+        before: The same of the iterate before this one, for corrections with ``memory``; where there was none, this
+            one again, so that differences are zero.
     """
 
     u: State
     g: State
     f: State = None
+    before: Known | None = None
+
+    def fold(self, size: int) -> Known:
+        """Leaves ``(R * size, *state)`` as ``(R, size, *state)``."""
+        u, g, f = (None if part is None else _tree.fold(part, size) for part in self[:3])
+        return Known(u, g, f, self.before and self.before.fold(size))
 
 
-class Where(Protocol):
-    """The slices of L lanes: ``t0`` and ``t1``, float64, shape ``(L,)``."""
+class Sweep(NamedTuple):
+    """R rows of L neighbouring slices through which a change passes.
 
-    @property
-    def t0(self) -> Tensor: ...
+    With D the amount by which an edge moves, the right edge of a slice moves by its defect, F(old) minus the iterate
+    held there, plus the difference J D of the slice, where D is what its left edge moves by.
 
-    @property
-    def t1(self) -> Tensor: ...
+    Attributes:
+        moved: D at the left edges of the first slices, leaves ``(R, *state)``.
+        defects: Defects of all slices, leaves ``(R, L, *state)``.
+        old: What is known of the slices at the old iterate, leaves ``(R, L, *state)``; ``None`` for corrections
+            without ``memory``.
+    """
+
+    moved: State
+    defects: State
+    old: Known | None
 
 
 class Correction(ABC):
@@ -48,13 +65,25 @@ class Correction(ABC):
         propagator: What is evaluated at every new input, stacked with the fine lanes; ``None`` where the correction
             needs no evaluation of the right-hand side.
         uses_input: Whether `difference` looks at ``u``; the engine keeps the inputs only then.
+        memory: How many iterates before the old one `difference` looks back to; needs ``uses_input``.
         stacked: Whether `guess_run` and `difference_run` are there, which do a sweep over many slices in a few
             operations. Only for corrections without a propagator.
     """
 
     propagator: Integrator | None
     uses_input: bool
+    memory: int = 0
     stacked: bool = False
+
+    def bind(self, problem: Any, u0: State, grid: Any) -> Correction:
+        """This correction, made ready for a problem before any work is done; raises where it does not fit.
+
+        Args:
+            problem: The problem.
+            u0: One system's initial state.
+            grid: The time grid.
+        """
+        return self
 
     @abstractmethod
     def guess(self, at: Where, new: Known) -> State:
@@ -65,30 +94,26 @@ class Correction(ABC):
         """Approximates F(new.u) - F(old.u), leaves ``(L, *state)``; ``None`` stands for zero."""
 
     def guess_run(self, at: Where, u: State) -> State:
-        """`guess` on L neighbouring slices in one go.
+        """`guess` on rows of L neighbouring slices in one go.
 
         Args:
-            at: The L slices.
-            u: First iterates at the left edge of the first slice, of S systems: leaves ``(S, *state)``.
+            at: The slices; times have shape ``(R, L)``.
+            u: First iterates at the left edges of the first slices, leaves ``(R, *state)``.
 
         Returns:
-            First iterates at all right edges, leaves ``(S, L, *state)``.
+            First iterates at all right edges, leaves ``(R, L, *state)``.
         """
         raise NotImplementedError
 
-    def difference_run(self, at: Where, moved: State, defects: State) -> State | None:
-        """`difference` on L neighbouring slices in one go, for corrections that are linear in new.u - old.u.
-
-        With D the amount by which an edge moves, the right edge of a slice moves by its defect, F(old) minus the
-        iterate held there, plus the difference J D of the slice, where D is what its left edge moves by.
+    def difference_run(self, at: Where, sweep: Sweep) -> State | None:
+        """`difference` on rows of L neighbouring slices in one go, for corrections that are linear in new.u - old.u.
 
         Args:
-            at: The L slices.
-            moved: D at the left edge of the first slice, leaves ``(S, *state)`` for S systems.
-            defects: Defects of the L slices, leaves ``(S, L, *state)``.
+            at: The slices; times have shape ``(R, L)``.
+            sweep: What moves, and how.
 
         Returns:
-            J D of the L slices, leaves ``(S, L, *state)``; ``None`` stands for zero.
+            J D of all slices, leaves ``(R, L, *state)``; ``None`` stands for zero.
         """
         raise NotImplementedError
 
@@ -157,13 +182,13 @@ class Identity(Correction):
         """The state held, on every edge."""
         return _held(at, u)
 
-    def difference_run(self, at: Where, moved: State, defects: State) -> State:
+    def difference_run(self, at: Where, sweep: Sweep) -> State:
         """What each left edge moves by: ``moved`` and all defects before it."""
 
         def leaf(first: Tensor, defect: Tensor) -> Tensor:
             return torch.cat([first.unsqueeze(1), defect[:, :-1]], dim=1).cumsum(dim=1)
 
-        return _tree.map(leaf, moved, defects)
+        return _tree.map(leaf, sweep.moved, sweep.defects)
 
 
 @dataclass(frozen=True)
@@ -186,10 +211,11 @@ class Zero(Correction):
         """The state held, on every edge."""
         return _held(at, u)
 
-    def difference_run(self, at: Where, moved: State, defects: State) -> None:
+    def difference_run(self, at: Where, sweep: Sweep) -> None:
         """Zero."""
         return None
 
 
 def _held(at: Where, u: State) -> State:
-    return _tree.map(lambda leaf: leaf.unsqueeze(1).expand(leaf.shape[0], len(at.t0), *leaf.shape[1:]), u)
+    length = at.shape[1]
+    return _tree.map(lambda leaf: leaf.unsqueeze(1).expand(leaf.shape[0], length, *leaf.shape[1:]), u)

@@ -52,8 +52,14 @@ class Engine:
         executor: Executor,
         stop: StoppingRule,
         max_iterations: int,
+        dense: bool = True,
     ) -> None:
-        self.iterates = Iterates(u0, grid, correction, keep_fine=stop.uses_defect)
+        correction = correction.bind(problem, _tree.one(u0, 0), grid)
+        self.slides = schedule.width is not None
+        if self.slides:
+            stop = stop.accepting()
+        width = min(schedule.width or grid.num_slices, grid.num_slices)
+        self.iterates = Iterates(u0, grid, correction, stop.uses_defect, width, dense, schedule.guess)
         self.schedule, self.executor, self.stop, self.max_iterations = schedule, executor, stop, max_iterations
         self.counters = Counters()
         self._rows = rows
@@ -66,7 +72,7 @@ class Engine:
         self._shares = coarse is not None and coarse.shares_first_stage and fine.shares_first_stage
         systems = self.iterates.systems
         self.iteration = np.zeros(systems, dtype=np.int64)
-        self.decided = np.zeros(systems, dtype=np.int64)  # the iterate at the last edge that was decided about
+        self.decided = np.zeros(systems, dtype=np.int64)  # what `_reached` gave when it was last decided
         self.status: list[Status | None] = [None] * systems
         self.active = np.ones(systems, dtype=bool)
         self.accepted = np.zeros(systems, dtype=bool)  # the frontier rests on a tolerance, not on the recursion alone
@@ -90,7 +96,7 @@ class Engine:
             if self.iterates.update():  # what has just come in may let lanes set out from an edge that is about to move
                 self._set_out()
                 self.iterates.update(wait=False)
-            complete = (self.active & (self.iterates.held[:, -1] > self.decided)).nonzero()[0]
+            complete = (self.active & (self._reached() > self.decided)).nonzero()[0]
             if len(complete):
                 return complete, self._decide(complete)
 
@@ -120,6 +126,7 @@ class Engine:
             coarse_busy=it.live & (it.coarse_from > it.coarse_done) if nowhere is None else nowhere,
             frontier=it.frontier,
             iteration=self.iteration,
+            coarse=self.coarse is not None,
         )
         fine, coarse = self.schedule.admit(progress)
         if self.coarse is not None and some(coarse):
@@ -130,14 +137,17 @@ class Engine:
     def _launch(self, flight: Flight, mask: Bools, set_out_from: Ints) -> None:
         it = self.iterates
         system, n = mask.nonzero()
-        ids, iterate = system * it.slices + n, it.held[:, :-1][mask]
-        set_out_from[mask] = iterate
+        ids, iterate = system * it.slices + n, it.set_out(mask, set_out_from)
         rows = None
         if self._rows is not None:
             rows = _tree.lanes(self._rows, torch.from_numpy(system).to(it.device))
         # A copy: a later iterate's value may come in while lanes still hold this one as a stage of their step.
         first = it.first.take(ids, iterate) if flight is self.fine and self._shares else None
         flight.launch(ids + it.count * iterate, n, it.u.take(ids + system, iterate), rows, first)
+
+    def _reached(self) -> Ints:
+        """What grows when an iteration is complete, ``(M,)``: the iterate at the last edge, or a window's frontier."""
+        return self.iterates.frontier if self.slides else self.iterates.held[:, -1]
 
     def _stuck(self) -> str:
         """Why no lane can set out."""
@@ -166,13 +176,13 @@ class Engine:
     def _decide(self, complete: Ints) -> Floats:
         """Stops systems, and moves their frontiers, after an iteration; returns increments ``(D, N)``."""
         self.iteration[complete] += 1
-        self.decided[complete] = self.iterates.held[complete, -1]
         figures, finite = self._measure(complete)
         it = self.iterates
         iteration, frontier = self.iteration[complete], it.frontier[complete]
         verdict = self.stop.decide(figures[..., 1:], iteration)
         it.frontier[complete] = np.maximum(frontier, verdict.accepted)
         self.accepted[complete] |= verdict.accepted > frontier
+        self.decided[complete] = self._reached()[complete]
         for i, system in enumerate(complete):
             self.status[system] = self._status(verdict, i, system, frontier[i], finite[i])
             self.active[system] = self.status[system] is None
@@ -195,13 +205,15 @@ class Engine:
 
         All of it comes in one transfer from the device.
         """
-        ids, changes = self.iterates.changes.take(complete, self.decided)
+        ids, changes = self.iterates.changes.take(complete, None if self.slides else self.iterates.held[:, -1])
         columns = [changes.norm("increment", self.stop.norm), *self.stop.measure(changes)]
         front = self.iterates.at_frontier(complete)
         finite = [(leaf - leaf == 0).reshape(len(complete), -1).all(1) for leaf in _tree.leaves(front)]
         packed = torch.cat([*columns, torch.stack(finite).all(0)]).cpu().numpy()
         slices = self.iterates.slices
         figures = np.zeros((len(complete), slices, len(columns)))
+        if self.slides:  # zero where nothing is computed any more, NaN where nothing was computed yet
+            figures[self.iterates.n >= self.decided[complete, None]] = np.nan
         row = np.searchsorted(complete, ids // slices)
         figures[row, ids % slices] = packed[: -len(complete)].reshape(len(columns), -1).T
         return figures, packed[-len(complete) :] > 0

@@ -7,7 +7,7 @@ ones: every step length carries its sign.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -146,11 +146,28 @@ class Mesh:
         return cls(torch.from_numpy(points.reshape(-1)).to(device), start, np.full(grid.num_slices, steps))
 
 
+class Where(Protocol):
+    """The slices of L lanes: ``t0`` and ``t1``, float64, shape ``(L,)``, or ``(R, L)`` for rows of them."""
+
+    @property
+    def t0(self) -> Tensor: ...
+
+    @property
+    def t1(self) -> Tensor: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
 class Span:
-    """The slices of L lanes: where each starts and ends, looked up only when asked for."""
+    """The slices of L lanes, or of R rows of L: where each starts and ends, looked up only when asked for."""
 
     def __init__(self, edges: Tensor, n: np.ndarray[Any, np.dtype[np.int64]]) -> None:
         self._edges, self._n = edges, n
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of `t0` and `t1`: ``(L,)`` or ``(R, L)``."""
+        return self._n.shape
 
     @property
     def t0(self) -> Tensor:

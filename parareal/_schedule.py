@@ -6,10 +6,19 @@ It sees only who stands where (`Progress`), never a state, and it answers with t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from parareal import _tree
+from parareal._grid import Where, check_count
+from parareal._problem import check_like
+from parareal._tree import State
 
 Ints: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Bools: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
@@ -26,6 +35,7 @@ class Progress:
         coarse_busy: ``(M, N)``: a coarse lane is under way.
         frontier: ``(M,)``: edges ``0 ... frontier`` are final.
         iteration: ``(M,)``: iterations completed.
+        coarse: Whether the correction has a propagator, whose lanes these coarse ones are.
     """
 
     fine_ready: Bools
@@ -34,10 +44,21 @@ class Progress:
     coarse_busy: Bools
     frontier: Ints
     iteration: Ints
+    coarse: bool = False
 
 
 class Schedule(ABC):
-    """Chooses which ready lanes set out."""
+    """Chooses which ready lanes set out.
+
+    Attributes:
+        width: Most slices that are worked on at a time, from the frontier on; ``None`` for all.
+        guess: First iterates in place of the correction's own: ``guess(at, u, before, last)`` gives those at all right
+            edges of the rows of slices ``at``, leaves ``(R, L, *state)``, from the states ``u`` at their first left
+            edges and those ``before`` at the left edges of the slices ``last`` in front of them.
+    """
+
+    width: int | None = None
+    guess: Callable[[Where, State, State, Where], State] | None = None
 
     @abstractmethod
     def admit(self, progress: Progress) -> tuple[Bools, Bools]:
@@ -84,3 +105,100 @@ class Wavefront(Schedule):
     def admit(self, progress: Progress) -> tuple[Bools, Bools]:
         """Everything that is ready."""
         return progress.fine_ready, progress.coarse_ready
+
+
+@dataclass(frozen=True)
+class Windowed(Schedule):
+    """A window of slices that slides with the frontier: at most ``width`` of them are worked on at a time.
+
+    Slices leave it on the left as they become final or are accepted by the stopping rule, which a window always asks to
+    accept (``freeze``). Inside, everything goes as soon as it can, as in `Wavefront`. The slice at the frontier always
+    advances, so that it never takes more rounds than the sequential run. An iteration ends whenever the frontier has
+    moved.
+
+    Args:
+        width: Slices in the window, at least 1, and lanes in a round. Where the correction has a propagator its lanes
+            count as well, and the slice at the frontier may need two of them.
+        initial: First guesses on slices that enter: ``"coarse"``, the correction's own; ``"hold"``, the last state;
+            ``"extrapolate"``, the line through the last two edges; or ``guess(t0, t1, u)``, called once for many
+            slices with float64 times of shape ``(L,)`` and leaves ``(L, *state)``, which carries ``u`` from ``t0``,
+            the last edge that holds a state, to ``t1``.
+
+    Raises:
+        TypeError: ``width`` is not an int.
+        ValueError: ``width`` is below 1, or ``initial`` is unknown.
+
+    Source:
+        Parallel Sampling of Diffusion Models (ParaDiGMS, arXiv 2305.16317), with `Identity` and slices of one step.
+
+    Examples:
+        >>> import torch, parareal as pr
+        >>> grid = pr.TimeGrid.uniform(0.0, 8.0, slices=64)
+        >>> problem = pr.ODE(lambda t, u: torch.cos(t) * u)
+        >>> window = pr.Windowed(8)
+        >>> sol = pr.solve(problem, torch.ones(1), grid, fine=pr.RK4(), coarse=pr.Identity(), schedule=window)
+        >>> sol.stats.max_lanes, sol.stats.rounds < 4 * 64
+        (8, True)
+    """
+
+    width: int  # pyright: ignore[reportIncompatibleVariableOverride]
+    initial: Literal["coarse", "hold", "extrapolate"] | Callable[[Tensor, Tensor, State], State] = "coarse"
+
+    def __post_init__(self) -> None:
+        check_count(self.width, "width")
+        if not callable(self.initial) and self.initial not in INITIAL:
+            raise ValueError(
+                f"initial={self.initial!r} is unknown; expected one of {', '.join(map(repr, INITIAL))}, or a function "
+                "guess(t0, t1, u) -> u at t1"
+            )
+
+    @property
+    def guess(self) -> Callable[[Where, State, State, Where], State] | None:  # pyright: ignore
+        """What ``initial`` stands for."""
+        if callable(self.initial):
+            return partial(_carried, self.initial)
+        return INITIAL[self.initial]
+
+    def admit(self, progress: Progress) -> tuple[Bools, Bools]:
+        """Everything that is ready, from the left, as long as there is room; the slice at the frontier always."""
+        p = progress
+        if self.width >= p.fine_ready.shape[1] and not p.coarse:
+            return p.fine_ready, p.coarse_ready
+        front = np.arange(p.fine_ready.shape[1]) == p.frontier[:, None]
+        fine = p.fine_ready & (front | ~p.fine_busy)
+        coarse = p.coarse_ready & (front | ~p.coarse_busy)
+        under_way = (p.fine_busy.astype(np.int64) + p.coarse_busy) * ~front
+        room = self.width - 1 - p.coarse - under_way.sum(axis=1, keepdims=True)  # some is kept for the frontier
+        fits = front | (np.cumsum((fine.astype(np.int64) + coarse) * ~front, axis=1) <= room)
+        return fine & fits, coarse & fits
+
+
+def _held(at: Where, u: State, before: State, last: Where) -> State:
+    length = at.shape[1]
+    return _tree.map(lambda leaf: leaf.unsqueeze(1).expand(leaf.shape[0], length, *leaf.shape[1:]), u)
+
+
+def _extrapolated(at: Where, u: State, before: State, last: Where) -> State:
+    start = at.t0[:, :1]
+    ratio = (at.t1 - start) / (start[:, 0] - last.t0)[:, None]
+    ratio = torch.where(torch.isfinite(ratio), ratio, 0.0)  # no edge before the first
+
+    def leaf(now: Tensor, earlier: Tensor) -> Tensor:
+        flat = _tree.per_lane(ratio.reshape(-1), now.new_empty(1).expand(1, *now.shape[1:]))
+        return now.unsqueeze(1) + flat.unflatten(0, ratio.shape) * (now - earlier).unsqueeze(1)
+
+    return _tree.map(leaf, u, before)
+
+
+def _carried(fn: Callable[[Tensor, Tensor, State], State], at: Where, u: State, before: State, last: Where) -> State:
+    rows, length = at.shape
+    many = _tree.map(lambda leaf: leaf.repeat_interleave(length, dim=0), u)
+    start = at.t0[:, :1].expand(rows, length).reshape(-1)
+    return _tree.fold(check_like(fn(start, at.t1.reshape(-1), many), many, "initial(t0, t1, u)"), length)
+
+
+INITIAL: dict[str, Callable[[Where, State, State, Where], State] | None] = {
+    "coarse": None,
+    "hold": _held,
+    "extrapolate": _extrapolated,
+}

@@ -103,8 +103,8 @@ class Solution:
 
     Attributes:
         us: States at the slice edges: the tree of the initial state, leaves ``(N + 1, *state)``. Edges that a run cut
-            short had not reached hold NaN.
-        ts: The slice edges, float64, shape ``(N + 1,)``.
+            short had not reached hold NaN. With ``dense=False`` the first and the last edge alone, ``(2, *state)``.
+        ts: Their times, float64, shape ``(N + 1,)``, or ``(2,)``.
         status: How the run ended; ``status.value`` is a sentence. With ``samples=True`` the worst of all samples.
         iterations: Iterations made; with ``samples=True`` one number for each sample, int64, shape ``(B,)``.
         history: One report for each iteration.

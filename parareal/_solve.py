@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from parareal import _tree
 from parareal._check import as_lanes, check_fold, check_instance, check_per_sample, check_state
@@ -42,6 +43,7 @@ def solve(
     stop: StoppingRule | None = None,
     max_iterations: int | None = None,
     samples: bool = False,
+    dense: bool = True,
     throw: bool = True,
     progress: bool = False,
     callback: Callback | None = None,
@@ -65,6 +67,8 @@ def solve(
         samples: Axis 0 of every tensor in ``u0`` is a batch of independent samples: norms, stopping and iterations are
             then per sample, a sample that has finished leaves the rounds, and none depends on the others. The
             right-hand side sees states with a batch axis of 1.
+        dense: Keep the states at all edges. ``False`` keeps the first and the last alone, and with `Windowed` the
+            memory then grows with its width, not with the number of slices.
         throw: Raise `SolveError` when the run does not reach what was asked; otherwise return what there is.
         progress: Show a progress bar (needs tqdm).
         callback: Called with an `IterationReport` after each iteration; returning True (or
@@ -87,7 +91,7 @@ def solve(
         >>> sol.iterations < 12
         True
     """
-    run = _Run(problem, u0, grid, fine, Batched() if executor is None else executor, samples, callback, progress)
+    run = _Run(problem, u0, grid, fine, Batched() if executor is None else executor, samples, callback, progress, dense)
     if isinstance(coarse, Integrator):
         coarse = Coarse(coarse)
     check_instance(coarse, Correction, "coarse", "pr.Euler() or pr.Coarse(pr.Euler(steps=2))")
@@ -138,7 +142,7 @@ def serial(
         True
     """
     executor = Batched() if executor is None else executor
-    return _Run(problem, u0, grid, fine, executor, samples, None, False).sequential()
+    return _Run(problem, u0, grid, fine, executor, samples, None, False, True).sequential()
 
 
 @dataclass
@@ -153,6 +157,7 @@ class _Run:
     samples: bool
     callback: Callback | None
     progress: bool
+    dense: bool
     started: float = field(default_factory=time.perf_counter)
     history: list[IterationReport] = field(default_factory=list)
 
@@ -179,7 +184,17 @@ class _Run:
             return self._empty()
         bar = Bar(self.progress, self.grid.num_slices)
         engine = Engine(
-            self.problem, self.systems, self.rows, self.grid, self.fine, correction, schedule, self.executor, stop, most
+            self.problem,
+            self.systems,
+            self.rows,
+            self.grid,
+            self.fine,
+            correction,
+            schedule,
+            self.executor,
+            stop,
+            most,
+            self.dense,
         )
         increments: dict[int, Floats] = {}
         try:
@@ -226,7 +241,7 @@ class _Run:
         iterations = torch.from_numpy(engine.iteration) if self.samples else int(engine.iteration[0])
         return Solution(
             us=self._unstack(engine.iterates.states),
-            ts=self.grid.edges,
+            ts=self._times,
             status=Status.worst(statuses),
             iterations=iterations,
             history=tuple(self.history),
@@ -243,7 +258,7 @@ class _Run:
         slices, device = self.grid.num_slices, _tree.leaves(self.systems)[0].device
         count = _tree.leaves(self.systems)[0].shape[0]
         flight = Flight(self.problem, self.fine, Mesh.build(self.grid, self.fine.steps, device))
-        us, counters, ids = Ring(self.systems, count * (slices + 1)), Counters(), np.arange(count)
+        us, counters, ids = Ring(self.systems, count, slices + 1), Counters(), np.arange(count)
         us.put(ids * (slices + 1), ids, self.systems)
         try:
             u = _tree.clone(self.systems)  # the caller's own tensor, which no right-hand side shall reach
@@ -286,16 +301,21 @@ class _Run:
 
     def _unstack(self, rows: State) -> State:
         """Rows of all systems as states at the edges: leaves ``(N + 1, *state)``."""
-        edges = self.grid.num_slices + 1
         if self.batch is None:
             return rows
+        edges = len(self._times)
         return _tree.map(lambda leaf: leaf.reshape(-1, edges, *leaf.shape[2:]).transpose(0, 1), rows)
 
+    @property
+    def _times(self) -> Tensor:
+        """The times of the states that a solution keeps."""
+        edges = self.grid.edges
+        return edges if self.dense else edges[[0, -1]]
+
     def _empty(self) -> Solution:
-        edges = self.grid.num_slices + 1
-        us = _tree.map(lambda leaf: leaf.new_empty((edges, *leaf.shape)), self.u0)
+        us = _tree.map(lambda leaf: leaf.new_empty((len(self._times), *leaf.shape)), self.u0)
         none = torch.zeros(0, dtype=torch.int64)
-        return Solution(us, self.grid.edges, Status.FINAL, none, (), self._stats(Counters(), 0, 0), ())
+        return Solution(us, self._times, Status.FINAL, none, (), self._stats(Counters(), 0, 0), ())
 
 
 def attach(error: BaseException, solution: Solution) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -63,6 +63,10 @@ class StoppingRule(ABC):
             iteration: ``(D,)``: iterations completed.
         """
 
+    def accepting(self) -> StoppingRule:
+        """This rule, accepting slices as they pass, as a sliding window needs it."""
+        return self
+
     def __or__(self, other: StoppingRule) -> StoppingRule:
         return _Combined(self, other, "|") if isinstance(other, StoppingRule) else NotImplemented  # pyright: ignore
 
@@ -112,6 +116,10 @@ class Tolerance(StoppingRule):
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} is unknown; expected one of {', '.join(map(repr, known))}"
                 )
+
+    def accepting(self) -> Tolerance:
+        """With ``freeze``."""
+        return replace(self, freeze=True)
 
     @property
     def uses_defect(self) -> bool:
@@ -193,6 +201,10 @@ class _Combined(StoppingRule):
     def norm(self) -> NormName:
         """That of the first tolerance among the two."""
         return self.second.norm if isinstance(self.first, Iterations) else self.first.norm
+
+    def accepting(self) -> StoppingRule:
+        """Both."""
+        return replace(self, first=self.first.accepting(), second=self.second.accepting())
 
     @property
     def uses_defect(self) -> bool:

@@ -1,4 +1,4 @@
-"""Rows of states in one buffer, read and written by lane number and iterate."""
+"""Rows of states in one buffer, read and written by place and iterate."""
 
 from __future__ import annotations
 
@@ -12,18 +12,24 @@ from parareal._tree import State
 
 
 class Ring:
-    """For each of ``lanes`` numbered places the states of its last ``depth`` iterates, NaN where there is none.
+    """For numbered places the states of their last ``depth`` iterates, NaN where there is none.
+
+    Place ``n`` of system ``m`` has the number ``m * per + n``. Where only ``keep`` places of a system are held, those
+    whose numbers differ by a multiple of ``keep`` share a row, and the last that was written has it.
 
     Args:
         like: A tree with a lane axis, leaves ``(L, *state)``, whose shapes, dtypes and device the states take.
-        lanes: Number of places.
+        systems: Number of systems.
+        per: Places of each.
+        keep: How many of them are held at a time; ``None`` for all.
         depth: Iterates kept of each; `put` makes it larger when it must.
     """
 
-    def __init__(self, like: State, lanes: int, depth: int = 1) -> None:
-        self.lanes, self.depth = lanes, depth
-        self.tree = _tree.map(lambda leaf: leaf.new_full((depth * lanes, *leaf.shape[1:]), float("nan")), like)
-        self._iterate = np.full(depth * lanes, -1)
+    def __init__(self, like: State, systems: int, per: int, keep: int | None = None, depth: int = 1) -> None:
+        self._per, self._keep = per, per if keep is None else min(keep, per)
+        self._lanes, self.depth = systems * self._keep, depth
+        self.tree = _tree.map(lambda leaf: leaf.new_full((depth * self._lanes, *leaf.shape[1:]), float("nan")), like)
+        self._iterate = np.full(depth * self._lanes, -1)
         self._device = _tree.leaves(like)[0].device
 
     def take(self, ids: Ints, iterate: Ints) -> State:
@@ -51,7 +57,10 @@ class Ring:
                 leaf.index_copy_(0, index, new)
 
     def _rows(self, ids: Ints, iterate: Ints) -> Ints:
-        return ids if self.depth == 1 else ids + (iterate % self.depth) * self.lanes
+        if self._keep < self._per:
+            system, n = np.divmod(ids, self._per)
+            ids = system * self._keep + n % self._keep
+        return ids if self.depth == 1 else ids + (iterate % self.depth) * self._lanes
 
     def _index(self, rows: Ints) -> slice | Tensor:
         """Neighbouring rows are a slice, which costs neither an index tensor nor its way to the device."""
@@ -62,11 +71,16 @@ class Ring:
 
     def _grow(self, depth: int) -> None:
         held = (self._iterate >= 0).nonzero()[0]
-        iterate, old = self._iterate[held], self.tree
-        self.depth = max(depth, 2 * self.depth)
-        self._iterate = np.full(self.depth * self.lanes, -1)
+        held = held[np.argsort(-self._iterate[held], kind="stable")]  # where rows are shared, the newest stay
+        old, iterate, self.depth = self.tree, self._iterate[held], max(depth, 2 * self.depth)
+        rows, first = np.unique(held % self._lanes + (iterate % self.depth) * self._lanes, return_index=True)
+        held, iterate = held[first], iterate[first]
+        self._iterate = np.full(self.depth * self._lanes, -1)
+        self._iterate[rows] = iterate
         self.tree = _tree.map(
-            lambda leaf: leaf.new_full((self.depth * self.lanes, *leaf.shape[1:]), float("nan")), self.tree
+            lambda leaf: leaf.new_full((self.depth * self._lanes, *leaf.shape[1:]), float("nan")), self.tree
         )
         if len(held):
-            self.put(held % self.lanes, iterate, _tree.lanes(old, torch.from_numpy(held).to(self._device)))
+            here, there = (torch.from_numpy(index).to(self._device) for index in (held, rows))
+            for leaf, former in zip(_tree.leaves(self.tree), _tree.leaves(old), strict=True):
+                leaf.index_copy_(0, there, former.index_select(0, here))
