@@ -203,8 +203,9 @@ def load_digits(*, device: torch.device | str | None = None, dtype: torch.dtype 
         ImportError: where safetensors is not installed.
         TypeError: where ``dtype`` is not a real floating dtype.
     """
-    if dtype is not None and not dtype.is_floating_point:
-        raise TypeError(f"dtype is {dtype}; expected a real floating dtype: load_digits(dtype=torch.float32)")
+    given: Any = dtype
+    if given is not None and not (isinstance(given, torch.dtype) and given.is_floating_point):
+        raise TypeError(f"dtype is {given!r}; expected a real floating dtype: load_digits(dtype=torch.float32)")
     resource = importlib.resources.files("diffusion_adapters").joinpath("data", _WEIGHTS)
     with importlib.resources.as_file(resource) as path:
         network = read_network(path)

@@ -14,6 +14,7 @@ from diffusion_adapters._conditioning import split
 from diffusion_adapters._coordinates import Coordinates, coordinates_for
 from diffusion_adapters._model import DiffusionModel
 from diffusion_adapters._prediction import ROWS, between, per_row
+from diffusion_adapters._validate import check_floating
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +42,16 @@ class ProbabilityFlow:
 
         Returns:
             x, of the shape and dtype of u.
+
+        Raises:
+            TypeError: ``u`` is not a real floating-point tensor.
         """
+        check_floating(u, "u")
         return self.coordinates.to_x(_as_time(tau, u), u)
 
     def from_x(self, tau: Tensor | float, x: Tensor) -> Tensor:
         """The ODE's state u from the noisy sample x; the inverse of `to_x`."""
+        check_floating(x, "x")
         return self.coordinates.from_x(_as_time(tau, x), x)
 
     def grid(self, times: Tensor, slices: int | None = None) -> pr.TimeGrid:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from diffusion_adapters._conditioning import check_conditioning, expand, map_tensors, stack_branches
 from diffusion_adapters._noise_schedule import NoiseSchedule
 from diffusion_adapters._prediction import Prediction, check_prediction, convert, levels_at, per_row
-from diffusion_adapters._validate import finite
+from diffusion_adapters._validate import check_floating, finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class DiffusionModel:
 
     Raises:
         TypeError: ``network`` is not callable, ``noise_schedule`` is not a schedule, ``conditioning`` is not a dict of
-            names, or the network returns something other than a tensor.
+            names, or the network returns something other than a real floating-point tensor.
         ValueError: ``prediction`` is unknown, a tensor of the conditioning has no leading axis, or the network returns
             another shape than that of x.
 
@@ -66,27 +67,42 @@ class DiffusionModel:
         check_conditioning(self.conditioning)
 
     def with_conditioning(self, **conditioning: Any) -> DiffusionModel:
-        """The same model with these arguments added to its conditioning, or put in place of those of the same name."""
+        """The same model with these arguments added to its conditioning, or put in place of those of the same name.
+
+        Raises:
+            ValueError: The model is `guided`: it has two branches, and which is meant is not said.
+        """
+        if isinstance(self.network, _Guided):
+            raise ValueError(
+                f"with_conditioning({', '.join(conditioning)}) came for a guided model, whose branches have their own "
+                "conditioning; add it before: da.guided(model.with_conditioning(...), scale, cond, uncond), or put it "
+                "into cond and uncond"
+            )
         return replace(self, conditioning={**(self.conditioning or {}), **conditioning})
 
-    def predict(self, x: Tensor, t: Tensor, target: Prediction | None = None) -> Tensor:
+    def predict(self, x: Tensor, t: Tensor | float, target: Prediction | None = None) -> Tensor:
         """What the network says about x, as the prediction wanted.
 
         Args:
             x: Noisy samples, floating point, shape ``(B, *rest)``.
-            t: Their times, shape ``(B,)`` or ``()``.
+            t: Their times, shape ``(B,)`` or ``()``, or a number.
             target: The prediction wanted; ``None`` for the network's own.
 
         Returns:
             The prediction, of the shape and dtype of x.
 
         Raises:
-            ValueError: ``target`` is unknown, or the conditioning does not fit the number of samples.
+            TypeError: ``x`` is not a real floating-point tensor, or ``t`` is not real.
+            ValueError: ``target`` is unknown, x has no axis of samples, or ``t`` or the conditioning does not fit their
+                number.
         """
         target = self.prediction if target is None else target
         check_prediction(target, "target")
+        check_floating(x, "x")
+        if x.ndim == 0:
+            raise ValueError("x has no axis; expected shape (B, *rest), one entry for each sample: x[None]")
         check_conditioning(self.conditioning, x.shape[0])
-        t = t.to(device=x.device, dtype=torch.float64).expand(x.shape[0])
+        t = _times(t, x)
         value = self.evaluate(x, t, dict(self.conditioning or {}), self.dtype)
         levels = levels_at(self.noise_schedule, t, velocity="velocity" in (self.prediction, target))
         return convert(value, x, **levels._asdict(), source=self.prediction, target=target)
@@ -106,8 +122,16 @@ class DiffusionModel:
             t: Float64, shape ``(B,)``.
             conditioning: For these very rows; see `DiffusionModel`.
             dtype: `DiffusionModel.dtype`, which takes as long to look up as a small layer takes to run.
+
+        Returns:
+            The network's output, in the dtype of x.
+
+        Raises:
+            TypeError: ``x`` or the output is not a real floating-point tensor.
+            ValueError: The output has another shape than x.
         """
-        dtype = dtype or x.dtype
+        check_floating(x, "x")
+        dtype = x.dtype if dtype is None else dtype
         time = t.to(torch.promote_types(dtype, torch.float32))
         value = self.network(x.to(dtype), time, **expand(conditioning, x.shape[0]))
         if not isinstance(value, Tensor):
@@ -115,12 +139,30 @@ class DiffusionModel:
                 f"the network returned a {type(value).__name__}; expected a tensor. Wrap it, for example "
                 "lambda x, t, **conditioning: network(x, t, **conditioning).sample"
             )
+        if not value.is_floating_point():
+            raise TypeError(
+                f"the network returned a tensor of {value.dtype} for x of {x.dtype}; expected real floating point. Wrap "
+                "it to return, for example, its real part, or to compute in float32"
+            )
         if value.shape != x.shape:
             raise ValueError(
                 f"the network returned shape {tuple(value.shape)} for x of shape {tuple(x.shape)}; expected the same. "
                 "Where it predicts a variance as well, wrap it to return the first half of its channels"
             )
         return value.to(x.dtype)
+
+
+def _times(t: Any, x: Tensor) -> Tensor:
+    """``t`` as float64 times of shape ``(B,)``, on the device of x."""
+    if isinstance(t, Real) and not isinstance(t, bool):
+        t = torch.tensor(float(t), dtype=torch.float64)
+    expected = f"expected a real time for each of the {x.shape[0]} samples, or one for all"
+    if not isinstance(t, Tensor) or t.is_complex() or t.dtype == torch.bool:
+        came = str(t.dtype) if isinstance(t, Tensor) else f"a {type(t).__name__}"
+        raise TypeError(f"t is {came}; {expected}: torch.as_tensor(t, dtype=torch.float64)")
+    if t.shape not in ((), (1,), x.shape[:1]):
+        raise ValueError(f"t has shape {tuple(t.shape)}; {expected}: shape ({x.shape[0]},) or ()")
+    return t.to(device=x.device, dtype=torch.float64).expand(x.shape[0])
 
 
 def _as_names(value: Any, what: str) -> dict[str, Any]:
@@ -171,7 +213,8 @@ def guided(
 
     Raises:
         TypeError: An argument is of the wrong kind.
-        ValueError: ``cond`` and ``uncond`` differ in names or in the tensors' shapes.
+        ValueError: The model is guided already, ``scale`` is not finite or has more than one axis, or ``cond`` and
+            ``uncond`` differ in names or in the tensors' shapes.
 
     Source:
         Classifier-Free Diffusion Guidance (arXiv 2207.12598), with scale = 1 + w.
@@ -188,6 +231,11 @@ def guided(
     given: Any = model
     if not isinstance(given, DiffusionModel):
         raise TypeError(f"model is a {type(given).__name__}; expected a DiffusionModel")
+    if isinstance(model.network, _Guided):
+        raise ValueError(
+            "model is guided already, and guidance of both branches alike would change nothing; expected the model "
+            "that came before: da.guided(model, scale, cond, uncond) once, with the cond, uncond and scale wanted"
+        )
     shared = dict(model.conditioning or {})
     branches = {
         "cond": {**shared, **_as_names(cond, "cond")},

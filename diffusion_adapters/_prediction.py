@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 from torch import Tensor
 
 from diffusion_adapters._noise_schedule import NoiseSchedule
-from diffusion_adapters._validate import one_of
+from diffusion_adapters._validate import check_floating, one_of
 
 Prediction: TypeAlias = Literal["eps", "x0", "v", "score", "velocity"]
 PREDICTIONS: tuple[str, ...] = get_args(Prediction)
@@ -99,6 +99,7 @@ def convert(
         The prediction wanted, of the shape and dtype of ``value``.
 
     Raises:
+        TypeError: ``value`` or ``x`` is not a real floating-point tensor.
         ValueError: A prediction is unknown, or the derivatives of a velocity are missing.
 
     Source:
@@ -113,6 +114,8 @@ def convert(
         tensor([[2.]])
     """
     source, target = check_prediction(source, "source"), check_prediction(target, "target")
+    check_floating(value, "value")
+    check_floating(x, "x")
     if source == target:
         return value
     levels = Levels(alpha, sigma, alpha_dot, sigma_dot)

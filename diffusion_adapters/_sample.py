@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import parareal as pr
 from diffusion_adapters._conditioning import check_conditioning
 from diffusion_adapters._flow import probability_flow
 from diffusion_adapters._model import DiffusionModel
+from diffusion_adapters._noise import start_noise
 from diffusion_adapters._spacing import Spacing
 from diffusion_adapters._validate import count, one_of
 
@@ -82,9 +83,11 @@ def sample(
             part of its root mean square. It is no proven bound on the error against the sequential sampler; on 1,300
             random mixtures with rtol of 1e-2 and below the error was at most half of it. At 1e-1 it can be several
             times that, where a sample had not yet settled on its mode.
-        parallel: ``False`` for the sequential sampler: same grid, same problem, same result object.
-        generator: What the noise is drawn with, on the generator's device, or one generator for each sample. Nothing
-            else is random.
+        parallel: ``False`` for the sequential sampler: same grid, same problem, same result object. What steers
+            iterations (``coarse``, ``schedule``, ``rtol``, ``stop``, ``max_iterations``, ``progress``, ``callback``) is
+            checked as well, and not used.
+        generator: What the noise is drawn with, on the generator's device, or one generator for each sample; only
+            where ``noise`` is a shape. Nothing else is random.
         progress: Show a progress bar (needs tqdm).
         executor: How the lanes of a round are evaluated; ``pr.Batched(max_lanes=...)`` bounds the network's batch.
         stop: A stopping rule in place of ``rtol``.
@@ -112,18 +115,22 @@ def sample(
     flow = probability_flow(model)
     if width is not None:
         raise ValueError(_later("width", width))
+    tolerance = pr.Tolerance(rtol=rtol, atol=0.0)
+    _check_run(schedule, stop, max_iterations, callback)
     fine = _fine(solver)
     correction = _correction(coarse, fine)
     times = model.noise_schedule.times(steps, spacing)
     _check_end(model, fine, times)
     grid = flow.grid(times, _slices(slices, correction, len(times) - 1))
-    noise = _noise(noise, generator, model)
+    noise = start_noise(noise, generator, model)
     check_conditioning(model.conditioning, noise.shape[0])
     state = noise.to(torch.promote_types(noise.dtype, torch.float32))
     start = model.noise_schedule.sigma(times[0]).to(device=state.device, dtype=state.dtype) * state
     u = flow.from_x(grid.points[0], start)
     if not parallel:
         solution = pr.serial(flow.problem, u, grid, fine=fine, samples=True, executor=executor)
+        if throw and solution.status.failed:
+            raise pr.SolveError(solution)
     else:
         solution = pr.solve(
             flow.problem,
@@ -133,7 +140,7 @@ def sample(
             coarse=correction,
             schedule=schedule,
             executor=executor,
-            stop=pr.Tolerance(rtol=rtol, atol=0.0) if stop is None else stop,
+            stop=tolerance if stop is None else stop,
             max_iterations=max_iterations,
             samples=True,
             throw=throw,
@@ -141,6 +148,18 @@ def sample(
             callback=callback,
         )
     return SampleResult(flow.to_x(grid.points[-1], solution.u).to(noise.dtype), solution)
+
+
+def _check_run(schedule: Any, stop: Any, max_iterations: Any, callback: Any) -> None:
+    """What only a parallel run uses, checked in both modes: switching the mode then brings no new errors."""
+    if schedule is not None and not isinstance(schedule, pr.Schedule):
+        raise TypeError(f"schedule is a {type(schedule).__name__}; expected a Schedule such as pr.Wavefront()")
+    if stop is not None and not isinstance(stop, pr.StoppingRule):
+        raise TypeError(f"stop is a {type(stop).__name__}; expected a StoppingRule such as pr.Tolerance(rtol=1e-3)")
+    if max_iterations is not None:
+        count(max_iterations, "max_iterations")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback is a {type(callback).__name__}; expected a function of an IterationReport")
 
 
 def _fine(solver: Any) -> pr.Integrator:
@@ -181,9 +200,10 @@ def _later(name: str, value: object) -> str:
 def _slices(slices: int | None, correction: pr.Correction, steps: int) -> int:
     if slices is None:
         return steps if correction.propagator is None else max(1, round(steps**0.5))
-    if count(slices, "slices") > steps:
+    number = count(slices, "slices")
+    if number > steps:
         raise ValueError(f"slices={slices} is more than the {steps} steps; expected at most {steps}, or more steps")
-    return slices
+    return number
 
 
 def _check_end(model: DiffusionModel, fine: pr.Integrator, times: Tensor) -> None:
@@ -195,44 +215,3 @@ def _check_end(model: DiffusionModel, fine: pr.Integrator, times: Tensor) -> Non
             f"solver {fine!r} evaluates the model at the last time {times[-1].item()}, where sigma is 0 and x0 does "
             f'not determine the noise; use solver="ddim", or {type(model.noise_schedule).__name__} with a larger t_min'
         )
-
-
-def _noise(noise: Any, generator: torch.Generator | Sequence[torch.Generator] | None, model: DiffusionModel) -> Tensor:
-    """The noise given, checked, or standard normals of the shape given."""
-    if not isinstance(noise, Tensor):
-        noise = _draw(_shape(noise), generator)
-        if isinstance(model.network, nn.Module):
-            noise = noise.to(next((p.device for p in model.network.parameters()), noise.device))
-    if not noise.is_floating_point():
-        raise TypeError(f"noise is a tensor of {noise.dtype}; expected real floating point: torch.randn(shape)")
-    if noise.ndim == 0:
-        raise ValueError("noise has no axis; expected shape (B, *rest), one entry for each sample: noise[None]")
-    if noise[:1].numel() == 0 and noise.shape[0] > 0:
-        raise ValueError(
-            f"noise has shape {tuple(noise.shape)}; expected (B, *rest) with no empty axis after the first"
-        )
-    if not bool(torch.isfinite(noise).all()):
-        raise ValueError("noise holds NaN or Inf; expected standard normals: torch.randn(shape)")
-    return noise
-
-
-def _shape(noise: Any) -> tuple[int, ...]:
-    whole = isinstance(noise, tuple | list) and all(isinstance(n, int) and not isinstance(n, bool) for n in noise)
-    if not whole or not noise:
-        raise TypeError(
-            f"noise is {noise!r}; expected a tensor of standard normals or a shape such as (16, 1, 8, 8), the number "
-            "of samples first"
-        )
-    if noise[0] < 0 or any(n < 1 for n in noise[1:]):
-        raise ValueError(f"noise is the shape {tuple(noise)}; expected positive sizes, of which the first may be 0")
-    return tuple(noise)
-
-
-def _draw(shape: tuple[int, ...], generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
-    if generator is None or isinstance(generator, torch.Generator):
-        device = None if generator is None else generator.device
-        return torch.randn(shape, generator=generator, device=device)
-    if len(generator) != shape[0]:
-        raise ValueError(f"{len(generator)} generators came for {shape[0]} samples; expected one, or one for each")
-    rows = [torch.randn(shape[1:], generator=one, device=one.device) for one in generator]
-    return torch.stack(rows) if rows else torch.randn(shape)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable
 from typing import Any
+
+from torch import Tensor
 
 
 def finite(value: Any, name: str) -> float:
@@ -44,11 +47,25 @@ def count(value: Any, name: str) -> int:
         TypeError: It is not an int.
         ValueError: It is below 1.
     """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected an int of at least 1")
-    number = int(value)
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)  # NumPy's ints too, and no tensor of a fraction
+    except TypeError:
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected an int of at least 1") from None
     require(number >= 1, f"{name}={number} is too small; expected at least 1")
     return number
+
+
+def check_floating(value: Any, name: str) -> None:
+    """Raises unless ``value`` is a tensor of real floating-point numbers: others would round without a word.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        came = str(value.dtype) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise TypeError(f"{name} is {came}; expected a real floating-point tensor, such as torch.float32")
 
 
 def one_of(value: Any, known: Iterable[str], name: str, other: str = "") -> str:

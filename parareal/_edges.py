@@ -95,6 +95,14 @@ class Edges:
         self.none = np.zeros(shape, dtype=bool)
         self.look()
 
+    @property
+    def bound(self) -> Bools:
+        """Live slices whose left edge must not move before lanes have set out from it.
+
+        A slice that has just come into a window is not among them: its first guess is made from what comes next.
+        """
+        return self.live & (self.held[:, 1:] >= 0) if self.width < self.slices else self.live
+
     def go_on(self, active: Bools) -> None:
         """Only systems marked in ``active`` go on, each from its frontier."""
         self.active = active
@@ -111,8 +119,8 @@ class Edges:
     def moves(self, wait: bool) -> Moves:
         """Which edges can move.
 
-        An edge keeps its iterate until the lanes of the live slice on its right have set out from it; without ``wait``
-        a final state does not wait for them.
+        An edge keeps its iterate until the lanes of the slice on its right have set out from it; without ``wait`` a
+        final state does not wait for them.
         """
         left, right = self.held[:, :-1], self.held[:, 1:]
         new = left if self.free else self.coarse_done
@@ -123,7 +131,7 @@ class Edges:
         final = self.live & (self.n == self.frontier[:, None]) & (self.fine_done == left)
         used = self.fine_from if self.free else np.minimum(self.fine_from, self.coarse_from)
         kept = self.none.copy()
-        kept[:, :-1] = (used[:, 1:] < right[:, :-1]) & self.live[:, 1:]
+        kept[:, :-1] = (used[:, 1:] < right[:, :-1]) & self.bound[:, 1:]
         refined = solved & (new > right) & ~final
         return Moves(guess, final & ~kept if wait else final, refined & ~kept, (final | refined) & kept)
 
@@ -131,7 +139,7 @@ class Edges:
         """The longest rows through which a change can pass at once, from those of ``refined`` on."""
         right = self.held[:, 1:]
         able = self.live & (self.fine_done >= right) & (right >= 0)
-        able[:, :-1] &= (self.fine_from[:, 1:] >= right[:, :-1]) | ~self.live[:, 1:]
+        able[:, :-1] &= (self.fine_from[:, 1:] >= right[:, :-1]) | ~self.bound[:, 1:]
         refined = refined & able  # a frontier may have moved since they were found
         if not some(refined):
             return None

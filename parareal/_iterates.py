@@ -115,7 +115,7 @@ class Iterates(Edges):
         """Moves on every edge that can; returns whether one waits for lanes to set out from it first."""
         while True:
             guess, final, refined, waiting = self.moves(wait)
-            if some(guess):
+            if some(guess) and not (self.width < self.slices and some(final | refined)):  # first what it starts from
                 self._guess(guess)
             if some(final):
                 self._finish(*final.nonzero())

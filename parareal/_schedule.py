@@ -118,7 +118,7 @@ class Windowed(Schedule):
 
     Args:
         width: Slices in the window, at least 1, and lanes in a round. Where the correction has a propagator its lanes
-            count as well, and the slice at the frontier may need two of them.
+            count as well, and those of the slice at the frontier may be up to two more.
         initial: First guesses on slices that enter: ``"coarse"``, the correction's own; ``"hold"``, the last state;
             ``"extrapolate"``, the line through the last two edges; or ``guess(t0, t1, u)``, called once for many
             slices with float64 times of shape ``(L,)`` and leaves ``(L, *state)``, which carries ``u`` from ``t0``,
