@@ -1,7 +1,9 @@
 """Sampling: parallel equals serial, samples are independent, generators are honoured, mistakes are refused."""
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusion.cases import PREDICTIONS, SCHEDULES, mixture, normals, relative, silent
@@ -270,6 +272,7 @@ def test_x0_at_the_clean_end_is_refused_where_it_would_be_called() -> None:
 MISTAKES = [
     ({"steps": 0}, ValueError, "steps=0 is too small"),
     ({"steps": 10.0}, TypeError, "steps=10.0 is a float"),
+    ({"steps": torch.tensor(2.5)}, TypeError, r"steps=tensor\(2\.5000\) is a Tensor; expected an int"),
     ({"steps": 5, "slices": 6}, ValueError, "slices=6 is more than the 5 steps"),
     ({"slices": 0}, ValueError, "slices=0 is too small"),
     ({"slices": 2.0}, TypeError, "slices=2.0 is a float"),
@@ -283,8 +286,12 @@ MISTAKES = [
     ({"spacing": torch.tensor([0.1, 1.0])}, ValueError, "do not fall"),
     ({"rtol": -1.0}, ValueError, "rtol=-1.0"),
     ({"rtol": math.nan}, ValueError, "rtol=nan"),
+    ({"rtol": "1e-3"}, TypeError, "rtol='1e-3' is a str"),
+    ({"rtol": -1.0, "stop": pr.Iterations(2)}, ValueError, "rtol=-1.0"),
     ({"max_iterations": 0}, ValueError, "max_iterations=0"),
-    ({"schedule": da.VP()}, TypeError, "schedule is a VP; expected Schedule"),
+    ({"max_iterations": 2.0}, TypeError, "max_iterations=2.0 is a float"),
+    ({"schedule": da.VP()}, TypeError, "schedule is a VP; expected a Schedule such as"),
+    ({"callback": 3}, TypeError, "callback is a int; expected a function"),
     ({"executor": 3}, TypeError, "executor is a int"),
     ({"stop": 1e-3}, TypeError, "stop is a float"),
     ({"noise": torch.ones(2, 4, dtype=torch.int64)}, TypeError, r"noise is a tensor of torch\.int64"),
@@ -297,19 +304,20 @@ MISTAKES = [
     ({"noise": 4}, TypeError, "expected a tensor of standard normals or a shape"),
     ({"noise": (-1, 4)}, ValueError, "expected positive sizes"),
     ({"noise": (2, 0)}, ValueError, "expected positive sizes"),
+    ({"noise": (True, 4)}, TypeError, "expected a tensor of standard normals or a shape"),
+    ({"noise": (2, torch.tensor(2.5))}, TypeError, "expected a tensor of standard normals or a shape"),
+    ({"generator": torch.Generator()}, ValueError, r"nothing to draw; leave generator out, .*noise=\(2, 4\)"),
+    ({"generator": [torch.Generator(), torch.Generator()]}, ValueError, "nothing to draw"),
+    ({"generator": 0}, TypeError, r"generator=0 is a int; expected a torch\.Generator.*manual_seed"),
+    ({"noise": (2, 4), "generator": 0}, TypeError, r"generator=0 is a int; expected a torch\.Generator"),
+    ({"noise": (2, 4), "generator": "ab"}, TypeError, "generator='ab' is a str"),
+    ({"noise": (2, 4), "generator": [torch.Generator(), 1]}, TypeError, r"generator\[1\]=1 is a int"),
+    ({"noise": (2, 4), "generator": [torch.Generator()]}, ValueError, "1 generators came for 2 samples"),
 ]
-PARALLEL_ONLY = {"rtol", "max_iterations", "schedule", "stop"}
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "message", "parallel"),
-    [
-        (*case, parallel)
-        for case in MISTAKES
-        for parallel in (True, False)
-        if parallel or not PARALLEL_ONLY & set(case[0])
-    ],
-)
+@pytest.mark.parametrize(("options", "error", "message"), MISTAKES)
+@pytest.mark.parametrize("parallel", [True, False])
 def test_mistakes_are_refused_before_any_work(
     options: dict[str, object], error: type[Exception], message: str, parallel: bool
 ) -> None:
@@ -332,8 +340,20 @@ def test_more_mistakes() -> None:
     assert da.sample(model(), (3, 4), solver=step, coarse="none").solution.converged
 
 
-def test_nan_from_the_network_ends_with_a_status() -> None:
+@pytest.mark.parametrize("parallel", [True, False])
+def test_nan_from_the_network_ends_with_a_status(parallel: bool) -> None:
     broken = da.DiffusionModel(lambda x, t: x * float("nan"), da.VP())
-    with pytest.raises(pr.SolveError, match="NaN or Inf"):
-        da.sample(broken, (2, 3), steps=9)
-    assert da.sample(broken, (2, 3), steps=9, throw=False).solution.status is pr.Status.NONFINITE
+    with pytest.raises(pr.SolveError, match="NaN or Inf") as caught:
+        da.sample(broken, (2, 3), steps=9, parallel=parallel)
+    assert caught.value.solution.status is pr.Status.NONFINITE
+    out = da.sample(broken, (2, 3), steps=9, throw=False, parallel=parallel)
+    assert out.solution.status is pr.Status.NONFINITE
+
+
+def test_sizes_may_be_ints_of_numpy() -> None:
+    def draw(shape: Any, **options: Any) -> da.SampleResult:
+        return da.sample(model(), shape, generator=torch.Generator().manual_seed(0), **options)
+
+    expected = draw((2, 4), steps=6, slices=3).samples
+    for shape in (np.array([2, 4]).tolist(), tuple(np.array([2, 4])), torch.Size([2, 4])):
+        assert torch.equal(draw(shape, steps=np.int64(6), slices=np.int32(3)).samples, expected)
