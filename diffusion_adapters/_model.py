@@ -114,12 +114,12 @@ class DiffusionModel:
             return None
         return next((p.dtype for p in self.network.parameters() if p.is_floating_point()), None)
 
-    def evaluate(self, x: Tensor, t: Tensor, conditioning: dict[str, Any], dtype: torch.dtype | None) -> Tensor:
+    def evaluate(self, x: Tensor, t: Tensor | float, conditioning: dict[str, Any], dtype: torch.dtype | None) -> Tensor:
         """One call of the network, its output in the dtype of x.
 
         Args:
             x: Shape ``(B, *rest)``.
-            t: Float64, shape ``(B,)``.
+            t: Float64, shape ``(B,)``, or a number.
             conditioning: For these very rows; see `DiffusionModel`.
             dtype: `DiffusionModel.dtype`, which takes as long to look up as a small layer takes to run.
 
@@ -131,6 +131,8 @@ class DiffusionModel:
             ValueError: The output has another shape than x.
         """
         check_floating(x, "x")
+        if not isinstance(t, Tensor):
+            t = _times(t, x)
         dtype = x.dtype if dtype is None else dtype
         time = t.to(torch.promote_types(dtype, torch.float32))
         value = self.network(x.to(dtype), time, **expand(conditioning, x.shape[0]))
@@ -141,8 +143,8 @@ class DiffusionModel:
             )
         if not value.is_floating_point():
             raise TypeError(
-                f"the network returned a tensor of {value.dtype} for x of {x.dtype}; expected real floating point. Wrap "
-                "it to return, for example, its real part, or to compute in float32"
+                f"the network returned a tensor of {value.dtype} for x of {x.dtype}; expected real floating point. "
+                "Wrap it to compute in float32, or to return the real part"
             )
         if value.shape != x.shape:
             raise ValueError(
@@ -185,7 +187,8 @@ class _Guided(nn.Module):
     ) -> Any:
         both = stack_branches({**shared, **uncond}, {**shared, **cond})
         value = self.network(torch.cat([x, x]), torch.cat([t, t]), **both)
-        if not isinstance(value, Tensor) or value.shape[:1] != (2 * x.shape[0],):
+        sound = isinstance(value, Tensor) and value.is_floating_point() and value.shape[:1] == (2 * x.shape[0],)
+        if not sound:
             return value  # the model that holds this network says what is wrong with it
         without, given = value.chunk(2)
         return without + per_row(scale, x) * (given - without)
@@ -242,11 +245,13 @@ def guided(
         "uncond": {**shared, **_as_names(uncond, "uncond")},
     }
     if isinstance(scale, Tensor):
-        if scale.ndim > 1 or scale.is_complex():
+        if scale.ndim > 1 or scale.is_complex() or scale.dtype == torch.bool:
             raise ValueError(
                 f"scale is a tensor of shape {tuple(scale.shape)} and {scale.dtype}; expected a number, or one for "
                 "each sample"
             )
+        if not bool(torch.isfinite(scale).all()):
+            raise ValueError(f"scale holds NaN or Inf: {scale.tolist()}; expected finite numbers")
         strength: float | Tensor = scale.reshape(-1)
     else:
         strength = finite(scale, "scale")

@@ -132,9 +132,9 @@ def test_bad_input(network: DigitsNetwork, case: str):
         network(*change(*noisy(4)))
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
-def test_bad_dtype(dtype: torch.dtype):
-    with pytest.raises(TypeError, match=r"dtype is torch\..*dtype=torch.float32"):
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, "float32", float])
+def test_bad_dtype(dtype: Any):
+    with pytest.raises(TypeError, match=r"dtype is (torch\.|'float32'|<class).*dtype=torch.float32"):
         da.load_digits(dtype=dtype)
 
 

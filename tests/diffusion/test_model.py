@@ -1,7 +1,9 @@
 """Models: what the network is handed, what comes back, conditioning that follows its sample, guidance."""
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusion.cases import PREDICTIONS, SCHEDULES, mixture, normals
@@ -127,6 +129,14 @@ def test_branches_that_do_not_fit_are_refused(cond: dict, uncond: dict, message:
         da.guided(da.DiffusionModel(Recorder(), da.VP()), 2.0, cond, uncond)
 
 
+def plain() -> da.DiffusionModel:
+    return da.DiffusionModel(Recorder(), da.VP())
+
+
+def twofold() -> da.DiffusionModel:
+    return da.guided(plain(), 2.0, {"label": torch.zeros(1)}, {"label": torch.ones(1)})
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -148,6 +158,11 @@ def test_branches_that_do_not_fit_are_refused(cond: dict, uncond: dict, message:
         (lambda: da.guided(da.DiffusionModel(Recorder(), da.VP()), math.nan, {}, {}), ValueError, "scale=nan"),
         (lambda: da.guided(da.DiffusionModel(Recorder(), da.VP()), "3", {}, {}), TypeError, "scale='3' is a str"),
         (lambda: da.guided(da.DiffusionModel(Recorder(), da.VP()), torch.ones(2, 2), {}, {}), ValueError, "scale is"),
+        (lambda: da.guided(plain(), torch.tensor([True]), {}, {}), ValueError, r"scale is .* torch\.bool"),
+        (lambda: da.guided(plain(), torch.tensor([1.0, math.inf]), {}, {}), ValueError, "scale holds NaN or Inf"),
+        (lambda: da.guided(twofold(), 2.0, {}, {}), ValueError, r"guided already.*da\.guided\(model, scale"),
+        (lambda: twofold().with_conditioning(label=torch.ones(1)), ValueError, r"with_conditioning\(label\).*before"),
+        (lambda: twofold().with_conditioning(scale=3.0), ValueError, r"with_conditioning\(scale\).*before"),
     ],
 )
 def test_bad_models_are_refused(make: object, error: type[Exception], message: str) -> None:
@@ -169,3 +184,65 @@ def test_bad_calls_are_refused() -> None:
     guided = da.guided(da.DiffusionModel(lambda x, t: (x,), da.VP()), 2.0, {}, {})
     with pytest.raises(TypeError, match="returned a tuple"):
         guided.predict(x, t)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+@pytest.mark.parametrize("parallel", [True, False])
+def test_networks_that_return_no_real_numbers_are_refused(dtype: torch.dtype, parallel: bool) -> None:
+    """Their rounding, or their imaginary part, would be lost without a word."""
+    model = da.DiffusionModel(lambda x, t: torch.zeros(x.shape, dtype=dtype), da.VP())
+    message = rf"returned a tensor of {dtype} for x of torch.float64; expected real floating point"
+    for one in (model, da.guided(model, 2.0, {}, {})):
+        with pytest.raises(TypeError, match=message):
+            one.predict(normals(3, 4), 0.5)
+        with pytest.raises(TypeError, match=message):
+            da.sample(one, normals(3, 4), steps=4, parallel=parallel)
+
+
+@pytest.mark.parametrize("x", [torch.ones(3, 4, dtype=torch.int64), torch.ones(3, 4, dtype=torch.complex64), [[1.0]]])
+def test_samples_that_are_no_real_numbers_are_refused(x: Any) -> None:
+    """Scalars are cast to the dtype of x: whole numbers would make zeros of them."""
+    oracle = mixture().model(da.VP())
+    flow, half = da.probability_flow(oracle), torch.tensor(0.5, dtype=torch.float64)
+    calls = [
+        lambda: oracle.predict(x, half),
+        lambda: oracle.evaluate(x, half, {}, None),
+        lambda: flow.to_x(0.5, x),
+        lambda: flow.from_x(0.5, x),
+        lambda: da.convert(x, normals(3, 4), half, half, source="eps", target="x0"),
+        lambda: da.convert(normals(3, 4), x, half, half, source="eps", target="x0"),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match=r"^\w+ is (torch\.\w+|a list); expected a real floating-point tensor"):
+            call()
+
+
+@pytest.mark.parametrize("t", [0.5, 1, np.float32(0.5), torch.tensor(0.5), torch.tensor([0.5]), torch.tensor([1])])
+def test_times_are_numbers_or_tensors(t: Any) -> None:
+    oracle, x = mixture().model(da.VP()), normals(3, 4)
+    expected = oracle.predict(x, torch.full((3,), float(t), dtype=torch.float64))
+    assert torch.equal(oracle.predict(x, t), expected)
+    if not isinstance(t, Tensor):
+        assert torch.equal(oracle.evaluate(x, t, {}, None), expected)
+
+
+@pytest.mark.parametrize(
+    ("t", "error", "message"),
+    [
+        (None, TypeError, r"t is a NoneType; expected a real time for each of the 3 samples.*torch\.as_tensor"),
+        ([0.1, 0.2, 0.3], TypeError, "t is a list"),
+        (True, TypeError, "t is a bool"),
+        (torch.tensor(0.5j), TypeError, r"t is torch\.complex64"),
+        (torch.tensor(True), TypeError, r"t is torch\.bool"),
+        (torch.ones(2), ValueError, r"t has shape \(2,\); expected a real time for each of the 3 samples"),
+        (torch.ones(3, 1), ValueError, r"t has shape \(3, 1\)"),
+    ],
+)
+def test_times_that_do_not_fit_are_refused(t: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        mixture().model(da.VP()).predict(normals(3, 4), t)
+
+
+def test_a_sample_without_an_axis_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"x has no axis; .*x\[None\]"):
+        plain().predict(torch.tensor(1.0), 0.5)
