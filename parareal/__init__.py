@@ -5,38 +5,46 @@ See `solve`.
 """
 
 from parareal._changes import Change
-from parareal._correction import Coarse, Correction, Identity, Known, Sweep, Zero
+from parareal._correction import Coarse, Correction, Known, Sweep
 from parareal._executor import Batched, Executor, Serial
 from parareal._grid import TimeGrid
+from parareal._linear import Flow, Identity, Linear, LinearFlow, Zero
 from parareal._problem import ODE
 from parareal._schedule import Barrier, Progress, Schedule, Wavefront, Windowed
 from parareal._solution import IterationReport, Solution, SolveError, Stats, Status
 from parareal._solve import serial, solve
 from parareal._stop import Iterations, StoppingRule, Tolerance, Verdict
+from parareal._wrappers import Anderson, Damped, Secant
 from parareal.integrators import RK4, ButcherTableau, Euler, Heun, Integrator, Midpoint, Propagator, RungeKutta
 
 __all__ = [
     "ODE",
     "RK4",
+    "Anderson",
     "Barrier",
     "Batched",
     "ButcherTableau",
     "Change",
     "Coarse",
     "Correction",
+    "Damped",
     "Euler",
     "Executor",
+    "Flow",
     "Heun",
     "Identity",
     "Integrator",
     "IterationReport",
     "Iterations",
     "Known",
+    "Linear",
+    "LinearFlow",
     "Midpoint",
     "Progress",
     "Propagator",
     "RungeKutta",
     "Schedule",
+    "Secant",
     "Serial",
     "Solution",
     "SolveError",

@@ -9,9 +9,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
 from parareal import _tree
 from parareal._grid import Where
 from parareal._tree import State
@@ -25,7 +22,7 @@ class Known(NamedTuple):
         u: The state at the slice's left edge; ``None`` unless the correction has ``uses_input``.
         g: The coarse propagator's value there; ``None`` where the correction has no propagator.
         f: The fine propagator's value there; ``None`` for the new iterate, whose fine solve is yet to come.
-        before: The same of the iterate before this one, for corrections with ``memory``; where there was none, this
+        before: The same of the iterate before this one, for corrections with a ``lookback``; where there was none, this
             one again, so that differences are zero.
     """
 
@@ -50,7 +47,7 @@ class Sweep(NamedTuple):
         moved: D at the left edges of the first slices, leaves ``(R, *state)``.
         defects: Defects of all slices, leaves ``(R, L, *state)``.
         old: What is known of the slices at the old iterate, leaves ``(R, L, *state)``; ``None`` for corrections
-            without ``memory``.
+            without a ``lookback``.
     """
 
     moved: State
@@ -65,14 +62,16 @@ class Correction(ABC):
         propagator: What is evaluated at every new input, stacked with the fine lanes; ``None`` where the correction
             needs no evaluation of the right-hand side.
         uses_input: Whether `difference` looks at ``u``; the engine keeps the inputs only then.
-        memory: How many iterates before the old one `difference` looks back to; needs ``uses_input``.
+        lookback: How many iterates before the old one `difference` looks back to; needs ``uses_input``.
+        mixing: How many iterates back `mix` looks; 0 for corrections without it. Only where ``stacked``.
         stacked: Whether `guess_run` and `difference_run` are there, which do a sweep over many slices in a few
             operations. Only for corrections without a propagator.
     """
 
     propagator: Integrator | None
     uses_input: bool
-    memory: int = 0
+    lookback: int = 0
+    mixing: int = 0
     stacked: bool = False
 
     def bind(self, problem: Any, u0: State, grid: Any) -> Correction:
@@ -117,6 +116,19 @@ class Correction(ABC):
         """
         raise NotImplementedError
 
+    def mix(self, states: list[State], updates: list[State]) -> State:
+        """The next iterates of rows of right edges, from what the recursion gives for them now and gave before.
+
+        Args:
+            states: What the edges hold, and what they held at the iterates before, newest first: ``mixing + 1`` trees
+                of leaves ``(R, L, *state)``. Where there was none the oldest is repeated.
+            updates: What the recursion made of each.
+
+        Returns:
+            Leaves ``(R, L, *state)``. An edge's must not depend on those to its right.
+        """
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class Coarse(Correction):
@@ -157,65 +169,3 @@ class Coarse(Correction):
     def difference(self, at: Where, new: Known, old: Known) -> State:
         """G(new) - G(old)."""
         return _tree.sub(new.g, old.g)
-
-
-@dataclass(frozen=True)
-class Identity(Correction):
-    """new - old: Picard iteration, free of evaluations.
-
-    With slices of one step it is the iteration of Parallel Sampling of Diffusion Models (ParaDiGMS, arXiv 2305.16317).
-    """
-
-    propagator = None
-    uses_input = True
-    stacked = True
-
-    def guess(self, at: Where, new: Known) -> State:
-        """The state held."""
-        return new.u
-
-    def difference(self, at: Where, new: Known, old: Known) -> State:
-        """New - old."""
-        return _tree.sub(new.u, old.u)
-
-    def guess_run(self, at: Where, u: State) -> State:
-        """The state held, on every edge."""
-        return _held(at, u)
-
-    def difference_run(self, at: Where, sweep: Sweep) -> State:
-        """What each left edge moves by: ``moved`` and all defects before it."""
-
-        def leaf(first: Tensor, defect: Tensor) -> Tensor:
-            return torch.cat([first.unsqueeze(1), defect[:, :-1]], dim=1).cumsum(dim=1)
-
-        return _tree.map(leaf, sweep.moved, sweep.defects)
-
-
-@dataclass(frozen=True)
-class Zero(Correction):
-    """No correction: Jacobi iteration, in which what is known travels one slice an iteration."""
-
-    propagator = None
-    uses_input = True
-    stacked = True
-
-    def guess(self, at: Where, new: Known) -> State:
-        """The state held."""
-        return new.u
-
-    def difference(self, at: Where, new: Known, old: Known) -> None:
-        """Zero."""
-        return None
-
-    def guess_run(self, at: Where, u: State) -> State:
-        """The state held, on every edge."""
-        return _held(at, u)
-
-    def difference_run(self, at: Where, sweep: Sweep) -> None:
-        """Zero."""
-        return None
-
-
-def _held(at: Where, u: State) -> State:
-    length = at.shape[1]
-    return _tree.map(lambda leaf: leaf.unsqueeze(1).expand(leaf.shape[0], length, *leaf.shape[1:]), u)

@@ -157,12 +157,20 @@ class Where(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
 
+    def column(self, i: int) -> Where:
+        """Of rows, slice ``i`` of each."""
+        ...
+
 
 class Span:
     """The slices of L lanes, or of R rows of L: where each starts and ends, looked up only when asked for."""
 
     def __init__(self, edges: Tensor, n: np.ndarray[Any, np.dtype[np.int64]]) -> None:
         self._edges, self._n = edges, n
+
+    def column(self, i: int) -> Span:
+        """Of rows, slice ``i`` of each."""
+        return Span(self._edges, self._n[:, i])
 
     @property
     def shape(self) -> tuple[int, ...]:

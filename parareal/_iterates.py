@@ -53,7 +53,7 @@ class Iterates(Edges):
         guess: Guess | None,
     ) -> None:
         coarse = correction.propagator is not None
-        super().__init__(u0, grid.num_slices, width, correction.memory, coarse, guess is None)
+        super().__init__(u0, grid.num_slices, width, correction.lookback, coarse, guess is None)
         self.correction, self._keep_fine, self._own_guess = correction, keep_fine, guess
         self._times = grid.edges.to(self.device)
         self._u0, self._dense = u0, dense
@@ -66,6 +66,9 @@ class Iterates(Edges):
         if coarse:
             self.g = Ring(u0, systems, slices, width, 2)
             self.first = Ring(u0, systems, slices, width)
+        if correction.mixing:
+            self.update_of = Ring(u0, systems, slices + 1, width + 2, correction.mixing + 1)
+            self.born = np.zeros((systems, slices + 1), dtype=np.int64)  # the first iterate of each edge
         self.changes = Changes(slices)
 
     # --- what is known ----------------------------------------------------------------------------------------------
@@ -153,6 +156,8 @@ class Iterates(Edges):
             value = check_like(_tree.join(value), u, "the guess")
             if rows.ragged:
                 (value, u), system, n, iterate = self._valid(rows, (value, u), system, n, iterate)
+        if self.correction.mixing:
+            self.born[system, n + 1] = iterate
         self._write(system, n, iterate, _tree.finite_or(value, u))
         self.guessing = some(self.live & (self.held[:, 1:] < 0))
 
@@ -192,6 +197,8 @@ class Iterates(Edges):
         sweep = Sweep(moved, _tree.fold(defects, length), old and old.fold(length))
         change = self.correction.difference_run(Span(self._times, rows.n), sweep)
         value = _tree.clone(f) if change is None else _tree.add(f, _tree.join(change))
+        if self.correction.mixing:
+            value = self._mix(system, n, _tree.finite_or(value, held), length)
         if rows.ragged:
             (value, f, held), system, n = self._valid(rows, (value, f, held), system, n)
         self._correct(system, n, value, f, held)
@@ -200,6 +207,16 @@ class Iterates(Edges):
         k = self.held[system, n + 1]
         held = self._change(system, n, k + 1, value, f if self._keep_fine else value, held)
         self._write(system, n, k + 1, _tree.finite_or(value, held))
+
+    def _mix(self, system: Ints, n: Ints, value: State, length: int) -> State:
+        """What the correction makes of the recursion's updates, now and at the iterates before."""
+        edge, k, mixing = system * (self.slices + 1) + n + 1, self.held[system, n + 1], self.correction.mixing
+        self.update_of.put(edge, k, value, np.maximum(k - mixing, self.born[system, n + 1]))
+        iterates = [np.maximum(k - j, self.born[system, n + 1]) for j in range(mixing + 1)]
+        states, updates = (
+            [_tree.fold(ring.peek(edge, i), length) for i in iterates] for ring in (self.u, self.update_of)
+        )
+        return _tree.join(self.correction.mix(states, updates))
 
     def _valid(self, rows: Runs, states: tuple[State, ...], *numbers: Ints) -> Any:
         """Without the repetitions at the ends of shorter rows."""
@@ -226,5 +243,7 @@ class Iterates(Edges):
         if self.correction.uses_input:  # the slice on the right looks back to what its right edge came from
             waiting = self.held[system, np.minimum(n + 2, self.slices)]
             oldest = np.where(n + 1 == self.slices, iterate, self.back(waiting, iterate))
+            if self.correction.mixing:
+                oldest = np.maximum(np.minimum(oldest, iterate - self.correction.mixing), self.born[system, n + 1])
         self.u.put(system * (self.slices + 1) + n + 1, iterate, value, oldest)
         self.held[system, n + 1] = iterate

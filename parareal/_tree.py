@@ -30,6 +30,11 @@ def structure(tree: State) -> Any:
     return pytree.tree_structure(tree)
 
 
+def rebuild(parts: Sequence[Tensor], like: State) -> State:
+    """The inverse of `leaves`: a tree of the structure of ``like``."""
+    return parts[0] if isinstance(like, Tensor) else pytree.tree_unflatten(list(parts), structure(like))
+
+
 def in_order_of(tree: State, like: State) -> State:
     """The tree with the keys of its dicts in the order that they have in ``like``, where they are the same keys."""
     if isinstance(tree, dict) and isinstance(like, dict) and set(tree) == set(like):  # pyright: ignore
@@ -65,11 +70,11 @@ def cat(trees: Sequence[State]) -> State:
     return map(leaf, trees[0], *trees[1:])
 
 
-def stack(trees: Sequence[State]) -> State:
-    """Single states put on a new leading (lane) axis."""
+def stack(trees: Sequence[State], dim: int = 0) -> State:
+    """States put on a new axis, the leading (lane) axis unless told otherwise."""
 
     def leaf(*parts: Tensor) -> Tensor:
-        return torch.stack(parts)
+        return torch.stack(parts, dim)
 
     return map(leaf, trees[0], *trees[1:])
 
