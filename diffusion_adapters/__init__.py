@@ -7,6 +7,7 @@ classifier-free guidance; `probability_flow` makes a `parareal.ODE` of it.
 from diffusion_adapters._digits import load_digits
 from diffusion_adapters._discrete import Discrete
 from diffusion_adapters._flow import ProbabilityFlow, probability_flow
+from diffusion_adapters._gaussian import GaussianFlow
 from diffusion_adapters._mixture import GaussianMixture
 from diffusion_adapters._model import DiffusionModel, guided
 from diffusion_adapters._noise_schedule import NoiseSchedule
@@ -22,6 +23,7 @@ __all__ = [
     "DiffusionModel",
     "Discrete",
     "Flow",
+    "GaussianFlow",
     "GaussianMixture",
     "NoiseSchedule",
     "ProbabilityFlow",

@@ -55,6 +55,16 @@ class Coordinates(ABC):
     def same_as(self) -> str | None:
         """The prediction that equals du/dtau, if one does."""
 
+    @abstractmethod
+    def shares(self, tau: Tensor) -> tuple[Tensor, Tensor]:
+        """What u is made of at ``tau``: a and b of u = a x0 + b eps, both linear in ``tau``."""
+
+    def split(self, tau: Tensor, u: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """The x0 and eps of a state and du/dtau there, ``tau`` of shape ``(B,)`` or ``()``."""
+        a, b = (per_row(share, u) for share in self.shares(tau))
+        rate = self.rate  # a b' - b a' is 1 in both coordinates
+        return rate.b * u - b * slope, a * slope - rate.a * u
+
     def to_x(self, tau: Tensor, u: Tensor) -> Tensor:
         """X from u at ``tau``; the two have one shape ``(B, *rest)``, ``tau`` has ``(B,)`` or ``()``."""
         return per_row(self._scale_at(tau), u) * u
@@ -78,6 +88,10 @@ class Ratio(Coordinates):
     def time(self, tau: Tensor) -> Tensor:
         """The inverse of `tau`."""
         return self.noise_schedule.time(tau)
+
+    def shares(self, tau: Tensor) -> tuple[Tensor, Tensor]:
+        """One and s."""
+        return torch.ones_like(tau), tau
 
     def levels(self, tau: Tensor, t: Tensor) -> Levels:
         """Sigma is s alpha."""
@@ -114,6 +128,10 @@ class Share(Coordinates):
     def time(self, tau: Tensor) -> Tensor:
         """The inverse of `tau`."""
         return tau if isinstance(self.noise_schedule, Flow) else self.noise_schedule.time(tau / (1 - tau))
+
+    def shares(self, tau: Tensor) -> tuple[Tensor, Tensor]:
+        """1 - r and r."""
+        return 1 - tau, tau
 
     def levels(self, tau: Tensor, t: Tensor) -> Levels:
         """As the schedule has them."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,17 @@ from diffusion_adapters._validate import check_floating
 
 
 @dataclass(frozen=True, eq=False)
+class DiffusionODE(pr.ODE):
+    """A `parareal.ODE` that knows in which coordinates it is written."""
+
+    coordinates: Coordinates = field(kw_only=True)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        remade = partial(DiffusionODE, coordinates=self.coordinates)
+        return remade, (self.f, self.batching, self.per_sample)
+
+
+@dataclass(frozen=True, eq=False)
 class ProbabilityFlow:
     """What `probability_flow` returns; it unpacks into ``problem, to_x, from_x``.
 
@@ -26,7 +38,7 @@ class ProbabilityFlow:
         coordinates: The change of variables: ``coordinates.tau(t)`` and ``coordinates.time(tau)`` convert times.
     """
 
-    problem: pr.ODE
+    problem: DiffusionODE
     coordinates: Coordinates
 
     def __iter__(self) -> Iterator[Any]:
@@ -107,7 +119,13 @@ def probability_flow(model: DiffusionModel) -> ProbabilityFlow:
     _check_start(model)
     leaves, join = split(dict(model.conditioning or {}))
     return ProbabilityFlow(
-        pr.ODE(_right_hand_side(model, coordinates, join), batching="fold", per_sample=leaves or None), coordinates
+        DiffusionODE(
+            _right_hand_side(model, coordinates, join),
+            batching="fold",
+            per_sample=leaves or None,
+            coordinates=coordinates,
+        ),
+        coordinates,
     )
 
 

@@ -5,10 +5,10 @@ See `solve`.
 """
 
 from parareal._changes import Change
-from parareal._correction import Coarse, Correction, Known, Sweep
+from parareal._correction import Coarse, Correction, Edge, Known, Sweep
 from parareal._executor import Batched, Executor, Serial
 from parareal._grid import TimeGrid
-from parareal._linear import Flow, Identity, Linear, LinearFlow, Zero
+from parareal._linear import Identity, Linear, LinearFlow, Whitened, Zero
 from parareal._problem import ODE
 from parareal._schedule import Barrier, Progress, Schedule, Wavefront, Windowed
 from parareal._solution import IterationReport, Solution, SolveError, Stats, Status
@@ -28,9 +28,9 @@ __all__ = [
     "Coarse",
     "Correction",
     "Damped",
+    "Edge",
     "Euler",
     "Executor",
-    "Flow",
     "Heun",
     "Identity",
     "Integrator",
@@ -56,6 +56,7 @@ __all__ = [
     "Tolerance",
     "Verdict",
     "Wavefront",
+    "Whitened",
     "Windowed",
     "Zero",
     "serial",

@@ -9,6 +9,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from parareal import _tree
 from parareal._grid import Where
 from parareal._tree import State
@@ -35,6 +37,13 @@ class Known(NamedTuple):
         """Leaves ``(R * size, *state)`` as ``(R, size, *state)``."""
         u, g, f = (None if part is None else _tree.fold(part, size) for part in self[:3])
         return Known(u, g, f, self.before and self.before.fold(size))
+
+
+class Edge(NamedTuple):
+    """Edges of R rows: their times, float64, shape ``(R,)``, and the states there, leaves ``(R, *state)``."""
+
+    t: Tensor
+    u: State
 
 
 class Sweep(NamedTuple):
@@ -92,12 +101,14 @@ class Correction(ABC):
     def difference(self, at: Where, new: Known, old: Known) -> State | None:
         """Approximates F(new.u) - F(old.u), leaves ``(L, *state)``; ``None`` stands for zero."""
 
-    def guess_run(self, at: Where, u: State) -> State:
+    def guess_run(self, at: Where, u: State, before: Edge | None) -> State:
         """`guess` on rows of L neighbouring slices in one go.
 
         Args:
             at: The slices; times have shape ``(R, L)``.
-            u: First iterates at the left edges of the first slices, leaves ``(R, *state)``.
+            u: States at the left edges of the first slices, leaves ``(R, *state)``.
+            before: The edges in front of those; ``None`` at the start of the grid. Where a row has none there it is the
+                same edge again.
 
         Returns:
             First iterates at all right edges, leaves ``(R, L, *state)``.

@@ -10,7 +10,6 @@ why the first k edges are the sequential solution after k iterations whatever G 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,13 @@ import torch
 
 from parareal import _tree
 from parareal._changes import Changes
-from parareal._correction import Correction, Known, Sweep
+from parareal._correction import Correction, Edge, Known, Sweep
 from parareal._edges import Edges, Runs, some
-from parareal._grid import Span, TimeGrid, Where
+from parareal._grid import Span, TimeGrid
 from parareal._problem import check_like
-from parareal._schedule import Bools, Ints
+from parareal._schedule import Bools, Guess, Ints
 from parareal._store import Ring
 from parareal._tree import State
-
-Guess = Callable[[Where, State, State, Where], State]
 
 
 class Iterates(Edges):
@@ -144,12 +141,12 @@ class Iterates(Edges):
             start = rows.n[:, 0]
             edge, iterate = rows.system * (self.slices + 1) + start, self.held[rows.system, start]
             u, at = self.u.peek(edge, iterate), Span(self._times, rows.n)
-            if self._own_guess is None:
-                value = self.correction.guess_run(at, u)
-            else:  # a value from the edge before, whatever its iterate
-                before = np.maximum(start - 1, self.frontier[rows.system])
-                past = self.u.peek(edge - start + before, self.held[rows.system, before])
-                value = self._own_guess(at, u, past, Span(self._times, before))
+            before = None
+            if some(start > 0):
+                last = np.maximum(start - 1, self.frontier[rows.system])
+                past = self.u.peek(edge - start + last, self.held[rows.system, last])
+                before = Edge(Span(self._times, last).t0, past)
+            value = (self._own_guess or self.correction.guess_run)(at, u, before)
             system, n = rows.flat()
             iterate = np.repeat(iterate, rows.n.shape[1])
             u = _tree.lanes(u, torch.from_numpy(np.repeat(np.arange(len(start)), rows.n.shape[1])).to(self.device))

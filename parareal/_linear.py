@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from parareal import _tree
-from parareal._correction import Correction, Known, Sweep
+from parareal._correction import Correction, Edge, Known, Sweep
 from parareal._grid import Where
 from parareal._tree import State
 
@@ -37,7 +37,7 @@ class Linear(Correction):
         """J (new - old)."""
         return self.apply(at, _tree.sub(new.u, old.u))
 
-    def guess_run(self, at: Where, u: State) -> State:
+    def guess_run(self, at: Where, u: State, before: Edge | None) -> State:
         """`guess` slice after slice."""
         out: list[State] = []
         for i in range(at.shape[1]):
@@ -60,7 +60,7 @@ def sweep_through(apply: Callable[[Where, State], State | None], at: Where, swee
     return _tree.stack(out, 1)
 
 
-class Flow(Linear):
+class Whitened(Linear):
     """A J that is the identity in coordinates of its own: J = W(t1)^-1 W(t0) with an invertible linear W(t).
 
     A sweep is then one cumulative sum. Subclasses give `whiten`, `colour` and `dual`; times have the shape of the
@@ -105,7 +105,7 @@ def _held(at: Where, u: State) -> State:
 
 
 @dataclass(frozen=True)
-class Identity(Flow):
+class Identity(Whitened):
     """new - old: Picard iteration, free of evaluations.
 
     With slices of one step it is the iteration of Parallel Sampling of Diffusion Models (ParaDiGMS, arXiv 2305.16317).
@@ -127,7 +127,7 @@ class Identity(Flow):
         """The change."""
         return change
 
-    def guess_run(self, at: Where, u: State) -> State:
+    def guess_run(self, at: Where, u: State, before: Edge | None) -> State:
         """The state held, on every edge."""
         return _held(at, u)
 
@@ -152,7 +152,7 @@ class Zero(Linear):
         """Zero."""
         return None
 
-    def guess_run(self, at: Where, u: State) -> State:
+    def guess_run(self, at: Where, u: State, before: Edge | None) -> State:
         """The state held, on every edge."""
         return _held(at, u)
 

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -20,6 +20,17 @@ from parareal._grid import Where, check_count
 from parareal._problem import check_like
 from parareal._tree import State
 
+
+class Edge(Protocol):
+    """Edges of R rows: times of shape ``(R,)`` and states, leaves ``(R, *state)``."""
+
+    @property
+    def t(self) -> Tensor: ...
+    @property
+    def u(self) -> State: ...
+
+
+Guess: TypeAlias = Callable[[Where, State, Edge | None], State]
 Ints: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Bools: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -52,13 +63,11 @@ class Schedule(ABC):
 
     Attributes:
         width: Most slices that are worked on at a time, from the frontier on; ``None`` for all.
-        guess: First iterates in place of the correction's own: ``guess(at, u, before, last)`` gives those at all right
-            edges of the rows of slices ``at``, leaves ``(R, L, *state)``, from the states ``u`` at their first left
-            edges and those ``before`` at the left edges of the slices ``last`` in front of them.
+        guess: First iterates in place of the correction's own; see `Correction.guess_run`.
     """
 
     width: int | None = None
-    guess: Callable[[Where, State, State, Where], State] | None = None
+    guess: Guess | None = None
 
     @abstractmethod
     def admit(self, progress: Progress) -> tuple[Bools, Bools]:
@@ -153,7 +162,7 @@ class Windowed(Schedule):
             )
 
     @property
-    def guess(self) -> Callable[[Where, State, State, Where], State] | None:  # pyright: ignore
+    def guess(self) -> Guess | None:  # pyright: ignore
         """What ``initial`` stands for."""
         if callable(self.initial):
             return partial(_carried, self.initial)
@@ -173,31 +182,33 @@ class Windowed(Schedule):
         return fine & fits, coarse & fits
 
 
-def _held(at: Where, u: State, before: State, last: Where) -> State:
+def _held(at: Where, u: State, before: Edge | None) -> State:
     length = at.shape[1]
     return _tree.map(lambda leaf: leaf.unsqueeze(1).expand(leaf.shape[0], length, *leaf.shape[1:]), u)
 
 
-def _extrapolated(at: Where, u: State, before: State, last: Where) -> State:
-    start = at.t0[:, :1]
-    ratio = (at.t1 - start) / (start[:, 0] - last.t0)[:, None]
-    ratio = torch.where(torch.isfinite(ratio), ratio, 0.0)  # no edge before the first
+def _extrapolated(at: Where, u: State, before: Edge | None) -> State:
+    if before is None:
+        return _held(at, u, before)
+    start = at.t0[:, 0]
+    ratio = (at.t1 - start[:, None]) / (start - before.t)[:, None]
+    ratio = torch.where(torch.isfinite(ratio), ratio, 0.0)
 
     def leaf(now: Tensor, earlier: Tensor) -> Tensor:
-        flat = _tree.per_lane(ratio.reshape(-1), now.new_empty(1).expand(1, *now.shape[1:]))
-        return now.unsqueeze(1) + flat.unflatten(0, ratio.shape) * (now - earlier).unsqueeze(1)
+        weights = ratio.to(now.real.dtype).reshape(*ratio.shape, *[1] * (now.ndim - 1))
+        return now.unsqueeze(1) + weights * (now - earlier).unsqueeze(1)
 
-    return _tree.map(leaf, u, before)
+    return _tree.map(leaf, u, before.u)
 
 
-def _carried(fn: Callable[[Tensor, Tensor, State], State], at: Where, u: State, before: State, last: Where) -> State:
+def _carried(fn: Callable[[Tensor, Tensor, State], State], at: Where, u: State, before: Edge | None) -> State:
     rows, length = at.shape
     many = _tree.map(lambda leaf: leaf.repeat_interleave(length, dim=0), u)
     start = at.t0[:, :1].expand(rows, length).reshape(-1)
     return _tree.fold(check_like(fn(start, at.t1.reshape(-1), many), many, "initial(t0, t1, u)"), length)
 
 
-INITIAL: dict[str, Callable[[Where, State, State, Where], State] | None] = {
+INITIAL: dict[str, Guess | None] = {
     "coarse": None,
     "hold": _held,
     "extrapolate": _extrapolated,

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from parareal import _tree
 from parareal._check import check_instance
-from parareal._correction import Coarse, Correction, Known, Sweep
+from parareal._correction import Coarse, Correction, Edge, Known, Sweep
 from parareal._grid import Where, check_count
-from parareal._linear import Flow, Linear, sweep_through
+from parareal._linear import Linear, Whitened, sweep_through
 from parareal._tree import State
 from parareal.integrators import Integrator
 
@@ -61,9 +61,9 @@ class _Wrapper(Correction):
         """That of the correction inside."""
         return self.correction.guess(at, new)
 
-    def guess_run(self, at: Where, u: State) -> State:
+    def guess_run(self, at: Where, u: State, before: Edge | None) -> State:
         """That of the correction inside."""
-        return self.correction.guess_run(at, u)
+        return self.correction.guess_run(at, u, before)
 
     def mix(self, states: list[State], updates: list[State]) -> State:
         """That of the correction inside."""
@@ -179,7 +179,7 @@ class Secant(_Wrapper):
     @property
     def stacked(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Where the correction inside is a flow."""
-        return isinstance(self.correction, Flow)
+        return isinstance(self.correction, Whitened)
 
     def difference(self, at: Where, new: Known, old: Known) -> State:
         """That of the correction inside and the update."""
@@ -218,7 +218,7 @@ class Secant(_Wrapper):
         c = r + M c, where M is strictly lower triangular.
         """
         flow, old = self.correction, sweep.old
-        assert isinstance(flow, Flow)
+        assert isinstance(flow, Whitened)
         assert old is not None
         t0, t1 = at.t0, at.t1
         moves, errors = self._pairs(at, old, 2)
