@@ -99,6 +99,11 @@ def solve(
     stop = Tolerance() if stop is None else stop
     check_instance(schedule, Schedule, "schedule", "pr.Barrier()")
     check_instance(stop, StoppingRule, "stop", "pr.Tolerance(rtol=1e-4)")
+    if schedule.width is not None and schedule.width > grid.num_slices:
+        raise ValueError(
+            f"width={schedule.width} is more than the {grid.num_slices} slices of the grid; expected 1 ... "
+            f"{grid.num_slices}, or a grid of more slices"
+        )
     if max_iterations is not None:
         check_count(max_iterations, "max_iterations")
     most = grid.num_slices if max_iterations is None else min(max_iterations, grid.num_slices)

@@ -151,13 +151,45 @@ def decay(t0: Tensor, t1: Tensor, u: State) -> State:
     )
 
 
-def corrections() -> st.SearchStrategy[pr.Correction]:
-    """Every correction, `Coarse` with all kinds of propagators."""
+def classical() -> st.SearchStrategy[pr.Correction]:
+    """`Coarse` with all kinds of propagators, `Identity` and `Zero`."""
     return st.one_of(
         methods().map(pr.Coarse),
         st.sampled_from((pr.Coarse(pr.Euler()), pr.Coarse(pr.RK4()), pr.Coarse(pr.Propagator(decay)))),
         st.sampled_from((pr.Identity(), pr.Zero())),
     )
+
+
+def corrections() -> st.SearchStrategy[pr.Correction]:
+    """Every correction of the library."""
+    return st.one_of(
+        classical(),
+        st.sampled_from(FREE),
+        st.builds(pr.Secant, methods().map(pr.Coarse), st.integers(1, 2)),
+        st.builds(pr.Damped, methods().map(pr.Coarse), st.sampled_from((0.0, 0.5, 1.2))),
+    )
+
+
+def shrinking(t0: Tensor, t1: Tensor) -> Tensor:
+    """A linear flow that has nothing to do with any of the problems."""
+    return torch.exp(-0.5 * (t1 - t0).abs())
+
+
+FREE = (
+    pr.LinearFlow(shrinking),
+    pr.LinearFlow(0.9),
+    pr.Secant(pr.Identity()),
+    pr.Secant(pr.Identity(), memory=3),
+    pr.Secant(pr.LinearFlow(shrinking)),
+    pr.Secant(pr.Zero(), memory=2),
+    pr.Anderson(pr.Identity()),
+    pr.Anderson(pr.Zero(), memory=1),
+    pr.Anderson(pr.Secant(pr.Identity()), memory=3),
+    pr.Damped(pr.Identity()),
+    pr.Damped(pr.Zero()),
+    pr.Anderson(pr.Damped(pr.LinearFlow(shrinking), 0.8)),
+)
+"""Corrections built on others that cost no evaluations."""
 
 
 @dataclass(frozen=True, eq=False)

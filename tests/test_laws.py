@@ -180,7 +180,7 @@ def iterates(case: Case, coarse: pr.Correction) -> Any:
 def plain_cases(draw: st.DrawFn) -> tuple[Case, pr.Correction]:
     """Cases that the textbook implementation can follow: one tensor, a method it knows, nothing that overflows."""
     case = draw(own.cases(with_stiff=False, dtypes=(torch.float64, torch.complex128)))
-    coarse = draw(own.corrections())
+    coarse = draw(own.classical())
     assume(isinstance(case.u0, Tensor) and type(case.fine) in STEPS)
     assume(coarse.propagator is None or type(coarse.propagator) in STEPS)
     return case, coarse
