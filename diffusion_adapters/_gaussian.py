@@ -140,7 +140,7 @@ class GaussianFlow(pr.Whitened):
         basis = _Frequencies(tuple(x.shape[1:]), kind, x.device)
         return cls(spectrum=(basis.to(x - mean) ** 2).sum(0) / (len(x) - 1), mean=mean, transform=kind)
 
-    def bind(self, problem: Any, u0: Any, grid: Any) -> pr.Correction:
+    def bind(self, problem: Any, u0: Any, grid: Any, fine: Any) -> pr.Correction:
         """The flow in the problem's coordinates and for the state's shape."""
         if not isinstance(problem, DiffusionODE):
             raise TypeError(
@@ -321,7 +321,7 @@ def _cosines(size: int) -> Tensor:
 
 
 def _unbound() -> TypeError:
-    return TypeError("GaussianFlow was used outside of parareal.solve; call its bind(problem, u0, grid) first")
+    return TypeError("GaussianFlow was used outside of parareal.solve; call its bind(problem, u0, grid, fine) first")
 
 
 def _numbers(value: Any, name: str) -> Tensor:

@@ -8,6 +8,7 @@ from parareal._changes import Change
 from parareal._correction import Coarse, Correction, Edge, Known, Sweep
 from parareal._executor import Batched, Executor, Serial
 from parareal._grid import TimeGrid
+from parareal._jacobian import Jacobian
 from parareal._linear import Identity, Linear, LinearFlow, Whitened, Zero
 from parareal._problem import ODE
 from parareal._schedule import Barrier, Progress, Schedule, Wavefront, Windowed
@@ -36,6 +37,7 @@ __all__ = [
     "Integrator",
     "IterationReport",
     "Iterations",
+    "Jacobian",
     "Known",
     "Linear",
     "LinearFlow",

@@ -24,6 +24,7 @@ class Known(NamedTuple):
         u: The state at the slice's left edge; ``None`` unless the correction has ``uses_input``.
         g: The coarse propagator's value there; ``None`` where the correction has no propagator.
         f: The fine propagator's value there; ``None`` for the new iterate, whose fine solve is yet to come.
+        tangents: What the fine lane carried beside the state, for corrections that have it carry something.
         before: The same of the iterate before this one, for corrections with a ``lookback``; where there was none, this
             one again, so that differences are zero.
     """
@@ -31,12 +32,13 @@ class Known(NamedTuple):
     u: State
     g: State
     f: State = None
+    tangents: State = None
     before: Known | None = None
 
     def fold(self, size: int) -> Known:
         """Leaves ``(R * size, *state)`` as ``(R, size, *state)``."""
-        u, g, f = (None if part is None else _tree.fold(part, size) for part in self[:3])
-        return Known(u, g, f, self.before and self.before.fold(size))
+        u, g, f, tangents = (None if part is None else _tree.fold(part, size) for part in self[:4])
+        return Known(u, g, f, tangents, self.before and self.before.fold(size))
 
 
 class Edge(NamedTuple):
@@ -56,7 +58,7 @@ class Sweep(NamedTuple):
         moved: D at the left edges of the first slices, leaves ``(R, *state)``.
         defects: Defects of all slices, leaves ``(R, L, *state)``.
         old: What is known of the slices at the old iterate, leaves ``(R, L, *state)``; ``None`` for corrections
-            without a ``lookback``.
+            that do not look at it.
     """
 
     moved: State
@@ -72,6 +74,7 @@ class Correction(ABC):
             needs no evaluation of the right-hand side.
         uses_input: Whether `difference` looks at ``u``; the engine keeps the inputs only then.
         lookback: How many iterates before the old one `difference` looks back to; needs ``uses_input``.
+        carries: Directional derivatives that fine lanes take with every evaluation; 0 where they carry nothing.
         mixing: How many iterates back `mix` looks; 0 for corrections without it. Only where ``stacked``.
         stacked: Whether `guess_run` and `difference_run` are there, which do a sweep over many slices in a few
             operations. Only for corrections without a propagator.
@@ -80,18 +83,28 @@ class Correction(ABC):
     propagator: Integrator | None
     uses_input: bool
     lookback: int = 0
+    carries: int = 0
     mixing: int = 0
     stacked: bool = False
 
-    def bind(self, problem: Any, u0: State, grid: Any) -> Correction:
+    def bind(self, problem: Any, u0: State, grid: Any, fine: Any) -> Correction:
         """This correction, made ready for a problem before any work is done; raises where it does not fit.
 
         Args:
             problem: The problem.
             u0: One system's initial state.
             grid: The time grid.
+            fine: The fine propagator.
         """
         return self
+
+    def lift(self, u: State) -> State:
+        """Where it ``carries`` something: states with what fine lanes carry beside them, ``(u, tangents)``."""
+        raise NotImplementedError
+
+    def lifted(self, problem: Any) -> Any:
+        """Where it ``carries`` something: the problem for lifted states."""
+        raise NotImplementedError
 
     @abstractmethod
     def guess(self, at: Where, new: Known) -> State:

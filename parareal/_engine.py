@@ -54,7 +54,7 @@ class Engine:
         max_iterations: int,
         dense: bool = True,
     ) -> None:
-        correction = correction.bind(problem, _tree.one(u0, 0), grid)
+        correction = correction.bind(problem, _tree.one(u0, 0), grid, fine)
         self.slides = schedule.width is not None
         if self.slides:
             stop = stop.accepting()
@@ -64,7 +64,10 @@ class Engine:
         self.counters = Counters()
         self._rows = rows
         device, coarse = self.iterates.device, correction.propagator
-        self.fine = Flight(problem, fine, Mesh.build(grid, fine.steps, device))
+        self._lift = correction.lift if correction.carries else None
+        stepped = correction.lifted(problem) if correction.carries else problem
+        self.fine = Flight(stepped, fine, Mesh.build(grid, fine.steps, device))
+        self._carries = correction.carries
         self.coarse: Flight | None = None
         if coarse is not None:
             self.coarse = Flight(problem, coarse, Mesh.build(grid, coarse.steps or 1, device), remember_first=True)
@@ -108,7 +111,12 @@ class Engine:
     @property
     def evaluations(self) -> int:
         """Evaluations so far."""
-        return self.fine.evaluations + (0 if self.coarse is None else self.coarse.evaluations)
+        return self.fine.evaluations + self.coarse_evaluations
+
+    @property
+    def coarse_evaluations(self) -> int:
+        """Those of the correction: of its propagator, or directional derivatives."""
+        return self._carries * self.fine.evaluations + (0 if self.coarse is None else self.coarse.evaluations)
 
     # --- lanes set out and arrive -----------------------------------------------------------------------------------
 
@@ -143,7 +151,10 @@ class Engine:
             rows = _tree.lanes(self._rows, torch.from_numpy(system).to(it.device))
         # A copy: a later iterate's value may come in while lanes still hold this one as a stage of their step.
         first = it.first.take(ids, iterate) if flight is self.fine and self._shares else None
-        flight.launch(ids + it.count * iterate, n, it.u.take(ids + system, iterate), rows, first)
+        u = it.u.take(ids + system, iterate)
+        if flight is self.fine and self._lift is not None:
+            u = self._lift(u)
+        flight.launch(ids + it.count * iterate, n, u, rows, first)
 
     def _reached(self) -> Ints:
         """What grows when an iteration is complete, ``(M,)``: the iterate at the last edge, or a window's frontier."""

@@ -59,7 +59,8 @@ class Iterates(Edges):
         self.u = Ring(u0, systems, slices + 1, None if dense else width + 2, 2 if correction.uses_input else 1)
         start = np.arange(systems) * (slices + 1)
         self.u.put(start, np.zeros_like(start), u0)
-        self.f = Ring(u0, systems, slices, width)
+        self._carries = correction.carries > 0
+        self.f = Ring(correction.lift(u0) if self._carries else u0, systems, slices, width)
         if coarse:
             self.g = Ring(u0, systems, slices, width, 2)
             self.first = Ring(u0, systems, slices, width)
@@ -107,7 +108,8 @@ class Iterates(Edges):
         before = None
         if memory > 0:  # where there is none, the iterate itself stands in: a difference of zero
             before = self._known(system, n, np.maximum(iterate - 1, self.since[system, n]), memory - 1)
-        return Known(u, g, self.f.peek(place, at), before)
+        f, tangents = self.f.peek(place, at) if self._carries else (self.f.peek(place, at), None)
+        return Known(u, g, f, tangents, before)
 
     # --- moving -----------------------------------------------------------------------------------------------------
 
@@ -160,7 +162,7 @@ class Iterates(Edges):
 
     def _finish(self, system: Ints, n: Ints) -> None:
         """U_{n+1} = F_n(U_n) where U_n is final: then so is U_{n+1}."""
-        f = self.f.take(system * self.slices + n, self.held[system, n])
+        f = self._fine(system, n, self.held[system, n])
         # Where coarse lanes are as slow as fine ones this overtakes an iterate, or even the first guess.
         held = self.held[system, n + 1]
         k = np.where(held < 0, self.held[system, n], held)
@@ -183,14 +185,14 @@ class Iterates(Edges):
         """`_refine` on rows of neighbouring slices, for a correction linear in what edges move by."""
         system, n = rows.flat()
         length, k, first = rows.n.shape[1], self.held[system, n + 1], rows.n[:, 0]
-        f, held = self.f.take(system * self.slices + n, k), self._held(system, n)
+        f, held = self._fine(system, n, k), self._held(system, n)
         defects = _tree.finite_or(_tree.sub(f, held), _tree.map(torch.zeros_like, f))
         if rows.ragged:
             inside = torch.from_numpy(rows.valid.reshape(-1)).to(self.device)
             defects = _tree.map(lambda leaf: leaf * _tree.per_lane(inside, leaf), defects)
         edge, iterate = rows.system * (self.slices + 1) + first, self.held[rows.system, first + 1]
         moved = _tree.sub(self.u.peek(edge, iterate + 1), self.u.peek(edge, iterate))
-        old = self._known(system, n, k, self.memory) if self.memory else None
+        old = self._known(system, n, k, self.memory) if self.memory or self._carries else None
         sweep = Sweep(moved, _tree.fold(defects, length), old and old.fold(length))
         change = self.correction.difference_run(Span(self._times, rows.n), sweep)
         value = _tree.clone(f) if change is None else _tree.add(f, _tree.join(change))
@@ -220,6 +222,11 @@ class Iterates(Edges):
         chosen = rows.valid.reshape(-1)
         index = torch.from_numpy(chosen.nonzero()[0]).to(self.device)
         return tuple(_tree.lanes(state, index) for state in states), *(number[chosen] for number in numbers)
+
+    def _fine(self, system: Ints, n: Ints, iterate: Ints) -> State:
+        """A copy of fine solutions."""
+        f = self.f.take(system * self.slices + n, iterate)
+        return f[0] if self._carries else f
 
     def _held(self, system: Ints, n: Ints) -> State:
         """A copy of what right edges hold."""

@@ -98,7 +98,7 @@ def _left(moved: State, defects: State) -> State:
     return _tree.map(leaf, moved, defects)
 
 
-def _held(at: Where, u: State) -> State:
+def held(at: Where, u: State) -> State:
     """The same state on every edge."""
     length = at.shape[1]
     return _tree.map(lambda leaf: leaf.unsqueeze(1).expand(leaf.shape[0], length, *leaf.shape[1:]), u)
@@ -129,7 +129,7 @@ class Identity(Whitened):
 
     def guess_run(self, at: Where, u: State, before: Edge | None) -> State:
         """The state held, on every edge."""
-        return _held(at, u)
+        return held(at, u)
 
     def difference_run(self, at: Where, sweep: Sweep) -> State:
         """What each left edge moves by: ``moved`` and all defects before it."""
@@ -154,7 +154,7 @@ class Zero(Linear):
 
     def guess_run(self, at: Where, u: State, before: Edge | None) -> State:
         """The state held, on every edge."""
-        return _held(at, u)
+        return held(at, u)
 
     def difference_run(self, at: Where, sweep: Sweep) -> None:
         """Zero."""
@@ -201,7 +201,7 @@ class LinearFlow(Linear):
                 f"factor is a {type(given).__name__}; expected a function factor(t0, t1), a tensor or a number"
             )
 
-    def bind(self, problem: Any, u0: State, grid: Any) -> LinearFlow:
+    def bind(self, problem: Any, u0: State, grid: Any, fine: Any) -> LinearFlow:
         """Checks the factor's shape."""
         edges = grid.edges.to(_tree.leaves(u0)[0].device)
         self.apply(_Ends(edges[:1], edges[1:2]), _tree.map(lambda leaf: leaf.unsqueeze(0), u0))

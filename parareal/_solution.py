@@ -77,7 +77,8 @@ class Stats:
             count as one, however the executor went about it.
         evaluations: Lanes times rounds, the unit of work.
         fine_evaluations: Those of the fine propagator.
-        coarse_evaluations: Those of the correction; a first stage that both share is counted here, once.
+        coarse_evaluations: Those of the correction, directional derivatives included; a first stage that both share is
+            counted here, once.
         calls: Calls that the executor made: equal to ``rounds`` unless it went lane by lane or in chunks, or a round
             asked for two functions, as it does where a `Propagator` is one of fine and coarse.
         max_lanes: Most lanes in one round.

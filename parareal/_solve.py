@@ -242,7 +242,6 @@ class _Run:
 
     def _solution(self, engine: Engine) -> Solution:
         statuses = tuple(status or Status.INTERRUPTED for status in engine.status)
-        coarse = 0 if engine.coarse is None else engine.coarse.evaluations
         iterations = torch.from_numpy(engine.iteration) if self.samples else int(engine.iteration[0])
         return Solution(
             us=self._unstack(engine.iterates.states),
@@ -250,7 +249,7 @@ class _Run:
             status=Status.worst(statuses),
             iterations=iterations,
             history=tuple(self.history),
-            stats=self._stats(engine.counters, engine.fine.evaluations, coarse),
+            stats=self._stats(engine.counters, engine.fine.evaluations, engine.coarse_evaluations),
             sample_status=statuses if self.samples else None,
         )
 

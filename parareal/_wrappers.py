@@ -15,6 +15,7 @@ from torch import Tensor
 from parareal import _tree
 from parareal._check import check_instance
 from parareal._correction import Coarse, Correction, Edge, Known, Sweep
+from parareal._flat import flat, unflat
 from parareal._grid import Where, check_count
 from parareal._linear import Linear, Whitened, sweep_through
 from parareal._tree import State
@@ -53,9 +54,22 @@ class _Wrapper(Correction):
         """As the correction inside."""
         return self.correction.mixing
 
-    def bind(self, problem: Any, u0: State, grid: Any) -> Correction:
+    @property
+    def carries(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As the correction inside."""
+        return self.correction.carries
+
+    def bind(self, problem: Any, u0: State, grid: Any, fine: Any) -> Correction:
         """Binds the correction inside."""
-        return dataclasses.replace(self, correction=self.correction.bind(problem, u0, grid))
+        return dataclasses.replace(self, correction=self.correction.bind(problem, u0, grid, fine))
+
+    def lift(self, u: State) -> State:
+        """That of the correction inside."""
+        return self.correction.lift(u)
+
+    def lifted(self, problem: Any) -> Any:
+        """That of the correction inside."""
+        return self.correction.lifted(problem)
 
     def guess(self, at: Where, new: Known) -> State:
         """That of the correction inside."""
@@ -268,24 +282,6 @@ def orthonormal(moves: list[Tensor], errors: list[Tensor]) -> tuple[list[Tensor]
         out[0].append(torch.where(fit, move * inverse, 0.0))
         out[1].append(torch.where(fit & torch.isfinite(error), error * inverse, 0.0))
     return out
-
-
-def flat(tree: State, lead: int) -> Tensor:
-    """All leaves as one ``(..., D)`` behind ``lead`` axes."""
-    if isinstance(tree, Tensor):
-        return tree.flatten(lead) if tree.ndim > lead else tree.unsqueeze(-1)
-    return torch.cat([flat(leaf, lead) for leaf in _tree.leaves(tree)], dim=-1)
-
-
-def unflat(vector: Tensor, like: State, lead: int) -> State:
-    """The inverse of `flat`, for leaves of the shapes and dtypes that ``like`` has behind its ``lead`` axes."""
-    leaves, start = [], 0
-    for leaf in _tree.leaves(like):
-        shape = leaf.shape[lead:]
-        part = vector[..., start : start + shape.numel()].reshape(*vector.shape[:-1], *shape)
-        leaves.append((part.real if part.is_complex() and not leaf.is_complex() else part).to(leaf.dtype))
-        start += shape.numel()
-    return _tree.rebuild(leaves, like)
 
 
 @dataclass(frozen=True)

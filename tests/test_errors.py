@@ -288,7 +288,6 @@ TRANSFORMS: dict[str, Any] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of torch.jit
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 def test_transforms_of_torch_func_are_refused(transform: Any) -> None:
     def end(u: torch.Tensor) -> torch.Tensor:
