@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -216,22 +217,58 @@ class _Bound(pr.Whitened):
         mean = self.mean.to(new.u.dtype)
         return a1 * mean + self.apply(at, new.u - a0 * mean)
 
-    def guess_run(self, at: Any, u: Tensor, before: pr.Edge | None) -> Tensor:
-        """The whole flow to all edges at once, about the mean that explains where the last step led.
+    def guess_run(self, at: Any, u: Tensor, before: tuple[pr.Edge, ...]) -> Tensor:
+        """All edges at once: the whole flow about the mean, or where there are edges in front, what their x0 lead to.
 
-        That is the mean for which the x0 of the slice in front is what such data lead one to expect.
+        Along the flow of a Gaussian of any mean, x0 is linear in p = a/(a^2 v + b^2)^(1/2). So a line through the x0 of
+        the last two slices gives those of the slices to come.
         """
         start, ends = at.t0[:, 0], at.t1
-        a0, b0 = (_like(share, u) for share in self.coordinates.shares(start))
+        if before:
+            return self._continued(at, u, before)
+        a0, a1 = self.coordinates.shares(start)[0], self.coordinates.shares(ends)[0]
         mean = self.basis.to(self.mean.to(u.dtype).expand(u.shape))
-        if before is not None:
-            x0, eps = self.coordinates.split(start, u, (u - before.u) / _like(start - before.t, u))
-            explained = self.basis.to(x0) - (a0 / b0) * self.variances.to(u.dtype) * self.basis.to(eps)
-            mean = torch.where(torch.isfinite(explained), explained, mean)
-        w = (self.basis.to(u) - a0 * mean) / self._deviation(start, u)
-        a1 = _like(self.coordinates.shares(ends)[0], u.unsqueeze(1))
-        w = w.unsqueeze(1) * self._deviation(ends, u.unsqueeze(1)) + a1 * mean.unsqueeze(1)
-        return self.basis.back(w)
+        w = (self.basis.to(u) - _like(a0, u) * mean) / self._deviation(start, u)
+        return self.basis.back(w.unsqueeze(1) * self._deviation(ends, u.unsqueeze(1)) + _outer(a1, mean))
+
+    def _continued(self, at: Any, u: Tensor, before: tuple[pr.Edge, ...]) -> Tensor:
+        start = at.t0[:, 0]
+        edges = [pr.Edge(start, u), *before]
+        x0: list[Tensor] = []
+        for right, left in pairwise(edges):
+            step = _like(right.t - left.t, u)
+            slope = torch.where(step != 0, (right.u - left.u) / torch.where(step != 0, step, 1.0), 0.0)
+            x0.append(self.coordinates.split(right.t, right.u, slope)[0])
+        p = [self._rise(edge.t) for edge in edges]
+        gap = _like(p[1] - p[2], u)
+        rise = torch.where(gap != 0, (x0[0] - x0[1]) / torch.where(gap != 0, gap, 1.0), 0.0)
+        # In y = u/b a slice adds x0 (a'/b' - a/b), so that all of them are two cumulative sums.
+        (a0, b0), (a1, b1) = self.coordinates.shares(at.t0), self.coordinates.shares(at.t1)
+        b0, b1 = b0.clamp_min(_LEAST), b1.clamp_min(_LEAST)
+        weight = a1 / b1 - a0 / b0
+        level, tilt = weight.cumsum(1), (weight * (self._rise(at.t0) - p[1][:, None])).cumsum(1)
+        y = _like(1 / b0[:, 0], u) * u
+        grown = y.unsqueeze(1) + _outer(level, x0[0]) + _outer(tilt, rise)
+        return _like(b1, grown) * grown
+
+    def _rise(self, t: Tensor) -> Tensor:
+        a, b = self.coordinates.shares(t)
+        return a / (a * a * self.variances.mean() + b * b).clamp_min(_LEAST).sqrt()
+
+    def clock(self, t: Tensor) -> Tensor:
+        """The logarithm of the ratio of noise to signal."""
+        a, b = self.coordinates.shares(t)
+        return (b.clamp_min(_LEAST) / a.clamp_min(_LEAST)).log()
+
+    def weight(self, at: Any) -> Tensor:
+        """How much of x0 enters a slice."""
+        (a0, b0), (a1, b1) = self.coordinates.shares(at.t0), self.coordinates.shares(at.t1)
+        return a1 - a0 * b1 / b0
+
+    def mismatch(self, at: Any) -> Tensor:
+        """How much of x0 enters a slice, and what part of it is in doubt: less, the more noise there is."""
+        a, b = self.coordinates.shares(at.t0)
+        return self.weight(at) * _DOUBT * a * a / (_DOUBT * a * a + b * b)
 
     def _deviation(self, t: Tensor, like: Tensor) -> Tensor:
         """Standard deviations of u at ``t``, of shape ``(*t, *rest)`` or what broadcasts to it."""
@@ -241,6 +278,16 @@ class _Bound(pr.Whitened):
 
 _LEAST = 1e-12
 """Of a variance of u, where neither noise nor data is left."""
+
+
+_DOUBT = 30.0
+"""The ratio of noise to signal, in variance, at which half of a change may be missed: larger than for most data, since
+guided models react more strongly."""
+
+
+def _outer(weights: Tensor, leaf: Tensor) -> Tensor:
+    """Numbers ``(R, L)`` times states ``(R, *rest)``: ``(R, L, *rest)``."""
+    return _like(weights, leaf.unsqueeze(1)) * leaf.unsqueeze(1)
 
 
 def _like(scalars: Tensor, leaf: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from parareal import _tree
@@ -98,6 +99,13 @@ class Correction(ABC):
         """
         return self
 
+    def mismatch(self, at: Where) -> Tensor:
+        """What `difference` may miss of a change of the input, as a part of it, before any was seen; float64, ``(N,)``.
+
+        One, all of it, unless a correction knows better. Error estimates of first iterations rest on it.
+        """
+        return torch.ones(at.shape, dtype=torch.float64)
+
     def lift(self, u: State) -> State:
         """Where it ``carries`` something: states with what fine lanes carry beside them, ``(u, tangents)``."""
         raise NotImplementedError
@@ -114,14 +122,14 @@ class Correction(ABC):
     def difference(self, at: Where, new: Known, old: Known) -> State | None:
         """Approximates F(new.u) - F(old.u), leaves ``(L, *state)``; ``None`` stands for zero."""
 
-    def guess_run(self, at: Where, u: State, before: Edge | None) -> State:
+    def guess_run(self, at: Where, u: State, before: tuple[Edge, ...]) -> State:
         """`guess` on rows of L neighbouring slices in one go.
 
         Args:
             at: The slices; times have shape ``(R, L)``.
             u: States at the left edges of the first slices, leaves ``(R, *state)``.
-            before: The edges in front of those; ``None`` at the start of the grid. Where a row has none there it is the
-                same edge again.
+            before: The edges in front of those, up to two, the nearest first; none at the start of the grid. Where a
+                row has none there it is the same edge again.
 
         Returns:
             First iterates at all right edges, leaves ``(R, L, *state)``.

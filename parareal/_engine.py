@@ -15,11 +15,11 @@ from parareal import _tree
 from parareal._correction import Correction
 from parareal._executor import Executor
 from parareal._flight import Counters, Flight, play_round
-from parareal._grid import Mesh, TimeGrid
+from parareal._grid import Mesh, Span, TimeGrid
 from parareal._iterates import Iterates, some
 from parareal._schedule import Bools, Ints, Progress, Schedule
 from parareal._solution import Status
-from parareal._stop import Floats, StoppingRule, Verdict
+from parareal._stop import Floats, Seen, Start, StoppingRule, Verdict
 from parareal._tree import State
 from parareal.integrators import Integrator
 
@@ -59,6 +59,8 @@ class Engine:
         if self.slides:
             stop = stop.accepting()
         width = min(schedule.width or grid.num_slices, grid.num_slices)
+        mismatch = correction.mismatch(Span(grid.edges, np.arange(grid.num_slices)))
+        self.judge = stop.begin(Start(_tree.leaves(u0)[0].shape[0], width, mismatch.numpy()))
         self.iterates = Iterates(u0, grid, correction, stop.uses_defect, width, dense, schedule.guess)
         self.schedule, self.executor, self.stop, self.max_iterations = schedule, executor, stop, max_iterations
         self.counters = Counters()
@@ -78,6 +80,8 @@ class Engine:
         self.decided = np.zeros(systems, dtype=np.int64)  # what `_reached` gave when it was last decided
         self.status: list[Status | None] = [None] * systems
         self.active = np.ones(systems, dtype=bool)
+        self.errors = np.full(systems, np.nan)  # estimated at the last edge, in the rule's norm
+        self.settled = np.zeros(systems, dtype=np.int64)  # the frontier after the last decision
         self.accepted = np.zeros(systems, dtype=bool)  # the frontier rests on a tolerance, not on the recursion alone
 
     def begin(self) -> None:
@@ -187,17 +191,23 @@ class Engine:
     def _decide(self, complete: Ints) -> Floats:
         """Stops systems, and moves their frontiers, after an iteration; returns increments ``(D, N)``."""
         self.iteration[complete] += 1
-        figures, finite = self._measure(complete)
+        figures, moved, finite = self._measure(complete)
         it = self.iterates
         iteration, frontier = self.iteration[complete], it.frontier[complete]
-        verdict = self.stop.decide(figures[..., 1:], iteration)
+        before, self.settled[complete] = self.settled[complete], frontier
+        verdict = self.judge.decide(Seen(complete, figures[..., 1:], moved, before, iteration))
+        if verdict.error is not None:
+            self.errors[complete] = verdict.error
         it.frontier[complete] = np.maximum(frontier, verdict.accepted)
         self.accepted[complete] |= verdict.accepted > frontier
+        self.settled[complete] = it.frontier[complete]
         self.decided[complete] = self._reached()[complete]
         for i, system in enumerate(complete):
             self.status[system] = self._status(verdict, i, system, frontier[i], finite[i])
             self.active[system] = self.status[system] is None
         it.go_on(self.active)
+        if self.slides:
+            it.update(wait=False)  # first guesses for the slices that have come into the window
         for flight in self._flights:
             flight.leave_behind(it.live.reshape(-1))
         return figures[..., 0]
@@ -211,8 +221,8 @@ class Engine:
             return Status.CONVERGED if verdict.converged[i] else Status.ITERATIONS
         return Status.MAX_ITERATIONS if self.iteration[system] >= self.max_iterations else None
 
-    def _measure(self, complete: Ints) -> tuple[Floats, Bools]:
-        """Increments and the C figures of the stopping rule, ``(D, N, 1 + C)``, and whether frontiers are finite.
+    def _measure(self, complete: Ints) -> tuple[Floats, Bools, Bools]:
+        """Increments and the C figures of the rule, ``(D, N, 1 + C)``, of which edges, and if frontiers are finite.
 
         All of it comes in one transfer from the device.
         """
@@ -227,4 +237,6 @@ class Engine:
             figures[self.iterates.n >= self.decided[complete, None]] = np.nan
         row = np.searchsorted(complete, ids // slices)
         figures[row, ids % slices] = packed[: -len(complete)].reshape(len(columns), -1).T
-        return figures, packed[-len(complete) :] > 0
+        moved = np.zeros((len(complete), slices), dtype=bool)
+        moved[row, ids % slices] = True
+        return figures, moved, packed[-len(complete) :] > 0

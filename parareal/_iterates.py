@@ -56,7 +56,7 @@ class Iterates(Edges):
         self._u0, self._dense = u0, dense
         systems, slices = self.systems, self.slices
         self._by_run = correction.stacked or guess is not None
-        self.u = Ring(u0, systems, slices + 1, None if dense else width + 2, 2 if correction.uses_input else 1)
+        self.u = Ring(u0, systems, slices + 1, None if dense else width + 3, 2 if correction.uses_input else 1)
         start = np.arange(systems) * (slices + 1)
         self.u.put(start, np.zeros_like(start), u0)
         self._carries = correction.carries > 0
@@ -143,12 +143,11 @@ class Iterates(Edges):
             start = rows.n[:, 0]
             edge, iterate = rows.system * (self.slices + 1) + start, self.held[rows.system, start]
             u, at = self.u.peek(edge, iterate), Span(self._times, rows.n)
-            before = None
-            if some(start > 0):
-                last = np.maximum(start - 1, self.frontier[rows.system])
-                past = self.u.peek(edge - start + last, self.held[rows.system, last])
-                before = Edge(Span(self._times, last).t0, past)
-            value = (self._own_guess or self.correction.guess_run)(at, u, before)
+            before: list[Edge] = []
+            for back in (1, 2) if some(start > 0) else ():
+                n = np.maximum(start - back, np.maximum(self.frontier[rows.system] - 1, 0))
+                before.append(Edge(self._times_at(n), self.u.peek(edge - start + n, self.held[rows.system, n])))
+            value = (self._own_guess or self.correction.guess_run)(at, u, tuple(before))
             system, n = rows.flat()
             iterate = np.repeat(iterate, rows.n.shape[1])
             u = _tree.lanes(u, torch.from_numpy(np.repeat(np.arange(len(start)), rows.n.shape[1])).to(self.device))
@@ -159,6 +158,9 @@ class Iterates(Edges):
             self.born[system, n + 1] = iterate
         self._write(system, n, iterate, _tree.finite_or(value, u))
         self.guessing = some(self.live & (self.held[:, 1:] < 0))
+
+    def _times_at(self, n: Ints) -> torch.Tensor:
+        return self._times[torch.from_numpy(n).to(self.device)]
 
     def _finish(self, system: Ints, n: Ints) -> None:
         """U_{n+1} = F_n(U_n) where U_n is final: then so is U_{n+1}."""

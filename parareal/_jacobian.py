@@ -140,7 +140,7 @@ class Jacobian(Correction):
         """The state held."""
         return new.u
 
-    def guess_run(self, at: Where, u: State, before: Edge | None) -> State:
+    def guess_run(self, at: Where, u: State, before: tuple[Edge, ...]) -> State:
         """The state held, on every edge."""
         return held(at, u)
 

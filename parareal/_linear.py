@@ -37,7 +37,7 @@ class Linear(Correction):
         """J (new - old)."""
         return self.apply(at, _tree.sub(new.u, old.u))
 
-    def guess_run(self, at: Where, u: State, before: Edge | None) -> State:
+    def guess_run(self, at: Where, u: State, before: tuple[Edge, ...]) -> State:
         """`guess` slice after slice."""
         out: list[State] = []
         for i in range(at.shape[1]):
@@ -78,6 +78,17 @@ class Whitened(Linear):
     @abstractmethod
     def dual(self, t: Tensor, b: State) -> State:
         """The transposed W(t)^-T b, with which <dual(t, b), W(t) u> = <b, u>."""
+
+    def clock(self, t: Tensor) -> Tensor:
+        """A time in which what the flow misses changes at a rate of about one: the problem's own unless told otherwise.
+
+        `Secant` weighs by it how alike neighbouring slices are.
+        """
+        return t
+
+    def weight(self, at: Where) -> Tensor:
+        """How much a slice contributes to what the flow misses: its length, unless told otherwise."""
+        return (at.t1 - at.t0).abs()
 
     def apply(self, at: Where, change: State) -> State:
         """W(t1)^-1 W(t0) ``change``."""
@@ -127,7 +138,7 @@ class Identity(Whitened):
         """The change."""
         return change
 
-    def guess_run(self, at: Where, u: State, before: Edge | None) -> State:
+    def guess_run(self, at: Where, u: State, before: tuple[Edge, ...]) -> State:
         """The state held, on every edge."""
         return held(at, u)
 
@@ -152,7 +163,7 @@ class Zero(Linear):
         """Zero."""
         return None
 
-    def guess_run(self, at: Where, u: State, before: Edge | None) -> State:
+    def guess_run(self, at: Where, u: State, before: tuple[Edge, ...]) -> State:
         """The state held, on every edge."""
         return held(at, u)
 

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -20,17 +20,7 @@ from parareal._grid import Where, check_count
 from parareal._problem import check_like
 from parareal._tree import State
 
-
-class Edge(Protocol):
-    """Edges of R rows: times of shape ``(R,)`` and states, leaves ``(R, *state)``."""
-
-    @property
-    def t(self) -> Tensor: ...
-    @property
-    def u(self) -> State: ...
-
-
-Guess: TypeAlias = Callable[[Where, State, Edge | None], State]
+Guess: TypeAlias = Callable[[Where, State, tuple[Any, ...]], State]
 Ints: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Bools: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -182,26 +172,26 @@ class Windowed(Schedule):
         return fine & fits, coarse & fits
 
 
-def _held(at: Where, u: State, before: Edge | None) -> State:
+def _held(at: Where, u: State, before: tuple[Any, ...]) -> State:
     length = at.shape[1]
     return _tree.map(lambda leaf: leaf.unsqueeze(1).expand(leaf.shape[0], length, *leaf.shape[1:]), u)
 
 
-def _extrapolated(at: Where, u: State, before: Edge | None) -> State:
-    if before is None:
+def _extrapolated(at: Where, u: State, before: tuple[Any, ...]) -> State:
+    if not before:
         return _held(at, u, before)
     start = at.t0[:, 0]
-    ratio = (at.t1 - start[:, None]) / (start - before.t)[:, None]
+    ratio = (at.t1 - start[:, None]) / (start - before[0].t)[:, None]
     ratio = torch.where(torch.isfinite(ratio), ratio, 0.0)
 
     def leaf(now: Tensor, earlier: Tensor) -> Tensor:
         weights = ratio.to(now.real.dtype).reshape(*ratio.shape, *[1] * (now.ndim - 1))
         return now.unsqueeze(1) + weights * (now - earlier).unsqueeze(1)
 
-    return _tree.map(leaf, u, before.u)
+    return _tree.map(leaf, u, before[0].u)
 
 
-def _carried(fn: Callable[[Tensor, Tensor, State], State], at: Where, u: State, before: Edge | None) -> State:
+def _carried(fn: Callable[[Tensor, Tensor, State], State], at: Where, u: State, before: tuple[Any, ...]) -> State:
     rows, length = at.shape
     many = _tree.map(lambda leaf: leaf.repeat_interleave(length, dim=0), u)
     start = at.t0[:, :1].expand(rows, length).reshape(-1)

@@ -110,6 +110,10 @@ class Solution:
         iterations: Iterations made; with ``samples=True`` one number for each sample, int64, shape ``(B,)``.
         history: One report for each iteration.
         stats: Rounds, evaluations and wall time.
+        error_estimate: Estimated distance of the final state from that of `serial`, in the norm of the `Tolerance` and
+            its own units; 0 where the result is the sequential solution itself, NaN or ``None`` where nothing is known.
+            With ``samples=True`` one number for each sample, float64, shape ``(B,)``. It rests on what the iterates
+            show and on the assumption that relative errors are carried on as they are: it is no bound.
         sample_status: With ``samples=True`` the status of each sample, else ``None``.
     """
 
@@ -120,6 +124,7 @@ class Solution:
     history: tuple[IterationReport, ...]
     stats: Stats
     sample_status: tuple[Status, ...] | None = None
+    error_estimate: float | Tensor | None = None
 
     @property
     def u(self) -> State:

@@ -251,6 +251,7 @@ class _Run:
             history=tuple(self.history),
             stats=self._stats(engine.counters, engine.fine.evaluations, engine.coarse_evaluations),
             sample_status=statuses if self.samples else None,
+            error_estimate=torch.from_numpy(engine.errors) if self.samples else float(engine.errors[0]),
         )
 
     # --- one slice after another ----------------------------------------------------------------------------------

@@ -16,20 +16,45 @@ import numpy as np
 from torch import Tensor
 
 from parareal._changes import Change
+from parareal._errors import Errors, Seen, Start
 from parareal._grid import check_count
 from parareal._norm import NormName
 from parareal._schedule import Bools, Ints
 
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
-RuleName: TypeAlias = Literal["increment", "defect"]
+RuleName: TypeAlias = Literal["increment", "defect", "error"]
 
 
 class Verdict(NamedTuple):
-    """What a rule says of D systems: to stop, whether a tolerance was met, and how many slices it accepts."""
+    """What a rule says of D systems.
+
+    Attributes:
+        stop: Whether to stop, ``(D,)``.
+        converged: Whether a tolerance was met, ``(D,)``.
+        accepted: How many slices it accepts, ``(D,)``.
+        error: Estimated distance of the final state from the sequential one, in the norm of the rule, ``(D,)``; NaN
+            where there is no estimate.
+    """
 
     stop: Bools
     converged: Bools
     accepted: Ints
+    error: Floats | None = None
+
+
+class Judge:
+    """A rule at work in one run. This one decides on each iteration for itself; others remember.
+
+    Args:
+        rule: The rule.
+    """
+
+    def __init__(self, rule: StoppingRule) -> None:
+        self.rule = rule
+
+    def decide(self, seen: Seen) -> Verdict:
+        """The verdict after an iteration."""
+        return self.rule.decide(seen.figures, seen.iteration)
 
 
 class StoppingRule(ABC):
@@ -67,6 +92,10 @@ class StoppingRule(ABC):
         """This rule, accepting slices as they pass, as a sliding window needs it."""
         return self
 
+    def begin(self, start: Start) -> Judge:
+        """The rule at work in a new run."""
+        return Judge(self)
+
     def __or__(self, other: StoppingRule) -> StoppingRule:
         return _Combined(self, other, "|") if isinstance(other, StoppingRule) else NotImplemented  # pyright: ignore
 
@@ -82,8 +111,10 @@ class Tolerance(StoppingRule):
         rtol: Relative tolerance.
         atol: Absolute tolerance, in the state's units.
         norm: ``"rms"``, over all elements of the state, or ``"max"``.
-        rule: What must be small: ``"increment"``, the change of U in this iteration, or ``"defect"``, the distance
-            of the last iterate from what the fine propagator made of it (the iterate that is returned is one better).
+        rule: What must be small: ``"increment"``, the change of U in this iteration; ``"defect"``, the distance
+            of the last iterate from what the fine propagator made of it (the iterate that is returned is one better);
+            or ``"error"``, the estimated distance of the final state from the sequential one, which `Windowed` always
+            takes. ``rtol`` and ``atol`` are then a promise about that distance: see `Solution.error_estimate`.
         freeze: ``False``: all slices must pass in the same iteration, the textbook rule. ``True``: slices that pass in
             a row from the frontier on are accepted and no longer computed, which is cheaper and weaker: errors that
             were accepted travel on.
@@ -118,22 +149,27 @@ class Tolerance(StoppingRule):
                 )
 
     def accepting(self) -> Tolerance:
-        """With ``freeze``."""
-        return replace(self, freeze=True)
+        """With ``freeze`` and ``rule="error"``: what is accepted travels on, and has to be kept account of."""
+        return replace(self, freeze=True, rule="error")
+
+    def begin(self, start: Start) -> Judge:
+        """A judge that keeps account of errors."""
+        return ErrorJudge(self, start)
 
     @property
     def uses_defect(self) -> bool:
-        """With ``rule="defect"``."""
-        return self.rule == "defect"
+        """Yes: errors are estimated from defects."""
+        return True
 
     @property
     def width(self) -> int:
-        """Two figures."""
-        return 2
+        """Four figures."""
+        return 4
 
     def measure(self, change: Change) -> list[Tensor]:
-        """The norm of what must be small, and of the iterate."""
-        return [change.norm(self.rule, self.norm), change.norm("size", self.norm)]
+        """The norm of what must be small, of the iterate, of the increment and of the defect."""
+        rule = "defect" if self.rule == "defect" else "increment"
+        return [change.norm(what, self.norm) for what in (rule, "size", "increment", "defect")]
 
     def decide(self, figures: Floats, iteration: Ints) -> Verdict:
         """Stops where every edge passes; with ``freeze`` accepts those that pass in a row."""
@@ -206,6 +242,10 @@ class _Combined(StoppingRule):
         """Both."""
         return replace(self, first=self.first.accepting(), second=self.second.accepting())
 
+    def begin(self, start: Start) -> Judge:
+        """Both at work."""
+        return _Both(self, self.first.begin(start), self.second.begin(start))
+
     @property
     def uses_defect(self) -> bool:
         """Where either does."""
@@ -223,9 +263,50 @@ class _Combined(StoppingRule):
     def decide(self, figures: Floats, iteration: Ints) -> Verdict:
         """Either or both."""
         cut = self.first.width
-        a = self.first.decide(figures[..., :cut], iteration)
-        b = self.second.decide(figures[..., cut:], iteration)
+        first, second = figures[..., :cut], figures[..., cut:]
+        return self.join(self.first.decide(first, iteration), self.second.decide(second, iteration))
+
+    def join(self, a: Verdict, b: Verdict) -> Verdict:
+        """One verdict of two."""
+        error = b.error if a.error is None else a.error
         converged = (a.stop & a.converged) | (b.stop & b.converged)
         if self.how == "|":
-            return Verdict(a.stop | b.stop, converged, np.maximum(a.accepted, b.accepted))
-        return Verdict(a.stop & b.stop, converged, np.minimum(a.accepted, b.accepted))
+            return Verdict(a.stop | b.stop, converged, np.maximum(a.accepted, b.accepted), error)
+        return Verdict(a.stop & b.stop, converged, np.minimum(a.accepted, b.accepted), error)
+
+
+class _Both(Judge):
+    """Two judges joined."""
+
+    def __init__(self, rule: _Combined, first: Judge, second: Judge) -> None:
+        super().__init__(rule)
+        self._join, self._first, self._second = rule.join, first, second
+
+    def decide(self, seen: Seen) -> Verdict:
+        """Each on its own figures."""
+        cut = self._first.rule.width
+        parts = (seen._replace(figures=part) for part in (seen.figures[..., :cut], seen.figures[..., cut:]))
+        return self._join(*(judge.decide(part) for judge, part in zip((self._first, self._second), parts, strict=True)))
+
+
+class ErrorJudge(Judge):
+    """A tolerance at work: it keeps account of errors, and with ``rule="error"`` decides by them."""
+
+    def __init__(self, rule: Tolerance, start: Start) -> None:
+        super().__init__(rule)
+        self._tolerance, self._errors = rule, Errors(start, rule.rtol, rule.atol)
+
+    def decide(self, seen: Seen) -> Verdict:
+        """By the errors, or by the rule's own figures."""
+        size, increment, defect = (seen.figures[..., i] for i in (1, 2, 3))
+        errors = self._errors
+        errors.update(seen, increment, defect, size)
+        if self._tolerance.rule == "error":
+            accepted = errors.passed(seen)
+            stop = accepted == size.shape[1]
+            verdict = Verdict(stop, stop, accepted if self._tolerance.freeze else np.zeros_like(accepted))
+        else:
+            verdict = self._tolerance.decide(seen.figures, seen.iteration)
+        error = errors.at_end(seen, size[:, -1])
+        errors.accept(seen, verdict.accepted)
+        return verdict._replace(error=error)

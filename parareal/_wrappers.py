@@ -63,6 +63,10 @@ class _Wrapper(Correction):
         """Binds the correction inside."""
         return dataclasses.replace(self, correction=self.correction.bind(problem, u0, grid, fine))
 
+    def mismatch(self, at: Where) -> Tensor:
+        """That of the correction inside."""
+        return self.correction.mismatch(at)
+
     def lift(self, u: State) -> State:
         """That of the correction inside."""
         return self.correction.lift(u)
@@ -75,7 +79,7 @@ class _Wrapper(Correction):
         """That of the correction inside."""
         return self.correction.guess(at, new)
 
-    def guess_run(self, at: Where, u: State, before: Edge | None) -> State:
+    def guess_run(self, at: Where, u: State, before: tuple[Edge, ...]) -> State:
         """That of the correction inside."""
         return self.correction.guess_run(at, u, before)
 
@@ -150,10 +154,13 @@ class Secant(_Wrapper):
     Args:
         correction: A correction, or an integrator, which stands for `Coarse`.
         memory: How many pairs, newest first; one gives nearly all of the gain.
+        neighbours: Also use the newest pairs of the slices so many to the left, such as ``(1, 2, 4)``, with less weight
+            the further away: worth some iterations where slices are short, so that neighbours behave alike. Only for
+            corrections that are flows, such as `Identity`.
 
     Raises:
-        TypeError: ``correction`` is neither, or ``memory`` is not an int.
-        ValueError: ``memory`` is below 1.
+        TypeError: ``correction`` is neither, or ``memory`` or one of ``neighbours`` is not an int.
+        ValueError: One of these is below 1, or neighbours come with a correction that is no flow.
 
     Source:
         C. G. Broyden, A class of methods for solving nonlinear simultaneous equations, Math. Comp. 19 (1965), applied
@@ -171,10 +178,18 @@ class Secant(_Wrapper):
     """
 
     memory: int = 1
+    neighbours: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count(self.memory, "memory")
+        for place in self.neighbours:
+            check_count(place, "neighbours")
+        if self.neighbours and not isinstance(self.correction, Whitened):
+            raise ValueError(
+                f"neighbours={self.neighbours} came with {self.correction!r}, which does not sweep over many slices at "
+                "once; expected a flow such as pr.Identity(), or neighbours=()"
+            )
         if self.correction.lookback:
             raise ValueError(
                 f"{self.correction!r} looks back by itself; expected a correction without memory inside of Secant"
@@ -222,6 +237,27 @@ class Secant(_Wrapper):
             now = before
         return moves, errors
 
+    def _pooled(
+        self, flow: Whitened, at: Where, moves: list[Tensor], errors: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The slices' own pairs and those of neighbours, as a damped least-squares problem: the more, the further."""
+        clock, weight = flow.clock(at.t0), flow.weight(at)
+        damping = [torch.full_like(clock, _DAMPING)] * len(moves)
+        rows, errors = list(moves), list(errors)
+        for place in self.neighbours:
+            if place >= clock.shape[1]:
+                continue
+            there, here = slice(None, -place), slice(place, None)
+            ratio = (weight[:, here] / weight[:, there]).to(moves[0].real.dtype).unsqueeze(-1)
+            rows.append(torch.nn.functional.pad(moves[0][:, there], (0, 0, place, 0)))
+            errors.append(torch.nn.functional.pad(errors[0][:, there] * ratio, (0, 0, place, 0)))
+            apart = torch.nn.functional.pad(clock[:, here] - clock[:, there], (place, 0))
+            damping.append(_DAMPING + apart * apart)
+        a = torch.stack(rows, 2)  # (R, L, P, D)
+        system = a.conj() @ a.transpose(-1, -2) + torch.diag_embed(torch.stack(damping, -1)).to(a.dtype)
+        solved = torch.linalg.solve_ex(system.conj(), a)[0]
+        return list(solved.unbind(2)), errors
+
     def _inner(self, at: Where, new: Known, old: Known) -> State | None:
         return self.correction.difference(at, new, old)
 
@@ -237,6 +273,8 @@ class Secant(_Wrapper):
         t0, t1 = at.t0, at.t1
         moves, errors = self._pairs(at, old, 2)
         moves, errors = orthonormal(moves, errors)
+        if self.neighbours:
+            moves, errors = self._pooled(flow, at, moves, errors)
         like = sweep.defects
         # (R, L, m, D): m pairs of each slice
         a = torch.stack([flat(flow.whiten(t1, unflat(error, like, 2)), 2) for error in errors], 2)
@@ -247,6 +285,10 @@ class Secant(_Wrapper):
         gained = defects + (a * c.unsqueeze(-1)).sum(2)
         x = _left(first, gained) + (a * c.unsqueeze(-1)).sum(2)
         return flow.colour(t1, unflat(x, like, 2))
+
+
+_DAMPING = 0.1
+"""Of pairs that are pooled, against the unit size of each: neighbours' pairs point in similar directions."""
 
 
 def _left(first: Tensor, gained: Tensor) -> Tensor:

@@ -186,7 +186,10 @@ def test_first_guesses_by_hand() -> None:
     """Two rows of two slices; the second row has no edge in front of it."""
     edges = torch.tensor([0.0, 1.0, 3.0, 4.0, 8.0], dtype=torch.float64)
     at = Span(edges, np.array([[1, 2], [0, 1]]))
-    u, before = torch.tensor([[5.0], [1.0]]), pr.Edge(torch.tensor([0.0, 0.0]).double(), torch.tensor([[3.0], [1.0]]))
+    u, before = (
+        torch.tensor([[5.0], [1.0]]),
+        (pr.Edge(torch.tensor([0.0, 0.0]).double(), torch.tensor([[3.0], [1.0]])),),
+    )
     guesses = {
         name: pr.Windowed(2, initial).guess
         for name, initial in {"coarse": "coarse", "hold": "hold", "extrapolate": "extrapolate", "own": shrunk}.items()
@@ -194,7 +197,7 @@ def test_first_guesses_by_hand() -> None:
     assert guesses["coarse"] is None
     assert guesses["hold"](at, u, before).flatten().tolist() == [5.0, 5.0, 1.0, 1.0]
     assert guesses["extrapolate"](at, u, before).flatten().tolist() == [9.0, 11.0, 1.0, 1.0]
-    assert guesses["extrapolate"](at, u, None).flatten().tolist() == [5.0, 5.0, 1.0, 1.0]
+    assert guesses["extrapolate"](at, u, ()).flatten().tolist() == [5.0, 5.0, 1.0, 1.0]
     expected = [5 * math.exp(-2), 5 * math.exp(-3), math.exp(-1), math.exp(-3)]
     torch.testing.assert_close(guesses["own"](at, u, before).flatten(), torch.tensor(expected))
 
