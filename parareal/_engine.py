@@ -100,9 +100,11 @@ class Engine:
                 played = play_round(self._flights, self.executor, self.counters)
                 if not (played or any(flight.arrived for flight in self._flights)):
                     raise RuntimeError(self._stuck())
-            if self.iterates.update():  # what has just come in may let lanes set out from an edge that is about to move
+            # What has just come in may let lanes set out from an edge that is about to move. A window is filled up once
+            # it is decided how far it slides.
+            if self.iterates.update(guessing=not self.slides):
                 self._set_out()
-                self.iterates.update(wait=False)
+                self.iterates.update(wait=False, guessing=not self.slides)
             complete = (self.active & (self._reached() > self.decided)).nonzero()[0]
             if len(complete):
                 return complete, self._decide(complete)

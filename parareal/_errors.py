@@ -57,7 +57,7 @@ _WEIGHT = 0.7
 """Of the mismatch: errors add up to less than the sum of their sizes."""
 _MEMORY = 0.7
 """A mismatch seen before counts for this much in the next iteration, in case that now a move was easy by chance."""
-_PREFIX, _TAIL, _END = 0.12, 0.03, 0.6
+_PREFIX, _TAIL, _END = 0.1, 0.03, 0.6
 """Parts of the tolerance that may be spent: on edges accepted early, on those that a window has reached the end with,
 where accepting saves no rounds, and on the last edge."""
 _CAUTION = 3.0

@@ -113,10 +113,12 @@ class Iterates(Edges):
 
     # --- moving -----------------------------------------------------------------------------------------------------
 
-    def update(self, wait: bool = True) -> bool:
+    def update(self, wait: bool = True, guessing: bool = True) -> bool:
         """Moves on every edge that can; returns whether one waits for lanes to set out from it first."""
         while True:
             guess, final, refined, waiting = self.moves(wait)
+            if not guessing:
+                guess = self.none
             if some(guess) and not (self.width < self.slices and some(final | refined)):  # first what it starts from
                 self._guess(guess)
             if some(final):

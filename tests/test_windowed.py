@@ -177,7 +177,7 @@ def test_a_run_that_is_cut_short_says_what_it_has_not_reached() -> None:
     dense, ends = (
         pr.solve(pr.ODE(wave), u0, grid, schedule=pr.Windowed(4), dense=dense, **options) for dense in (True, False)
     )
-    assert torch.isfinite(dense.us).flatten().tolist() == [True] * 7 + [False] * 14
+    assert torch.isfinite(dense.us).flatten().tolist() == [True] * 6 + [False] * 15
     assert torch.isfinite(ends.us).flatten().tolist() == [True, False]
     assert torch.isnan(dense.history[0].increments).tolist() == [False] * 4 + [True] * 16
 
