@@ -6,7 +6,9 @@ In both, x0 and eps enter linearly and the schedule drops out, so that explicit 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from torch import Tensor
 from diffusion_adapters._noise_schedule import NoiseSchedule
 from diffusion_adapters._prediction import Levels, Row, per_row
 from diffusion_adapters._schedules import Flow
+from diffusion_adapters._validate import one_of
 
 _SMALL_SIGNAL = 1e-3
 """Below this alpha at the noisy end, z = x/alpha would lose more than a few digits of x0 in float32."""
@@ -152,7 +155,13 @@ class Share(Coordinates):
         return "velocity" if isinstance(self.noise_schedule, Flow) else None
 
 
-def coordinates_for(schedule: NoiseSchedule) -> Coordinates:
-    """`Share` for `Flow`, and where alpha is nearly 0 at the noisy end; `Ratio` elsewhere."""
+Name: TypeAlias = Literal["ratio", "share"]
+COORDINATES: dict[str, Callable[[NoiseSchedule], Coordinates]] = {"ratio": Ratio, "share": Share}
+
+
+def coordinates_for(schedule: NoiseSchedule, name: Name | None = None) -> Coordinates:
+    """`Share` for `Flow`, and where alpha is nearly 0 at the noisy end; `Ratio` elsewhere; or what is asked for."""
+    if name is not None:
+        return COORDINATES[one_of(name, COORDINATES, "coordinates")](schedule)
     most = schedule.alpha(torch.tensor(schedule.t_max, dtype=torch.float64)).item()
     return Share(schedule) if isinstance(schedule, Flow) or most < _SMALL_SIGNAL else Ratio(schedule)

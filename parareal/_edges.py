@@ -83,7 +83,7 @@ class Edges:
         leaf = _tree.leaves(u0)[0]
         self.systems, self.slices, self.width, self.device = leaf.shape[0], slices, width, leaf.device
         self.count, shape = self.systems * slices, (self.systems, slices)
-        self.memory, self.free, self._guess_waits = memory, not coarse, guess_waits and coarse
+        self.memory, self.free, self.guess_waits = memory, not coarse, guess_waits and coarse
         self.n = np.arange(slices)
         self.held = np.full((self.systems, slices + 1), -1)
         self.held[:, 0] = 0
@@ -126,7 +126,7 @@ class Edges:
         new = left if self.free else self.coarse_done
         guess = self.none
         if self.guessing:
-            guess = self.live & ((new if self._guess_waits else left) >= 0) & (right < 0)
+            guess = self.live & ((new if self.guess_waits else left) >= 0) & (right < 0)
         solved = self.live & (self.fine_done >= right) & (right >= 0)
         final = self.live & (self.n == self.frontier[:, None]) & (self.fine_done == left)
         used = self.fine_from if self.free else np.minimum(self.fine_from, self.coarse_from)

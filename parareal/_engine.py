@@ -101,10 +101,11 @@ class Engine:
                 if not (played or any(flight.arrived for flight in self._flights)):
                     raise RuntimeError(self._stuck())
             # What has just come in may let lanes set out from an edge that is about to move. A window is filled up once
-            # it is decided how far it slides.
-            if self.iterates.update(guessing=not self.slides):
+            # it is decided how far it slides, unless guesses come in one by one.
+            guessing = not self.slides or self.iterates.guess_waits
+            if self.iterates.update(guessing=guessing):
                 self._set_out()
-                self.iterates.update(wait=False, guessing=not self.slides)
+                self.iterates.update(wait=False, guessing=guessing)
             complete = (self.active & (self._reached() > self.decided)).nonzero()[0]
             if len(complete):
                 return complete, self._decide(complete)

@@ -200,16 +200,16 @@ class Iterates(Edges):
         sweep = Sweep(moved, _tree.fold(defects, length), old and old.fold(length))
         change = self.correction.difference_run(Span(self._times, rows.n), sweep)
         value = _tree.clone(f) if change is None else _tree.add(f, _tree.join(change))
-        if self.correction.mixing:
-            value = self._mix(system, n, _tree.finite_or(value, held), length)
+        mixed = self._mix(system, n, _tree.finite_or(value, held), length) if self.correction.mixing else value
         if rows.ragged:
-            (value, f, held), system, n = self._valid(rows, (value, f, held), system, n)
-        self._correct(system, n, value, f, held)
+            (value, mixed, f, held), system, n = self._valid(rows, (value, mixed, f, held), system, n)
+        self._correct(system, n, value, f, held, mixed)
 
-    def _correct(self, system: Ints, n: Ints, value: State, f: State, held: State = None) -> None:
+    def _correct(self, system: Ints, n: Ints, value: State, f: State, held: State = None, mixed: State = None) -> None:
+        # A mixed iterate may stand still where the recursion does not: what the recursion gives is what counts.
         k = self.held[system, n + 1]
         held = self._change(system, n, k + 1, value, f if self._keep_fine else value, held)
-        self._write(system, n, k + 1, _tree.finite_or(value, held))
+        self._write(system, n, k + 1, _tree.finite_or(value if mixed is None else mixed, held))
 
     def _mix(self, system: Ints, n: Ints, value: State, length: int) -> State:
         """What the correction makes of the recursion's updates, now and at the iterates before."""
