@@ -245,6 +245,8 @@ class _Ends:
 def _times(factor: Any, change: Tensor, lanes: bool) -> Tensor:
     """A number, an elementwise factor or a matrix, times a change of shape ``(L, *state)``."""
     size, state = change.shape[0], tuple(change.shape[1:])
+    if isinstance(factor, Number):  # at full precision: torch would make float32 of it
+        factor = torch.as_tensor(factor, dtype=torch.complex128 if isinstance(factor, complex) else torch.float64)
     factor = torch.as_tensor(factor, device=change.device)
     if factor.is_complex() and not change.is_complex():
         raise TypeError(

@@ -26,7 +26,7 @@ from parareal.integrators import Integrator
 class _Wrapper(Correction):
     """What corrections on top of another one share."""
 
-    correction: Correction
+    correction: Correction | Integrator
 
     def __post_init__(self) -> None:
         given: Any = self.correction
@@ -35,57 +35,61 @@ class _Wrapper(Correction):
         object.__setattr__(self, "correction", given)
 
     @property
+    def _base(self) -> Correction:
+        return self.correction  # pyright: ignore[reportReturnType]
+
+    @property
     def propagator(self) -> Integrator | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """That of the correction inside."""
-        return self.correction.propagator
+        return self._base.propagator
 
     @property
     def uses_input(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """As the correction inside."""
-        return self.correction.uses_input
+        return self._base.uses_input
 
     @property
     def lookback(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         """As the correction inside."""
-        return self.correction.lookback
+        return self._base.lookback
 
     @property
     def mixing(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         """As the correction inside."""
-        return self.correction.mixing
+        return self._base.mixing
 
     @property
     def carries(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         """As the correction inside."""
-        return self.correction.carries
+        return self._base.carries
 
     def bind(self, problem: Any, u0: State, grid: Any, fine: Any) -> Correction:
         """Binds the correction inside."""
-        return dataclasses.replace(self, correction=self.correction.bind(problem, u0, grid, fine))
+        return dataclasses.replace(self, correction=self._base.bind(problem, u0, grid, fine))
 
     def mismatch(self, at: Where) -> Tensor:
         """That of the correction inside."""
-        return self.correction.mismatch(at)
+        return self._base.mismatch(at)
 
     def lift(self, u: State) -> State:
         """That of the correction inside."""
-        return self.correction.lift(u)
+        return self._base.lift(u)
 
     def lifted(self, problem: Any) -> Any:
         """That of the correction inside."""
-        return self.correction.lifted(problem)
+        return self._base.lifted(problem)
 
     def guess(self, at: Where, new: Known) -> State:
         """That of the correction inside."""
-        return self.correction.guess(at, new)
+        return self._base.guess(at, new)
 
     def guess_run(self, at: Where, u: State, before: tuple[Edge, ...]) -> State:
         """That of the correction inside."""
-        return self.correction.guess_run(at, u, before)
+        return self._base.guess_run(at, u, before)
 
     def mix(self, states: list[State], updates: list[State]) -> State:
         """That of the correction inside."""
-        return self.correction.mix(states, updates)
+        return self._base.mix(states, updates)
 
 
 @dataclass(frozen=True)
@@ -124,11 +128,11 @@ class Damped(_Wrapper):
     @property
     def stacked(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Where the correction inside is linear."""
-        return isinstance(self.correction, Linear)
+        return isinstance(self._base, Linear)
 
     def difference(self, at: Where, new: Known, old: Known) -> State | None:
         """Theta times that of the correction inside."""
-        return self._damped(self.correction.difference(at, new, old))
+        return self._damped(self._base.difference(at, new, old))
 
     def difference_run(self, at: Where, sweep: Sweep) -> State | None:
         """Slice after slice."""
@@ -185,12 +189,12 @@ class Secant(_Wrapper):
         check_count(self.memory, "memory")
         for place in self.neighbours:
             check_count(place, "neighbours")
-        if self.neighbours and not isinstance(self.correction, Whitened):
+        if self.neighbours and not isinstance(self._base, Whitened):
             raise ValueError(
                 f"neighbours={self.neighbours} came with {self.correction!r}, which does not sweep over many slices at "
                 "once; expected a flow such as pr.Identity(), or neighbours=()"
             )
-        if self.correction.lookback:
+        if self._base.lookback:
             raise ValueError(
                 f"{self.correction!r} looks back by itself; expected a correction without memory inside of Secant"
             )
@@ -208,12 +212,12 @@ class Secant(_Wrapper):
     @property
     def stacked(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Where the correction inside is a flow."""
-        return isinstance(self.correction, Whitened)
+        return isinstance(self._base, Whitened)
 
     def difference(self, at: Where, new: Known, old: Known) -> State:
         """That of the correction inside and the update."""
         change = flat(_tree.sub(new.u, old.u), 1)
-        inner = self.correction.difference(at, new, old)
+        inner = self._base.difference(at, new, old)
         moves, errors = self._pairs(at, old, 1)
         moves, errors = orthonormal(moves, errors)
         update = torch.zeros_like(change)
@@ -259,7 +263,7 @@ class Secant(_Wrapper):
         return list(solved.unbind(2)), errors
 
     def _inner(self, at: Where, new: Known, old: Known) -> State | None:
-        return self.correction.difference(at, new, old)
+        return self._base.difference(at, new, old)
 
     def difference_run(self, at: Where, sweep: Sweep) -> State:
         """All slices at once: the inner products form a triangular system.
@@ -267,7 +271,7 @@ class Secant(_Wrapper):
         In the flow's own coordinates x_{n+1} = x_n + d_n + sum_j a_nj c_nj with c_nj = <b_nj, x_n>, and so
         c = r + M c, where M is strictly lower triangular.
         """
-        flow, old = self.correction, sweep.old
+        flow, old = self._base, sweep.old
         assert isinstance(flow, Whitened)
         assert old is not None
         t0, t1 = at.t0, at.t1
@@ -356,18 +360,18 @@ class Anderson(_Wrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count(self.memory, "memory")
-        if not self.correction.stacked:
+        if not self._base.stacked:
             raise ValueError(
                 f"{self.correction!r} sweeps slice after slice, and mixing needs the residuals of a whole sweep; "
                 "expected a correction without evaluations, such as pr.Identity(), or pr.Secant around that"
             )
-        if self.correction.mixing:
+        if self._base.mixing:
             raise ValueError(f"{self.correction!r} mixes by itself; expected one that does not inside of Anderson")
 
     @property
     def stacked(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """As the correction inside: yes."""
-        return self.correction.stacked
+        return self._base.stacked
 
     @property
     def mixing(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -376,11 +380,11 @@ class Anderson(_Wrapper):
 
     def difference(self, at: Where, new: Known, old: Known) -> State | None:
         """That of the correction inside."""
-        return self.correction.difference(at, new, old)
+        return self._base.difference(at, new, old)
 
     def difference_run(self, at: Where, sweep: Sweep) -> State | None:
         """That of the correction inside."""
-        return self.correction.difference_run(at, sweep)
+        return self._base.difference_run(at, sweep)
 
     def mix(self, states: list[State], updates: list[State]) -> State:
         """The update extrapolated; see the class."""
