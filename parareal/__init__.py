@@ -4,6 +4,7 @@ A time interval is cut into slices; a rough solution is refined on all slices at
 See `solve`.
 """
 
+from parareal._anderson import Anderson
 from parareal._changes import Change
 from parareal._correction import Coarse, Correction, Edge, Known, Sweep
 from parareal._executor import Batched, Executor, Serial
@@ -12,10 +13,11 @@ from parareal._jacobian import Jacobian
 from parareal._linear import Identity, Linear, LinearFlow, Whitened, Zero
 from parareal._problem import ODE
 from parareal._schedule import Barrier, Progress, Schedule, Wavefront, Windowed
+from parareal._secant import Secant
 from parareal._solution import IterationReport, Solution, SolveError, Stats, Status
 from parareal._solve import serial, solve
 from parareal._stop import Iterations, StoppingRule, Tolerance, Verdict
-from parareal._wrappers import Anderson, Damped, Secant
+from parareal._wrappers import Damped
 from parareal.integrators import RK4, ButcherTableau, Euler, Heun, Integrator, Midpoint, Propagator, RungeKutta
 
 __all__ = [

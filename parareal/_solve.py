@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor
-
-from parareal import _tree
-from parareal._check import as_lanes, check_fold, check_instance, check_per_sample, check_state
+from parareal._check import check_instance
 from parareal._correction import Coarse, Correction
-from parareal._engine import Engine
 from parareal._executor import Batched, Executor
-from parareal._flight import Counters, Flight, play_round
-from parareal._grid import Mesh, TimeGrid, check_count
+from parareal._grid import TimeGrid, check_count
 from parareal._problem import ODE
-from parareal._progress import Bar
+from parareal._run import Callback, Run
 from parareal._schedule import Barrier, Schedule
-from parareal._solution import IterationReport, Solution, SolveError, Stats, Status
-from parareal._stop import Floats, StoppingRule, Tolerance
-from parareal._store import Ring
+from parareal._solution import Solution, SolveError
+from parareal._stop import StoppingRule, Tolerance
 from parareal._tree import State
 from parareal.integrators import Integrator
-
-Callback = Callable[[IterationReport], Any]
 
 
 def solve(
@@ -91,7 +75,7 @@ def solve(
         >>> sol.iterations < 12
         True
     """
-    run = _Run(problem, u0, grid, fine, Batched() if executor is None else executor, samples, callback, progress, dense)
+    run = Run(problem, u0, grid, fine, Batched() if executor is None else executor, samples, callback, progress, dense)
     if isinstance(coarse, Integrator):
         coarse = Coarse(coarse)
     check_instance(coarse, Correction, "coarse", "pr.Euler() or pr.Coarse(pr.Euler(steps=2))")
@@ -147,184 +131,4 @@ def serial(
         True
     """
     executor = Batched() if executor is None else executor
-    return _Run(problem, u0, grid, fine, executor, samples, None, False, True).sequential()
-
-
-@dataclass
-class _Run:
-    """What `solve` and `serial` share: checked input, the clock, and the way a solution is put together."""
-
-    problem: ODE
-    u0: State
-    grid: TimeGrid
-    fine: Integrator
-    executor: Executor
-    samples: bool
-    callback: Callback | None
-    progress: bool
-    dense: bool
-    started: float = field(default_factory=time.perf_counter)
-    history: list[IterationReport] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        check_instance(self.problem, ODE, "problem", "pr.ODE(lambda t, u: -u)")
-        check_instance(self.grid, TimeGrid, "grid", "pr.TimeGrid.uniform(0.0, 1.0, slices=8, steps=16)")
-        check_instance(self.fine, Integrator, "fine", "pr.RK4(), or pr.Propagator(fn) for a function of your own")
-        check_instance(self.executor, Executor, "executor", "pr.Batched()")
-        if self.callback is not None and not callable(self.callback):
-            raise TypeError(f"callback is a {type(self.callback).__name__}; expected a function of an IterationReport")
-        count = check_state(self.u0, self.samples)
-        check_fold(self.problem, self.u0)
-        self.batch = count if self.samples else None
-        check_per_sample(self.problem, self.batch)
-        self.systems = as_lanes(self.u0, self.batch)
-        data = self.problem.per_sample
-        self.rows = None if data is None else as_lanes(data, self.batch)
-
-    # --- in parallel ----------------------------------------------------------------------------------------------
-
-    def parallel(self, correction: Correction, schedule: Schedule, stop: StoppingRule, most: int) -> Solution:
-        """Parareal on all systems."""
-        if self.batch == 0:
-            return self._empty()
-        bar = Bar(self.progress, self.grid.num_slices)
-        engine = Engine(
-            self.problem,
-            self.systems,
-            self.rows,
-            self.grid,
-            self.fine,
-            correction,
-            schedule,
-            self.executor,
-            stop,
-            most,
-            self.dense,
-        )
-        increments: dict[int, Floats] = {}
-        try:
-            engine.begin()
-            while engine.active.any():
-                complete, moved = engine.advance()
-                for system, row in zip(complete, moved, strict=True):
-                    key = int(engine.iteration[system])
-                    increments.setdefault(key, np.zeros(engine.iterates.live.shape))[system] = row
-                if self._report(engine, increments, bar):
-                    engine.halt(Status.STOPPED)
-        except BaseException as error:
-            engine.halt(Status.INTERRUPTED)
-            attach(error, self._solution(engine))
-            raise
-        finally:
-            bar.close()
-        return self._solution(engine)
-
-    def _report(self, engine: Engine, increments: dict[int, Floats], bar: Bar) -> bool:
-        """Reports the iterations that no active system has still before it; returns whether to stop."""
-        halt = False
-        done = engine.iteration[engine.active] if engine.active.any() else engine.iteration.max(keepdims=True)
-        while len(self.history) < done.min():
-            moved = increments.pop(len(self.history) + 1)
-            frontier = (
-                torch.from_numpy(engine.iterates.frontier.copy()) if self.samples else int(engine.iterates.frontier[0])
-            )
-            report = IterationReport(
-                iteration=len(self.history) + 1,
-                increments=torch.from_numpy(moved if self.samples else moved[0]),
-                frontier=frontier,
-                rounds=engine.counters.rounds,
-                evaluations=engine.evaluations,
-            )
-            self.history.append(report)
-            bar.update(int(engine.iterates.frontier.min()), report.iteration, report.rounds, float(moved.max()))
-            halt |= self.callback is not None and bool(self.callback(report))
-        return halt
-
-    def _solution(self, engine: Engine) -> Solution:
-        statuses = tuple(status or Status.INTERRUPTED for status in engine.status)
-        iterations = torch.from_numpy(engine.iteration) if self.samples else int(engine.iteration[0])
-        return Solution(
-            us=self._unstack(engine.iterates.states),
-            ts=self._times,
-            status=Status.worst(statuses),
-            iterations=iterations,
-            history=tuple(self.history),
-            stats=self._stats(engine.counters, engine.fine.evaluations, engine.coarse_evaluations),
-            sample_status=statuses if self.samples else None,
-            error_estimate=torch.from_numpy(engine.errors) if self.samples else float(engine.errors[0]),
-        )
-
-    # --- one slice after another ----------------------------------------------------------------------------------
-
-    def sequential(self) -> Solution:
-        """The fine propagator, slice after slice, on all systems together."""
-        if self.batch == 0:
-            return self._empty()
-        slices, device = self.grid.num_slices, _tree.leaves(self.systems)[0].device
-        count = _tree.leaves(self.systems)[0].shape[0]
-        flight = Flight(self.problem, self.fine, Mesh.build(self.grid, self.fine.steps, device))
-        us, counters, ids = Ring(self.systems, count, slices + 1), Counters(), np.arange(count)
-        us.put(ids * (slices + 1), ids, self.systems)
-        try:
-            u = _tree.clone(self.systems)  # the caller's own tensor, which no right-hand side shall reach
-            for n in range(slices):
-                flight.launch(ids, np.full(count, n), u, self.rows)
-                while play_round([flight], self.executor, counters):
-                    pass
-                ((_, u),) = flight.arrived
-                flight.arrived.clear()
-                us.put(ids * (slices + 1) + n + 1, ids, u)
-        except BaseException as error:
-            attach(error, self._sequential_solution(us, flight, counters, (Status.INTERRUPTED,) * count))
-            raise
-        finite = [torch.isfinite(leaf).reshape(count, -1).all(1) for leaf in _tree.leaves(u)]
-        statuses = tuple(Status.FINAL if ok else Status.NONFINITE for ok in torch.stack(finite).all(0).tolist())
-        return self._sequential_solution(us, flight, counters, statuses)
-
-    def _sequential_solution(
-        self, us: Ring, flight: Flight, counters: Counters, statuses: tuple[Status, ...]
-    ) -> Solution:
-        iterations = torch.zeros(len(statuses), dtype=torch.int64) if self.samples else 0
-        sample_status = statuses if self.samples else None
-        stats = self._stats(counters, flight.evaluations, 0)
-        return Solution(
-            self._unstack(us.tree), self.grid.edges, Status.worst(statuses), iterations, (), stats, sample_status
-        )
-
-    # --- shared -----------------------------------------------------------------------------------------------------
-
-    def _stats(self, counters: Counters, fine: int, coarse: int) -> Stats:
-        return Stats(
-            rounds=counters.rounds,
-            evaluations=fine + coarse,
-            fine_evaluations=fine,
-            coarse_evaluations=coarse,
-            calls=counters.calls,
-            max_lanes=counters.max_lanes,
-            wall_time=time.perf_counter() - self.started,
-        )
-
-    def _unstack(self, rows: State) -> State:
-        """Rows of all systems as states at the edges: leaves ``(N + 1, *state)``."""
-        if self.batch is None:
-            return rows
-        edges = len(self._times)
-        return _tree.map(lambda leaf: leaf.reshape(-1, edges, *leaf.shape[2:]).transpose(0, 1), rows)
-
-    @property
-    def _times(self) -> Tensor:
-        """The times of the states that a solution keeps."""
-        edges = self.grid.edges
-        return edges if self.dense else edges[[0, -1]]
-
-    def _empty(self) -> Solution:
-        us = _tree.map(lambda leaf: leaf.new_empty((len(self._times), *leaf.shape)), self.u0)
-        none = torch.zeros(0, dtype=torch.int64)
-        return Solution(us, self._times, Status.FINAL, none, (), self._stats(Counters(), 0, 0), ())
-
-
-def attach(error: BaseException, solution: Solution) -> None:
-    """Hands what was computed to whoever catches the error."""
-    with suppress(AttributeError, TypeError):  # some exceptions take no attributes
-        error.solution = solution  # pyright: ignore[reportAttributeAccessIssue]
-        error.add_note("What was computed before this is kept: see the attribute 'solution' of this exception.")
+    return Run(problem, u0, grid, fine, executor, samples, None, False, True).sequential()

@@ -10,51 +10,20 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from torch import Tensor
 
 from parareal._changes import Change
-from parareal._errors import Errors, Seen, Start
+from parareal._errors import Seen, Start
 from parareal._grid import check_count
+from parareal._judge import ErrorJudge, Judge, Verdict
 from parareal._norm import NormName
-from parareal._schedule import Bools, Ints
+from parareal._schedule import Ints
 
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 RuleName: TypeAlias = Literal["increment", "defect", "error"]
-
-
-class Verdict(NamedTuple):
-    """What a rule says of D systems.
-
-    Attributes:
-        stop: Whether to stop, ``(D,)``.
-        converged: Whether a tolerance was met, ``(D,)``.
-        accepted: How many slices it accepts, ``(D,)``.
-        error: Estimated distance of the final state from the sequential one, in the norm of the rule, ``(D,)``; NaN
-            where there is no estimate.
-    """
-
-    stop: Bools
-    converged: Bools
-    accepted: Ints
-    error: Floats | None = None
-
-
-class Judge:
-    """A rule at work in one run. This one decides on each iteration for itself; others remember.
-
-    Args:
-        rule: The rule.
-    """
-
-    def __init__(self, rule: StoppingRule) -> None:
-        self.rule = rule
-
-    def decide(self, seen: Seen) -> Verdict:
-        """The verdict after an iteration."""
-        return self.rule.decide(seen.figures, seen.iteration)
 
 
 class StoppingRule(ABC):
@@ -287,26 +256,3 @@ class _Both(Judge):
         cut = self._first.rule.width
         parts = (seen._replace(figures=part) for part in (seen.figures[..., :cut], seen.figures[..., cut:]))
         return self._join(*(judge.decide(part) for judge, part in zip((self._first, self._second), parts, strict=True)))
-
-
-class ErrorJudge(Judge):
-    """A tolerance at work: it keeps account of errors, and with ``rule="error"`` decides by them."""
-
-    def __init__(self, rule: Tolerance, start: Start) -> None:
-        super().__init__(rule)
-        self._tolerance, self._errors = rule, Errors(start, rule.rtol, rule.atol)
-
-    def decide(self, seen: Seen) -> Verdict:
-        """By the errors, or by the rule's own figures."""
-        size, increment, defect = (seen.figures[..., i] for i in (1, 2, 3))
-        errors = self._errors
-        errors.update(seen, increment, defect, size)
-        if self._tolerance.rule == "error":
-            accepted = errors.passed(seen)
-            stop = accepted == size.shape[1]
-            verdict = Verdict(stop, stop, accepted if self._tolerance.freeze else np.zeros_like(accepted))
-        else:
-            verdict = self._tolerance.decide(seen.figures, seen.iteration)
-        error = errors.at_end(seen, size[:, -1])
-        errors.accept(seen, verdict.accepted)
-        return verdict._replace(error=error)

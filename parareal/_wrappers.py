@@ -1,29 +1,26 @@
-"""Corrections built on others: damped, learning from the iterates, mixing them."""
+"""Corrections built on others: what they share, and the simplest of them."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from numbers import Real
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from parareal import _tree
 from parareal._check import check_instance
 from parareal._correction import Coarse, Correction, Edge, Known, Sweep
-from parareal._flat import flat, unflat
-from parareal._grid import Where, check_count
-from parareal._linear import Linear, Whitened, sweep_through
+from parareal._grid import Where
+from parareal._linear import Linear, sweep_through
 from parareal._tree import State
 from parareal.integrators import Integrator
 
 
 @dataclass(frozen=True)
-class _Wrapper(Correction):
+class Wrapper(Correction):
     """What corrections on top of another one share."""
 
     correction: Correction | Integrator
@@ -93,7 +90,7 @@ class _Wrapper(Correction):
 
 
 @dataclass(frozen=True)
-class Damped(_Wrapper):
+class Damped(Wrapper):
     """Theta times another correction: between Jacobi (theta = 0) and the correction itself (theta = 1).
 
     A theta below 1 can help where the correction overshoots, as coarse propagators do on oscillations. First guesses
@@ -141,269 +138,3 @@ class Damped(_Wrapper):
 
     def _damped(self, change: State | None) -> State | None:
         return None if change is None else _tree.map(lambda leaf: leaf * self.theta, change)
-
-
-@dataclass(frozen=True)
-class Secant(_Wrapper):
-    """Another correction, made exact along the directions in which the iterates have moved: free of evaluations.
-
-    Two successive iterates of a slice's input and of its fine solution give dU and dF for nothing. With dG, what the
-    correction makes of dU, the quasi-Newton update of rank one
-
-        F(new) - F(old) = G(new) - G(old) + (dF - dG) <dU, new - old> / <dU, dU>
-
-    is right about dU whatever the correction is; several pairs give a rank of as many. The first iteration of a slice
-    has no pair yet and is the correction's own.
-
-    Args:
-        correction: A correction, or an integrator, which stands for `Coarse`.
-        memory: How many pairs, newest first; one gives nearly all of the gain.
-        neighbours: Also use the newest pairs of the slices so many to the left, such as ``(1, 2, 4)``, with less weight
-            the further away: worth some iterations where slices are short, so that neighbours behave alike. Only for
-            corrections that are flows, such as `Identity`.
-
-    Raises:
-        TypeError: ``correction`` is neither, or ``memory`` or one of ``neighbours`` is not an int.
-        ValueError: One of these is below 1, or neighbours come with a correction that is no flow.
-
-    Source:
-        C. G. Broyden, A class of methods for solving nonlinear simultaneous equations, Math. Comp. 19 (1965), applied
-        slice by slice.
-
-    Examples:
-        >>> import torch, parareal as pr
-        >>> problem = pr.ODE(lambda t, u: -u * u)
-        >>> grid = pr.TimeGrid.uniform(0.0, 2.0, slices=40)
-        >>> u0 = torch.ones(1, dtype=torch.float64)
-        >>> for coarse in (pr.Identity(), pr.Secant(pr.Identity())):
-        ...     print(pr.solve(problem, u0, grid, fine=pr.Euler(), coarse=coarse).iterations)
-        11
-        7
-    """
-
-    memory: int = 1
-    neighbours: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_count(self.memory, "memory")
-        for place in self.neighbours:
-            check_count(place, "neighbours")
-        if self.neighbours and not isinstance(self._base, Whitened):
-            raise ValueError(
-                f"neighbours={self.neighbours} came with {self.correction!r}, which does not sweep over many slices at "
-                "once; expected a flow such as pr.Identity(), or neighbours=()"
-            )
-        if self._base.lookback:
-            raise ValueError(
-                f"{self.correction!r} looks back by itself; expected a correction without memory inside of Secant"
-            )
-
-    @property
-    def uses_input(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Yes."""
-        return True
-
-    @property
-    def lookback(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The memory."""
-        return self.memory
-
-    @property
-    def stacked(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Where the correction inside is a flow."""
-        return isinstance(self._base, Whitened)
-
-    def difference(self, at: Where, new: Known, old: Known) -> State:
-        """That of the correction inside and the update."""
-        change = flat(_tree.sub(new.u, old.u), 1)
-        inner = self._base.difference(at, new, old)
-        moves, errors = self._pairs(at, old, 1)
-        moves, errors = orthonormal(moves, errors)
-        update = torch.zeros_like(change)
-        for move, error in zip(moves, errors, strict=True):
-            update = update + error * (move.conj() * change).sum(-1, keepdim=True)
-        update = unflat(update, new.u, 1)
-        return update if inner is None else _tree.add(inner, update)
-
-    def _pairs(self, at: Where, old: Known, lead: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Moves dU and errors dF - dG of the last iterates, newest first, each ``(*lead, D)``."""
-        moves: list[Tensor] = []
-        errors: list[Tensor] = []
-        now = old
-        while now.before is not None:
-            before = now.before
-            moved = flat(_tree.sub(now.u, before.u), lead)
-            error = flat(_tree.sub(now.f, before.f), lead)
-            inner = self._inner(at, now, before)
-            errors.append(error if inner is None else error - flat(inner, lead))
-            moves.append(moved)
-            now = before
-        return moves, errors
-
-    def _pooled(
-        self, flow: Whitened, at: Where, moves: list[Tensor], errors: list[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """The slices' own pairs and those of neighbours, as a damped least-squares problem: the more, the further."""
-        clock, weight = flow.clock(at.t0), flow.weight(at)
-        damping = [torch.full_like(clock, _DAMPING)] * len(moves)
-        rows, errors = list(moves), list(errors)
-        for place in self.neighbours:
-            if place >= clock.shape[1]:
-                continue
-            there, here = slice(None, -place), slice(place, None)
-            ratio = (weight[:, here] / weight[:, there]).to(moves[0].real.dtype).unsqueeze(-1)
-            rows.append(torch.nn.functional.pad(moves[0][:, there], (0, 0, place, 0)))
-            errors.append(torch.nn.functional.pad(errors[0][:, there] * ratio, (0, 0, place, 0)))
-            apart = torch.nn.functional.pad(clock[:, here] - clock[:, there], (place, 0))
-            damping.append(_DAMPING + apart * apart)
-        a = torch.stack(rows, 2)  # (R, L, P, D)
-        system = a.conj() @ a.transpose(-1, -2) + torch.diag_embed(torch.stack(damping, -1)).to(a.dtype)
-        solved = torch.linalg.solve_ex(system.conj(), a)[0]
-        return list(solved.unbind(2)), errors
-
-    def _inner(self, at: Where, new: Known, old: Known) -> State | None:
-        return self._base.difference(at, new, old)
-
-    def difference_run(self, at: Where, sweep: Sweep) -> State:
-        """All slices at once: the inner products form a triangular system.
-
-        In the flow's own coordinates x_{n+1} = x_n + d_n + sum_j a_nj c_nj with c_nj = <b_nj, x_n>, and so
-        c = r + M c, where M is strictly lower triangular.
-        """
-        flow, old = self._base, sweep.old
-        assert isinstance(flow, Whitened)
-        assert old is not None
-        t0, t1 = at.t0, at.t1
-        moves, errors = self._pairs(at, old, 2)
-        moves, errors = orthonormal(moves, errors)
-        if self.neighbours:
-            moves, errors = self._pooled(flow, at, moves, errors)
-        like = sweep.defects
-        # (R, L, m, D): m pairs of each slice
-        a = torch.stack([flat(flow.whiten(t1, unflat(error, like, 2)), 2) for error in errors], 2)
-        b = torch.stack([flat(flow.dual(t0, unflat(move, like, 2)), 2) for move in moves], 2)
-        first = flat(flow.whiten(t0[:, 0], sweep.moved), 1)
-        defects = flat(flow.whiten(t1, sweep.defects), 2)
-        c = _triangular(a, b, _left(first, defects))
-        gained = defects + (a * c.unsqueeze(-1)).sum(2)
-        x = _left(first, gained) + (a * c.unsqueeze(-1)).sum(2)
-        return flow.colour(t1, unflat(x, like, 2))
-
-
-_DAMPING = 0.1
-"""Of pairs that are pooled, against the unit size of each: neighbours' pairs point in similar directions."""
-
-
-def _left(first: Tensor, gained: Tensor) -> Tensor:
-    """Changes at left edges, ``(R, L, D)``."""
-    return torch.cat([first.unsqueeze(1), gained[:, :-1]], dim=1).cumsum(dim=1)
-
-
-def _triangular(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
-    """The inner products c, ``(R, L, m)``, of which each depends on those to its left."""
-    rows, length, pairs, _ = a.shape
-    r = (b.conj() * x.unsqueeze(2)).sum(-1).reshape(rows, length * pairs, 1)
-    matrix = b.conj().flatten(1, 2) @ a.flatten(1, 2).transpose(1, 2)  # (R, L m, L m)
-    slices = torch.arange(length, device=a.device).repeat_interleave(pairs)
-    matrix = torch.where(slices[:, None] > slices[None, :], -matrix, 0.0)
-    c = torch.linalg.solve_triangular(matrix, r, upper=False, unitriangular=True)
-    return c.reshape(rows, length, pairs)
-
-
-def orthonormal(moves: list[Tensor], errors: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """The moves, each ``(..., D)``, made orthonormal, newest first, and the errors combined likewise.
-
-    Moves that add nothing to those before them, or are nothing but rounding, become zero.
-    """
-    out: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for move, error in zip(moves, errors, strict=True):
-        size = torch.linalg.vector_norm(move, dim=-1, keepdim=True)
-        for known, its_error in zip(*out, strict=True):
-            part = (known.conj() * move).sum(-1, keepdim=True)
-            move, error = move - known * part, error - its_error * part
-        left = torch.linalg.vector_norm(move, dim=-1, keepdim=True)
-        fit = (left > 1e-3 * size) & torch.isfinite(left)
-        inverse = torch.where(fit, 1 / torch.where(fit, left, 1.0), 0.0)
-        out[0].append(torch.where(fit, move * inverse, 0.0))
-        out[1].append(torch.where(fit & torch.isfinite(error), error * inverse, 0.0))
-    return out
-
-
-@dataclass(frozen=True)
-class Anderson(_Wrapper):
-    """Another correction with triangular Anderson mixing of its iterates: free of evaluations.
-
-    The recursion's update V and its residual R = V - U are extrapolated over the last ``memory`` iterates: at each edge
-    the next iterate is V - sum_j g_j dV_j with the g that make R - sum_j g_j dR_j smallest over that edge and those to
-    its left, so that what is known still travels from left to right only, and finite termination holds.
-
-    Args:
-        correction: A correction that costs no evaluations, such as `Identity` or `LinearFlow`.
-        memory: How many iterates back, at least 1.
-
-    Raises:
-        TypeError: ``correction`` is not a correction, or ``memory`` is not an int.
-        ValueError: ``memory`` is below 1, or the correction sweeps slice after slice.
-
-    Source:
-        Accelerating Parallel Sampling of Diffusion Models (ParaTAA, arXiv 2402.09970).
-
-    Examples:
-        >>> import parareal as pr
-        >>> pr.Anderson(pr.Identity(), memory=2)
-        Anderson(correction=Identity(), memory=2)
-    """
-
-    memory: int = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_count(self.memory, "memory")
-        if not self._base.stacked:
-            raise ValueError(
-                f"{self.correction!r} sweeps slice after slice, and mixing needs the residuals of a whole sweep; "
-                "expected a correction without evaluations, such as pr.Identity(), or pr.Secant around that"
-            )
-        if self._base.mixing:
-            raise ValueError(f"{self.correction!r} mixes by itself; expected one that does not inside of Anderson")
-
-    @property
-    def stacked(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As the correction inside: yes."""
-        return self._base.stacked
-
-    @property
-    def mixing(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The memory."""
-        return self.memory
-
-    def difference(self, at: Where, new: Known, old: Known) -> State | None:
-        """That of the correction inside."""
-        return self._base.difference(at, new, old)
-
-    def difference_run(self, at: Where, sweep: Sweep) -> State | None:
-        """That of the correction inside."""
-        return self._base.difference_run(at, sweep)
-
-    def mix(self, states: list[State], updates: list[State]) -> State:
-        """The update extrapolated; see the class."""
-        u, v = [flat(state, 2) for state in states], [flat(state, 2) for state in updates]
-        r = [update - state for update, state in zip(v, u, strict=True)]
-        dv = torch.stack([now - before for now, before in pairwise(v)], 2)  # (R, L, m, D)
-        dr = torch.stack([now - before for now, before in pairwise(r)], 2)
-        wide = torch.complex128 if dr.is_complex() else torch.float64
-        seen, now = dr.to(wide), r[0].to(wide)
-        gram = (seen.conj() @ seen.transpose(-1, -2)).cumsum(1)  # over this edge and those to its left
-        right = (seen.conj() @ now.unsqueeze(-1)).cumsum(1)
-        size = gram.diagonal(dim1=-2, dim2=-1).real.sum(-1)[..., None, None]
-        eye = torch.eye(gram.shape[-1], dtype=wide, device=gram.device)
-        system = torch.where(size > 0, gram + _RIDGE * size * eye, eye)
-        system, right = (torch.where(torch.isfinite(part), part, 0.0) for part in (system, right))
-        weights, info = torch.linalg.solve_ex(system, right)
-        weights = torch.where((info == 0)[..., None, None] & (size > 0), weights, 0.0)
-        return unflat(v[0] - (dv * weights.to(dv.dtype)).sum(2), states[0], 2)
-
-
-_RIDGE = 1e-10
-"""Regularisation of the normal equations, relative to their trace."""

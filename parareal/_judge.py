@@ -1,0 +1,68 @@
+"""A stopping rule at work in one run: what it has seen, and what follows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from parareal._errors import Errors, Floats, Seen, Start
+from parareal._schedule import Bools, Ints
+
+if TYPE_CHECKING:
+    from parareal._stop import StoppingRule, Tolerance
+
+
+class Verdict(NamedTuple):
+    """What a rule says of D systems.
+
+    Attributes:
+        stop: Whether to stop, ``(D,)``.
+        converged: Whether a tolerance was met, ``(D,)``.
+        accepted: How many slices it accepts, ``(D,)``.
+        error: Estimated distance of the final state from the sequential one, in the norm of the rule, ``(D,)``; NaN
+            where there is no estimate.
+    """
+
+    stop: Bools
+    converged: Bools
+    accepted: Ints
+    error: Floats | None = None
+
+
+class Judge:
+    """A rule at work in one run. This one decides on each iteration for itself; others remember.
+
+    Args:
+        rule: The rule.
+    """
+
+    def __init__(self, rule: StoppingRule) -> None:
+        self.rule = rule
+
+    def decide(self, seen: Seen) -> Verdict:
+        """The verdict after an iteration."""
+        return self.rule.decide(seen.figures, seen.iteration)
+
+
+class ErrorJudge(Judge):
+    """A tolerance at work: it keeps account of errors, and with ``rule="error"`` decides by them."""
+
+    def __init__(self, rule: Tolerance, start: Start) -> None:
+        super().__init__(rule)
+        self._tolerance, self._errors = rule, Errors(start, rule.rtol, rule.atol)
+
+    def decide(self, seen: Seen) -> Verdict:
+        """By the errors, or by the rule's own figures."""
+        size, increment, defect = (seen.figures[..., i] for i in (1, 2, 3))
+        errors = self._errors
+        errors.update(seen, increment, defect, size)
+        if self._tolerance.rule == "error":
+            accepted = errors.passed(seen)
+            stop = accepted == size.shape[1]
+            verdict = Verdict(stop, stop, accepted if self._tolerance.freeze else np.zeros_like(accepted))
+        else:
+            verdict = self._tolerance.decide(seen.figures, seen.iteration)
+        error = errors.at_end(seen, size[:, -1])
+        errors.accept(seen, verdict.accepted)
+        return verdict._replace(error=error)

@@ -1,0 +1,203 @@
+"""A correction that learns from the iterates: exact along the directions in which they have moved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from parareal import _tree
+from parareal._correction import Known, Sweep
+from parareal._flat import flat, unflat
+from parareal._grid import Where, check_count
+from parareal._linear import Whitened
+from parareal._tree import State
+from parareal._wrappers import Wrapper
+
+
+@dataclass(frozen=True)
+class Secant(Wrapper):
+    """Another correction, made exact along the directions in which the iterates have moved: free of evaluations.
+
+    Two successive iterates of a slice's input and of its fine solution give dU and dF for nothing. With dG, what the
+    correction makes of dU, the quasi-Newton update of rank one
+
+        F(new) - F(old) = G(new) - G(old) + (dF - dG) <dU, new - old> / <dU, dU>
+
+    is right about dU whatever the correction is; several pairs give a rank of as many. The first iteration of a slice
+    has no pair yet and is the correction's own.
+
+    Args:
+        correction: A correction, or an integrator, which stands for `Coarse`.
+        memory: How many pairs, newest first; one gives nearly all of the gain.
+        neighbours: Also use the newest pairs of the slices so many to the left, such as ``(1, 2, 4)``, with less weight
+            the further away: worth some iterations where slices are short, so that neighbours behave alike. Only for
+            corrections that are flows, such as `Identity`.
+
+    Raises:
+        TypeError: ``correction`` is neither, or ``memory`` or one of ``neighbours`` is not an int.
+        ValueError: One of these is below 1, or neighbours come with a correction that is no flow.
+
+    Source:
+        C. G. Broyden, A class of methods for solving nonlinear simultaneous equations, Math. Comp. 19 (1965), applied
+        slice by slice.
+
+    Examples:
+        >>> import torch, parareal as pr
+        >>> problem = pr.ODE(lambda t, u: -u * u)
+        >>> grid = pr.TimeGrid.uniform(0.0, 2.0, slices=40)
+        >>> u0 = torch.ones(1, dtype=torch.float64)
+        >>> for coarse in (pr.Identity(), pr.Secant(pr.Identity())):
+        ...     print(pr.solve(problem, u0, grid, fine=pr.Euler(), coarse=coarse).iterations)
+        11
+        7
+    """
+
+    memory: int = 1
+    neighbours: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self.memory, "memory")
+        for place in self.neighbours:
+            check_count(place, "neighbours")
+        if self.neighbours and not isinstance(self._base, Whitened):
+            raise ValueError(
+                f"neighbours={self.neighbours} came with {self.correction!r}, which does not sweep over many slices at "
+                "once; expected a flow such as pr.Identity(), or neighbours=()"
+            )
+        if self._base.lookback:
+            raise ValueError(
+                f"{self.correction!r} looks back by itself; expected a correction without memory inside of Secant"
+            )
+
+    @property
+    def uses_input(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Yes."""
+        return True
+
+    @property
+    def lookback(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The memory."""
+        return self.memory
+
+    @property
+    def stacked(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Where the correction inside is a flow."""
+        return isinstance(self._base, Whitened)
+
+    def difference(self, at: Where, new: Known, old: Known) -> State:
+        """That of the correction inside and the update."""
+        change = flat(_tree.sub(new.u, old.u), 1)
+        inner = self._base.difference(at, new, old)
+        moves, errors = self._pairs(at, old, 1)
+        moves, errors = orthonormal(moves, errors)
+        update = torch.zeros_like(change)
+        for move, error in zip(moves, errors, strict=True):
+            update = update + error * (move.conj() * change).sum(-1, keepdim=True)
+        update = unflat(update, new.u, 1)
+        return update if inner is None else _tree.add(inner, update)
+
+    def _pairs(self, at: Where, old: Known, lead: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Moves dU and errors dF - dG of the last iterates, newest first, each ``(*lead, D)``."""
+        moves: list[Tensor] = []
+        errors: list[Tensor] = []
+        now = old
+        while now.before is not None:
+            before = now.before
+            moved = flat(_tree.sub(now.u, before.u), lead)
+            error = flat(_tree.sub(now.f, before.f), lead)
+            inner = self._inner(at, now, before)
+            errors.append(error if inner is None else error - flat(inner, lead))
+            moves.append(moved)
+            now = before
+        return moves, errors
+
+    def _pooled(
+        self, flow: Whitened, at: Where, moves: list[Tensor], errors: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The slices' own pairs and those of neighbours, as a damped least-squares problem: the more, the further."""
+        clock, weight = flow.clock(at.t0), flow.weight(at)
+        damping = [torch.full_like(clock, _DAMPING)] * len(moves)
+        rows, errors = list(moves), list(errors)
+        for place in self.neighbours:
+            if place >= clock.shape[1]:
+                continue
+            there, here = slice(None, -place), slice(place, None)
+            ratio = (weight[:, here] / weight[:, there]).to(moves[0].real.dtype).unsqueeze(-1)
+            rows.append(torch.nn.functional.pad(moves[0][:, there], (0, 0, place, 0)))
+            errors.append(torch.nn.functional.pad(errors[0][:, there] * ratio, (0, 0, place, 0)))
+            apart = torch.nn.functional.pad(clock[:, here] - clock[:, there], (place, 0))
+            damping.append(_DAMPING + apart * apart)
+        a = torch.stack(rows, 2)  # (R, L, P, D)
+        system = a.conj() @ a.transpose(-1, -2) + torch.diag_embed(torch.stack(damping, -1)).to(a.dtype)
+        solved = torch.linalg.solve_ex(system.conj(), a)[0]
+        return list(solved.unbind(2)), errors
+
+    def _inner(self, at: Where, new: Known, old: Known) -> State | None:
+        return self._base.difference(at, new, old)
+
+    def difference_run(self, at: Where, sweep: Sweep) -> State:
+        """All slices at once: the inner products form a triangular system.
+
+        In the flow's own coordinates x_{n+1} = x_n + d_n + sum_j a_nj c_nj with c_nj = <b_nj, x_n>, and so
+        c = r + M c, where M is strictly lower triangular.
+        """
+        flow, old = self._base, sweep.old
+        assert isinstance(flow, Whitened)
+        assert old is not None
+        t0, t1 = at.t0, at.t1
+        moves, errors = self._pairs(at, old, 2)
+        moves, errors = orthonormal(moves, errors)
+        if self.neighbours:
+            moves, errors = self._pooled(flow, at, moves, errors)
+        like = sweep.defects
+        # (R, L, m, D): m pairs of each slice
+        a = torch.stack([flat(flow.whiten(t1, unflat(error, like, 2)), 2) for error in errors], 2)
+        b = torch.stack([flat(flow.dual(t0, unflat(move, like, 2)), 2) for move in moves], 2)
+        first = flat(flow.whiten(t0[:, 0], sweep.moved), 1)
+        defects = flat(flow.whiten(t1, sweep.defects), 2)
+        c = _triangular(a, b, _left(first, defects))
+        gained = defects + (a * c.unsqueeze(-1)).sum(2)
+        x = _left(first, gained) + (a * c.unsqueeze(-1)).sum(2)
+        return flow.colour(t1, unflat(x, like, 2))
+
+
+_DAMPING = 0.1
+"""Of pairs that are pooled, against the unit size of each: neighbours' pairs point in similar directions."""
+
+
+def _left(first: Tensor, gained: Tensor) -> Tensor:
+    """Changes at left edges, ``(R, L, D)``."""
+    return torch.cat([first.unsqueeze(1), gained[:, :-1]], dim=1).cumsum(dim=1)
+
+
+def _triangular(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
+    """The inner products c, ``(R, L, m)``, of which each depends on those to its left."""
+    rows, length, pairs, _ = a.shape
+    r = (b.conj() * x.unsqueeze(2)).sum(-1).reshape(rows, length * pairs, 1)
+    matrix = b.conj().flatten(1, 2) @ a.flatten(1, 2).transpose(1, 2)  # (R, L m, L m)
+    slices = torch.arange(length, device=a.device).repeat_interleave(pairs)
+    matrix = torch.where(slices[:, None] > slices[None, :], -matrix, 0.0)
+    c = torch.linalg.solve_triangular(matrix, r, upper=False, unitriangular=True)
+    return c.reshape(rows, length, pairs)
+
+
+def orthonormal(moves: list[Tensor], errors: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The moves, each ``(..., D)``, made orthonormal, newest first, and the errors combined likewise.
+
+    Moves that add nothing to those before them, or are nothing but rounding, become zero.
+    """
+    out: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for move, error in zip(moves, errors, strict=True):
+        size = torch.linalg.vector_norm(move, dim=-1, keepdim=True)
+        for known, its_error in zip(*out, strict=True):
+            part = (known.conj() * move).sum(-1, keepdim=True)
+            move, error = move - known * part, error - its_error * part
+        left = torch.linalg.vector_norm(move, dim=-1, keepdim=True)
+        fit = (left > 1e-3 * size) & torch.isfinite(left)
+        inverse = torch.where(fit, 1 / torch.where(fit, left, 1.0), 0.0)
+        out[0].append(torch.where(fit, move * inverse, 0.0))
+        out[1].append(torch.where(fit & torch.isfinite(error), error * inverse, 0.0))
+    return out
