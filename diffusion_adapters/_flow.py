@@ -88,8 +88,8 @@ def probability_flow(model: DiffusionModel, coordinates: Name | None = None) -> 
 
     Args:
         model: The model.
-        coordinates: ``"ratio"`` for z over s, ``"share"`` for u over r; ``None`` chooses as above. Explicit Euler is the
-            same in both; iterations are not, and Picard iteration is quicker in the second.
+        coordinates: ``"ratio"`` for z over s, ``"share"`` for u over r; ``None`` chooses as above. Explicit Euler is
+            the same in both; iterations are not, and Picard iteration is quicker in the second.
 
     Returns:
         A `ProbabilityFlow`, which unpacks into ``problem, to_x, from_x``; ``to_x(tau, u)`` and ``from_x(tau, x)``

@@ -136,6 +136,8 @@ def sample(
     start = model.noise_schedule.sigma(times[0]).to(device=state.device, dtype=state.dtype) * state
     u = flow.from_x(grid.points[0], start)
     if not parallel:
+        if len(u) > 0:
+            correction.bind(flow.problem, u[:1], grid, fine)  # for its checks
         solution = pr.serial(flow.problem, u, grid, fine=fine, samples=True, executor=executor)
         if throw and solution.status.failed:
             raise pr.SolveError(solution)
@@ -201,16 +203,23 @@ def _correction(coarse: Any, fine: pr.Integrator) -> pr.Correction:
 def _schedule(schedule: pr.Schedule | None, width: int | None, coarse: Any, slices: int) -> pr.Schedule | None:
     """A window where one is asked for, or with the free coarse flow; else what was given."""
     if width is None:
-        free = isinstance(coarse, str) and coarse == "gaussian"
-        return pr.Windowed(min(WIDTH, slices)) if schedule is None and free else schedule
+        if schedule is None:
+            free = isinstance(coarse, str) and coarse == "gaussian"
+            return pr.Windowed(min(WIDTH, slices)) if free else None
+        _check_width(schedule.width, slices)
+        return schedule
     if schedule is not None:
         raise ValueError(
             f"width={width!r} came with schedule={schedule!r}; expected one of them: width=n stands for "
             "schedule=pr.Windowed(n)"
         )
-    if count(width, "width") > slices:
-        raise ValueError(f"width={width} is more than the {slices} slices; expected 1 ... {slices}")
+    _check_width(count(width, "width"), slices)
     return pr.Windowed(int(width))
+
+
+def _check_width(width: int | None, slices: int) -> None:
+    if width is not None and width > slices:
+        raise ValueError(f"width={width} is more than the {slices} slices; expected 1 ... {slices}")
 
 
 def _slices(slices: int | None, correction: pr.Correction, steps: int) -> int:

@@ -36,7 +36,7 @@ class Counting(nn.Module):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("solver", ["ddim", "heun"])
-@pytest.mark.parametrize("coarse", ["same", "none"])
+@pytest.mark.parametrize("coarse", ["gaussian", "same", "none"])
 def test_parallel_is_serial_when_run_to_the_end(name: str, solver: str, coarse: str) -> None:
     noise = normals(3, 4)
     serial = da.sample(model(name), noise, steps=12, solver=solver, parallel=False)
@@ -78,12 +78,13 @@ def test_rtol_bounds_the_error_of_each_sample(
     assert parallel.solution.converged
 
 
-def test_the_error_falls_with_rtol_and_rounds_rise() -> None:
+@pytest.mark.parametrize(("coarse", "rtols"), [("same", (1e-1, 1e-3, 1e-6)), ("gaussian", (1e-2, 1e-6, 1e-10))])
+def test_the_error_falls_with_rtol_and_rounds_rise(coarse: str, rtols: tuple[float, ...]) -> None:
     noise = normals(4, 4)
     serial = da.sample(model(), noise, steps=100, parallel=False)
     errors, rounds = [], []
-    for rtol in (1e-1, 1e-3, 1e-6):
-        out = da.sample(model(), noise, steps=100, rtol=rtol)
+    for rtol in rtols:
+        out = da.sample(model(), noise, steps=100, rtol=rtol, coarse=coarse)
         errors.append(relative(out.samples, serial.samples))
         rounds.append(out.solution.stats.rounds)
     assert errors[0] > errors[1] > errors[2]
@@ -108,7 +109,8 @@ def test_samples_follow_the_law_of_the_data(name: str) -> None:
     oracle = da.GaussianMixture(torch.tensor([[-1.0], [1.0]]), 0.05, torch.tensor([0.3, 0.7]))
     levels = (torch.arange(400, dtype=torch.float64) + 0.5) / 400
     noise = math.sqrt(2) * torch.erfinv(2 * levels - 1)  # equally likely values: no statistical error
-    out = da.sample(oracle.model(schedule, "v"), noise[:, None], steps=100, solver="heun", rtol=1e-3).samples[:, 0]
+    model = oracle.model(schedule, "v")
+    out = da.sample(model, noise[:, None], steps=100, solver="heun", width=25, rtol=1e-3).samples[:, 0]
     end = torch.tensor(schedule.t_min, dtype=torch.float64)
     alpha, sigma = schedule.alpha(end), schedule.sigma(end)
     normal = torch.distributions.Normal(alpha * oracle.means[:, 0], (alpha**2 * 0.05 + sigma**2).sqrt())
@@ -211,15 +213,22 @@ def test_half_precision_networks_are_sampled_in_float32() -> None:
 
 def test_slices_and_cost() -> None:
     noise = normals(1, 4)
-    assert len(da.sample(model(), noise, steps=100).solution.ts) == 11
+    assert len(da.sample(model(), noise, steps=100).solution.ts) == 101
+    assert len(da.sample(model(), noise, steps=100, coarse="same").solution.ts) == 11
     assert len(da.sample(model(), noise, steps=100, coarse="none").solution.ts) == 101
     assert len(da.sample(model(), noise, steps=100, coarse=pr.Identity()).solution.ts) == 101
     assert len(da.sample(model(), noise, steps=100, coarse=pr.Heun()).solution.ts) == 11
-    assert len(da.sample(model(), noise, steps=100, slices=4).solution.ts) == 5
+    for coarse in ("gaussian", "same", "none"):
+        assert len(da.sample(model(), noise, steps=100, slices=4, coarse=coarse).solution.ts) == 5
+        network = Counting()
+        counted = da.DiffusionModel(network, da.VP())
+        out = da.sample(counted, normals(2, 4), steps=16, coarse=coarse, stop=pr.Iterations(1))
+        assert network.calls == out.solution.stats.rounds
+        assert network.rows == out.solution.stats.evaluations
+        # One step of all slices at once, where guesses and corrections call no network.
+        assert coarse == "same" or (network.calls, network.rows) == (1, 2 * 16)
     network = Counting()
-    out = da.sample(da.DiffusionModel(network, da.VP()), normals(2, 4), steps=16, stop=pr.Iterations(1))
-    assert network.calls == out.solution.stats.rounds
-    assert network.rows == out.solution.stats.evaluations
+    da.sample(da.DiffusionModel(network, da.VP()), normals(2, 4), steps=16, coarse="same", stop=pr.Iterations(1))
     # 4 slices of 4 steps: 4 coarse rounds, 3 more fine ones (the first is shared), a coarse sweep over 3 slices.
     assert network.calls == 4 + 3 + 3
 
@@ -244,8 +253,16 @@ def test_options_reach_the_engine() -> None:
     assert stopped.solution.status is pr.Status.STOPPED
     chunks = da.sample(model(), noise, steps=25, executor=pr.Batched(max_lanes=3))
     assert chunks.solution.stats.calls > chunks.solution.stats.rounds
-    scheduled = da.sample(model(), noise, steps=25, schedule=pr.Barrier())
-    assert torch.equal(scheduled.samples, da.sample(model(), noise, steps=25).samples)
+    scheduled = da.sample(model(), noise, steps=25, coarse="same", schedule=pr.Barrier())
+    assert torch.equal(scheduled.samples, da.sample(model(), noise, steps=25, coarse="same").samples)
+    for coarse in ("gaussian", "same", "none"):
+        wide = da.sample(model(), noise, steps=25, slices=12, coarse=coarse, width=5).solution
+        window = da.sample(model(), noise, steps=25, slices=12, coarse=coarse, schedule=pr.Windowed(5)).solution
+        assert torch.equal(wide.us, window.us)
+        assert wide.stats.rounds == window.stats.rounds
+    free = da.sample(model(), noise, steps=120).solution
+    assert free.stats.max_lanes <= 2 * 100  # of two samples
+    assert torch.equal(free.us, da.sample(model(), noise, steps=120, width=100).solution.us)
 
 
 def test_solvers_by_name_and_by_object() -> None:
@@ -258,7 +275,7 @@ def test_solvers_by_name_and_by_object() -> None:
     assert torch.equal(run(solver="ddim"), run(solver=pr.Euler()))
     assert torch.equal(run(solver="heun"), run(solver=pr.Heun()))
     assert not torch.equal(run(solver="heun"), run(solver="ddim"))
-    many = da.sample(model(), noise, steps=9, solver=pr.RK4(steps=5), slices=3)
+    many = da.sample(model(), noise, steps=9, solver=pr.RK4(steps=5), slices=3, coarse="same")
     assert many.solution.stats.coarse_evaluations < many.solution.stats.fine_evaluations
 
 
@@ -278,10 +295,33 @@ MISTAKES = [
     ({"slices": 2.0}, TypeError, "slices=2.0 is a float"),
     ({"solver": "plms"}, ValueError, "solver='plms' is unknown; expected one of 'ddim', 'euler', 'heun', or an int"),
     ({"solver": pr.Euler}, ValueError, "is unknown; expected one of 'ddim'"),
-    ({"coarse": "picard"}, ValueError, "coarse='picard' is unknown; expected one of 'same', 'none', or a corr"),
+    (
+        {"coarse": "picard"},
+        ValueError,
+        "coarse='picard' is unknown; expected one of 'gaussian', 'same', 'none', or a corr",
+    ),
     ({"coarse": None}, ValueError, "coarse=None is unknown"),
-    ({"coarse": "gaussian"}, ValueError, 'not available yet. Available now are coarse="same"'),
-    ({"width": 8}, ValueError, "width=8: a sliding window of slices is not available yet"),
+    ({"coarse": pr.Euler}, ValueError, "is unknown; expected one of 'gaussian'"),
+    ({"coarse": da.GaussianFlow}, ValueError, "is unknown; expected one of 'gaussian'"),
+    ({"steps": 20, "width": 21}, ValueError, r"width=21 is more than the 20 slices; expected 1 \.\.\. 20"),
+    ({"steps": 20, "slices": 4, "width": 5}, ValueError, r"width=5 is more than the 4 slices; expected 1 \.\.\. 4"),
+    ({"steps": 20, "coarse": "same", "width": 5}, ValueError, "width=5 is more than the 4 slices"),
+    ({"width": 0}, ValueError, "width=0 is too small; expected at least 1"),
+    ({"width": -3}, ValueError, "width=-3 is too small"),
+    ({"width": True}, TypeError, "width=True is a bool; expected an int"),
+    ({"width": 8.0}, TypeError, "width=8.0 is a float; expected an int"),
+    ({"width": 8, "schedule": pr.Windowed(8)}, ValueError, r"width=8 came with schedule=Windowed\(.*stands for sch"),
+    (
+        {"width": 8, "schedule": pr.Barrier()},
+        ValueError,
+        r"width=8 came with schedule=Barrier\(\); expected one of them",
+    ),
+    ({"steps": 20, "schedule": pr.Windowed(21)}, ValueError, "width=21 is more than the 20 slices"),
+    (
+        {"coarse": da.GaussianFlow(variance=torch.ones(3))},
+        ValueError,
+        r"variance has shape \(3,\) and samples have shape",
+    ),
     ({"spacing": "cubic"}, ValueError, "spacing='cubic' is unknown; expected one of 'logsnr', 'karras', 'uniform'"),
     ({"spacing": torch.tensor([0.1, 1.0])}, ValueError, "do not fall"),
     ({"rtol": -1.0}, ValueError, "rtol=-1.0"),
@@ -336,8 +376,9 @@ def test_more_mistakes() -> None:
         da.sample(labelled, (3, 4))
     step = pr.Propagator(lambda t0, t1, u: u)
     with pytest.raises(ValueError, match='coarse="same" takes one step of the solver a slice'):
-        da.sample(model(), (3, 4), solver=step)
-    assert da.sample(model(), (3, 4), solver=step, coarse="none").solution.converged
+        da.sample(model(), (3, 4), solver=step, coarse="same")
+    for coarse in ("gaussian", "none"):
+        assert da.sample(model(), (3, 4), solver=step, coarse=coarse).solution.converged
 
 
 @pytest.mark.parametrize("parallel", [True, False])
@@ -357,3 +398,4 @@ def test_sizes_may_be_ints_of_numpy() -> None:
     expected = draw((2, 4), steps=6, slices=3).samples
     for shape in (np.array([2, 4]).tolist(), tuple(np.array([2, 4])), torch.Size([2, 4])):
         assert torch.equal(draw(shape, steps=np.int64(6), slices=np.int32(3)).samples, expected)
+    assert torch.equal(draw((2, 4), steps=6, width=np.int64(4)).samples, draw((2, 4), steps=6, width=4).samples)
