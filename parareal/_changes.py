@@ -55,8 +55,8 @@ class Changes:
         """Right edges of the slices ``ids`` have taken the iterates numbered ``iterate``; see `Change`."""
         self._parts.append((ids, iterate, new, old, fine))
 
-    def take(self, systems: Ints, last: Ints | None) -> tuple[Ints, Change]:
-        """Takes out the changes of some systems, up to iterate ``last[system]``, with the slices they belong to."""
+    def take(self, systems: Ints, last: Ints | None) -> tuple[Ints, Ints, Change]:
+        """Takes out the changes of some systems, up to iterate ``last[system]``, with slices and iterates."""
         ids, iterate = (np.concatenate([part[i] for part in self._parts]) for i in (0, 1))
         new, old, fine = (_tree.cat([part[i] for part in self._parts]) for i in (2, 3, 4))
         owner = ids // self._slices
@@ -69,5 +69,6 @@ class Changes:
             later, now = (torch.from_numpy(mask.nonzero()[0]).to(device) for mask in (~chosen, chosen))
             kept = [_tree.lanes(part, later) for part in (new, old, fine)]
             self._parts = [(ids[~chosen], iterate[~chosen], kept[0], kept[1], kept[2])]
-            ids, (new, old, fine) = ids[chosen], (_tree.lanes(part, now) for part in (new, old, fine))
-        return ids, Change(new, old, fine)
+            ids, iterate = ids[chosen], iterate[chosen]
+            new, old, fine = (_tree.lanes(part, now) for part in (new, old, fine))
+        return ids, iterate, Change(new, old, fine)

@@ -6,7 +6,7 @@ frontier, iteration and end.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -194,11 +194,11 @@ class Engine:
     def _decide(self, complete: Ints) -> Floats:
         """Stops systems, and moves their frontiers, after an iteration; returns increments ``(D, N)``."""
         self.iteration[complete] += 1
-        figures, moved, finite = self._measure(complete)
+        figures, finite = self._measure(complete)
         it = self.iterates
         iteration, frontier = self.iteration[complete], it.frontier[complete]
         before, self.settled[complete] = self.settled[complete], frontier
-        verdict = self.judge.decide(Seen(complete, figures[..., 1:], moved, before, iteration))
+        verdict = self.judge.decide(Seen(complete, figures.grid[..., 1:], *figures.moved, before, frontier, iteration))
         if verdict.error is not None:
             self.errors[complete] = verdict.error
         it.frontier[complete] = np.maximum(frontier, verdict.accepted)
@@ -213,7 +213,7 @@ class Engine:
             it.update(wait=False)  # first guesses for the slices that have come into the window
         for flight in self._flights:
             flight.leave_behind(it.live.reshape(-1))
-        return figures[..., 0]
+        return figures.grid[..., 0]
 
     def _status(self, verdict: Verdict, i: int, system: int, frontier: int, finite: bool) -> Status | None:
         if not finite:
@@ -224,22 +224,28 @@ class Engine:
             return Status.CONVERGED if verdict.converged[i] else Status.ITERATIONS
         return Status.MAX_ITERATIONS if self.iteration[system] >= self.max_iterations else None
 
-    def _measure(self, complete: Ints) -> tuple[Floats, Bools, Bools]:
-        """Increments and the C figures of the rule, ``(D, N, 1 + C)``, of which edges, and if frontiers are finite.
+    def _measure(self, complete: Ints) -> tuple[Figures, Bools]:
+        """Increments and the C figures of the rule, and whether frontiers are finite.
 
         All of it comes in one transfer from the device.
         """
-        ids, changes = self.iterates.changes.take(complete, None if self.slides else self.iterates.held[:, -1])
+        ids, numbers, changes = self.iterates.changes.take(complete, None if self.slides else self.iterates.held[:, -1])
         columns = [changes.norm("increment", self.stop.norm), *self.stop.measure(changes)]
         front = self.iterates.at_frontier(complete)
         finite = [(leaf - leaf == 0).reshape(len(complete), -1).all(1) for leaf in _tree.leaves(front)]
         packed = torch.cat([*columns, torch.stack(finite).all(0)]).cpu().numpy()
         slices = self.iterates.slices
-        figures = np.zeros((len(complete), slices, len(columns)))
+        values = packed[: -len(complete)].reshape(len(columns), -1).T
+        grid = np.zeros((len(complete), slices, len(columns)))
         if self.slides:  # zero where nothing is computed any more, NaN where nothing was computed yet
-            figures[self.iterates.n >= self.decided[complete, None]] = np.nan
-        row = np.searchsorted(complete, ids // slices)
-        figures[row, ids % slices] = packed[: -len(complete)].reshape(len(columns), -1).T
-        moved = np.zeros((len(complete), slices), dtype=bool)
-        moved[row, ids % slices] = True
-        return figures, moved, packed[-len(complete) :] > 0
+            grid[self.iterates.n >= self.decided[complete, None]] = np.nan
+        row, n = np.searchsorted(complete, ids // slices), ids % slices
+        grid[row, n] = values
+        return Figures(grid, (row, n, numbers, values[:, 1:])), packed[-len(complete) :] > 0
+
+
+class Figures(NamedTuple):
+    """What was measured: of each slice's right edge, ``(D, N, 1 + C)``, and of each change as it came, see `Seen`."""
+
+    grid: Floats
+    moved: tuple[Ints, Ints, Ints, Floats]

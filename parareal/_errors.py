@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from parareal._schedule import Bools, Ints
+from parareal._schedule import Ints
 
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -41,15 +41,23 @@ class Seen(NamedTuple):
     Attributes:
         systems: Their numbers, ``(D,)``.
         figures: ``(D, N, C)``: zero at edges that were final before, NaN at those that nothing was computed for yet.
-        moved: Right edges that took a new iterate, ``(D, N)``.
-        frontier: Slices final before it, ``(D,)``.
+        system: Of P edges that have moved, in the order in which they did, the system, 0 ... D - 1; ``(P,)``.
+        n: The slices whose right edges they are, ``(P,)``.
+        number: The numbers of the iterates that they took, ``(P,)``.
+        values: Their figures, ``(P, C)``.
+        frontier: Slices final or accepted before it, ``(D,)``.
+        final: The same after it, ``(D,)``.
         iteration: Iterations made, ``(D,)``.
     """
 
     systems: Ints
     figures: Floats
-    moved: Bools
+    system: Ints
+    n: Ints
+    number: Ints
+    values: Floats
     frontier: Ints
+    final: Ints
     iteration: Ints
 
 
@@ -62,6 +70,8 @@ _PREFIX, _TAIL, _END = 0.1, 0.03, 0.6
 where accepting saves no rounds, and on the last edge."""
 _CAUTION = 3.0
 """By which the estimate that is reported exceeds what is reckoned with, so that it is seldom too small."""
+_KEPT = 8
+"""Iterates of which moves and errors are remembered, for slices that are not in step."""
 _ROUNDING = 1e-16
 """No mismatch is below this, so that only edges that stand still have no error."""
 
@@ -79,35 +89,84 @@ class Errors:
         slices = len(start.mismatch)
         self._rtol, self._atol = rtol, atol
         self._mismatch = np.tile(start.mismatch, (start.systems, 1))
-        self._moved_by = np.zeros((start.systems, slices))
+        self._moved_by = np.zeros((start.systems, slices))  # what the left edge moved by when the right one last did
         self._spent = np.zeros(start.systems)
         self._share = np.arange(slices + 1) / slices
         part = np.where(np.arange(1, slices + 1) > slices - start.width, _TAIL, _PREFIX)
         part[-1] = _END
         self._part = part
+        # Of every edge: numbers of its last iterates, what it moved by, and its error.
+        shape = (start.systems, slices + 1, _KEPT)
+        self._number = np.full(shape, -1)
+        self._move, self._error_of = np.zeros(shape), np.zeros(shape)
         self._error = np.zeros((start.systems, slices))
 
-    def update(self, seen: Seen, increment: Floats, defect: Floats, size: Floats) -> None:
-        """Takes in an iteration: norms ``(D, N)`` at the right edges."""
-        rows, before = seen.systems, self._moved_by[seen.systems]
-        mismatch = self._mismatch[rows]
+    def update(self, seen: Seen) -> None:
+        """Takes in what has moved."""
+        system, n, k = seen.system, seen.n, seen.number
+        self._error[seen.systems] = np.where(np.arange(self._error.shape[1]) < seen.final[:, None], 0.0, np.nan)
+        # Nearly always edges have moved once, one after another, to iterates of one number: errors are running sums.
+        inner = n > seen.final[system]
+        in_step = ~inner
+        edges = system * self._error.shape[1] + n
+        order = np.argsort(edges, kind="stable")
+        ahead, behind = order[1:], order[:-1]
+        in_step[ahead] |= (edges[ahead] == edges[behind] + 1) & (k[ahead] == k[behind])
+        once = (np.diff(edges[order]) > 0).all()
+        if once and in_step.all():
+            added = self._added(seen, np.arange(len(n)))
+            with np.errstate(over="ignore", invalid="ignore"):
+                gain = np.zeros_like(self._error[seen.systems])
+                gain[system, n] = added
+                error = np.cumsum(gain, axis=1)[system, n]
+            self._note(seen, np.arange(len(n)), error)
+        else:
+            for i in range(len(n)):
+                self._one(seen, np.array([i]))
+
+    def _one(self, seen: Seen, at: Ints) -> None:
+        """The same for one edge: the error of the left edge at the same iterate, and what the slice has added."""
+        system, n, k = int(seen.system[at[0]]), int(seen.n[at[0]]), int(seen.number[at[0]])
+        row, added = seen.systems[system], self._added(seen, at)
+        before = 0.0
+        if n > seen.final[system]:
+            before = self._error_of[row, n, k % _KEPT] if self._number[row, n, k % _KEPT] == k else np.nan
+        self._note(seen, at, before + added)
+
+    def _added(self, seen: Seen, at: Ints) -> Floats:
+        """What slices add to errors of right edges, in the changes ``at``; notes what these show of mismatches."""
+        system, n, k = seen.system[at], seen.n[at], seen.number[at]
+        size, increment, defect = (seen.values[at, i] for i in (1, 2, 3))
+        row = seen.systems[system]
+        self._number[row, n + 1, k % _KEPT] = k
+        self._move[row, n + 1, k % _KEPT] = increment
+        # What the left edge moved by to its iterate of the same number; final edges stand still.
+        known = self._number[row, n, k % _KEPT] == k
+        moved_by = np.where(known, self._move[row, n, k % _KEPT], np.nan)
+        moved_by = np.where(n <= seen.frontier[system], 0.0, moved_by)
+        before, mismatch = self._moved_by[row, n], self._mismatch[row, n]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            shown = np.where(seen.moved & (before > 0), defect / before, 0.0)
+            shown = np.where(before > 0, defect / before, 0.0)
             shown = np.where(np.isfinite(shown), shown, np.inf)
             mismatch = np.where(shown > 0, np.maximum(shown, _MEMORY * mismatch), mismatch)
-            moved_by = np.zeros_like(increment)  # of left edges
-            moved_by[:, 1:] = increment[:, :-1]
-            added = _WEIGHT * np.maximum(mismatch, _ROUNDING) * moved_by / np.maximum(size, np.finfo(np.float64).tiny)
-            added = np.where(moved_by == 0, 0.0, added)  # also where the mismatch is infinite
-            added[~seen.moved & (np.arange(size.shape[1]) >= seen.frontier[:, None])] = np.nan
-            self._error[rows] = np.cumsum(added, axis=1)
-        self._mismatch[rows] = mismatch
-        self._moved_by[rows] = np.where(seen.moved & np.isfinite(moved_by), moved_by, 0.0)
-        self._size = size
+            added = np.maximum(mismatch, _ROUNDING) * moved_by / np.maximum(size, np.finfo(np.float64).tiny)
+        self._mismatch[row, n] = mismatch
+        self._moved_by[row, n] = np.where(np.isfinite(moved_by), moved_by, 0.0)
+        # Also where the mismatch is infinite an edge adds nothing whose left one stands still, or is final.
+        return np.where((moved_by == 0) | (n < seen.final[system]), 0.0, _WEIGHT * added)
 
-    def passed(self, seen: Seen) -> Ints:
-        """How many slices may be accepted, ``(D,)``: up to the last edge whose error keeps within what is left."""
-        error, size, spent = self._error[seen.systems], self._size, self._spent[seen.systems, None]
+    def _note(self, seen: Seen, at: Ints, error: Floats) -> None:
+        system, n = seen.system[at], seen.n[at]
+        row = seen.systems[system]
+        self._error_of[row, n + 1, seen.number[at] % _KEPT] = error
+        self._error[row, n] = error
+
+    def passed(self, seen: Seen, size: Floats) -> Ints:
+        """How many slices may be accepted, ``(D,)``: up to the last edge whose error keeps within what is left.
+
+        ``size`` is that of the states at right edges, ``(D, N)``.
+        """
+        error, spent = self._error[seen.systems], self._spent[seen.systems, None]
         with np.errstate(divide="ignore", invalid="ignore"):
             tolerance = self._rtol + self._atol / np.maximum(size, np.finfo(np.float64).tiny)
             share, begun = self._share[1:], self._share[seen.frontier][:, None]

@@ -147,7 +147,7 @@ class Iterates(Edges):
             u, at = self.u.peek(edge, iterate), Span(self._times, rows.n)
             before: list[Edge] = []
             for back in (1, 2) if some(start > 0) else ():
-                n = np.maximum(start - back, np.maximum(self.frontier[rows.system] - 1, 0))
+                n = np.maximum(start - back, 0)
                 before.append(Edge(self._times_at(n), self.u.peek(edge - start + n, self.held[rows.system, n])))
             value = (self._own_guess or self.correction.guess_run)(at, u, tuple(before))
             system, n = rows.flat()

@@ -54,11 +54,10 @@ class ErrorJudge(Judge):
 
     def decide(self, seen: Seen) -> Verdict:
         """By the errors, or by the rule's own figures."""
-        size, increment, defect = (seen.figures[..., i] for i in (1, 2, 3))
-        errors = self._errors
-        errors.update(seen, increment, defect, size)
+        size, errors = seen.figures[..., 1], self._errors
+        errors.update(seen)
         if self._tolerance.rule == "error":
-            accepted = errors.passed(seen)
+            accepted = errors.passed(seen, size)
             stop = accepted == size.shape[1]
             verdict = Verdict(stop, stop, accepted if self._tolerance.freeze else np.zeros_like(accepted))
         else:

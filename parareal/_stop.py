@@ -254,5 +254,8 @@ class _Both(Judge):
     def decide(self, seen: Seen) -> Verdict:
         """Each on its own figures."""
         cut = self._first.rule.width
-        parts = (seen._replace(figures=part) for part in (seen.figures[..., :cut], seen.figures[..., cut:]))
+        parts = (
+            seen._replace(figures=seen.figures[..., part], values=seen.values[:, part])
+            for part in (slice(cut), slice(cut, None))
+        )
         return self._join(*(judge.decide(part) for judge, part in zip((self._first, self._second), parts, strict=True)))
