@@ -108,7 +108,8 @@ class Iterates(Edges):
         before = None
         if memory > 0:  # where there is none, the iterate itself stands in: a difference of zero
             before = self._known(system, n, np.maximum(iterate - 1, self.since[system, n]), memory - 1)
-        f, tangents = self.f.peek(place, at) if self._carries else (self.f.peek(place, at), None)
+        # Tangents are factors, which autograd keeps: they must not lie where the next ones will be written.
+        f, tangents = self.f.take(place, at) if self._carries else (self.f.peek(place, at), None)
         return Known(u, g, f, tangents, before)
 
     # --- moving -----------------------------------------------------------------------------------------------------

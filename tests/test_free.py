@@ -419,3 +419,29 @@ def test_wrappers_keep_their_options_when_they_are_bound() -> None:
         pr.Secant(pr.Damped(pr.Euler(), 0.7), memory=2),
     ):
         assert wrapper.bind(PROBLEM, U0, GRID, pr.Euler()) == wrapper
+
+
+@pytest.mark.parametrize("schedule", [pr.Barrier(), pr.Windowed(6), pr.Windowed(3)], ids=["barrier", "full", "3"])
+@pytest.mark.parametrize(
+    "correction",
+    [
+        pr.LinearFlow(0.9),
+        pr.Secant(pr.Identity()),
+        pr.Secant(pr.Identity(), 2, (1, 2)),
+        pr.Secant(pr.Euler()),
+        pr.Anderson(pr.Identity()),
+        pr.Damped(pr.Euler()),
+        pr.Jacobian(),
+        pr.Jacobian("diagonal"),
+    ],
+    ids=lambda c: type(c).__name__,
+)
+def test_gradients_are_those_of_the_sequential_run(correction: pr.Correction, schedule: pr.Schedule) -> None:
+    gradients = []
+    for parallel in (False, True):
+        u0, grid = U0.clone().requires_grad_(), pr.TimeGrid.uniform(0.0, 2.0, 6, 2)
+        options: dict[str, Any] = {"coarse": correction, "schedule": schedule, "stop": pr.Tolerance(1e-13, 0.0)}
+        run = pr.solve(PROBLEM, u0, grid, fine=pr.Heun(), **options) if parallel else None
+        (run or pr.serial(PROBLEM, u0, grid, fine=pr.Heun())).u.square().sum().backward()
+        gradients.append(u0.grad)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-8, atol=1e-10)
