@@ -113,7 +113,7 @@ class GaussianFlow(pr.Whitened):
 
         Raises:
             TypeError: ``data`` is not a floating-point tensor.
-            ValueError: ``kind`` is unknown, or there are fewer than two samples.
+            ValueError: ``kind`` is unknown, or there are fewer than two samples, or NaN or Inf among them.
 
         Examples:
             >>> import torch, diffusion_adapters as da
@@ -127,9 +127,10 @@ class GaussianFlow(pr.Whitened):
             raise TypeError(f"data is {came}; expected a floating-point tensor of shape (count, *rest)")
         one_of(kind, get_args(Fit), "kind")
         require(
-            data.ndim >= 2 and data.shape[0] >= 2,
+            data.ndim >= 2 and data.shape[0] >= 2 and data.numel() > 0,
             f"data has shape {tuple(data.shape)}; expected at least two samples of shape rest: (count, *rest)",
         )
+        require(bool(torch.isfinite(data).all()), "data holds NaN or Inf; expected finite numbers")
         x = data.detach().to(torch.float64)
         mean = x.mean(0)
         if kind == "scalar":
@@ -266,9 +267,12 @@ class _Bound(pr.Whitened):
         return a1 - a0 * b1 / b0
 
     def mismatch(self, at: Any) -> Tensor:
-        """How much of x0 enters a slice, and what part of it is in doubt: less, the more noise there is."""
+        """How much of x0 enters a slice, or leaves it where noise rises, and what part of it is in doubt.
+
+        That is less, the more noise there is.
+        """
         a, b = self.coordinates.shares(at.t0)
-        return self.weight(at) * _DOUBT * a * a / (_DOUBT * a * a + b * b)
+        return self.weight(at).abs() * _DOUBT * a * a / (_DOUBT * a * a + b * b)
 
     def _deviation(self, t: Tensor, like: Tensor) -> Tensor:
         """Standard deviations of u at ``t``, of shape ``(*t, *rest)`` or what broadcasts to it."""
