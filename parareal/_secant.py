@@ -191,13 +191,16 @@ def orthonormal(moves: list[Tensor], errors: list[Tensor]) -> tuple[list[Tensor]
     """
     out: tuple[list[Tensor], list[Tensor]] = ([], [])
     for move, error in zip(moves, errors, strict=True):
+        # Before anything is made of them: what is masked later still counts for gradients.
+        sound = torch.isfinite(move).all(-1, keepdim=True) & torch.isfinite(error).all(-1, keepdim=True)
+        move, error = torch.where(sound, move, 0.0), torch.where(sound, error, 0.0)
         size = torch.linalg.vector_norm(move, dim=-1, keepdim=True)
         for known, its_error in zip(*out, strict=True):
             part = (known.conj() * move).sum(-1, keepdim=True)
             move, error = move - known * part, error - its_error * part
         left = torch.linalg.vector_norm(move, dim=-1, keepdim=True)
-        fit = (left > 1e-3 * size) & torch.isfinite(left)
+        fit = left > 1e-3 * size
         inverse = torch.where(fit, 1 / torch.where(fit, left, 1.0), 0.0)
-        out[0].append(torch.where(fit, move * inverse, 0.0))
-        out[1].append(torch.where(fit & torch.isfinite(error), error * inverse, 0.0))
+        out[0].append(move * inverse)
+        out[1].append(error * inverse)
     return out
