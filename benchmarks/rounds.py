@@ -315,7 +315,7 @@ def equations() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=16, help="noise seeds for each problem (default 16)")
+    parser.add_argument("--seeds", type=int, default=32, help="noise seeds for each problem (default 32)")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch (default 2)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

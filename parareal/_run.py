@@ -167,9 +167,16 @@ class Run:
     ) -> Solution:
         iterations = torch.zeros(len(statuses), dtype=torch.int64) if self.samples else 0
         sample_status = statuses if self.samples else None
-        stats = self._stats(counters, flight.evaluations, 0)
+        error = torch.tensor([0.0 if s is Status.FINAL else float("nan") for s in statuses], dtype=torch.float64)
         return Solution(
-            self._unstack(us.tree), self.grid.edges, Status.worst(statuses), iterations, (), stats, sample_status
+            us=self._unstack(us.tree),
+            ts=self.grid.edges,
+            status=Status.worst(statuses),
+            iterations=iterations,
+            history=(),
+            stats=self._stats(counters, flight.evaluations, 0),
+            sample_status=sample_status,
+            error_estimate=error if self.samples else float(error[0]),
         )
 
     # --- shared -----------------------------------------------------------------------------------------------------
@@ -201,7 +208,8 @@ class Run:
     def _empty(self) -> Solution:
         us = _tree.map(lambda leaf: leaf.new_empty((len(self._times), *leaf.shape)), self.u0)
         none = torch.zeros(0, dtype=torch.int64)
-        return Solution(us, self._times, Status.FINAL, none, (), self._stats(Counters(), 0, 0), ())
+        stats, exact = self._stats(Counters(), 0, 0), torch.zeros(0, dtype=torch.float64)
+        return Solution(us, self._times, Status.FINAL, none, (), stats, (), exact)
 
 
 def attach(error: BaseException, solution: Solution) -> None:

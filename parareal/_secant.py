@@ -168,6 +168,10 @@ _DAMPING = 0.1
 """Of pairs that are pooled, against the unit size of each: neighbours' pairs point in similar directions."""
 
 
+_MOST_NUMBERS = 2**23
+"""In the triangular matrices of a sweep, for all rows together: 64 MiB of float64."""
+
+
 def _left(first: Tensor, gained: Tensor) -> Tensor:
     """Changes at left edges, ``(R, L, D)``."""
     return torch.cat([first.unsqueeze(1), gained[:, :-1]], dim=1).cumsum(dim=1)
@@ -176,6 +180,10 @@ def _left(first: Tensor, gained: Tensor) -> Tensor:
 def _triangular(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
     """The inner products c, ``(R, L, m)``, of which each depends on those to its left."""
     rows, length, pairs, _ = a.shape
+    if rows > 1 and rows * (length * pairs) ** 2 > _MOST_NUMBERS:  # a large batch, a part at a time
+        size = max(1, _MOST_NUMBERS // (length * pairs) ** 2)
+        parts = zip(*(tensor.split(size) for tensor in (a, b, x)), strict=True)
+        return torch.cat([_triangular(*part) for part in parts])
     r = (b.conj() * x.unsqueeze(2)).sum(-1).reshape(rows, length * pairs, 1)
     matrix = b.conj().flatten(1, 2) @ a.flatten(1, 2).transpose(1, 2)  # (R, L m, L m)
     slices = torch.arange(length, device=a.device).repeat_interleave(pairs)

@@ -111,7 +111,7 @@ class Solution:
         history: One report for each iteration.
         stats: Rounds, evaluations and wall time.
         error_estimate: Estimated distance of the final state from that of `serial`, in the norm of the `Tolerance` and
-            its own units; 0 where the result is the sequential solution itself, NaN or ``None`` where nothing is known.
+            its own units; 0 where the result is the sequential solution itself, NaN where nothing is known.
             With ``samples=True`` one number for each sample, float64, shape ``(B,)``. It rests on what the iterates
             show and on the assumption that relative errors are carried on as they are: it is no bound.
         sample_status: With ``samples=True`` the status of each sample, else ``None``.

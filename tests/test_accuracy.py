@@ -91,7 +91,7 @@ def test_nothing_is_estimated_where_the_result_is_the_sequential_one() -> None:
     assert exact.error_estimate == 0.0
     unknown = pr.solve(problem, u0, grid, fine=pr.Euler(), coarse=pr.Zero(), stop=pr.Iterations(1))
     assert np.isnan(unknown.error_estimate)
-    assert pr.serial(problem, u0, grid, fine=pr.Euler()).error_estimate is None
+    assert pr.serial(problem, u0, grid, fine=pr.Euler()).error_estimate == 0.0
     both = pr.solve(problem, u0[:, None], grid, fine=pr.Euler(), coarse=pr.Heun(), samples=True)
     assert both.error_estimate.shape == (2,)
     joined = pr.solve(
