@@ -1,0 +1,89 @@
+"""The support table of the docs, cell by cell: what it says works ends in the sequential solution."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from strategies import distance, equal
+from torch import Tensor
+
+import parareal as pr
+
+HEADER = "| correction | Barrier | Wavefront | Windowed | Serial | Batched |"
+SCHEDULES: dict[str, list[pr.Schedule]] = {
+    "Barrier": [pr.Barrier()],
+    "Wavefront": [pr.Wavefront()],
+    "Windowed": [pr.Windowed(7), pr.Windowed(3), pr.Windowed(2, "extrapolate"), pr.Windowed(1, "hold")],
+}
+EXECUTORS: dict[str, list[pr.Executor]] = {"Serial": [pr.Serial()], "Batched": [pr.Batched(), pr.Batched(max_lanes=2)]}
+
+
+def table(header: str) -> list[list[str]]:
+    """The rows of the one table of the docs that has this header."""
+    pages = [page.read_text() for page in sorted(Path(__file__).parents[1].glob("docs/**/*.md"))]
+    (page,) = [page for page in pages if header in page]
+    rows = page[page.index(header) :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
+
+
+ROWS = {row[0].strip("`"): row[1:] for row in table(HEADER)}
+
+
+def f(t: Tensor, u: Tensor) -> Tensor:
+    return torch.cos(2 * t).reshape(-1, *[1] * (u.ndim - 1)) * u - 0.1 * u**3
+
+
+GRID = pr.TimeGrid.from_points(torch.linspace(0.0, 3.0, 17, dtype=torch.float64) ** 1.1, slices=7)  # 2 or 3 steps each
+U0 = torch.tensor([[1.0, -0.5], [0.3, 0.7]], dtype=torch.float64)
+
+
+def test_the_table_has_every_correction_of_the_library() -> None:
+    """Every final class derived from Correction is in it."""
+    abstract = {"Correction", "Linear", "Whitened"}
+    names = {n for n in pr.__all__ if isinstance(getattr(pr, n), type) and issubclass(getattr(pr, n), pr.Correction)}
+    assert names - abstract <= {name for row in ROWS for name in re.findall(r"pr\.(\w+)", row)}
+
+
+@pytest.mark.parametrize("samples", [False, True], ids=["one", "samples"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("correction", ROWS)
+def test_what_the_table_says_works_does(correction: str, schedule: str, samples: bool) -> None:
+    cells = dict(zip(HEADER.strip("| ").split(" | ")[1:], ROWS[correction], strict=True))
+    assert cells[schedule] == "yes"
+    problem = pr.ODE(f, batching="native")
+    ref = pr.serial(problem, U0, GRID, fine=pr.Heun(), samples=samples, executor=pr.Serial())
+    for plan in SCHEDULES[schedule]:
+        for name, executors in EXECUTORS.items():
+            assert cells[name] == "yes"
+            for executor in executors:
+                options: dict[str, Any] = {
+                    "fine": pr.Heun(),
+                    "coarse": eval(correction, {"pr": pr, "torch": torch}),
+                    "schedule": plan,
+                    "executor": executor,
+                    "samples": samples,
+                }
+                sol = pr.solve(problem, U0, GRID, stop=pr.Tolerance(0.0, 0.0), **options)
+                if name == "Serial":
+                    assert equal(sol.us, ref.us)
+                assert distance(sol.us, ref.us) < 1e-13
+                near = pr.solve(problem, U0, GRID, stop=pr.Tolerance(1e-4, 0.0), **options, dense=False)
+                assert distance(near.u, ref.u) < 1e-3
+
+
+@pytest.mark.parametrize(("expression", "because"), table("| refused | because |"))
+def test_what_the_table_says_is_refused_is(expression: str, because: str) -> None:
+    code = re.match(r"`(.+)`$", expression)
+    if code is None:  # said in words: those have tests beside what they are about
+        return
+
+    def use() -> None:
+        correction = eval(code[1], {"pr": pr, "torch": torch})
+        pr.solve(pr.ODE(lambda t, u: -u), torch.ones(600), GRID, fine=pr.Euler(), coarse=correction)
+
+    with pytest.raises((ValueError, TypeError)):
+        use()
