@@ -140,6 +140,7 @@ def diffusion(seeds: int) -> None:
     """All methods, problem by problem and row by row, and how the default compares."""
     print(f"Diffusion models, DDIM, VP, {seeds} seeds, rtol = {RTOL:g}; time = serial / parallel, one sample\n")
     reached = compared = better = 0
+    summary: list[str] = []
     for name, make in (("digits", digits), ("mixture", mixture)):
         for scale in (1.0, 7.5):
             for steps, width in ROWS:
@@ -160,6 +161,17 @@ def diffusion(seeds: int) -> None:
                 better += ours <= rivals * 2 / 3
                 verdict = "reached" if ours <= target else "missed"
                 print(f"{'':20}target {target}: {verdict}; {ours / rivals:.2f} of the rounds of the best other\n")
+                means = "".join(f"{tally.mean:10.1f}" for tally in tallies)
+                summary.append(
+                    f"{name:8}{scale:9g}{steps:7d}{width:7d}{means}{target:8d}{ours / rivals:8.2f}"
+                    f"{tallies[-1].within:9.0%}{statistics.median(tallies[-1].speedups):8.2f}"
+                )
+    print("Mean rounds of all seeds; ours = Gaussian + secant; ratio = ours / best other; time = serial / ours")
+    print(
+        f"{'':8}{'guidance':>9}{'steps':>7}{'width':>7}{'Picard':>10}{'SRDS':>10}{'SRDS wave':>10}{'ours':>10}", end=""
+    )
+    print(f"{'target':>8}{'ratio':>8}{'<=1e-3':>9}{'time':>8}")
+    print("\n".join(summary))
     print(f"targets reached in {reached} of {compared} rows; at most 2/3 of the best other in {better} of {compared}\n")
 
 
