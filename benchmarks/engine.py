@@ -112,7 +112,7 @@ def digits(runs: int) -> None:
         for seed in range(runs + 1):
             noise = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
             ref = da.sample(model, noise, steps=steps, parallel=False)
-            out = da.sample(model, noise, steps=steps, schedule=schedule)
+            out = da.sample(model, noise, steps=steps, coarse="same", schedule=schedule)
             if seed:
                 stats = out.solution.stats
                 ratios.append(ref.solution.stats.wall_time / stats.wall_time)
