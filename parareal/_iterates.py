@@ -75,18 +75,18 @@ class Iterates(Edges):
     def states(self) -> State:
         """What the edges hold, system by system, leaves ``(M * (N + 1), *state)``; NaN where they hold nothing yet.
 
-        Without ``dense`` the first and the last edge alone, ``(M * 2, *state)``.
+        Without ``dense`` the first edge and that of `reached` alone, ``(M * 2, *state)``.
         """
         if self._dense:
             return self.u.peek(np.arange(self.held.size), np.maximum(self.held.reshape(-1), 0))
-        last = np.arange(self.systems) * (self.slices + 1) + self.slices
-        end, known = self.u.peek(last, np.maximum(self.held[:, -1], 0)), torch.from_numpy(self.held[:, -1] >= 0)
+        edge = np.arange(self.systems) * (self.slices + 1) + self.reached
+        last = self.u.peek(edge, self.held.reshape(-1)[edge])
+        return _tree.join(_tree.stack([self._u0, last], 1))
 
-        def leaf(first: torch.Tensor, final: torch.Tensor) -> torch.Tensor:
-            there = known.to(final.device).reshape(-1, *[1] * (final.ndim - 1))
-            return torch.stack([first, torch.where(there, final, float("nan"))], dim=1).flatten(0, 1)
-
-        return _tree.map(leaf, self._u0, end)
+    @property
+    def reached(self) -> Ints:
+        """The last edge of each system, or where a run cut short has not come so far, that of its frontier."""
+        return np.where(self.held[:, -1] >= 0, self.slices, self.frontier)
 
     def at_frontier(self, systems: Ints) -> State:
         """The last states known final, of some systems, leaves ``(D, *state)``."""

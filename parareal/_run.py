@@ -124,9 +124,15 @@ class Run:
     def _solution(self, engine: Engine) -> Solution:
         statuses = tuple(status or Status.INTERRUPTED for status in engine.status)
         iterations = torch.from_numpy(engine.iteration) if self.samples else int(engine.iteration[0])
+        us, ts, reached = self._unstack(engine.iterates.states), self._times, engine.iterates.reached
+        if not self.dense and self.batch is None:
+            ts = self.grid.edges[[0, int(reached[0])]]
+        elif not self.dense:  # samples end at one time: those that were not there yet have no state to show for it
+            there = torch.from_numpy(reached == self.grid.num_slices)
+            us = _tree.map(lambda leaf: _blank(leaf, there.to(leaf.device)), us)
         return Solution(
-            us=self._unstack(engine.iterates.states),
-            ts=self._times,
+            us=us,
+            ts=ts,
             status=Status.worst(statuses),
             iterations=iterations,
             history=tuple(self.history),
@@ -210,6 +216,12 @@ class Run:
         none = torch.zeros(0, dtype=torch.int64)
         stats, exact = self._stats(Counters(), 0, 0), torch.zeros(0, dtype=torch.float64)
         return Solution(us, self._times, Status.FINAL, none, (), stats, (), exact)
+
+
+def _blank(leaf: Tensor, there: Tensor) -> Tensor:
+    """States ``(2, B, *state)``, the last of them NaN where a sample is not marked in ``there``."""
+    last = torch.where(there.reshape(-1, *[1] * (leaf.ndim - 2)), leaf[1], float("nan"))
+    return torch.stack([leaf[0], last])
 
 
 def attach(error: BaseException, solution: Solution) -> None:

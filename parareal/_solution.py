@@ -104,7 +104,9 @@ class Solution:
 
     Attributes:
         us: States at the slice edges: the tree of the initial state, leaves ``(N + 1, *state)``. Edges that a run cut
-            short had not reached hold NaN. With ``dense=False`` the first and the last edge alone, ``(2, *state)``.
+            short had not reached hold NaN. With ``dense=False`` the first and the last edge alone, ``(2, *state)``; if
+            the run was cut short the last is that of its frontier, at the time in ``ts``, and with ``samples=True`` NaN
+            for samples that were not at the end.
         ts: Their times, float64, shape ``(N + 1,)``, or ``(2,)``.
         status: How the run ended; ``status.value`` is a sentence. With ``samples=True`` the worst of all samples.
         iterations: Iterations made; with ``samples=True`` one number for each sample, int64, shape ``(B,)``.
@@ -137,9 +139,10 @@ class Solution:
         return all(s.converged for s in self.sample_status) if self.sample_status else self.status.converged
 
     def __repr__(self) -> str:
+        slices = self.history[-1].increments.shape[-1] if self.history else len(self.ts) - 1
         made: Any = self.iterations if isinstance(self.iterations, int) else self.iterations.tolist()
         return (
-            f"Solution({self.status.name}, slices={len(self.ts) - 1}, iterations={made}, rounds={self.stats.rounds}, "
+            f"Solution({self.status.name}, slices={slices}, iterations={made}, rounds={self.stats.rounds}, "
             f"evaluations={self.stats.evaluations}, wall_time={self.stats.wall_time:.3g}s)"
         )
 

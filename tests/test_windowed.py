@@ -178,7 +178,16 @@ def test_a_run_that_is_cut_short_says_what_it_has_not_reached() -> None:
         pr.solve(pr.ODE(wave), u0, grid, schedule=pr.Windowed(4), dense=dense, **options) for dense in (True, False)
     )
     assert torch.isfinite(dense.us).flatten().tolist() == [True] * 6 + [False] * 15
-    assert torch.isfinite(ends.us).flatten().tolist() == [True, False]
+    assert ends.ts.tolist() == [0.0, grid.edges[2].item()]  # how far it is final
+    assert torch.equal(ends.us, dense.us[[0, 2]])
+    assert repr(ends).startswith("Solution(ITERATIONS, slices=20")
+    both, alone = (
+        pr.solve(pr.ODE(wave), u0[None], grid, schedule=pr.Windowed(4), dense=d, samples=True, **options)
+        for d in (True, False)
+    )
+    assert alone.ts.tolist() == [0.0, 3.0]
+    assert torch.isfinite(alone.us).flatten().tolist() == [True, False]
+    assert torch.equal(alone.us[0], both.us[0])
     assert torch.isnan(dense.history[0].increments).tolist() == [False] * 4 + [True] * 16
 
 
