@@ -59,6 +59,7 @@ class Secant(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_unmixed()
         check_count(self.memory, "memory")
         for place in self.neighbours:
             check_count(place, "neighbours")

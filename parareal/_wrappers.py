@@ -31,6 +31,14 @@ class Wrapper(Correction):
         check_instance(given, Correction, "correction", "pr.Identity() or pr.Coarse(pr.Euler())")
         object.__setattr__(self, "correction", given)
 
+    def _check_unmixed(self) -> None:
+        """Raises where the correction inside mixes iterates, which only the outermost one can."""
+        if self.correction.mixing:  # pyright: ignore
+            raise ValueError(
+                f"{self.correction!r} came inside of {type(self).__name__}, where it would not mix; expected it "
+                f"outermost: pr.Anderson(pr.{type(self).__name__}(...))"
+            )
+
     @property
     def _base(self) -> Correction:
         return self.correction  # pyright: ignore[reportReturnType]
@@ -117,6 +125,7 @@ class Damped(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_unmixed()
         if isinstance(self.theta, bool) or not isinstance(self.theta, Real):
             raise TypeError(f"theta={self.theta!r} is a {type(self.theta).__name__}; expected a number such as 0.5")
         if not math.isfinite(self.theta):

@@ -288,6 +288,8 @@ def test_a_linear_flow_for_each_tensor_of_a_nest() -> None:
         (lambda: pr.Anderson(pr.Identity(), 1.5), TypeError, "memory=1.5 is a float"),
         (lambda: pr.Anderson(pr.Euler()), ValueError, "sweeps slice after slice"),
         (lambda: pr.Anderson(pr.Anderson(pr.Identity())), ValueError, "mixes by itself"),
+        (lambda: pr.Secant(pr.Anderson(pr.Identity())), ValueError, r"inside of Secant.*expected it outermost"),
+        (lambda: pr.Damped(pr.Anderson(pr.Identity())), ValueError, r"inside of Damped.*expected it outermost"),
         (lambda: pr.Jacobian("half"), ValueError, "kind='half' is unknown"),
         (lambda: pr.Jacobian("full", probes=2), ValueError, "probes=2 came with kind='full'"),
         (lambda: pr.Jacobian("diagonal", probes=0), ValueError, "probes=0 is too small"),
