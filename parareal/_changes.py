@@ -11,7 +11,7 @@ from torch import Tensor
 
 from parareal import _tree
 from parareal._norm import NormName, norm
-from parareal._schedule import Ints
+from parareal._schedule import Bools, Ints
 from parareal._tree import State
 
 
@@ -49,15 +49,17 @@ class Changes:
 
     def __init__(self, slices: int) -> None:
         self._slices = slices
-        self._parts: list[tuple[Ints, Ints, State, State, State]] = []
+        self._parts: list[tuple[Ints, Ints, State, State, State, Bools]] = []
 
-    def add(self, ids: Ints, iterate: Ints, new: State, old: State, fine: State) -> None:
-        """Right edges of the slices ``ids`` have taken the iterates numbered ``iterate``; see `Change`."""
-        self._parts.append((ids, iterate, new, old, fine))
+    def add(self, ids: Ints, iterate: Ints, new: State, old: State, fine: State, final: bool = False) -> None:
+        """Right edges of slices ``ids`` have taken the iterates numbered ``iterate``, or final ones."""
+        self._parts.append((ids, iterate, new, old, fine, np.full(len(ids), final)))
 
-    def take(self, systems: Ints, last: Ints | None) -> tuple[Ints, Ints, Change]:
+    def take(self, systems: Ints, last: Ints | None) -> tuple[Ints, Ints, Bools, Change]:
         """Takes out the changes of some systems, up to iterate ``last[system]``, with slices and iterates."""
-        ids, iterate = (np.concatenate([part[i] for part in self._parts]) for i in (0, 1))
+        ids = np.concatenate([part[0] for part in self._parts])
+        iterate = np.concatenate([part[1] for part in self._parts])
+        final = np.concatenate([part[5] for part in self._parts])
         new, old, fine = (_tree.cat([part[i] for part in self._parts]) for i in (2, 3, 4))
         owner = ids // self._slices
         chosen = np.isin(owner, systems)
@@ -68,7 +70,7 @@ class Changes:
             device = _tree.leaves(new)[0].device
             later, now = (torch.from_numpy(mask.nonzero()[0]).to(device) for mask in (~chosen, chosen))
             kept = [_tree.lanes(part, later) for part in (new, old, fine)]
-            self._parts = [(ids[~chosen], iterate[~chosen], kept[0], kept[1], kept[2])]
-            ids, iterate = ids[chosen], iterate[chosen]
+            self._parts = [(ids[~chosen], iterate[~chosen], kept[0], kept[1], kept[2], final[~chosen])]
+            ids, iterate, final = ids[chosen], iterate[chosen], final[chosen]
             new, old, fine = (_tree.lanes(part, now) for part in (new, old, fine))
-        return ids, iterate, Change(new, old, fine)
+        return ids, iterate, final, Change(new, old, fine)

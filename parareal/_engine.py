@@ -60,7 +60,9 @@ class Engine:
             stop = stop.accepting()
         width = min(schedule.width or grid.num_slices, grid.num_slices)
         mismatch = correction.mismatch(Span(grid.edges, np.arange(grid.num_slices)))
-        self.judge = stop.begin(Start(_tree.leaves(u0)[0].shape[0], width, mismatch.numpy()))
+        self.judge = stop.begin(
+            Start(_tree.leaves(u0)[0].shape[0], width, mismatch.numpy(), 10.0 if correction.mixing else 0.0)
+        )
         self.iterates = Iterates(u0, grid, correction, stop.uses_defect, width, dense, schedule.guess)
         self.schedule, self.executor, self.stop, self.max_iterations = schedule, executor, stop, max_iterations
         self.counters = Counters()
@@ -229,7 +231,8 @@ class Engine:
 
         All of it comes in one transfer from the device.
         """
-        ids, numbers, changes = self.iterates.changes.take(complete, None if self.slides else self.iterates.held[:, -1])
+        last = None if self.slides else self.iterates.held[:, -1]
+        ids, numbers, final, changes = self.iterates.changes.take(complete, last)
         columns = [changes.norm("increment", self.stop.norm), *self.stop.measure(changes)]
         front = self.iterates.at_frontier(complete)
         finite = [(leaf - leaf == 0).reshape(len(complete), -1).all(1) for leaf in _tree.leaves(front)]
@@ -241,11 +244,11 @@ class Engine:
             grid[self.iterates.n >= self.decided[complete, None]] = np.nan
         row, n = np.searchsorted(complete, ids // slices), ids % slices
         grid[row, n] = values
-        return Figures(grid, (row, n, numbers, values[:, 1:])), packed[-len(complete) :] > 0
+        return Figures(grid, (row, n, numbers, final, values[:, 1:])), packed[-len(complete) :] > 0
 
 
 class Figures(NamedTuple):
     """What was measured: of each slice's right edge, ``(D, N, 1 + C)``, and of each change as it came, see `Seen`."""
 
     grid: Floats
-    moved: tuple[Ints, Ints, Ints, Floats]
+    moved: tuple[Ints, Ints, Ints, Bools, Floats]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from parareal._schedule import Ints
+from parareal._schedule import Bools, Ints
 
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -28,11 +28,13 @@ class Start(NamedTuple):
         systems: M.
         width: Slices that are worked on at a time.
         mismatch: What a correction may miss of a move, as a part of it, before any was seen; ``(N,)``.
+        least: The least that it is taken to miss: much where iterates are mixed, whose defects show something else.
     """
 
     systems: int
     width: int
     mismatch: Floats
+    least: float = 0.0
 
 
 class Seen(NamedTuple):
@@ -44,6 +46,7 @@ class Seen(NamedTuple):
         system: Of P edges that have moved, in the order in which they did, the system, 0 ... D - 1; ``(P,)``.
         n: The slices whose right edges they are, ``(P,)``.
         number: The numbers of the iterates that they took, ``(P,)``.
+        exact: Whether they took their final state, from an input that is final, ``(P,)``.
         values: Their figures, ``(P, C)``.
         frontier: Slices final or accepted before it, ``(D,)``.
         final: The same after it, ``(D,)``.
@@ -55,6 +58,7 @@ class Seen(NamedTuple):
     system: Ints
     n: Ints
     number: Ints
+    exact: Bools
     values: Floats
     frontier: Ints
     final: Ints
@@ -88,6 +92,7 @@ class Errors:
     def __init__(self, start: Start, rtol: float, atol: float) -> None:
         slices = len(start.mismatch)
         self._rtol, self._atol = rtol, atol
+        self._least = max(_ROUNDING, start.least)
         self._mismatch = np.tile(start.mismatch, (start.systems, 1))
         self._moved_by = np.zeros((start.systems, slices))  # what the left edge moved by when the right one last did
         self._spent = np.zeros(start.systems)
@@ -105,12 +110,12 @@ class Errors:
         """Takes in what has moved."""
         system, n, k = seen.system, seen.n, seen.number
         self._error[seen.systems] = np.where(np.arange(self._error.shape[1]) < seen.final[:, None], 0.0, np.nan)
-        # Nearly always edges have moved once, one after another, to iterates of one number: errors are running sums.
-        inner = n > seen.final[system]
-        in_step = ~inner
+        # Nearly always edges have moved once, one after another from one that has become final, to iterates of one
+        # number: errors are running sums.
         edges = system * self._error.shape[1] + n
         order = np.argsort(edges, kind="stable")
         ahead, behind = order[1:], order[:-1]
+        in_step = seen.exact.copy()
         in_step[ahead] |= (edges[ahead] == edges[behind] + 1) & (k[ahead] == k[behind])
         once = (np.diff(edges[order]) > 0).all()
         if once and in_step.all():
@@ -128,10 +133,8 @@ class Errors:
         """The same for one edge: the error of the left edge at the same iterate, and what the slice has added."""
         system, n, k = int(seen.system[at[0]]), int(seen.n[at[0]]), int(seen.number[at[0]])
         row, added = seen.systems[system], self._added(seen, at)
-        before = 0.0
-        if n > seen.final[system]:
-            before = self._error_of[row, n, k % _KEPT] if self._number[row, n, k % _KEPT] == k else np.nan
-        self._note(seen, at, before + added)
+        before = self._error_of[row, n, k % _KEPT] if self._number[row, n, k % _KEPT] == k else np.nan
+        self._note(seen, at, added if seen.exact[at[0]] else before + added)
 
     def _added(self, seen: Seen, at: Ints) -> Floats:
         """What slices add to errors of right edges, in the changes ``at``; notes what these show of mismatches."""
@@ -140,20 +143,19 @@ class Errors:
         row = seen.systems[system]
         self._number[row, n + 1, k % _KEPT] = k
         self._move[row, n + 1, k % _KEPT] = increment
-        # What the left edge moved by to its iterate of the same number; final edges stand still.
-        known = self._number[row, n, k % _KEPT] == k
-        moved_by = np.where(known, self._move[row, n, k % _KEPT], np.nan)
-        moved_by = np.where(n <= seen.frontier[system], 0.0, moved_by)
+        # What the left edge moved by to its iterate of the same number, also where it has become final since.
+        exact, known = seen.exact[at], self._number[row, n, k % _KEPT] == k
+        moved_by = np.where(exact, 0.0, np.where(known, self._move[row, n, k % _KEPT], np.nan))
         before, mismatch = self._moved_by[row, n], self._mismatch[row, n]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             shown = np.where(before > 0, defect / before, 0.0)
             shown = np.where(np.isfinite(shown), shown, np.inf)
             mismatch = np.where(shown > 0, np.maximum(shown, _MEMORY * mismatch), mismatch)
-            added = np.maximum(mismatch, _ROUNDING) * moved_by / np.maximum(size, np.finfo(np.float64).tiny)
+            added = np.maximum(mismatch, self._least) * moved_by / np.maximum(size, np.finfo(np.float64).tiny)
         self._mismatch[row, n] = mismatch
         self._moved_by[row, n] = np.where(np.isfinite(moved_by), moved_by, 0.0)
-        # Also where the mismatch is infinite an edge adds nothing whose left one stands still, or is final.
-        return np.where((moved_by == 0) | (n < seen.final[system]), 0.0, _WEIGHT * added)
+        # Also where the mismatch is infinite a slice adds nothing whose left edge stands still.
+        return np.where(moved_by == 0, 0.0, _WEIGHT * added)
 
     def _note(self, seen: Seen, at: Ints, error: Floats) -> None:
         system, n = seen.system[at], seen.n[at]

@@ -171,7 +171,7 @@ class Iterates(Edges):
         # Where coarse lanes are as slow as fine ones this overtakes an iterate, or even the first guess.
         held = self.held[system, n + 1]
         k = np.where(held < 0, self.held[system, n], held)
-        self._change(system, n, k + 1, f, f)
+        self._change(system, n, k + 1, f, f, final=True)
         self._write(system, n, k + 1, f)
         self.frontier[system] = n + 1
         self.look()
@@ -237,14 +237,16 @@ class Iterates(Edges):
         """A copy of what right edges hold."""
         return self.u.take(system * (self.slices + 1) + n + 1, np.maximum(self.held[system, n + 1], 0))
 
-    def _change(self, system: Ints, n: Ints, iterate: Ints, value: State, fine: State, held: State = None) -> State:
+    def _change(
+        self, system: Ints, n: Ints, iterate: Ints, value: State, fine: State, held: State = None, final: bool = False
+    ) -> State:
         """Notes what the right edges held and what they are to hold; returns the former."""
         if held is None:
             held = self._held(system, n)
             if not (there := self.held[system, n + 1] >= 0).all():  # the place may hold what another left there
                 mask = torch.from_numpy(there).to(self.device)
                 held = _tree.map(lambda x: torch.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, float("nan")), held)
-        self.changes.add(system * self.slices + n, iterate, value, held, fine)
+        self.changes.add(system * self.slices + n, iterate, value, held, fine, final)
         return held
 
     def _write(self, system: Ints, n: Ints, iterate: Ints, value: State) -> None:

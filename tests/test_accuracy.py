@@ -108,7 +108,10 @@ def test_the_account_by_hand() -> None:
         n = np.arange(frontier, 3)
         values = np.stack([increment, [2.0] * 3, increment, defect], 1)
         one, final = np.zeros_like(n), np.array([min(frontier + 1, 3)])
-        seen = Seen(np.array([0]), values[None], one, n, one + k, values[n], np.array([frontier]), final, np.array([k]))
+        exact, k_of = n == frontier, one + k
+        seen = Seen(
+            np.array([0]), values[None], one, n, k_of, exact, values[n], np.array([frontier]), final, np.array([k])
+        )
         errors.update(seen)
         return seen
 
@@ -122,3 +125,29 @@ def test_the_account_by_hand() -> None:
     errors.accept(seen, np.array([3]))
     seen = see(3, [0.0, 0.0, 0.0], [0.0, 0.0, 0.0], 3)
     assert errors.at_end(seen, np.array([2.0])).tolist() == pytest.approx([3.0 * 0.7 * 0.7 * 0.1 / 2 * 2.0])
+
+
+def oscillator(t: Tensor, u: Tensor) -> Tensor:
+    return torch.stack([u[1], -u[0]])
+
+
+def bump(t: Tensor, u: Tensor) -> Tensor:
+    return torch.cos(t) * u - 0.1 * u * u
+
+
+@pytest.mark.parametrize("f", [oscillator, bump], ids=["oscillator", "bump"])
+@pytest.mark.parametrize("schedule", [pr.Wavefront(), pr.Windowed(4), pr.Windowed(8)], ids=["wave", "4", "8"])
+@pytest.mark.parametrize("coarse", [pr.Euler(), pr.RK4(), pr.Secant(pr.Euler())], ids=["euler", "rk4", "secant"])
+def test_edges_made_from_what_was_not_yet_final_are_known_as_such(f: Any, schedule: Any, coarse: Any) -> None:
+    """Few long slices: coarse lanes are overtaken, and an edge may stand still by chance before it becomes final."""
+    u0 = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    for slices, steps in ((8, 2), (16, 4)):
+        grid = pr.TimeGrid.uniform(0.0, 6.0, slices, steps)
+        for fine in (pr.Euler(), pr.Heun()):
+            ref = pr.serial(pr.ODE(f), u0, grid, fine=fine).u
+            for rtol in (1e-3, 1e-5, 0.0):
+                stop = pr.Tolerance(rtol, 0.0, rule="error")
+                sol = pr.solve(pr.ODE(f), u0, grid, fine=fine, coarse=coarse, schedule=schedule, stop=stop)
+                assert (
+                    float(torch.linalg.vector_norm(sol.u - ref)) <= rtol * float(torch.linalg.vector_norm(ref)) + 1e-13
+                )
