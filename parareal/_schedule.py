@@ -117,7 +117,7 @@ class Windowed(Schedule):
 
     Args:
         width: Slices in the window, at least 1, and lanes in a round. Where the correction has a propagator its lanes
-            count as well, and those of the slice at the frontier may be up to two more.
+            count as well, and those of the slices at the frontier may be a few more.
         initial: First guesses on slices that enter: ``"coarse"``, the correction's own; ``"hold"``, the last state;
             ``"extrapolate"``, the line through the last two edges; or ``guess(t0, t1, u)``, called once for many
             slices with float64 times of shape ``(L,)`` and leaves ``(L, *state)``, which carries ``u`` from ``t0``,
@@ -145,7 +145,7 @@ class Windowed(Schedule):
 
     def __post_init__(self) -> None:
         check_count(self.width, "width")
-        if not callable(self.initial) and self.initial not in INITIAL:
+        if not callable(self.initial) and not (isinstance(self.initial, str) and self.initial in INITIAL):
             raise ValueError(
                 f"initial={self.initial!r} is unknown; expected one of {', '.join(map(repr, INITIAL))}, or a function "
                 "guess(t0, t1, u) -> u at t1"

@@ -61,6 +61,9 @@ class Secant(Wrapper):
         super().__post_init__()
         self._check_unmixed()
         check_count(self.memory, "memory")
+        given: Any = self.neighbours
+        if not isinstance(given, tuple):
+            raise TypeError(f"neighbours={given!r} is a {type(given).__name__}; expected a tuple such as (1, 2, 4)")
         for place in self.neighbours:
             check_count(place, "neighbours")
         if self.neighbours and not isinstance(self._base, Whitened):

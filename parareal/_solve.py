@@ -44,7 +44,7 @@ def solve(
         grid: Time points and slices.
         fine: The propagator whose solution is wanted.
         coarse: A cheap integrator, one step a slice unless it says otherwise, or a `Correction`.
-        schedule: Which lanes advance when; `Barrier` by default, or `Wavefront`.
+        schedule: Which lanes advance when; `Barrier` by default, `Wavefront` or `Windowed`.
         executor: How the lanes of a round are evaluated; `Batched` by default.
         stop: When to stop; ``Tolerance(rtol=1e-4, atol=1e-6)`` by default.
         max_iterations: Most iterations; ``None`` or more than there are slices means as many as there are slices.
