@@ -146,8 +146,8 @@ class GaussianFlow(pr.Whitened):
         """The flow in the problem's coordinates and for the state's shape."""
         if not isinstance(problem, DiffusionODE):
             raise TypeError(
-                f"GaussianFlow came with the problem {type(problem).__name__}, whose schedule it does not know; expected "
-                "the problem of da.probability_flow(model)"
+                f"GaussianFlow came with a problem ({type(problem).__name__}) whose schedule it does not know; "
+                "expected the problem of da.probability_flow(model)"
             )
         rest = tuple(u0.shape[1:])
         mean = torch.zeros(()) if self.mean is None else torch.as_tensor(self.mean)

@@ -579,7 +579,7 @@ def test_only_for_diffusion() -> None:
     grid = pr.TimeGrid.uniform(0.0, 1.0, slices=4)
     for coarse in (da.GaussianFlow(variance=1.0), pr.Secant(da.GaussianFlow(variance=1.0))):
         with pytest.raises(
-            TypeError, match=r"GaussianFlow came with a ODE .*expected the problem of da\.probability_f"
+            TypeError, match=r"GaussianFlow came with a problem \(ODE\) .*expected the problem of da\.probability_f"
         ):
             pr.solve(problem, torch.ones(2, 3), grid, fine=pr.Euler(), coarse=coarse)
     assert calls == []
