@@ -11,14 +11,26 @@ from parareal._executor import Batched, Executor, Serial
 from parareal._grid import TimeGrid
 from parareal._jacobian import Jacobian
 from parareal._linear import Identity, Linear, LinearFlow, Whitened, Zero
-from parareal._problem import ODE
+from parareal._memory import Carried, Memory
+from parareal._problem import ODE, Problem
 from parareal._schedule import Barrier, Progress, Schedule, Wavefront, Windowed
 from parareal._secant import Secant
 from parareal._solution import IterationReport, Solution, SolveError, Stats, Status
 from parareal._solve import serial, solve
 from parareal._stop import Iterations, StoppingRule, Tolerance, Verdict
 from parareal._wrappers import Damped
-from parareal.integrators import RK4, ButcherTableau, Euler, Heun, Integrator, Midpoint, Propagator, RungeKutta
+from parareal.integrators import (
+    RK4,
+    ButcherTableau,
+    Cost,
+    Euler,
+    Heun,
+    Integrator,
+    Midpoint,
+    Multistep,
+    Propagator,
+    RungeKutta,
+)
 
 __all__ = [
     "ODE",
@@ -27,9 +39,11 @@ __all__ = [
     "Barrier",
     "Batched",
     "ButcherTableau",
+    "Carried",
     "Change",
     "Coarse",
     "Correction",
+    "Cost",
     "Damped",
     "Edge",
     "Euler",
@@ -43,7 +57,10 @@ __all__ = [
     "Known",
     "Linear",
     "LinearFlow",
+    "Memory",
     "Midpoint",
+    "Multistep",
+    "Problem",
     "Progress",
     "Propagator",
     "RungeKutta",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from parareal import _tree
+from parareal._memory import Carried, bare
 from parareal._norm import NormName, norm
 from parareal._schedule import Bools, Ints
 from parareal._tree import State
@@ -33,10 +34,17 @@ class Change:
         self._norms: dict[tuple[str, str], Tensor] = {}
 
     def norm(self, what: Literal["increment", "defect", "size"], kind: NormName) -> Tensor:
-        """Norm of the new iterate minus the old, of F(old input) minus the old iterate, or of the new iterate."""
+        """Norm of the new iterate minus the old, of F(old input) minus the old iterate, or of the new iterate.
+
+        Where a multistep method's memory travels with the state, the larger of what both moved by.
+        """
         key = (what, kind)
         if key not in self._norms:
-            self._norms[key] = norm(self._parts[what](), kind)
+            tree = self._parts[what]()
+            value = norm(bare(tree), kind)
+            if isinstance(tree, Carried) and what != "size":  # settled is what has settled with its memory
+                value = torch.stack([value, *(norm(kept, kind) for kept in tree.memory.values)]).amax(0)
+            self._norms[key] = value
         return self._norms[key]
 
 

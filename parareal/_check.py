@@ -19,6 +19,17 @@ def check_instance(value: Any, kind: type, name: str, example: str) -> None:
     raise TypeError(f"{name} is {got}; expected {kind.__name__}, for example {example}")
 
 
+def check_solves(method: Any, problem: Any, name: str) -> None:
+    """Raises unless a method is for problems of this kind."""
+    if isinstance(problem, method.solves):
+        return
+    kinds = " or ".join(f"an {kind.__name__}" for kind in method.solves)
+    raise ValueError(
+        f"{name} is {method!r}, which is for {kinds}, and the problem is an {type(problem).__name__}; expected a "
+        "method for it: pr.EulerMaruyama() for an SDE, pr.RK4() for an ODE, pr.ETDRK4() for a SemilinearODE"
+    )
+
+
 def check_state(u0: State, samples: bool) -> int:
     """Raises unless ``u0`` is a state that can be solved for; returns the number of samples (1 without ``samples``)."""
     leaves = _tree.leaves(u0)

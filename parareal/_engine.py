@@ -17,11 +17,12 @@ from parareal._executor import Executor
 from parareal._flight import Counters, Flight, play_round
 from parareal._grid import Mesh, Span, TimeGrid
 from parareal._iterates import Iterates, some
+from parareal._memory import Carried, bare
 from parareal._schedule import Bools, Ints, Progress, Schedule
 from parareal._solution import Status
 from parareal._stop import Floats, Seen, Start, StoppingRule, Verdict
 from parareal._tree import State
-from parareal.integrators import Integrator
+from parareal.integrators import Integrator, Multistep
 
 
 class Engine:
@@ -54,7 +55,12 @@ class Engine:
         max_iterations: int,
         dense: bool = True,
     ) -> None:
-        correction = correction.bind(problem, _tree.one(u0, 0), grid, fine)
+        one = _tree.one(u0, 0)
+        problem = problem.bind(one, grid, fine)
+        fine, correction = fine.bind(problem, one, grid), correction.bind(problem, one, grid, fine)
+        empty = fine.begin if isinstance(fine, Multistep) and not fine.restart else None
+        if empty is not None:
+            u0 = Carried(u0, empty(u0))
         self.slides = schedule.width is not None
         if self.slides:
             stop = stop.accepting()
@@ -63,20 +69,26 @@ class Engine:
         self.judge = stop.begin(
             Start(_tree.leaves(u0)[0].shape[0], width, mismatch.numpy(), 10.0 if correction.mixing else 0.0)
         )
-        self.iterates = Iterates(u0, grid, correction, stop.uses_defect, width, dense, schedule.guess)
+        self.iterates = Iterates(u0, grid, correction, stop.uses_defect, width, dense, schedule.guess, empty)
         self.schedule, self.executor, self.stop, self.max_iterations = schedule, executor, stop, max_iterations
         self.counters = Counters()
         self._rows = rows
         device, coarse = self.iterates.device, correction.propagator
         self._lift = correction.lift if correction.carries else None
         stepped = correction.lifted(problem) if correction.carries else problem
-        self.fine = Flight(stepped, fine, Mesh.build(grid, fine.steps, device))
+        self.fine = Flight(stepped, fine, Mesh.build(grid, fine.steps, device), remembers=empty is not None)
         self._carries = correction.carries
         self.coarse: Flight | None = None
         if coarse is not None:
+            coarse = coarse.bind(problem, one, grid)
             self.coarse = Flight(problem, coarse, Mesh.build(grid, coarse.steps or 1, device), remember_first=True)
         self._flights = [flight for flight in (self.coarse, self.fine) if flight is not None]
-        self._shares = coarse is not None and coarse.shares_first_stage and fine.shares_first_stage
+        self._shares = (
+            coarse is not None
+            and coarse.shares_first_stage
+            and fine.shares_first_stage
+            and coarse.first_stage == fine.first_stage
+        )
         systems = self.iterates.systems
         self.iteration = np.zeros(systems, dtype=np.int64)
         self.decided = np.zeros(systems, dtype=np.int64)  # what `_reached` gave when it was last decided
@@ -161,7 +173,9 @@ class Engine:
         # A copy: a later iterate's value may come in while lanes still hold this one as a stage of their step.
         first = it.first.take(ids, iterate) if flight is self.fine and self._shares else None
         u = it.u.take(ids + system, iterate)
-        if flight is self.fine and self._lift is not None:
+        if flight is not self.fine:
+            u = bare(u)
+        elif self._lift is not None:
             u = self._lift(u)
         flight.launch(ids + it.count * iterate, n, u, rows, first)
 
@@ -219,7 +233,7 @@ class Engine:
 
     def _status(self, verdict: Verdict, i: int, system: int, frontier: int, finite: bool) -> Status | None:
         if not finite:
-            return Status.NONFINITE
+            return Status.UNSOLVED if self.fine.integrator.implicit else Status.NONFINITE
         if frontier == self.iterates.slices:
             return Status.CONVERGED if self.accepted[system] else Status.FINAL
         if verdict.stop[i]:

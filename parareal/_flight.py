@@ -16,10 +16,11 @@ from torch import Tensor
 from parareal import _tree
 from parareal._executor import Executor
 from parareal._grid import Mesh
+from parareal._memory import Carried, bare
 from parareal._problem import Stages
 from parareal._schedule import Bools, Ints
 from parareal._tree import State
-from parareal.integrators import Integrator
+from parareal.integrators import Cost, Integrator, Multistep
 
 
 @dataclass(eq=False)
@@ -34,6 +35,8 @@ class Lanes:
         u: Their states, leaves ``(L, *state)``.
         rows: Per-sample data of their samples, or ``None``.
         fresh: They stand at the left edge of their slice, ``(L,)``.
+        number: Numbers of their next steps, as a method with a memory counts them, and how many there are, ``(L, 2)``;
+            ``None`` for other methods.
     """
 
     ids: Ints
@@ -43,11 +46,13 @@ class Lanes:
     u: State
     rows: State
     fresh: Bools
+    number: Ints | None = None
 
     def __getitem__(self, mask: Bools) -> Lanes:
         index = torch.from_numpy(mask.nonzero()[0]).to(self.t.device)
         u, rows = _tree.lanes(self.u, index), None if self.rows is None else _tree.lanes(self.rows, index)
-        return Lanes(self.ids[mask], self.left[mask], self.at[index], self.t[index], u, rows, self.fresh[mask])
+        number = None if self.number is None else self.number[mask]
+        return Lanes(self.ids[mask], self.left[mask], self.at[index], self.t[index], u, rows, self.fresh[mask], number)
 
 
 def _merge(parts: list[Lanes]) -> Lanes:
@@ -59,6 +64,7 @@ def _merge(parts: list[Lanes]) -> Lanes:
         u=_tree.cat([part.u for part in parts]),
         rows=None if parts[0].rows is None else _tree.cat([part.rows for part in parts]),
         fresh=np.concatenate([part.fresh for part in parts]),
+        number=None if parts[0].number is None else np.concatenate([part.number for part in parts]),  # pyright: ignore
     )
 
 
@@ -81,6 +87,10 @@ class Cohort:
         self.at_left_edge = False
         try:
             self.request = self.stages.send(value)
+            while getattr(self.request[0], "free", False):
+                fn, *args = self.request
+                rows = () if self.lanes.rows is None else (self.lanes.rows,)
+                self.request = self.stages.send(fn(*args, *rows))
         except StopIteration as end:
             self.flight.step_done(self, end.value)
         else:
@@ -94,12 +104,23 @@ class Flight:
         arrived: Finished lanes, as ``(ids, states at the right edge)``; whoever takes them empties the list.
         first: Values of the right-hand side at left edges, as ``(ids, values)``, when ``remember_first``.
         cohorts: Lanes waiting for a value.
-        evaluations: Lanes times calls so far.
+        evaluations: Those of the right-hand side so far.
+
+    Args:
+        problem: The problem.
+        integrator: The propagator.
+        mesh: The points that it visits.
+        remember_first: Whether ``first`` is kept.
+        remembers: Whether states come and go with the memory of a multistep method, which begins anew otherwise.
     """
 
-    def __init__(self, problem: Any, integrator: Integrator, mesh: Mesh, remember_first: bool = False) -> None:
+    def __init__(
+        self, problem: Any, integrator: Integrator, mesh: Mesh, remember_first: bool = False, remembers: bool = False
+    ) -> None:
         self.problem, self.integrator, self.mesh, self.remember_first = problem, integrator, mesh, remember_first
-        self.rhs = problem.rhs
+        self.first_stage = getattr(problem, integrator.first_stage, None)
+        self._multistep = integrator if isinstance(integrator, Multistep) else None
+        self._remembers = remembers
         self.arrived: list[tuple[Ints, State]] = []
         self.first: list[tuple[Ints, State]] = []
         self.cohorts: list[Cohort] = []
@@ -109,16 +130,15 @@ class Flight:
 
     def launch(self, ids: Ints, slices: Ints, u: State, rows: State, first: State = None) -> None:
         """Lanes set out from the left edges of ``slices``; ``first`` is the right-hand side there, if known."""
-        at = torch.from_numpy(self.mesh.start[slices]).to(self.mesh.points.device)
-        lanes = Lanes(
-            ids,
-            self.mesh.count[slices],
-            at,
-            self.mesh.points.index_select(0, at),
-            u,
-            rows,
-            np.ones(len(ids), dtype=bool),
-        )
+        at, count, number = torch.from_numpy(self.mesh.start[slices]).to(self.mesh.points.device), self.mesh.count, None
+        if self._multistep is not None:
+            if self._remembers:
+                number = np.stack([count.cumsum()[slices] - count[slices], np.full(len(ids), count.sum())], 1)
+            else:
+                number = np.stack([np.zeros(len(ids), dtype=np.int64), count[slices]], 1)
+                u = Carried(u, self._multistep.begin(u))
+        fresh = np.ones(len(ids), dtype=bool)
+        lanes = Lanes(ids, count[slices], at, self.mesh.points.index_select(0, at), u, rows, fresh, number)
         if first is None:
             self._waiting.append(lanes)
         else:
@@ -158,24 +178,45 @@ class Flight:
         done = left == 0
         ended = np.count_nonzero(done)
         if ended == len(done):
-            self.arrived.append((lanes.ids, u))
+            self._arrive(lanes.ids, u)
             return
         fresh = np.zeros(len(left), dtype=bool)
-        lanes = Lanes(lanes.ids, left, cohort.at1, cohort.t1, u, lanes.rows, fresh)
+        number = None if lanes.number is None else lanes.number + np.array([1, 0])
+        lanes = Lanes(lanes.ids, left, cohort.at1, cohort.t1, u, lanes.rows, fresh, number)
         if ended:
             at_end = lanes[done]
-            self.arrived.append((at_end.ids, at_end.u))
+            self._arrive(at_end.ids, at_end.u)
             lanes = lanes[~done]
         self._waiting.append(lanes)
 
+    def _arrive(self, ids: Ints, u: State) -> None:
+        self.arrived.append((ids, u if self._remembers else bare(u)))
+
     def _begin(self, lanes: Lanes, first: State = None) -> None:
+        if lanes.number is None or self._multistep is None:
+            self._set_off(lanes, first, ())
+            return
+        variants = self._multistep.variants(*lanes.number.T)
+        for variant in np.unique(variants):
+            chosen = variants == variant
+            if chosen.all():
+                self._set_off(lanes, first, (int(variant),))
+            else:
+                index = torch.from_numpy(chosen.nonzero()[0]).to(lanes.t.device)
+                part = None if first is None else _tree.lanes(first, index)
+                self._set_off(lanes[chosen], part, (int(variant),))
+
+    def _set_off(self, lanes: Lanes, first: State, variant: tuple[int, ...]) -> None:
         at1 = lanes.at + 1
         t1 = self.mesh.points.index_select(0, at1)
-        cohort = Cohort(self, lanes, at1, t1, self.integrator.step(self.problem, lanes.t, t1, lanes.u))
+        cohort = Cohort(self, lanes, at1, t1, self.integrator.step(self.problem, lanes.t, t1, lanes.u, *variant))
         cohort.resume(None)
         request = cohort.request
         cohort.at_left_edge = (
-            len(request) == 3 and request[0] == self.rhs and request[1] is lanes.t and request[2] is lanes.u
+            len(request) == 3
+            and request[0] == self.first_stage
+            and request[1] is lanes.t
+            and request[2] is bare(lanes.u)
         )
         if first is not None and cohort.at_left_edge:
             self.cohorts.pop()
@@ -199,13 +240,13 @@ def play_round(flights: list[Flight], executor: Executor, counters: Counters) ->
     waiting = [cohort for flight in flights for cohort in flight.begin_steps()]
     if not waiting:
         return False
-    counters.rounds += 1
     counters.max_lanes = max(counters.max_lanes, sum([len(cohort.lanes.ids) for cohort in waiting]))
     groups = [waiting] if len(waiting) == 1 else _by_function(waiting)
     values = [_evaluate(cohorts, executor, counters) for cohorts in groups]
+    counters.rounds += max(rounds for _, rounds in values)
     for flight in flights:
         flight.cohorts = []
-    for cohorts, parts in zip(groups, values, strict=True):
+    for cohorts, (parts, _) in zip(groups, values, strict=True):
         for cohort, value in zip(cohorts, parts, strict=True):
             cohort.resume(value)
     return True
@@ -218,8 +259,8 @@ def _by_function(waiting: list[Cohort]) -> list[list[Cohort]]:
     return list(groups.values())
 
 
-def _evaluate(cohorts: list[Cohort], executor: Executor, counters: Counters) -> list[State]:
-    """The function that all these cohorts ask for, on all their lanes as one stack."""
+def _evaluate(cohorts: list[Cohort], executor: Executor, counters: Counters) -> tuple[list[State], int]:
+    """The function that all these cohorts ask for, on all their lanes as one stack; also how many rounds it took."""
     fn, *args = cohorts[0].request
     sizes = [len(cohort.lanes.ids) for cohort in cohorts]
     lanes = sum(sizes)
@@ -229,6 +270,10 @@ def _evaluate(cohorts: list[Cohort], executor: Executor, counters: Counters) -> 
         args.append(_tree.cat([cohort.lanes.rows for cohort in cohorts]))
     value = executor.evaluate(fn, tuple(args), lanes)
     counters.calls += executor.calls(lanes)
-    for cohort, size in zip(cohorts, sizes, strict=True):
-        cohort.flight.evaluations += size
-    return _tree.split(value, sizes)
+    parts, cost = _tree.split(value, sizes), getattr(fn, "cost", None)
+    rounds = 1
+    for cohort, part, size in zip(cohorts, parts, sizes, strict=True):
+        took = Cost(size) if cost is None else cost(part, size)
+        cohort.flight.evaluations += took.evaluations
+        rounds = max(rounds, took.rounds)
+    return parts, rounds

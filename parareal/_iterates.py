@@ -10,17 +10,19 @@ why the first k edges are the sequential solution after k iterations whatever G 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
 from parareal import _tree
+from parareal._calls import check_like
 from parareal._changes import Changes
 from parareal._correction import Correction, Edge, Known, Sweep
 from parareal._edges import Edges, Runs, some
 from parareal._grid import Span, TimeGrid
-from parareal._problem import check_like
+from parareal._memory import Carried, Memory, bare, with_bare
 from parareal._schedule import Bools, Guess, Ints
 from parareal._store import Ring
 from parareal._tree import State
@@ -37,6 +39,7 @@ class Iterates(Edges):
         width: Most slices that are worked on at a time, from the frontier on.
         dense: Whether states behind the frontier are kept.
         guess: First guesses in place of the correction's own.
+        empty: Gives the empty memory that first guesses have, where states carry the memory of a multistep method.
     """
 
     def __init__(
@@ -48,12 +51,13 @@ class Iterates(Edges):
         width: int,
         dense: bool,
         guess: Guess | None,
+        empty: Callable[[State], Memory] | None = None,
     ) -> None:
         coarse = correction.propagator is not None
         super().__init__(u0, grid.num_slices, width, correction.lookback, coarse, guess is None)
         self.correction, self._keep_fine, self._own_guess = correction, keep_fine, guess
         self._times = grid.edges.to(self.device)
-        self._u0, self._dense = u0, dense
+        self._u0, self._dense, self._empty = u0, dense, empty
         systems, slices = self.systems, self.slices
         self._by_run = correction.stacked or guess is not None
         self.u = Ring(u0, systems, slices + 1, None if dense else width + 3, 2 if correction.uses_input else 1)
@@ -62,10 +66,10 @@ class Iterates(Edges):
         self._carries = correction.carries > 0
         self.f = Ring(correction.lift(u0) if self._carries else u0, systems, slices, width)
         if coarse:
-            self.g = Ring(u0, systems, slices, width, 2)
-            self.first = Ring(u0, systems, slices, width)
+            self.g = Ring(bare(u0), systems, slices, width, 2)
+            self.first = Ring(bare(u0), systems, slices, width)
         if correction.mixing:
-            self.update_of = Ring(u0, systems, slices + 1, width + 2, correction.mixing + 1)
+            self.update_of = Ring(bare(u0), systems, slices + 1, width + 2, correction.mixing + 1)
             self.born = np.zeros((systems, slices + 1), dtype=np.int64)  # the first iterate of each edge
         self.changes = Changes(slices)
 
@@ -101,7 +105,7 @@ class Iterates(Edges):
     def _known(self, system: Ints, n: Ints, iterate: Ints, memory: int = -1) -> Known:
         """What is known of slices at an iterate; from ``memory`` of 0 on also fine values and iterates before."""
         at, place = iterate, system * self.slices + n
-        u = self.u.peek(place + system, at) if self.correction.uses_input else None
+        u = bare(self.u.peek(place + system, at)) if self.correction.uses_input else None
         g = None if self.free else self.g.peek(place, at)
         if memory < 0:
             return Known(u, g)
@@ -110,7 +114,7 @@ class Iterates(Edges):
             before = self._known(system, n, np.maximum(iterate - 1, self.since[system, n]), memory - 1)
         # Tangents are factors, which autograd keeps: they must not lie where the next ones will be written.
         f, tangents = self.f.take(place, at) if self._carries else (self.f.peek(place, at), None)
-        return Known(u, g, f, tangents, before)
+        return Known(u, g, bare(f), tangents, before)
 
     # --- moving -----------------------------------------------------------------------------------------------------
 
@@ -139,17 +143,18 @@ class Iterates(Edges):
             system, n = guess.nonzero()
             iterate = self.held[system, n] if self.free else self.coarse_done[system, n]
             known = self._known(system, n, iterate)
-            u = self.u.peek(system * (self.slices + 1) + n, iterate)
+            u = bare(self.u.peek(system * (self.slices + 1) + n, iterate))
             value = check_like(self.correction.guess(Span(self._times, n), known._replace(u=u)), u, "the guess")
         else:
             rows = self.runs_to_guess(guess)
             start = rows.n[:, 0]
             edge, iterate = rows.system * (self.slices + 1) + start, self.held[rows.system, start]
-            u, at = self.u.peek(edge, iterate), Span(self._times, rows.n)
+            u, at = bare(self.u.peek(edge, iterate)), Span(self._times, rows.n)
             before: list[Edge] = []
             for back in (1, 2) if some(start > 0) else ():
                 n = np.maximum(start - back, 0)
-                before.append(Edge(self._times_at(n), self.u.peek(edge - start + n, self.held[rows.system, n])))
+                there = bare(self.u.peek(edge - start + n, self.held[rows.system, n]))
+                before.append(Edge(self._times_at(n), there))
             value = (self._own_guess or self.correction.guess_run)(at, u, tuple(before))
             system, n = rows.flat()
             iterate = np.repeat(iterate, rows.n.shape[1])
@@ -159,7 +164,8 @@ class Iterates(Edges):
                 (value, u), system, n, iterate = self._valid(rows, (value, u), system, n, iterate)
         if self.correction.mixing:
             self.born[system, n + 1] = iterate
-        self._write(system, n, iterate, _tree.finite_or(value, u))
+        value = _tree.finite_or(value, u)
+        self._write(system, n, iterate, value if self._empty is None else Carried(value, self._empty(value)))
         self.guessing = some(self.live & (self.held[:, 1:] < 0))
 
     def _times_at(self, n: Ints) -> torch.Tensor:
@@ -180,28 +186,31 @@ class Iterates(Edges):
         """U_{n+1}^{k+1} = F_n(U_n^k) + [G_n(U_n^{k+1}) - G_n(U_n^k)], or another correction in the brackets."""
         k = self.held[system, n + 1]
         new, old = self._known(system, n, k + 1), self._known(system, n, k, self.memory)
-        f = _tree.clone(old.f) if self._keep_fine else old.f
+        # A multistep method's memory takes the fine propagator's value as it is.
+        f = self._fine(system, n, k) if self._keep_fine or self._empty else old.f
         change = self.correction.difference(Span(self._times, n), new, old)
         if change is not None:
-            check_like(change, f, "the correction's difference")
-        self._correct(system, n, _tree.clone(f) if change is None else _tree.add(f, change), f)
+            check_like(change, bare(f), "the correction's difference")
+        self._correct(system, n, _tree.clone(f) if change is None else with_bare(f, _tree.add(bare(f), change)), f)
 
     def _refine_runs(self, rows: Runs) -> None:
         """`_refine` on rows of neighbouring slices, for a correction linear in what edges move by."""
         system, n = rows.flat()
         length, k, first = rows.n.shape[1], self.held[system, n + 1], rows.n[:, 0]
         f, held = self._fine(system, n, k), self._held(system, n)
-        defects = _tree.finite_or(_tree.sub(f, held), _tree.map(torch.zeros_like, f))
+        defects = _tree.finite_or(_tree.sub(bare(f), bare(held)), _tree.map(torch.zeros_like, bare(f)))
         if rows.ragged:
             inside = torch.from_numpy(rows.valid.reshape(-1)).to(self.device)
             defects = _tree.map(lambda leaf: leaf * _tree.per_lane(inside, leaf), defects)
         edge, iterate = rows.system * (self.slices + 1) + first, self.held[rows.system, first + 1]
-        moved = _tree.sub(self.u.peek(edge, iterate + 1), self.u.peek(edge, iterate))
+        moved = _tree.sub(bare(self.u.peek(edge, iterate + 1)), bare(self.u.peek(edge, iterate)))
         old = self._known(system, n, k, self.memory) if self.memory or self._carries else None
         sweep = Sweep(moved, _tree.fold(defects, length), old and old.fold(length))
         change = self.correction.difference_run(Span(self._times, rows.n), sweep)
-        value = _tree.clone(f) if change is None else _tree.add(f, _tree.join(change))
-        mixed = self._mix(system, n, _tree.finite_or(value, held), length) if self.correction.mixing else value
+        value = _tree.clone(f) if change is None else with_bare(f, _tree.add(bare(f), _tree.join(change)))
+        mixed = value
+        if self.correction.mixing:
+            mixed = with_bare(f, self._mix(system, n, _tree.finite_or(bare(value), bare(held)), length))
         if rows.ragged:
             (value, mixed, f, held), system, n = self._valid(rows, (value, mixed, f, held), system, n)
         self._correct(system, n, value, f, held, mixed)
@@ -218,7 +227,7 @@ class Iterates(Edges):
         self.update_of.put(edge, k, value, np.maximum(k - mixing, self.born[system, n + 1]))
         iterates = [np.maximum(k - j, self.born[system, n + 1]) for j in range(mixing + 1)]
         states, updates = (
-            [_tree.fold(ring.peek(edge, i), length) for i in iterates] for ring in (self.u, self.update_of)
+            [_tree.fold(bare(ring.peek(edge, i)), length) for i in iterates] for ring in (self.u, self.update_of)
         )
         return _tree.join(self.correction.mix(states, updates))
 

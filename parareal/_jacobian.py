@@ -16,7 +16,7 @@ from parareal._grid import Where, check_count
 from parareal._linear import held, sweep_through
 from parareal._problem import ODE
 from parareal._tree import State
-from parareal.integrators import Propagator
+from parareal.integrators import Multistep, Propagator
 
 Kind: TypeAlias = Literal["full", "diagonal"]
 
@@ -77,6 +77,11 @@ class Jacobian(Correction):
 
     def bind(self, problem: Any, u0: State, grid: Any, fine: Any) -> Jacobian:
         """Checks that derivatives can be had, and at what price."""
+        if not isinstance(problem, ODE) or isinstance(fine, Multistep) or fine.implicit:
+            raise ValueError(
+                f"Jacobian came with {fine!r} for an {type(problem).__name__}; expected an explicit one-step method "
+                "for an ODE, through whose steps tangents can be carried, or another correction: pr.Secant"
+            )
         if problem.batching == "loop" or isinstance(fine, Propagator):
             what = 'a problem with batching="loop"' if problem.batching == "loop" else repr(fine)
             raise ValueError(

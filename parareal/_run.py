@@ -13,20 +13,21 @@ import torch
 from torch import Tensor
 
 from parareal import _tree
-from parareal._check import as_lanes, check_fold, check_instance, check_per_sample, check_state
+from parareal._check import as_lanes, check_fold, check_instance, check_per_sample, check_solves, check_state
 from parareal._correction import Correction
 from parareal._engine import Engine
 from parareal._executor import Executor
 from parareal._flight import Counters, Flight, play_round
 from parareal._grid import Mesh, TimeGrid
-from parareal._problem import ODE
+from parareal._memory import Carried, bare
+from parareal._problem import Problem
 from parareal._progress import Bar
 from parareal._schedule import Schedule
 from parareal._solution import IterationReport, Solution, Stats, Status
 from parareal._stop import Floats, StoppingRule
 from parareal._store import Ring
 from parareal._tree import State
-from parareal.integrators import Integrator
+from parareal.integrators import Integrator, Multistep
 
 Callback = Callable[[IterationReport], Any]
 
@@ -35,7 +36,7 @@ Callback = Callable[[IterationReport], Any]
 class Run:
     """What `solve` and `serial` share: checked input, the clock, and the way a solution is put together."""
 
-    problem: ODE
+    problem: Problem
     u0: State
     grid: TimeGrid
     fine: Integrator
@@ -48,9 +49,10 @@ class Run:
     history: list[IterationReport] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        check_instance(self.problem, ODE, "problem", "pr.ODE(lambda t, u: -u)")
+        check_instance(self.problem, Problem, "problem", "pr.ODE(lambda t, u: -u)")
         check_instance(self.grid, TimeGrid, "grid", "pr.TimeGrid.uniform(0.0, 1.0, slices=8, steps=16)")
         check_instance(self.fine, Integrator, "fine", "pr.RK4(), or pr.Propagator(fn) for a function of your own")
+        check_solves(self.fine, self.problem, "fine")
         check_instance(self.executor, Executor, "executor", "pr.Batched()")
         if self.callback is not None and not callable(self.callback):
             raise TypeError(f"callback is a {type(self.callback).__name__}; expected a function of an IterationReport")
@@ -124,7 +126,7 @@ class Run:
     def _solution(self, engine: Engine) -> Solution:
         statuses = tuple(status or Status.INTERRUPTED for status in engine.status)
         iterations = torch.from_numpy(engine.iteration) if self.samples else int(engine.iteration[0])
-        us, ts, reached = self._unstack(engine.iterates.states), self._times, engine.iterates.reached
+        us, ts, reached = self._unstack(bare(engine.iterates.states)), self._times, engine.iterates.reached
         if not self.dense and self.batch is None:
             ts = self.grid.edges[[0, int(reached[0])]]
         elif not self.dense:  # samples end at one time: those that were not there yet have no state to show for it
@@ -149,23 +151,30 @@ class Run:
             return self._empty()
         slices, device = self.grid.num_slices, _tree.leaves(self.systems)[0].device
         count = _tree.leaves(self.systems)[0].shape[0]
-        flight = Flight(self.problem, self.fine, Mesh.build(self.grid, self.fine.steps, device))
+        one = _tree.one(self.systems, 0)
+        problem = self.problem.bind(one, self.grid, self.fine)
+        fine = self.fine.bind(problem, one, self.grid)
+        remembers = isinstance(fine, Multistep) and not fine.restart
+        flight = Flight(problem, fine, Mesh.build(self.grid, fine.steps, device), remembers=remembers)
         us, counters, ids = Ring(self.systems, count, slices + 1), Counters(), np.arange(count)
         us.put(ids * (slices + 1), ids, self.systems)
         try:
             u = _tree.clone(self.systems)  # the caller's own tensor, which no right-hand side shall reach
+            if isinstance(fine, Multistep) and remembers:
+                u = Carried(u, fine.begin(u))
             for n in range(slices):
                 flight.launch(ids, np.full(count, n), u, self.rows)
                 while play_round([flight], self.executor, counters):
                     pass
                 ((_, u),) = flight.arrived
                 flight.arrived.clear()
-                us.put(ids * (slices + 1) + n + 1, ids, u)
+                us.put(ids * (slices + 1) + n + 1, ids, bare(u))
         except BaseException as error:
             attach(error, self._sequential_solution(us, flight, counters, (Status.INTERRUPTED,) * count))
             raise
-        finite = [torch.isfinite(leaf).reshape(count, -1).all(1) for leaf in _tree.leaves(u)]
-        statuses = tuple(Status.FINAL if ok else Status.NONFINITE for ok in torch.stack(finite).all(0).tolist())
+        finite = [torch.isfinite(leaf).reshape(count, -1).all(1) for leaf in _tree.leaves(bare(u))]
+        failed = Status.UNSOLVED if fine.implicit else Status.NONFINITE
+        statuses = tuple(Status.FINAL if ok else failed for ok in torch.stack(finite).all(0).tolist())
         return self._sequential_solution(us, flight, counters, statuses)
 
     def _sequential_solution(

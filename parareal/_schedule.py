@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from parareal import _tree
+from parareal._calls import check_like
 from parareal._grid import Where, check_count
-from parareal._problem import check_like
 from parareal._tree import State
 
 Guess: TypeAlias = Callable[[Where, State, tuple[Any, ...]], State]

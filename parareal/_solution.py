@@ -27,6 +27,11 @@ class Status(Enum):
         "The fine propagator itself gave NaN or Inf from a final state, so the sequential run fails there as well: "
         "use smaller fine steps or another method, and look at the right-hand side near the time named by the frontier."
     )
+    UNSOLVED = (
+        "Newton's method did not solve the equations of an implicit step of the fine propagator, from a final state, "
+        "so the sequential run fails there as well: use smaller fine steps, allow more Newton iterations, or look at "
+        "the right-hand side near the time named by the frontier."
+    )
     INTERRUPTED = "An exception ended the run: the solution holds the iterates computed before it."
 
     @property
@@ -37,7 +42,7 @@ class Status(Enum):
     @property
     def failed(self) -> bool:
         """Whether the run ended without what was asked of it."""
-        return self in (Status.MAX_ITERATIONS, Status.NONFINITE, Status.INTERRUPTED)
+        return self in (Status.MAX_ITERATIONS, Status.NONFINITE, Status.UNSOLVED, Status.INTERRUPTED)
 
     @staticmethod
     def worst(statuses: tuple[Status, ...]) -> Status:

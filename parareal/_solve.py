@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from parareal._check import check_instance
+from parareal._check import check_instance, check_solves
 from parareal._correction import Coarse, Correction
 from parareal._executor import Batched, Executor
 from parareal._grid import TimeGrid, check_count
-from parareal._problem import ODE
+from parareal._problem import Problem
 from parareal._run import Callback, Run
 from parareal._schedule import Barrier, Schedule
 from parareal._solution import Solution, SolveError
@@ -16,7 +16,7 @@ from parareal.integrators import Integrator
 
 
 def solve(
-    problem: ODE,
+    problem: Problem,
     u0: State,
     grid: TimeGrid,
     *,
@@ -79,6 +79,8 @@ def solve(
     if isinstance(coarse, Integrator):
         coarse = Coarse(coarse)
     check_instance(coarse, Correction, "coarse", "pr.Euler() or pr.Coarse(pr.Euler(steps=2))")
+    if coarse.propagator is not None:
+        check_solves(coarse.propagator, problem, "the coarse propagator")
     schedule = Barrier() if schedule is None else schedule
     stop = Tolerance() if stop is None else stop
     check_instance(schedule, Schedule, "schedule", "pr.Barrier()")
@@ -98,7 +100,7 @@ def solve(
 
 
 def serial(
-    problem: ODE,
+    problem: Problem,
     u0: State,
     grid: TimeGrid,
     *,

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from parareal import _tree
-from parareal._problem import Fresh, Stages, check_like, check_untouched, noting_vmap, versions
+from parareal._calls import Fresh, check_like, check_untouched, noting_vmap, versions
+from parareal._problem import Stages
 from parareal._tree import State
 from parareal.integrators._base import Integrator
 

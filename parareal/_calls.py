@@ -1,0 +1,196 @@
+"""How a user's function is called on many lanes at once, and what is checked of what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parareal import _tree
+from parareal._tree import State
+
+Batching: TypeAlias = Literal["vmap", "native", "fold", "loop"]
+
+Check: TypeAlias = Callable[[Any, State], State]
+
+
+class OnLanes:
+    """``f(t, u)`` or ``f(t, u, rows)`` on L lanes, called as its batching says.
+
+    Args:
+        f: The user's function.
+        batching: See `parareal.ODE`.
+        name: What errors call it.
+        check: Takes what ``f`` returned and the state it was given; returns it, or raises.
+
+    Raises:
+        TypeError: ``f`` is not callable.
+        ValueError: ``batching`` is unknown.
+    """
+
+    def __init__(self, f: Callable[..., Any], batching: str, name: str = "f", check: Check | None = None) -> None:
+        if not callable(f):
+            raise TypeError(f"{name} is a {type(f).__name__}; expected a callable {name}(t, u)")
+        if batching not in get_args(Batching):
+            raise ValueError(
+                f"batching={batching!r} is unknown; expected one of {', '.join(map(repr, get_args(Batching)))}"
+            )
+        self._f, self._batching, self._name = f, batching, name
+        self._check = check or (lambda value, u: check_like(value, u, f"{name}(t, u)"))
+        self._vmapped = torch.func.vmap(self._compared)
+        self._fresh = Fresh(name)
+
+    def __call__(self, t: Tensor, u: State, rows: State = None) -> State:
+        """Values on L lanes: ``t`` of shape ``(L,)``, leaves ``(L, *state)``."""
+        args = (t, u) if rows is None else (t, u, rows)
+        if self._batching == "vmap":
+            return self._call_vmapped(args)
+        if self._batching == "native":
+            return self._checked(*args)
+        if self._batching == "fold":
+            return self._call_folded(args)
+        return _tree.stack([self._call_one(*(_tree.one(arg, i) for arg in args)) for i in range(t.shape[0])])
+
+    def _checked(self, t: Tensor, u: State, *rows: State) -> State:
+        return self._fresh.check(self._compared(t, u, *rows))
+
+    def _compared(self, t: Tensor, u: State, *rows: State) -> State:
+        before = versions(u)
+        value = self._check(self._f(t, u, *rows), u)
+        check_untouched(u, before, self._name)
+        return value
+
+    def _call_vmapped(self, args: tuple[Any, ...]) -> State:
+        if args[0].shape[0] == 1:  # one lane needs no vmap, which costs more than a small f itself
+            return _tree.map(lambda leaf: leaf.unsqueeze(0), self._checked(*(_tree.one(arg, 0) for arg in args)))
+        with noting_vmap(self._name):
+            return self._vmapped(*args)
+
+    def _call_folded(self, args: tuple[Any, ...]) -> State:
+        t, u, *rows = args
+        lanes, batch = _tree.leaves(u)[0].shape[:2]
+        folded = _tree.map(lambda leaf: leaf.flatten(0, 1), u)
+        times = t if batch == 1 else t.repeat_interleave(batch)
+        value = self._checked(times, folded, *(_tree.map(lambda leaf: leaf.flatten(0, 1), row) for row in rows))
+        return _tree.map(lambda leaf: leaf.reshape(lanes, batch, *leaf.shape[1:]), value)
+
+    def _call_one(self, t: Tensor, u: State, *rows: State) -> State:
+        # Copies on both sides: what numpy code does in place leaves no trace in torch's version counts.
+        given = _tree.clone(u)
+        before = versions(given)
+        value = self._f(t, given, *rows)
+        if not isinstance(value, Tensor):
+            device = _tree.leaves(u)[0].device
+            value = _tree.map(lambda leaf: _from_numpy(leaf, device), value)
+        value = self._check(value, u)
+        check_untouched(given, before, self._name)
+        return _tree.clone(value)
+
+
+def _from_numpy(leaf: Any, device: torch.device) -> Any:
+    return torch.as_tensor(leaf, device=device) if isinstance(leaf, np.ndarray | np.generic) else leaf
+
+
+def versions(u: State) -> int:
+    """How often the tensors were changed in place, all together; 0 where torch does not count: in inference mode."""
+    if isinstance(u, Tensor):
+        return 0 if u.is_inference() else u._version
+    return sum(versions(leaf) for leaf in _tree.leaves(u))
+
+
+def check_untouched(u: State, before: int, name: str) -> None:
+    """Raises if a tensor of ``u`` was changed in place since `versions` gave ``before``."""
+    if versions(u) != before:
+        raise ValueError(
+            f"{name} changed the state that it was given in place; expected it to return a new tensor: write "
+            "-u instead of u.neg_(), or begin with u = u.clone()"
+        )
+
+
+class Fresh:
+    """Notices a function that writes a result into memory that it returned before, where the old one is still needed.
+
+    Returning one constant again and again is fine. Memory written through numpy is not noticed.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._last: list[tuple[Tensor, int, int]] = []
+
+    def check(self, value: State) -> State:
+        """Raises if ``value`` lies where the last one did and was changed in place since; returns it."""
+        try:
+            held = [(leaf, leaf.untyped_storage().data_ptr()) for leaf in _tree.leaves(value)]
+        except (RuntimeError, NotImplementedError):  # tensors under a transform of torch.func have no memory to show
+            return value
+        for last, version, where in self._last:
+            if any(where == ptr for _, ptr in held) and versions(last) != version:
+                raise ValueError(
+                    f"{self._name} returned a tensor in the memory of its last result, which it has overwritten; "
+                    "expected a new tensor from every call: return buffer.clone(), or compute without out="
+                )
+        self._last = [(leaf.detach(), versions(leaf), ptr) for leaf, ptr in held]
+        return value
+
+
+@contextmanager
+def noting_vmap(name: str) -> Generator[None, None, None]:
+    """Says, on errors that torch raises inside of vmap, what to do where vmap is the cause."""
+    try:
+        yield
+    except RuntimeError as error:
+        error.add_note(
+            f"{name} was called under torch.func.vmap. If it works on a single state, vmap is what it cannot stand: "
+            'write it for stacked lanes and pass batching="native" or "fold", or pass batching="loop" to have it '
+            "called once per lane."
+        )
+        raise
+
+
+def check_like(value: State, u: State, what: str) -> State:
+    """Raises unless ``value`` has the structure, shapes, dtypes and devices of ``u``; returns it, dicts in order."""
+    if isinstance(value, Tensor) and isinstance(u, Tensor):
+        if value.shape == u.shape and value.dtype == u.dtype and value.device == u.device:
+            return value
+        pairs = [(value, u)]
+    else:
+        if _tree.structure(value) != _tree.structure(u):
+            value = _tree.in_order_of(value, u)
+        if _tree.structure(value) != _tree.structure(u):
+            raise TypeError(
+                f"{what} returned {_describe(value)} for a state that is {_describe(u)}; "
+                "expected the same nest of tuples, lists and dicts, one derivative for each tensor"
+            )
+        pairs = list(zip(_tree.leaves(value), _tree.leaves(u), strict=True))
+    for got, expected in pairs:
+        if not isinstance(got, Tensor):
+            raise TypeError(
+                f"{what} returned a {type(got).__name__}; expected a tensor of shape {tuple(expected.shape)}"
+            )
+        if got.shape != expected.shape:
+            raise ValueError(
+                f"{what} returned shape {tuple(got.shape)} for a state of shape {tuple(expected.shape)}; expected the "
+                "same shape. Where a solve treats axis 0 as samples, f must work for any number of them"
+            )
+        if got.dtype != expected.dtype:
+            raise TypeError(
+                f"{what} returned {got.dtype} for a state of {expected.dtype}; expected the same dtype. "
+                "Time is float64: use t.to(u.dtype) where it meets the state"
+            )
+        if got.device != expected.device:
+            raise ValueError(
+                f"{what} returned a tensor on {got.device} for a state on {expected.device}; move it there"
+            )
+    return value
+
+
+def _describe(tree: State) -> str:
+    if isinstance(tree, Tensor):
+        return f"a tensor of shape {tuple(tree.shape)}"
+    if isinstance(tree, tuple | list | dict):
+        return f"a {type(tree).__name__} of {len(tree)}"  # pyright: ignore[reportUnknownArgumentType]
+    return f"a {type(tree).__name__}"
