@@ -62,6 +62,15 @@ class Coordinates(ABC):
     def shares(self, tau: Tensor) -> tuple[Tensor, Tensor]:
         """What u is made of at ``tau``: a and b of u = a x0 + b eps, both linear in ``tau``."""
 
+    def level(self, tau: Tensor) -> Tensor:
+        """Half the log-SNR, log(alpha/sigma), at ``tau``; infinite where there is no noise, or no signal."""
+        a, b = self.shares(tau)
+        return a.log() - b.log()
+
+    @abstractmethod
+    def at_level(self, level: Tensor) -> Tensor:
+        """The inverse of `level`."""
+
     def split(self, tau: Tensor, u: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
         """The x0 and eps of a state and du/dtau there, ``tau`` of shape ``(B,)`` or ``()``."""
         a, b = (per_row(share, u) for share in self.shares(tau))
@@ -91,6 +100,10 @@ class Ratio(Coordinates):
     def time(self, tau: Tensor) -> Tensor:
         """The inverse of `tau`."""
         return self.noise_schedule.time(tau)
+
+    def at_level(self, level: Tensor) -> Tensor:
+        """S is the exponential of minus the level."""
+        return torch.exp(-level)
 
     def shares(self, tau: Tensor) -> tuple[Tensor, Tensor]:
         """One and s."""
@@ -131,6 +144,10 @@ class Share(Coordinates):
     def time(self, tau: Tensor) -> Tensor:
         """The inverse of `tau`."""
         return tau if isinstance(self.noise_schedule, Flow) else self.noise_schedule.time(tau / (1 - tau))
+
+    def at_level(self, level: Tensor) -> Tensor:
+        """R is s/(1 + s)."""
+        return torch.sigmoid(-level)
 
     def shares(self, tau: Tensor) -> tuple[Tensor, Tensor]:
         """1 - r and r."""

@@ -15,18 +15,23 @@ from diffusion_adapters._conditioning import split
 from diffusion_adapters._coordinates import Coordinates, Name, coordinates_for
 from diffusion_adapters._model import DiffusionModel
 from diffusion_adapters._prediction import ROWS, between, per_row
+from diffusion_adapters._split import diffusion_split
 from diffusion_adapters._validate import check_floating
 
 
 @dataclass(frozen=True, eq=False)
-class DiffusionODE(pr.ODE):
-    """A `parareal.ODE` that knows in which coordinates it is written."""
+class DiffusionODE(pr.ODE, pr.Semilinear):
+    """A `parareal.ODE` that knows in which coordinates it is written, and so how exponential integrators split it."""
 
     coordinates: Coordinates = field(kw_only=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
         remade = partial(DiffusionODE, coordinates=self.coordinates)
         return remade, (self.f, self.batching, self.per_sample)
+
+    def split(self, prediction: pr.Prediction) -> pr.Split:
+        """N is x0 (``"data"``) or eps (``"noise"``), interpolated in lambda = log(alpha/sigma)."""
+        return diffusion_split(self, self.coordinates, prediction)
 
 
 @dataclass(frozen=True, eq=False)

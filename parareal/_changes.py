@@ -43,7 +43,8 @@ class Change:
             tree = self._parts[what]()
             value = norm(bare(tree), kind)
             if isinstance(tree, Carried) and what != "size":  # settled is what has settled with its memory
-                value = torch.stack([value, *(norm(kept, kind) for kept in tree.memory.values)]).amax(0)
+                parts = (*tree.memory.values, *tree.memory.states)
+                value = torch.stack([value, *(norm(part, kind) for part in parts)]).amax(0)
             self._norms[key] = value
         return self._norms[key]
 

@@ -84,10 +84,9 @@ class Engine:
             self.coarse = Flight(problem, coarse, Mesh.build(grid, coarse.steps or 1, device), remember_first=True)
         self._flights = [flight for flight in (self.coarse, self.fine) if flight is not None]
         self._shares = (
-            coarse is not None
-            and coarse.shares_first_stage
-            and fine.shares_first_stage
-            and coarse.first_stage == fine.first_stage
+            self.coarse is not None
+            and self.coarse.first_function is not None
+            and self.coarse.first_function == self.fine.first_function
         )
         systems = self.iterates.systems
         self.iteration = np.zeros(systems, dtype=np.int64)

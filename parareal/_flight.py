@@ -118,7 +118,7 @@ class Flight:
         self, problem: Any, integrator: Integrator, mesh: Mesh, remember_first: bool = False, remembers: bool = False
     ) -> None:
         self.problem, self.integrator, self.mesh, self.remember_first = problem, integrator, mesh, remember_first
-        self.first_stage = getattr(problem, integrator.first_stage, None)
+        self.first_function = integrator.first_function(problem) if integrator.shares_first_stage else None
         self._multistep = integrator if isinstance(integrator, Multistep) else None
         self._remembers = remembers
         self.arrived: list[tuple[Ints, State]] = []
@@ -214,7 +214,7 @@ class Flight:
         request = cohort.request
         cohort.at_left_edge = (
             len(request) == 3
-            and request[0] == self.first_stage
+            and request[0] == self.first_function
             and request[1] is lanes.t
             and request[2] is bare(lanes.u)
         )

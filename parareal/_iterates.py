@@ -22,7 +22,7 @@ from parareal._changes import Changes
 from parareal._correction import Correction, Edge, Known, Sweep
 from parareal._edges import Edges, Runs, some
 from parareal._grid import Span, TimeGrid
-from parareal._memory import Carried, Memory, bare, with_bare
+from parareal._memory import Carried, Memory, bare, moved
 from parareal._schedule import Bools, Guess, Ints
 from parareal._store import Ring
 from parareal._tree import State
@@ -54,7 +54,8 @@ class Iterates(Edges):
         empty: Callable[[State], Memory] | None = None,
     ) -> None:
         coarse = correction.propagator is not None
-        super().__init__(u0, grid.num_slices, width, correction.lookback, coarse, guess is None)
+        lookback = correction.lookback if empty is None else max(correction.lookback, 1)
+        super().__init__(u0, grid.num_slices, width, lookback, coarse, guess is None)
         self.correction, self._keep_fine, self._own_guess = correction, keep_fine, guess
         self._times = grid.edges.to(self.device)
         self._u0, self._dense, self._empty = u0, dense, empty
@@ -185,13 +186,12 @@ class Iterates(Edges):
     def _refine(self, system: Ints, n: Ints) -> None:
         """U_{n+1}^{k+1} = F_n(U_n^k) + [G_n(U_n^{k+1}) - G_n(U_n^k)], or another correction in the brackets."""
         k = self.held[system, n + 1]
-        new, old = self._known(system, n, k + 1), self._known(system, n, k, self.memory)
-        # A multistep method's memory takes the fine propagator's value as it is.
+        new, old = self._known(system, n, k + 1), self._known(system, n, k, self.correction.lookback)
         f = self._fine(system, n, k) if self._keep_fine or self._empty else old.f
         change = self.correction.difference(Span(self._times, n), new, old)
         if change is not None:
             check_like(change, bare(f), "the correction's difference")
-        self._correct(system, n, _tree.clone(f) if change is None else with_bare(f, _tree.add(bare(f), change)), f)
+        self._correct(system, n, self._corrected(f, change, system, n, k), f)
 
     def _refine_runs(self, rows: Runs) -> None:
         """`_refine` on rows of neighbouring slices, for a correction linear in what edges move by."""
@@ -204,16 +204,28 @@ class Iterates(Edges):
             defects = _tree.map(lambda leaf: leaf * _tree.per_lane(inside, leaf), defects)
         edge, iterate = rows.system * (self.slices + 1) + first, self.held[rows.system, first + 1]
         moved = _tree.sub(bare(self.u.peek(edge, iterate + 1)), bare(self.u.peek(edge, iterate)))
-        old = self._known(system, n, k, self.memory) if self.memory or self._carries else None
+        lookback = self.correction.lookback
+        old = self._known(system, n, k, lookback) if lookback or self._carries else None
         sweep = Sweep(moved, _tree.fold(defects, length), old and old.fold(length))
         change = self.correction.difference_run(Span(self._times, rows.n), sweep)
-        value = _tree.clone(f) if change is None else with_bare(f, _tree.add(bare(f), _tree.join(change)))
-        mixed = value
+        value = mixed = self._corrected(f, None if change is None else _tree.join(change), system, n, k)
         if self.correction.mixing:
-            mixed = with_bare(f, self._mix(system, n, _tree.finite_or(bare(value), bare(held)), length))
+            mixed = self._mix(system, n, _tree.finite_or(bare(value), bare(held)), length)
+            mixed = moved(mixed, f, self._before(system, n, k)) if isinstance(f, Carried) else mixed
         if rows.ragged:
             (value, mixed, f, held), system, n = self._valid(rows, (value, mixed, f, held), system, n)
         self._correct(system, n, value, f, held, mixed)
+
+    def _corrected(self, f: State, change: State, system: Ints, n: Ints, k: Ints) -> State:
+        """Fine solutions plus a correction, with what that makes of a multistep method's memory."""
+        if change is None:
+            return _tree.clone(f)
+        value = _tree.add(bare(f), change)
+        return moved(value, f, self._before(system, n, k)) if isinstance(f, Carried) else value
+
+    def _before(self, system: Ints, n: Ints, k: Ints) -> Carried:
+        """Fine solutions of the iterate before, or where there were none of this one."""
+        return self.f.peek(system * self.slices + n, np.maximum(k - 1, self.since[system, n]))
 
     def _correct(self, system: Ints, n: Ints, value: State, f: State, held: State = None, mixed: State = None) -> None:
         # A mixed iterate may stand still where the recursion does not: what the recursion gives is what counts.

@@ -24,16 +24,14 @@ class Integrator(ABC):
     Attributes:
         steps: Steps in each slice. ``None`` stands for the grid's own points as fine propagator and for one step
             a slice as coarse propagator.
-        shares_first_stage: Whether a step begins by asking for ``first_stage`` of the problem at its left end, so that
-            the value can be shared between the coarse and the fine propagator.
-        first_stage: Name of that function of the problem.
+        shares_first_stage: Whether a step begins by asking for `first_function` at its left end, so that the value can
+            be shared between the coarse and the fine propagator.
         implicit: Whether a step solves equations, which may fail: its state is then NaN.
         solves: Kinds of problems that it is for.
     """
 
     steps: int | None
     shares_first_stage: bool = False
-    first_stage: ClassVar[str] = "rhs"
     implicit: ClassVar[bool] = False
     solves: ClassVar[tuple[type, ...]] = (ODE,)
 
@@ -56,6 +54,10 @@ class Integrator(ABC):
             grid: The time grid.
         """
         return self
+
+    def first_function(self, problem: Any) -> Any:
+        """What a step asks for first, at its left end: the right-hand side, unless a method says otherwise."""
+        return problem.rhs
 
     @abstractmethod
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:

@@ -1,0 +1,158 @@
+"""Exponential Runge-Kutta methods: the linear part of an equation is solved exactly, whatever the step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from parareal import _tree
+from parareal._problem import Stages
+from parareal._semilinear import Factors, Semilinear, lincomb
+from parareal._tree import State
+from parareal.integrators._base import Integrator, check_steps
+
+
+@dataclass(frozen=True)
+class _Exponential(Integrator):
+    """What the final classes below share."""
+
+    steps: int | None = None
+
+    shares_first_stage = True
+    solves = (Semilinear,)
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps)
+
+    def first_function(self, problem: Any) -> Any:
+        """What the split asks for."""
+        return problem.split("data").function
+
+
+@dataclass(frozen=True)
+class ExponentialEuler(_Exponential):
+    """The exponential Euler method: order 1, one evaluation a step. On a diffusion ODE it is DDIM.
+
+    u1 = e^{ch} u + h phi_1(ch) N(t0, u).
+
+    Args:
+        steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse).
+
+    Source:
+        M. Hochbruck, A. Ostermann, Exponential integrators, Acta Numerica 19 (2010), section 2; Denoising Diffusion
+        Implicit Models (arXiv 2010.02502).
+
+    Examples:
+        >>> import torch, parareal as pr
+        >>> problem = pr.SemilinearODE(-1.0, lambda t, u: torch.zeros_like(u))
+        >>> grid = pr.TimeGrid.uniform(0.0, 1.0, slices=1)
+        >>> pr.serial(problem, torch.ones((), dtype=torch.float64), grid, fine=ExponentialEuler()).u.log().item()
+        -1.0
+    """
+
+    @property
+    def order(self) -> int:
+        """Order of accuracy."""
+        return 1
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations in one step."""
+        return 1
+
+    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
+        """One step on L lanes; see `Integrator.step`."""
+        split = problem.split("data")
+        rest = split.rest(t0, u, (yield split.function, t0, u))
+        weights = split.weights(t0, t1, 1)
+        return lincomb([(weights.keep, u), (weights.phi[0], rest)])
+
+
+@dataclass(frozen=True)
+class ETDRK2(_Exponential):
+    """Exponential time differencing with two stages: order 2, two evaluations a step.
+
+    Args:
+        steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse).
+
+    Source:
+        S. M. Cox, P. C. Matthews, Exponential time differencing for stiff systems, J. Comput. Phys. 176 (2002).
+
+    Examples:
+        >>> ETDRK2().order, ETDRK2().evaluations
+        (2, 2)
+    """
+
+    @property
+    def order(self) -> int:
+        """Order of accuracy."""
+        return 2
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations in one step."""
+        return 2
+
+    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
+        """One step on L lanes; see `Integrator.step`."""
+        split = problem.split("data")
+        n0 = split.rest(t0, u, (yield split.function, t0, u))
+        weights = split.weights(t0, t1, 2)
+        a = lincomb([(weights.keep, u), (weights.phi[0], n0)])
+        na = split.rest(t1, a, (yield split.function, t1, a))
+        return _tree.add(a, lincomb([(weights.phi[1], _tree.sub(na, n0))]))
+
+
+@dataclass(frozen=True)
+class ETDRK4(_Exponential):
+    """Exponential time differencing with four stages: order 4, four evaluations a step; stiff equations may show less.
+
+    Args:
+        steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse).
+
+    Source:
+        S. M. Cox, P. C. Matthews, Exponential time differencing for stiff systems, J. Comput. Phys. 176 (2002), with
+        weights evaluated so that no digits are lost: A.-K. Kassam, L. N. Trefethen, SIAM J. Sci. Comput. 26 (2005).
+
+    Examples:
+        >>> ETDRK4().order, ETDRK4().evaluations
+        (4, 4)
+    """
+
+    @property
+    def order(self) -> int:
+        """Order of accuracy."""
+        return 4
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations in one step."""
+        return 4
+
+    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
+        """One step on L lanes; see `Integrator.step`."""
+        split = problem.split("data")
+        n0 = split.rest(t0, u, (yield split.function, t0, u))
+        # Halfway in the variable in which the linear part is constant.
+        middle = split.time((split.level(t0) + split.level(t1)) / 2)
+        half, second = split.weights(t0, middle, 1), split.weights(middle, t1, 1)
+        a = lincomb([(half.keep, u), (half.phi[0], n0)])
+        na = split.rest(middle, a, (yield split.function, middle, a))
+        b = lincomb([(half.keep, u), (half.phi[0], na)])
+        nb = split.rest(middle, b, (yield split.function, middle, b))
+        c = lincomb([(second.keep, a), (second.phi[0], _tree.map(lambda x, y: 2 * x - y, nb, n0))])
+        nc = split.rest(t1, c, (yield split.function, t1, c))
+        weights = split.weights(t0, t1, 3)
+        one, two, three = weights.phi
+        w0 = _combine([1, -3, 4], one, two, three)
+        wab = _combine([2, -4], two, three)
+        wc = _combine([-1, 4], two, three)
+        return lincomb([(weights.keep, u), (w0, n0), (wab, _tree.add(na, nb)), (wc, nc)])
+
+
+def _combine(numbers: list[int], *factors: Factors) -> Factors:
+    columns = zip(*factors, strict=True)
+    return tuple(torch.stack([n * f for n, f in zip(numbers, column, strict=True)]).sum(0) for column in columns)

@@ -1,0 +1,82 @@
+"""What multistep methods remember: values at earlier steps, and when those were."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from parareal import _tree
+from parareal._memory import Memory
+from parareal._semilinear import Factors, Split, Weights
+from parareal._tree import State
+
+
+class History(NamedTuple):
+    """Values N at the steps before, newest first.
+
+    Attributes:
+        values: N times a number of its step, which makes of it something in units of the state.
+        times: When that was, each ``(L,)``.
+        units: Those numbers, each ``(L,)``.
+        known: How many there are, int64, ``(L,)``; the others are zero.
+        kept: States that a method keeps beside them.
+    """
+
+    values: list[State]
+    times: list[Tensor]
+    units: list[Tensor]
+    known: Tensor
+    kept: tuple[State, ...] = ()
+
+    def nodes(self, split: Split, weights: Weights, t: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Where they stand in the variable of a step that begins at ``t``, and how many of them can be used.
+
+        None can where the step is infinitely long, and none from the first that is infinitely far away on.
+        """
+        here = split.level(t)
+        nodes = [(split.level(time) - here) / weights.h for time in self.times]
+        usable = torch.where(torch.isfinite(weights.h) & torch.isfinite(here), self.known, 0)
+        for j, node in enumerate(nodes):
+            usable = torch.where(torch.isfinite(node) & (node != 0), usable, usable.clamp(max=j))
+        return nodes, usable
+
+    def factor(self, weight: Factors, j: int) -> Factors:
+        """The factor of ``values[j]`` that gives its N a weight."""
+        unit = torch.where(self.known > j, self.units[j], 1.0)
+        return tuple(part / unit.reshape(-1, *[1] * (part.ndim - 1)) for part in weight)
+
+
+def no_history(u: State, depth: int, kept: int = 0) -> Memory:
+    """The memory of a method that has made no step, of ``depth`` values and ``kept`` states."""
+    leaf = _tree.leaves(u)[0]
+    zeros = _tree.map(torch.zeros_like, u)
+    clock = torch.zeros(leaf.shape[0], 1 + 2 * depth, dtype=torch.float64, device=leaf.device)
+    return Memory((zeros,) * depth, (zeros,) * kept, clock)
+
+
+def recall(memory: Memory) -> History:
+    """What is remembered."""
+    clock = memory.clock
+    times, units = ([clock[:, 1 + 2 * j + i] for j in range(len(memory.values))] for i in (0, 1))
+    return History(list(memory.values), times, units, clock[:, 0].long(), memory.states)
+
+
+def remember(history: History, t: Tensor, rest: State, unit: Tensor) -> Memory:
+    """The memory after a step that began at ``t`` with N = ``rest``, all as deep as before."""
+    depth = len(history.values)
+    known = (history.known + 1).clamp(max=depth)
+    return store(history._replace(known=known), [rest, *history.values][:depth], t, unit)
+
+
+def store(history: History, values: list[State], t: Tensor, unit: Tensor) -> Memory:
+    """Values of which the first, N at time ``t``, is new and not yet in units of the state."""
+    times, units = [t, *history.times][: len(values)], [unit, *history.units][: len(values)]
+    if values:
+        scaled = _tree.map(lambda leaf: _tree.per_lane(unit, leaf) * leaf, values[0])
+        values = [scaled, *values[1:]]
+    columns = [history.known.to(torch.float64)]
+    for time, number in zip(times, units, strict=True):
+        columns += [time, number]
+    return Memory(tuple(values), history.kept, torch.stack(columns, 1))

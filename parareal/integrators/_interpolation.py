@@ -1,0 +1,79 @@
+"""The weights with which values at any nodes enter a step, where a polynomial through them is integrated exactly.
+
+Adams methods, exponential ones among them, and the solvers of diffusion models that extrapolate earlier model outputs
+all are this one formula with other nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import factorial
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from parareal._semilinear import Factors, Weights
+
+Moments: TypeAlias = Callable[[Weights, int], list[Factors]]
+"""``moments(weights, m)``: with m nodes beside the one at 0, what x^1 ... x^m contribute to the step."""
+
+
+def exact(weights: Weights, m: int) -> list[Factors]:
+    """The integrals themselves: i! phi[i] of x^i."""
+    return [tuple(part * factorial(i) for part in weights.phi[i]) for i in range(1, m + 1)]
+
+
+def node_weights(weights: Weights, nodes: Sequence[Tensor], known: Tensor, moments: Moments = exact) -> list[Factors]:
+    """The weights of N at 0 and at other nodes.
+
+    Args:
+        weights: Those of the step.
+        nodes: Where else N is known, in the step's own variable that goes from 0 to 1: m tensors ``(L,)``.
+        known: How many of the nodes, counted from the first, there are on each lane; int, ``(L,)``.
+        moments: What powers of the variable contribute.
+
+    Returns:
+        Weights of N at 0 and at each node; those of nodes that are not there are zero.
+    """
+    m, parts = len(nodes), len(weights.phi[0])
+    if m == 0:
+        return [weights.phi[0]]
+    columns: list[list[Tensor]] = []
+    for part in range(parts):
+        like = weights.phi[0][part]
+        x = [_shaped(torch.where(known > j, node, float(j + 2)), like) for j, node in enumerate(nodes)]
+        count = _shaped(known, like)
+        chosen = [torch.zeros_like(like) for _ in nodes]
+        for c in range(1, m + 1):
+            b = [moment[part] for moment in moments(weights, c)]
+            y = _vandermonde(x[:c], b)
+            for j in range(c):
+                chosen[j] = torch.where(count == c, y[j] / x[j], chosen[j])
+        first = like
+        for weight in chosen:
+            first = first - weight
+        columns.append([first, *chosen])
+    return [tuple(column[j] for column in columns) for j in range(m + 1)]
+
+
+def _shaped(value: Tensor, like: Tensor) -> Tensor:
+    return value.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _vandermonde(x: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
+    """Y with sum_j y_j x_j^i = b_i.
+
+    Source:
+        A. Bjorck, V. Pereyra, Solution of Vandermonde systems of equations, Math. Comp. 24 (1970).
+    """
+    b, n = list(b), len(b) - 1
+    for k in range(n):
+        for i in range(n, k, -1):
+            b[i] = b[i] - x[k] * b[i - 1]
+    for k in range(n - 1, -1, -1):
+        for i in range(k + 1, n + 1):
+            b[i] = b[i] / (x[i] - x[i - k - 1])
+        for i in range(k, n):
+            b[i] = b[i] - b[i + 1]
+    return b

@@ -1,0 +1,125 @@
+"""UniPC: an exponential predictor-corrector of one evaluation a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parareal._memory import Carried, Memory
+from parareal._problem import Stages
+from parareal._schedule import Ints
+from parareal._semilinear import Factors, Prediction, Semilinear, Split, Weights, lincomb
+from parareal._tree import State
+from parareal.integrators._adams import check_order
+from parareal.integrators._base import Multistep, check_steps
+from parareal.integrators._dpm import chosen
+from parareal.integrators._history import History, no_history, recall, remember
+from parareal.integrators._interpolation import exact, node_weights
+
+
+@dataclass(frozen=True)
+class UniPC(Multistep):
+    """The unified predictor-corrector: one evaluation a step.
+
+    The value at the end of a step, which the next step needs anyway, first corrects the state that it was taken at.
+
+    Args:
+        order: 1 ... 4 of the predictor; the corrector has one more.
+        prediction: What of the model is taken for smooth in the log-SNR: ``"data"`` or ``"noise"``.
+        variant: ``"bh1"`` or ``"bh2"``, the B(h) of the paper: it matters where one difference is all there is.
+        lower_order_final: Lower the order in the last steps, down to 1 in the last one.
+        restart: Begin anew in every slice, in place of carrying the memory over.
+        steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse), which is DDIM.
+
+    Raises:
+        TypeError: ``order`` or ``steps`` is not an int.
+        ValueError: An argument is out of range or unknown; from `solve`, that the problem has no split.
+
+    Source:
+        UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of Diffusion Models (arXiv 2302.04867).
+
+    Examples:
+        >>> UniPC(2).evaluations
+        1
+    """
+
+    order: int = 2  # pyright: ignore[reportIncompatibleMethodOverride]
+    prediction: Prediction = "data"
+    variant: Literal["bh1", "bh2"] = "bh2"
+    lower_order_final: bool = True
+    restart: bool = False
+    steps: int | None = None
+
+    shares_first_stage = True
+    solves = (Semilinear,)
+
+    def __post_init__(self) -> None:
+        check_order(self.order, 4)
+        check_steps(self.steps)
+        for name, known in (("prediction", ("data", "noise")), ("variant", ("bh1", "bh2"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; expected {known[0]!r} or {known[1]!r}")
+
+    @property
+    def evaluations(self) -> int:
+        """One a step."""
+        return 1
+
+    def first_function(self, problem: Any) -> Any:
+        """What the split asks for."""
+        return problem.split(self.prediction).function
+
+    def begin(self, u: State) -> Memory:
+        """No earlier values, and no state to correct from."""
+        return no_history(u, self.order, kept=1)
+
+    def variants(self, step: Ints, steps: Ints) -> Ints:
+        """The order that the step's place in the grid leaves."""
+        return np.minimum(self.order, steps - step) if self.lower_order_final else np.full(len(step), self.order)
+
+    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: Carried, variant: int = 1) -> Stages:
+        """One step on L lanes; see `Multistep.step`."""
+        split, state, history = problem.split(self.prediction), u.u, recall(u.memory)
+        rest = split.rest(t0, state, (yield split.function, t0, state))
+        before = min(self.order, variant + 1) if self.lower_order_final else self.order
+        state = self._corrected(split, history, t0, state, rest, before)
+        weights = split.weights(t0, t1, variant)
+        nodes, usable = history.nodes(split, weights, t0)
+        m = variant - 1
+        each = node_weights(weights, nodes[:m], usable.clamp(max=m), self._predicted)
+        terms = [(weights.keep, state), (each[0], rest)]
+        terms += [(history.factor(each[j + 1], j), history.values[j]) for j in range(m)]
+        memory = remember(history._replace(kept=(state,)), t0, rest, weights.unit)
+        return Carried(lincomb(terms), memory)
+
+    def _corrected(self, split: Split, history: History, t: Tensor, u: State, rest: State, order: int) -> State:
+        """The state at ``t``, made again from the last step's beginning with the value at its end."""
+        corrects = history.known > 0
+        begin = torch.where(corrects, history.times[0], t)
+        weights = split.weights(begin, t, order + 1)
+        before = history._replace(times=history.times[1:], known=(history.known - 1).clamp(min=0))
+        older, usable = before.nodes(split, weights, begin)
+        m = order - 1
+        # The value at the end, and those before the beginning.
+        usable = torch.where(torch.isfinite(weights.h), 1 + usable.clamp(max=m), 0)
+        end = torch.ones_like(t)
+        each = node_weights(weights, [end, *older[:m]], usable, self._correcting)
+        terms = [(weights.keep, history.kept[0]), (history.factor(each[0], 0), history.values[0]), (each[1], rest)]
+        terms += [(history.factor(each[j + 2], j + 1), history.values[j + 1]) for j in range(m)]
+        return chosen(corrects, lincomb(terms), u)
+
+    def _half(self, weights: Weights) -> Factors:
+        if self.variant == "bh2":
+            return tuple(part / 2 for part in weights.phi[0])
+        half = weights.scale * weights.h / 2
+        return tuple(half.reshape(-1, *[1] * (part.ndim - 1)).expand_as(part) for part in weights.phi[0])
+
+    def _predicted(self, weights: Weights, m: int) -> list[Factors]:
+        return [self._half(weights)] if m == 1 else exact(weights, m)
+
+    def _correcting(self, weights: Weights, m: int) -> list[Factors]:
+        return [self._half(weights)] if m == 1 else exact(weights, m)
