@@ -5,15 +5,19 @@ See `solve`.
 """
 
 from parareal._anderson import Anderson
+from parareal._brownian import BrownianPath
 from parareal._changes import Change
 from parareal._correction import Coarse, Correction, Edge, Known, Sweep
 from parareal._executor import Batched, Executor, Serial
+from parareal._frozen import FrozenPath
 from parareal._grid import TimeGrid
 from parareal._jacobian import Jacobian
 from parareal._linear import Identity, Linear, LinearFlow, Whitened, Zero
 from parareal._memory import Carried, Memory
+from parareal._path import NoisePath
 from parareal._problem import ODE, Problem
 from parareal._schedule import Barrier, Progress, Schedule, Wavefront, Windowed
+from parareal._sde import SDE
 from parareal._secant import Secant
 from parareal._semilinear import Prediction, Semilinear, SemilinearODE, Split, Weights, scaled_phis
 from parareal._solution import IterationReport, Solution, SolveError, Stats, Status
@@ -25,19 +29,25 @@ from parareal.integrators import (
     ETDRK2,
     ETDRK4,
     RK4,
+    SRA1,
     AdamsBashforth,
     ButcherTableau,
     Cost,
     DPMSolver,
     DPMSolverPP,
     Euler,
+    EulerMaruyama,
     ExponentialEuler,
     Heun,
     Integrator,
     Midpoint,
+    Milstein,
     Multistep,
     Propagator,
     RungeKutta,
+    SciPy,
+    TorchDiffEq,
+    TorchODE,
     UniPC,
 )
 
@@ -47,10 +57,13 @@ __all__ = [
     "ETDRK4",
     "ODE",
     "RK4",
+    "SDE",
+    "SRA1",
     "AdamsBashforth",
     "Anderson",
     "Barrier",
     "Batched",
+    "BrownianPath",
     "ButcherTableau",
     "Carried",
     "Change",
@@ -62,8 +75,10 @@ __all__ = [
     "Damped",
     "Edge",
     "Euler",
+    "EulerMaruyama",
     "Executor",
     "ExponentialEuler",
+    "FrozenPath",
     "Heun",
     "Identity",
     "Integrator",
@@ -75,13 +90,16 @@ __all__ = [
     "LinearFlow",
     "Memory",
     "Midpoint",
+    "Milstein",
     "Multistep",
+    "NoisePath",
     "Prediction",
     "Problem",
     "Progress",
     "Propagator",
     "RungeKutta",
     "Schedule",
+    "SciPy",
     "Secant",
     "Semilinear",
     "SemilinearODE",
@@ -95,6 +113,8 @@ __all__ = [
     "Sweep",
     "TimeGrid",
     "Tolerance",
+    "TorchDiffEq",
+    "TorchODE",
     "UniPC",
     "Verdict",
     "Wavefront",

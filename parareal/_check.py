@@ -24,9 +24,15 @@ def check_solves(method: Any, problem: Any, name: str) -> None:
     if isinstance(problem, method.solves):
         return
     kinds = " or ".join(f"an {kind.__name__}" for kind in method.solves)
+    kind = type(problem).__name__
+    fix = {
+        "ODE": "pr.RK4()",
+        "SemilinearODE": "pr.ETDRK4()",
+        "SDE": 'pr.EulerMaruyama() or pr.Milstein(), or with calculus="stratonovich" pr.Heun()',
+    }
     raise ValueError(
-        f"{name} is {method!r}, which is for {kinds}, and the problem is an {type(problem).__name__}; expected a "
-        "method for it: pr.EulerMaruyama() for an SDE, pr.RK4() for an ODE, pr.ETDRK4() for a SemilinearODE"
+        f"{name} is {method!r}, which is for {kinds}, and the problem is an {kind}; expected a method for it, such as "
+        + fix.get(kind, "pr.RK4() for an ODE, pr.EulerMaruyama() for an SDE, pr.ETDRK4() for a SemilinearODE")
     )
 
 

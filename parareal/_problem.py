@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from parareal import _tree
@@ -32,6 +33,15 @@ class Problem(ABC):
 
     batching: Batching
     per_sample: State
+
+    def rows(self, samples: int | None, device: torch.device) -> State:
+        """What follows the samples into every request, free ones too: leaves ``(samples, ...)``, or ``None``.
+
+        Args:
+            samples: How many there are, or ``None`` where the whole state is one system.
+            device: Where the state lies.
+        """
+        return self.per_sample
 
     @abstractmethod
     def bind(self, u0: State, grid: Any, fine: Any) -> Problem:

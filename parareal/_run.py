@@ -61,7 +61,7 @@ class Run:
         self.batch = count if self.samples else None
         check_per_sample(self.problem, self.batch)
         self.systems = as_lanes(self.u0, self.batch)
-        data = self.problem.per_sample
+        data = self.problem.rows(self.batch, _tree.leaves(self.u0)[0].device)
         self.rows = None if data is None else as_lanes(data, self.batch)
 
     # --- in parallel ----------------------------------------------------------------------------------------------

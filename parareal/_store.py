@@ -18,7 +18,8 @@ class Ring:
     whose numbers differ by a multiple of ``keep`` share a row, and the last that was written has it.
 
     Args:
-        like: A tree with a lane axis, leaves ``(L, *state)``, whose shapes, dtypes and device the states take.
+        like: A tree with a lane axis, leaves ``(L, *state)``, whose shapes, dtypes and device the states take. Where
+            the first that are stored are others, as the values of several functions are, theirs count.
         systems: Number of systems.
         per: Places of each.
         keep: How many of them are held at a time; ``None`` for all.
@@ -30,7 +31,7 @@ class Ring:
         self._lanes, self.depth = systems * self._keep, depth
         self.tree = _tree.map(lambda leaf: leaf.new_full((depth * self._lanes, *leaf.shape[1:]), float("nan")), like)
         self._iterate = np.full(depth * self._lanes, -1)
-        self._device = _tree.leaves(like)[0].device
+        self._device, self._vacant = _tree.leaves(like)[0].device, True
 
     def take(self, ids: Ints, iterate: Ints) -> State:
         """A copy: later writes do not reach it."""
@@ -46,6 +47,11 @@ class Ring:
         """Stores states; with ``oldest``, the iterates from that one on are kept."""
         if oldest is not None and (span := int((iterate - oldest).max()) + 1) > self.depth:
             self._grow(span)
+        if self._vacant:
+            self._vacant = False
+            if [x.shape[1:] for x in _tree.leaves(value)] != [x.shape[1:] for x in _tree.leaves(self.tree)]:
+                size = self.depth * self._lanes
+                self.tree = _tree.map(lambda leaf: leaf.new_full((size, *leaf.shape[1:]), float("nan")), value)
         rows = self._rows(ids, iterate)
         index = self._index(rows)
         self._iterate[rows] = iterate

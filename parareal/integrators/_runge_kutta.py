@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from parareal import _tree
-from parareal._problem import Stages
+from parareal._problem import ODE, Stages
+from parareal._sde import SDE
 from parareal._tree import State
 from parareal.integrators._base import Integrator, check_steps
+from parareal.integrators._stochastic import StratonovichHeun
 
 
 @dataclass(frozen=True)
@@ -147,11 +149,20 @@ class Heun(_Named):
     It is the sampler of Elucidating the Design Space of Diffusion-Based Generative Models (arXiv 2206.00364) without
     its Euler step at the end.
 
+    For an `SDE` in the sense of Stratonovich it treats both integrals alike, and has strong order 1 for diagonal,
+    scalar and additive noise, 1/2 for general noise (W. Rümelin, Numerical treatment of stochastic differential
+    equations, SIAM J. Numer. Anal. 19, 1982). An Ito SDE is refused.
+
     Args:
         steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse).
     """
 
     tableau = ButcherTableau(a=((), (1.0,)), b=(0.5, 0.5), order=2)
+    solves = (ODE, SDE)
+
+    def bind(self, problem: Any, u0: State, grid: Any) -> Integrator:
+        """Itself for an ODE, and for an SDE the stochastic method."""
+        return StratonovichHeun(self.steps).bind(problem, u0, grid) if isinstance(problem, SDE) else self
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,238 @@
+"""Methods for stochastic differential equations: of drift, diffusion and the increments of the path over a step.
+
+The increments are looked up in the problem's path, which costs nothing and is the same for every method. Orders are
+strong ones: of the root mean square error along one path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from parareal import _tree
+from parareal._problem import Stages
+from parareal._sde import SDE
+from parareal._tree import State
+from parareal.integrators._base import Integrator, check_steps
+
+
+@dataclass(frozen=True)
+class _Stochastic(Integrator):
+    """What the final classes below share."""
+
+    steps: int | None = None
+
+    shares_first_stage = True
+    solves = (SDE,)
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps)
+
+    def first_function(self, problem: Any) -> Any:
+        """Drift and diffusion."""
+        return problem.terms
+
+
+@dataclass(frozen=True)
+class EulerMaruyama(_Stochastic):
+    """Euler's method for an Ito SDE: strong order 1/2, and 1 for additive noise; one evaluation a step.
+
+    Args:
+        steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse).
+
+    Raises:
+        TypeError: ``steps`` is not an int.
+        ValueError: ``steps`` is below 1; from `solve`, that the SDE is a Stratonovich one.
+
+    Source:
+        G. Maruyama, Continuous Markov processes and stochastic equations, Rend. Circ. Mat. Palermo 4 (1955).
+
+    Examples:
+        >>> EulerMaruyama().order
+        0.5
+    """
+
+    @property
+    def order(self) -> float:
+        """Strong order."""
+        return 0.5
+
+    @property
+    def evaluations(self) -> int:
+        """Drift and diffusion together, once."""
+        return 1
+
+    def bind(self, problem: Any, u0: State, grid: Any) -> Integrator:
+        """Itself; an SDE in the sense of Stratonovich is refused."""
+        if problem.calculus == "stratonovich" and problem.noise != "additive":
+            raise ValueError(
+                f"{self!r} came with an SDE in the sense of Stratonovich, and would solve another equation; expected "
+                'pr.Heun() or pr.Milstein(), or the Ito drift, drift + (1/2) g dg/du, with calculus="ito"'
+            )
+        return self
+
+    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
+        """The step u + h f + g dW; see `Integrator.step`."""
+        dw = yield problem.increments(self.steps), t0, t1, u
+        f, g = yield problem.terms, t0, u
+        return _tree.add(_tree.axpy(u, t1 - t0, (1.0,), [f]), problem.product(g, dw))
+
+
+@dataclass(frozen=True)
+class Milstein(_Stochastic):
+    """Milstein's method without derivatives: strong order 1; one evaluation a step, and one more of the diffusion.
+
+    With g' = g(t, u + h f + sqrt(h) g), for Stratonovich g' = g(t, u + sqrt(h) g), a step is
+    u + h f + g dW + (g' - g) (dW^2 - h) / (2 sqrt(h)), for Stratonovich with dW^2 alone. For additive noise that is
+    `EulerMaruyama`, which it then becomes. For scalar and for diagonal noise alone: others need the iterated integrals
+    of different Brownian motions.
+
+    Args:
+        steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse).
+
+    Raises:
+        TypeError: ``steps`` is not an int.
+        ValueError: ``steps`` is below 1; from `solve`, that the noise is general.
+
+    Source:
+        P. E. Kloeden, E. Platen, Numerical Solution of Stochastic Differential Equations (Springer, 1992), (11.1.3)
+        and (11.1.5).
+
+    Examples:
+        >>> Milstein().order
+        1.0
+    """
+
+    @property
+    def order(self) -> float:
+        """Strong order."""
+        return 1.0
+
+    @property
+    def evaluations(self) -> int:
+        """Drift and diffusion together, and the diffusion once more."""
+        return 2
+
+    def bind(self, problem: Any, u0: State, grid: Any) -> Integrator:
+        """Itself, or `EulerMaruyama` for additive noise; general noise is refused."""
+        if problem.noise == "general":
+            raise ValueError(
+                f"{self!r} came with general noise, for which order 1 takes the iterated integrals of different "
+                "Brownian motions, which have no simple law; expected pr.EulerMaruyama(), of order 1/2, or with "
+                'calculus="stratonovich" pr.Heun(), or, where each element has a Brownian motion of its own, '
+                'noise="diagonal"'
+            )
+        return EulerMaruyama(self.steps) if problem.noise == "additive" else self
+
+    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
+        """One step on L lanes; see `Integrator.step`."""
+        h, ito = t1 - t0, problem.calculus == "ito"
+        length = h.abs()
+        root = length.sqrt()
+        dw = yield problem.increments(self.steps), t0, t1, u
+        f, g = yield problem.terms, t0, u
+        drifted = _tree.axpy(u, h, (1.0,), [f])
+        moved = yield problem.amplitudes, t0, _tree.axpy(drifted if ito else u, root, (1.0,), [g])
+
+        def twice(w: Tensor) -> Tensor:
+            """The iterated integral of a Brownian motion, divided by sqrt(h)."""
+            square = w * w - _tree.per_lane(length, w) if ito else w * w
+            return square / _tree.per_lane(2.0 * root, w)
+
+        curved = problem.product(_tree.sub(moved, g), _tree.map(twice, dw))
+        return _tree.add(_tree.add(drifted, problem.product(g, dw)), curved)
+
+
+@dataclass(frozen=True)
+class SRA1(_Stochastic):
+    """Roessler's method for additive noise: strong order 3/2; three evaluations a step, one of the diffusion alone.
+
+    It takes the integral of the path over each step, which the path has jointly with the increment.
+
+    Args:
+        steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse).
+
+    Raises:
+        TypeError: ``steps`` is not an int.
+        ValueError: ``steps`` is below 1; from `solve`, that the noise is not additive, or the path has no areas.
+
+    Source:
+        A. Roessler, Runge-Kutta methods for the strong approximation of solutions of stochastic differential
+        equations, SIAM J. Numer. Anal. 48 (2010), table 6.2.
+
+    Examples:
+        >>> SRA1().order
+        1.5
+    """
+
+    @property
+    def order(self) -> float:
+        """Strong order."""
+        return 1.5
+
+    @property
+    def evaluations(self) -> int:
+        """Drift and diffusion together, and each once more."""
+        return 3
+
+    def bind(self, problem: Any, u0: State, grid: Any) -> Integrator:
+        """Itself; noise that is not additive is refused."""
+        if problem.noise != "additive":
+            raise ValueError(
+                f"{self!r} is for additive noise and came with noise={problem.noise!r}; expected pr.Milstein(), or "
+                'noise="additive" where the diffusion does not depend on u'
+            )
+        problem.path.scale(torch.zeros(1, 1, dtype=torch.int64), area=True)
+        return self
+
+    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
+        """One step on L lanes; see `Integrator.step`."""
+        h = t1 - t0
+        dw, dz = yield problem.increments(self.steps, area=True), t0, t1, u
+        mean = _tree.map(lambda z: z / _tree.per_lane(h, z), dz)  # of the path over the step
+        f, left = yield problem.terms, t0, u
+        right = yield problem.amplitudes, t1, u  # the state does not matter: the noise is additive
+        stage = _tree.axpy(u, h, (0.75,), [f])
+        stage = _tree.add(stage, problem.product(right, _tree.map(lambda m: 1.5 * m, mean)))
+        late = yield problem.rhs, t0 + 0.75 * h, stage
+        drifted = _tree.axpy(u, h, (1 / 3, 2 / 3), [f, late])
+        tilted = problem.product(_tree.sub(left, right), mean)
+        return _tree.add(_tree.add(drifted, problem.product(right, dw)), tilted)
+
+
+@dataclass(frozen=True)
+class StratonovichHeun(_Stochastic):
+    """What `Heun` is for an SDE in the sense of Stratonovich; see there."""
+
+    @property
+    def order(self) -> float:
+        """Strong order, where Brownian motions do not interact."""
+        return 1.0
+
+    @property
+    def evaluations(self) -> int:
+        """Drift and diffusion together, twice."""
+        return 2
+
+    def bind(self, problem: Any, u0: State, grid: Any) -> Integrator:
+        """Itself; an Ito SDE is refused."""
+        if problem.calculus == "ito" and problem.noise != "additive":
+            raise ValueError(
+                f"Heun(steps={self.steps}) came with an Ito SDE, and would solve another equation; expected "
+                "pr.EulerMaruyama() or pr.Milstein(), or the Stratonovich drift, drift - (1/2) g dg/du, with "
+                'calculus="stratonovich"'
+            )
+        return self
+
+    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
+        """The trapezoidal rule for both integrals, its right end from an Euler step; see `Integrator.step`."""
+        h = t1 - t0
+        dw = yield problem.increments(self.steps), t0, t1, u
+        f, g = yield problem.terms, t0, u
+        euler = _tree.add(_tree.axpy(u, h, (1.0,), [f]), problem.product(g, dw))
+        f1, g1 = yield problem.terms, t1, euler
+        mean = _tree.map(lambda a, b: 0.5 * (a + b), g, g1)
+        return _tree.add(_tree.axpy(u, h, (0.5, 0.5), [f, f1]), problem.product(mean, dw))
