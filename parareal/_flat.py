@@ -21,7 +21,7 @@ def unflat(vector: Tensor, like: State, lead: int) -> State:
     leaves, start = [], 0
     for leaf in _tree.leaves(like):
         shape = leaf.shape[lead:]
-        part = vector[..., start : start + shape.numel()].reshape(*vector.shape[:-1], *shape)
+        part = vector[..., start : start + shape.numel()].reshape((*vector.shape[:-1], *shape))
         leaves.append((part.real if part.is_complex() and not leaf.is_complex() else part).to(leaf.dtype))
         start += shape.numel()
     return _tree.rebuild(leaves, like)

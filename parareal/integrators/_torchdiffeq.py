@@ -1,0 +1,183 @@
+"""torchdiffeq's solvers as propagators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from parareal import _tree
+from parareal._problem import Stages
+from parareal._tree import State
+from parareal.integrators._base import Integrator, check_steps
+from parareal.integrators._library import Request, check_name, check_one_dtype, check_options, check_tolerance, load
+from parareal.integrators._lockstep import Rhs, finite_lanes, solve_lanes
+
+ADAPTIVE = {"dopri8": 8, "dopri5": 5, "bosh3": 3, "fehlberg2": 2, "adaptive_heun": 2}
+FIXED = {"euler": (1, 1), "midpoint": (2, 2), "heun2": (2, 2), "heun3": (3, 3), "rk4": (4, 4)}
+"""Order and evaluations a step."""
+ADAMS = ("explicit_adams", "implicit_adams")
+
+_IN_TIME = ("first_step", "min_step", "max_step", "step_t", "jump_t")
+_ADAPTIVE_OPTIONS = ("norm", "dtype", "safety", "ifactor", "dfactor", "max_num_steps", *_IN_TIME)
+_FIXED_OPTIONS = ("step_size", "grid_constructor", "interp", "perturb")
+_ADAMS_OPTIONS = (*_FIXED_OPTIONS, "max_order", "max_iters")
+
+
+@dataclass(frozen=True, eq=False)
+class TorchDiffEq(Integrator):
+    """A solver of torchdiffeq, which carries a state over a slice.
+
+    Adaptive methods choose their steps in each slice anew and for each lane apart, as if it were solved alone, while
+    their calls of the right-hand side are stacked into one. ``together=True`` lets all lanes of a request share one
+    sequence of steps instead, in time normalised to [0, 1]: less overhead, but a lane then depends, to within the
+    tolerances, on the lanes beside it. Fixed-step methods make one step in each interval of the mesh, all lanes at
+    once, and lanes never depend on each other.
+
+    Where the solver gives up (its step underflows, ``max_num_steps``) the state becomes NaN. Gradients flow through
+    the steps.
+
+    Args:
+        method: ``"dopri5"``, ``"dopri8"``, ``"bosh3"``, ``"fehlberg2"``, ``"adaptive_heun"``; ``"euler"``,
+            ``"midpoint"``, ``"heun2"``, ``"heun3"``, ``"rk4"`` (the 3/8 rule); or ``"explicit_adams"``,
+            ``"implicit_adams"``, with ``options={"step_size": ...}``.
+        rtol: Relative tolerance of adaptive methods.
+        atol: Absolute tolerance of adaptive methods.
+        options: As in torchdiffeq, for each slice.
+        steps: Intervals in each slice, in each of which the solver starts anew. 1 is the whole slice; ``None`` takes
+            the grid's own points (fine) or one (coarse).
+        together: See above; for adaptive methods.
+
+    Raises:
+        TypeError: An argument is not of its type.
+        ValueError: An unknown method or option, or a tolerance that is not positive.
+        ImportError: When a run begins and torchdiffeq is not installed.
+
+    Source:
+        R. T. Q. Chen, torchdiffeq, https://github.com/rtqichen/torchdiffeq.
+
+    Examples:
+        >>> import torch, parareal as pr
+        >>> grid = pr.TimeGrid.uniform(0.0, 1.0, slices=4)
+        >>> ref = pr.serial(pr.ODE(lambda t, u: -u), torch.ones(1), grid, fine=TorchDiffEq("dopri5", rtol=1e-5))
+        >>> round(ref.u.item(), 4)
+        0.3679
+    """
+
+    method: str = "dopri5"
+    rtol: float = 1e-7
+    atol: float = 1e-9
+    options: dict[str, Any] | None = None
+    steps: int | None = field(default=1, kw_only=True)
+    together: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        hint = "; for SciPy's solvers use pr.SciPy" if self.method == "scipy_solver" else ""
+        check_name(self.method, (*ADAPTIVE, *FIXED, *ADAMS), "method", hint)
+        check_tolerance(self.rtol, "rtol")
+        check_tolerance(self.atol, "atol")
+        check_steps(self.steps)
+        if not isinstance(self.together, bool):
+            raise TypeError(f"together={self.together!r} is a {type(self.together).__name__}; expected True or False")
+        options = {} if self.options is None else self.options
+        known = (
+            _ADAPTIVE_OPTIONS if self.method in ADAPTIVE else _FIXED_OPTIONS if self.method in FIXED else _ADAMS_OPTIONS
+        )
+        check_options(options, known, f"torchdiffeq's {self.method!r}")
+        object.__setattr__(self, "options", dict(options))
+        if self.method in ADAMS and not {"step_size", "grid_constructor"} & options.keys():
+            raise ValueError(
+                f"{self.method!r} needs several steps in a slice to remember, and has one; expected "
+                'options={"step_size": ...}, or a method such as "rk4"'
+            )
+        for key in _IN_TIME if self.together else ():
+            if key in options:
+                raise ValueError(
+                    f"option {key!r} is in units of time, and together=True solves in time normalised to [0, 1]; "
+                    f"leave out {key!r} or together=True"
+                )
+        if self.together and self.method not in ADAPTIVE:
+            raise ValueError(
+                f"together=True is for adaptive methods, {', '.join(map(repr, ADAPTIVE))}, and the method is "
+                f"{self.method!r}; leave it out"
+            )
+
+    @property
+    def order(self) -> int | None:
+        """Order of fixed-step methods; ``None`` for adaptive ones, whose accuracy the tolerances set."""
+        return FIXED[self.method][0] if self.method in FIXED else None
+
+    @property
+    def evaluations(self) -> int | None:
+        """Evaluations in one step of a fixed-step method; ``None`` where that varies."""
+        return FIXED[self.method][1] if self.method in FIXED and not self.options else None
+
+    def bind(self, problem: Any, u0: State, grid: Any) -> TorchDiffEq:
+        """Itself, once torchdiffeq is there and the state is of one dtype."""
+        load("torchdiffeq", "torchdiffeq>=0.2.4")
+        check_one_dtype(u0, "torchdiffeq")
+        return self
+
+    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
+        """The whole interval in one request; see `Integrator.step`."""
+        u, _ = yield Request(self, problem), t0, t1, u
+        return u
+
+    def propagate(self, problem: Any, t0: Tensor, t1: Tensor, u: State, rows: State) -> tuple[State, Tensor]:
+        """States at ``t1`` and how often each lane called the right-hand side; see `Request`."""
+        if (self.together and bool(finite_lanes(u).all())) or (self.method in FIXED and not self.options):
+            calls, end = self._normalised(problem, t0, t1, u, rows)
+            if end is not None:
+                return end, torch.full_like(t0, calls, dtype=torch.int64)
+            # One lane has made the steps of all too small. Apart it fails alone; what was spent is counted.
+            end, more = solve_lanes(problem, self._solve, t0, t1, u, rows)
+            return end, more + calls
+        return solve_lanes(problem, self._solve, t0, t1, u, rows)
+
+    def _normalised(self, problem: Any, t0: Tensor, t1: Tensor, u: State, rows: State) -> tuple[int, State | None]:
+        """All lanes as one system du/dtheta = h f(t0 + theta h, u), theta in [0, 1]; None where the solver gave up."""
+        h, args, calls = t1 - t0, () if rows is None else (rows,), 0
+
+        def f(theta: Tensor, u: State) -> State:
+            nonlocal calls
+            calls += 1
+            slope = problem.rhs(t0 + theta.to(h.dtype) * h, u, *args)
+            return _tree.map(lambda k: _tree.per_lane(h, k) * k, slope)
+
+        end = self._integrate(f, torch.zeros((), dtype=h.dtype, device=h.device), torch.ones_like(h[0]), u)
+        return calls, end
+
+    def _solve(self, f: Rhs, t0: Tensor, t1: Tensor, u: State) -> State | None:
+        return self._integrate(lambda t, u: f(t.to(t0.dtype), u), t0, t1, u)
+
+    def _integrate(self, f: Rhs, t0: Tensor, t1: Tensor, u: State) -> State | None:
+        """``torchdiffeq.odeint`` from ``t0`` to ``t1``; ``None`` where it gave up."""
+        # A tensor without axes would take the dtype of time where the two meet.
+        shaped = _tree.map(lambda leaf: leaf.reshape(1) if leaf.ndim == 0 else leaf, u)
+        y0 = shaped if isinstance(u, Tensor) else tuple(_tree.leaves(shaped))
+        errors: list[AssertionError] = []
+
+        def func(t: Tensor, y: Any) -> Any:
+            given = [y] if isinstance(u, Tensor) else y
+            given = [x.reshape(like.shape) for x, like in zip(given, _tree.leaves(u), strict=True)]
+            try:
+                slopes = _tree.leaves(f(t, _tree.rebuild(given, u)))
+            except AssertionError as error:
+                errors.append(error)
+                raise
+            slopes = [k.reshape(like.shape) for k, like in zip(slopes, _tree.leaves(shaped), strict=True)]
+            return slopes[0] if isinstance(u, Tensor) else tuple(slopes)
+
+        odeint = load("torchdiffeq", "torchdiffeq>=0.2.4").odeint
+        tolerances = {"rtol": self.rtol, "atol": self.atol}
+        options = dict(self.options) if self.options else None
+        try:
+            ys = odeint(func, y0, torch.stack([t0, t1]), method=self.method, options=options, **tolerances)
+        except AssertionError:  # how torchdiffeq says that its step underflows, or that there were too many
+            if errors:
+                raise
+            return None
+        ends = [ys[-1]] if isinstance(u, Tensor) else [y[-1] for y in ys]
+        return _tree.rebuild([y.reshape(like.shape) for y, like in zip(ends, _tree.leaves(u), strict=True)], u)
