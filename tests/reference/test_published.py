@@ -31,8 +31,8 @@ METHODS = {"RK1": pr.Euler, "RK2": pr.Midpoint, "RK4": pr.RK4}
 TEXTBOOK = {"RK1": textbook.euler, "RK2": textbook.midpoint, "RK4": textbook.rk4}
 EPS = float(torch.finfo(torch.float64).eps)
 
-# Not runs of the engine: exact statements that tests/test_laws.py holds it to, figures for implicit methods and noise.
-ELSEWHERE = {"counting_algebra", "closed_form_linear", "convergence_factors", "sde_strong_order"}
+# Not runs of the engine: exact statements that tests/test_laws.py holds it to, and figures for implicit methods.
+ELSEWHERE = {"counting_algebra", "closed_form_linear", "convergence_factors"}
 
 
 # Right-hand sides on arrays or tensors whose last axis is the state.
@@ -299,20 +299,66 @@ def test_square_root_with_the_exact_flow() -> None:
 def test_geometric_brownian_motion_with_frozen_noise() -> None:
     case = OTHER["gbm_frozen_noise"]
     published, N, S = case["max_error_by_iteration_from_0"], case["slices"], 16
-    noise = np.random.default_rng(0).normal(0, sqrt(1 / 128), (N, S))
-    fine = torch.from_numpy(np.prod(1 + 1 / (N * S) + 0.5 * noise, axis=1))
-    coarse = torch.from_numpy(1 + 1 / N + 0.5 * noise.sum(axis=1))
-
-    def by_slice(factors: Tensor) -> pr.Propagator:
-        return pr.Propagator(lambda t0, t1, u: u * factors[(t0 * N).round().long()], batching="native")
-
-    grid = pr.TimeGrid.uniform(0.0, 1.0, slices=N)
+    noise = torch.from_numpy(np.random.default_rng(0).normal(0, sqrt(1 / 128), (N, S)))
+    grid = pr.TimeGrid.uniform(0.0, 1.0, slices=N, steps=S)
+    problem = pr.SDE(lambda t, u: u, lambda t, u: 0.5 * u, path=pr.FrozenPath(grid.points, noise.reshape(-1)))
     u0 = torch.ones((), dtype=torch.float64)
-    errors = errors_of(grid, by_slice(fine), by_slice(coarse), u0, N)
-    largest = float(pr.serial(pr.ODE(lambda t, u: u), u0, grid, fine=by_slice(fine)).us.max())
-    assert_printed(errors, published, N, largest, 1e-6)
+    reference = pr.serial(problem, u0, grid, fine=pr.EulerMaruyama())
+    stop = pr.Iterations(N)
+    errors = recorded_errors(
+        grid,
+        pr.EulerMaruyama(),
+        reference.us,
+        lambda coarse: pr.solve(problem, u0, grid, fine=pr.EulerMaruyama(), coarse=coarse, stop=stop),
+    )
+    assert_printed(errors, published, N, float(reference.us.max()), 1e-6)
+
+
+STOCHASTIC = {  # dX = drift dt + diffusion dW, X(0) = 1
+    "geometric Brownian motion": ("diagonal", lambda t, u: u, lambda t, u: 0.5 * u),
+    "Ornstein-Uhlenbeck (additive)": ("additive", lambda t, u: -u, lambda t, u: torch.full_like(u, 0.5)),
+}
+
+
+def squared_errors(equation: str, slices: int, dw: Tensor) -> Tensor:
+    """Of iterations 0 ... 3 at time 1, against the serial solution on the same path: ``(4, paths)``."""
+    noise, drift, diffusion = STOCHASTIC[equation]
+    path = pr.FrozenPath(torch.linspace(0.0, 1.0, len(dw) + 1, dtype=torch.float64), dw)
+    problem = pr.SDE(drift, diffusion, noise=noise, batching="native", path=path)
+    grid, u0 = pr.TimeGrid.uniform(0.0, 1.0, slices, steps=16), torch.ones(dw.shape[1], dtype=torch.float64)
+    recorder = Recorded(pr.Coarse(pr.EulerMaruyama()), grid.edges)
+    pr.solve(problem, u0, grid, fine=pr.EulerMaruyama(), coarse=recorder, stop=pr.Iterations(3))
+    return (torch.stack(recorder.iterates[slices]) - pr.serial(problem, u0, grid, fine=pr.EulerMaruyama()).u).square()
+
+
+@pytest.mark.parametrize(
+    (
+        "equation",
+        "groups",
+        "paths",
+    ),  # products of many factors have heavy tails, and take as many paths as the table has
+    [("geometric Brownian motion", 10, 4000), ("Ornstein-Uhlenbeck (additive)", 4, 1000)],
+)
+def test_strong_orders_of_iterations(equation: str, groups: int, paths: int) -> None:
+    """Of Parareal on a shared path; how far chance moves an order is estimated by leaving out groups of paths."""
+    slices, published = (8, 16, 32, 64), np.array(OTHER["sde_strong_order"]["table"][equation])
+    generator = torch.Generator().manual_seed(0)
+    means = np.empty((groups, 4, len(slices)))
+    for group in means:
+        dw = torch.randn(64 * 16, paths, generator=generator, dtype=torch.float64) / 32
+        group[:] = np.stack([squared_errors(equation, n, dw).mean(1).numpy() for n in slices], 1)
+
+    def orders(of: Any) -> Any:
+        return -np.polyfit(np.log(slices), 0.5 * np.log(of.mean(0)).T, 1)[0]
+
+    without = np.stack([orders(np.delete(means, i, 0)) for i in range(groups)])
+    deviation = np.sqrt((groups - 1) * without.var(0))
+    assert (deviation < 0.15).all()  # an order is told from the next half
+    # The table is made of 40,000 other paths; half a unit of its last digit is what printing cut off.
+    assert (np.abs(orders(means) - published) <= 3 * deviation * sqrt(1 + groups * paths / 40000) + 0.005).all()
 
 
 def test_every_published_case_is_reproduced_or_named() -> None:
-    here = {"dahlquist_be", "oscillator_be", "oscillator_be_long", "sqrt_exact_fine", "gbm_frozen_noise"}
+    here = {"dahlquist_be", "oscillator_be", "oscillator_be_long", "sqrt_exact_fine"}
+    here |= {"gbm_frozen_noise", "sde_strong_order"}
     assert set(CASES) | set(OTHER) == set(SETTINGS) | here | ELSEWHERE
