@@ -22,7 +22,7 @@ from parareal._changes import Changes
 from parareal._correction import Correction, Edge, Known, Sweep
 from parareal._edges import Edges, Runs, some
 from parareal._grid import Span, TimeGrid
-from parareal._memory import Carried, Memory, bare, moved
+from parareal._memory import Carried, Memory, bare, follow
 from parareal._schedule import Bools, Guess, Ints
 from parareal._store import Ring
 from parareal._tree import State
@@ -210,8 +210,8 @@ class Iterates(Edges):
         change = self.correction.difference_run(Span(self._times, rows.n), sweep)
         value = mixed = self._corrected(f, None if change is None else _tree.join(change), system, n, k)
         if self.correction.mixing:
-            mixed = self._mix(system, n, _tree.finite_or(bare(value), bare(held)), length)
-            mixed = moved(mixed, f, self._before(system, n, k)) if isinstance(f, Carried) else mixed
+            mixed = self._mix(rows, _tree.finite_or(bare(value), bare(held)))
+            mixed = follow(mixed, f, self._before(system, n, k)) if isinstance(f, Carried) else mixed
         if rows.ragged:
             (value, mixed, f, held), system, n = self._valid(rows, (value, mixed, f, held), system, n)
         self._correct(system, n, value, f, held, mixed)
@@ -221,7 +221,7 @@ class Iterates(Edges):
         if change is None:
             return _tree.clone(f)
         value = _tree.add(bare(f), change)
-        return moved(value, f, self._before(system, n, k)) if isinstance(f, Carried) else value
+        return follow(value, f, self._before(system, n, k)) if isinstance(f, Carried) else value
 
     def _before(self, system: Ints, n: Ints, k: Ints) -> Carried:
         """Fine solutions of the iterate before, or where there were none of this one."""
@@ -233,13 +233,20 @@ class Iterates(Edges):
         held = self._change(system, n, k + 1, value, f if self._keep_fine else value, held)
         self._write(system, n, k + 1, _tree.finite_or(value if mixed is None else mixed, held))
 
-    def _mix(self, system: Ints, n: Ints, value: State, length: int) -> State:
+    def _mix(self, rows: Runs, value: State) -> State:
         """What the correction makes of the recursion's updates, now and at the iterates before."""
+        system, n = rows.flat()
         edge, k, mixing = system * (self.slices + 1) + n + 1, self.held[system, n + 1], self.correction.mixing
-        self.update_of.put(edge, k, value, np.maximum(k - mixing, self.born[system, n + 1]))
+        oldest = np.maximum(k - mixing, self.born[system, n + 1])
+        if rows.ragged:  # repetitions at the ends of rows must not take the place of what they repeat
+            (kept,), *which = self._valid(rows, (value,), edge, k, oldest)
+            self.update_of.put(which[0], which[1], kept, which[2])
+        else:
+            self.update_of.put(edge, k, value, oldest)
         iterates = [np.maximum(k - j, self.born[system, n + 1]) for j in range(mixing + 1)]
         states, updates = (
-            [_tree.fold(bare(ring.peek(edge, i)), length) for i in iterates] for ring in (self.u, self.update_of)
+            [_tree.fold(bare(ring.peek(edge, i)), rows.n.shape[1]) for i in iterates]
+            for ring in (self.u, self.update_of)
         )
         return _tree.join(self.correction.mix(states, updates))
 

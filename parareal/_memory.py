@@ -41,7 +41,7 @@ def bare(state: State) -> State:
     return state.u if isinstance(state, Carried) else state
 
 
-def moved(new: State, fine: Carried, before: Carried) -> Carried:
+def follow(new: State, fine: Carried, before: Carried) -> Carried:
     """What the memory of a fine solution becomes where its state is corrected.
 
     Nothing is known of how a method's memory answers to a correction, but it can be seen from two fine solutions, of

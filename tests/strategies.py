@@ -144,6 +144,16 @@ def methods(max_steps: int | None = 2) -> st.SearchStrategy[pr.Integrator]:
     return st.builds(lambda make, steps: make(steps=steps), st.sampled_from(METHODS), steps)
 
 
+def multistep() -> st.SearchStrategy[pr.Multistep]:
+    """Methods with a memory, carried over slice edges or not."""
+    return st.builds(
+        lambda order, restart, steps: pr.AdamsBashforth(order, restart=restart, steps=steps),
+        st.integers(1, 4),
+        st.booleans(),
+        st.none() | st.integers(1, 3),
+    )
+
+
 def decay(t0: Tensor, t1: Tensor, u: State) -> State:
     """A crude propagator for anything: everything shrinks a little."""
     return pytree.tree_map(
@@ -160,10 +170,11 @@ def classical() -> st.SearchStrategy[pr.Correction]:
     )
 
 
-def corrections() -> st.SearchStrategy[pr.Correction]:
-    """Every correction of the library."""
+def corrections(one_step: bool = False) -> st.SearchStrategy[pr.Correction]:
+    """Every correction of the library; with ``one_step`` without methods whose first steps cost more than others."""
     return st.one_of(
         classical(),
+        *([] if one_step else [multistep().map(pr.Coarse)]),
         st.sampled_from(FREE),
         st.builds(pr.Secant, methods().map(pr.Coarse), st.integers(1, 2)),
         st.builds(pr.Damped, methods().map(pr.Coarse), st.sampled_from((0.0, 0.5, 1.2))),
@@ -232,11 +243,13 @@ def cases(
     with_stiff: bool = True,
     batch: tuple[int, ...] = (),
     dtypes: tuple[torch.dtype, ...] = DTYPES,
+    one_step: bool = False,
 ) -> Case:
-    """A random problem with random state, grid and fine propagator."""
+    """A random problem with random state, grid and fine propagator; with ``one_step`` one without a memory."""
     grid = draw(grids(max_slices, min_slices))
     u0 = make_state(draw(st.sampled_from(tuple(NESTS))), draw(st.sampled_from(dtypes)), draw(st.integers(0, 99)), batch)
-    fine = draw(methods())
+    fine = draw(methods() if one_step else methods() | multistep())
+    with_stiff &= not isinstance(fine, pr.Multistep)  # Adams methods are stable for shorter steps only
     span = float((grid.points[-1] - grid.points[0]).abs())
     equation = draw(st.sampled_from((*EQUATIONS, None) if with_stiff else EQUATIONS))
     if equation is None:  # as stiff as the fine steps can bear, which is more than the coarse ones can

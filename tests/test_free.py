@@ -455,3 +455,22 @@ def test_large_batches_are_swept_a_part_at_a_time(monkeypatch: pytest.MonkeyPatc
     whole = pr.solve(PROBLEM, u0, GRID, samples=True, **options).us
     monkeypatch.setattr("parareal._secant._MOST_NUMBERS", 3 * (2 * SLICES) ** 2)
     assert distance(pr.solve(PROBLEM, u0, GRID, samples=True, **options).us, whole) < 1e-12
+
+
+@pytest.mark.parametrize("tolerance", [1e-1, 1e-2, 1e-3])
+def test_mixing_is_the_same_for_samples_whose_frontiers_differ(tolerance: float) -> None:
+    """Rows of unequal length are padded: what stands in the padding must not be taken for the last slice's."""
+    generator = torch.Generator().manual_seed(1)
+    u0 = (torch.rand(3, 4, generator=generator) * 1.4 - 0.7) * torch.tensor([[1.0], [0.05], [0.3]])
+    problem, grid = pr.ODE(lambda t, u: torch.cos(3 * t) * u + torch.sin(t)), pr.TimeGrid.uniform(0.0, 1.0, 6)
+    options: dict[str, Any] = {
+        "fine": pr.Euler(),
+        "coarse": pr.Anderson(pr.Identity()),
+        "stop": pr.Tolerance(tolerance, tolerance, freeze=True),
+        "samples": True,
+        "executor": pr.Serial(),
+    }
+    together = pr.solve(problem, u0, grid, **options)
+    assert len({int(report.frontier[i]) for report in together.history for i in range(3)}) > 1
+    for i in range(3):
+        assert torch.equal(pr.solve(problem, u0[i : i + 1], grid, **options).us, together.us[:, i : i + 1])

@@ -33,6 +33,8 @@ def coarse_is_quicker(case: Case, correction: pr.Correction) -> bool:
     """Whether every coarse lane ends before any fine lane that set out with it."""
     if correction.propagator is None:
         return True
+    if isinstance(correction.propagator, pr.Multistep):  # its first steps cost more than its others
+        return False
     fine = rounds_of_a_slice(case.grid, case.fine, None)
     return all(c < f for c, f in zip(rounds_of_a_slice(case.grid, correction.propagator, 1), fine, strict=True))
 
