@@ -1,47 +1,15 @@
-"""What the wrappers of other libraries' solvers share: how one is loaded, what it is asked, and what is checked."""
+"""What the wrappers of other libraries' solvers share: how one is loaded and what is checked."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
 from importlib import import_module
 from numbers import Real
-from typing import Any, Protocol
-
-from torch import Tensor
+from typing import Any
 
 from parareal import _tree
 from parareal._tree import State
-from parareal.integrators._base import Cost
-
-
-class Solver(Protocol):
-    """A wrapper, which solves lanes and counts calls."""
-
-    def propagate(self, problem: Any, t0: Tensor, t1: Tensor, u: State, rows: State) -> tuple[State, Tensor]:
-        """States at ``t1`` and how often each lane called the right-hand side, int64, shape ``(L,)``."""
-        ...
-
-
-@dataclass(frozen=True)
-class Request:
-    """The function that a wrapper asks for: equal for the same wrapper and the same problem, whose lanes then join.
-
-    It gives the states and, beside them, the number of calls of each lane, from which it knows what it cost.
-    """
-
-    solver: Solver
-    problem: Any
-
-    def __call__(self, t0: Tensor, t1: Tensor, u: State, rows: State = None) -> tuple[State, Tensor]:
-        """``(states at t1, calls)``, leaves ``(L, *state)`` and shape ``(L,)``."""
-        return self.solver.propagate(self.problem, t0, t1, u, rows)
-
-    def cost(self, value: tuple[State, Tensor], lanes: int) -> Cost:
-        """All calls are evaluations; those of the lane with most of them follow one another."""
-        calls: list[int] = value[1].tolist()
-        return Cost(sum(calls), max(calls, default=0))
 
 
 def load(library: str, install: str) -> Any:

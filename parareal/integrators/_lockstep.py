@@ -1,8 +1,9 @@
-"""Solvers that call the right-hand side themselves, one for each lane, run side by side so that their calls are one.
+"""Solvers that call the right-hand side themselves, made into steps that ask for it.
 
-A method of ours asks for values by yielding. A solver of another library calls a function and waits. Each lane's solver
-therefore has a thread of its own, of which one runs at a time: it runs up to its next call, and when all of them wait,
-the right-hand side is evaluated once for all of them. Every lane takes its own steps, as if it were alone.
+A method of ours asks for a value by yielding; a solver of another library calls a function and waits. It therefore runs
+in a thread of its own, but never beside another: it is let run up to its next call, which becomes a request of the
+step like any other. The engine stacks these requests, counts them and puts them into rounds, and does not know that
+they come from elsewhere.
 """
 
 from __future__ import annotations
@@ -11,124 +12,162 @@ import contextvars
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from parareal import _tree
+from parareal._problem import Stages
 from parareal._tree import State
+from parareal.integrators._base import Cost
 
 Rhs: TypeAlias = Callable[[Tensor, State], State]
-"""``f(t, u)`` of one lane: ``t`` of shape ``()``, float64, one state."""
+"""``f(t, u)``, of one lane (``t`` of shape ``()``) or of all (shape ``(L,)``)."""
 
 Solve: TypeAlias = Callable[[Rhs, Tensor, Tensor, State], State | None]
-"""``solve(f, t0, t1, u)``, the state at ``t1``, or ``None`` where the solver gave up."""
+"""``solve(f, t0, t1, u)``, the state of one lane at ``t1``, or ``None`` where the solver gave up."""
 
 
-def solve_lanes(
-    problem: Any, solve: Solve, t0: Tensor, t1: Tensor, u: State, rows: State, lockstep: bool = True
-) -> tuple[State, Tensor]:
-    """Each lane solved by its own run of ``solve``.
+def as_stages(problem: Any, solve: Callable[[Rhs], Any], like: State, active: Tensor | None = None) -> Stages:
+    """``solve(f)``, which calls ``f`` on many lanes at once, as a step that asks for these values; returns its result.
 
     Args:
-        problem: The problem, of which ``rhs`` is called.
+        problem: The problem, of which ``rhs`` is asked for.
+        solve: Called once, with ``f(t, u)``.
+        like: States of all lanes of the step, leaves ``(L, *state)``.
+        active: Which of them ``solve`` knows of, bool, shape ``(L,)``; ``None`` for all.
+    """
+    first = _tree.leaves(like)[0]
+    index = None if active is None or bool(active.all()) else active.nonzero()[:, 0]
+    solver = _Coroutine(solve, first)
+    try:
+        value = None
+        while solver.advance(value):
+            t, u = solver.asks
+            if index is None:
+                value = yield problem.rhs, t, u
+            else:
+                t = t.new_zeros(first.shape[0]).index_copy(0, index, t)
+                u = scattered(_tree.map(torch.zeros_like, like), index, u)
+                value, _ = yield Some(problem), active, t, u
+                value = _tree.lanes(value, index)
+        return solver.result
+    finally:
+        solver.abandon()
+
+
+def lane_by_lane(problem: Any, solve: Solve, t0: Tensor, t1: Tensor, u: State) -> Stages:
+    """Each lane solved by its own run of ``solve``, as a step that asks for all their values together.
+
+    Args:
+        problem: The problem, of which ``rhs`` is asked for.
         solve: The solver, for one lane.
         t0: Where each lane starts, float64, shape ``(L,)``.
         t1: Where each lane ends.
         u: States, leaves ``(L, *state)``.
-        rows: Per-sample data with the lane axis in front, or ``None``.
-        lockstep: ``False`` solves one lane after another, for solvers of which only one may be under way.
 
     Returns:
-        States at ``t1``, NaN where the solver gave up or the lane was not finite, and how often each lane called the
-        right-hand side, int64, shape ``(L,)``.
-
-    Raises:
-        Exception: Whatever the right-hand side or the solver raised.
+        States at ``t1``, NaN where the solver gave up or the lane was not finite to begin with.
     """
-    good = finite_lanes(u)
-    lanes = [
-        _Lane(
-            problem, solve, t0[i], t1[i], _tree.one(u, i), None if rows is None else _tree.lanes(rows, slice(i, i + 1))
-        )
-        for i in range(t0.shape[0])
-    ]
-    running = [lane for lane, finite in zip(lanes, good.tolist(), strict=True) if finite]
-    if lockstep and len(running) > 1:
-        _in_lockstep(problem, running)
-    else:
-        for lane in running:
-            lane.run_alone()
-    ends = [_nan(lane.u) if lane.end is None else lane.end for lane in lanes]
-    return _tree.stack(ends), torch.tensor([lane.calls for lane in lanes], device=t0.device)
+
+    def run(i: int) -> Callable[[Rhs], Any]:
+        return lambda f: solve(f, t0[i], t1[i], _tree.one(u, i))
+
+    lanes = [_Coroutine(run(i), t0) if good else None for i, good in enumerate(finite_lanes(u).tolist())]
+    try:
+        waiting = [i for i, lane in enumerate(lanes) if lane is not None and lane.advance(None)]
+        while waiting:
+            asks = {i: lane.asks for i in waiting if (lane := lanes[i]) is not None}
+            t = torch.stack([asks[i][0] if i in asks else t0[i] for i in range(len(lanes))])
+            given = _tree.stack([asks[i][1] if i in asks else _tree.one(u, i) for i in range(len(lanes))])
+            if len(waiting) == len(lanes):
+                value = yield problem.rhs, t, given
+            else:
+                active = torch.tensor([i in asks for i in range(len(lanes))], device=t0.device)
+                value, _ = yield Some(problem), active, t, given
+            waiting = [i for i in waiting if (lane := lanes[i]) is not None and lane.advance(_tree.one(value, i))]
+    finally:
+        for lane in lanes:
+            if lane is not None:
+                lane.abandon()
+    ends = [None if lane is None else lane.result for lane in lanes]
+    return _tree.stack([nan_like(_tree.one(u, i)) if end is None else end for i, end in enumerate(ends)])
 
 
 def finite_lanes(u: State) -> Tensor:
     """Which lanes hold finite numbers alone, bool, shape ``(L,)``."""
-    return torch.stack(
-        [torch.isfinite(leaf).flatten(1).all(1) if leaf.ndim > 1 else torch.isfinite(leaf) for leaf in _tree.leaves(u)]
-    ).all(0)
+    finite = [torch.isfinite(leaf).reshape(leaf.shape[0], -1).all(1) for leaf in _tree.leaves(u)]
+    return torch.stack(finite).all(0)
 
 
-def _nan(u: State) -> State:
+def nan_like(u: State) -> State:
+    """NaN throughout."""
     return _tree.map(lambda leaf: torch.full_like(leaf, float("nan")), u)
 
 
+@dataclass(frozen=True)
+class Some:
+    """The right-hand side of some lanes among those of a step: the others have arrived and cost nothing."""
+
+    problem: Any
+
+    def __call__(self, active: Tensor, t: Tensor, u: State, rows: State = None) -> tuple[State, Tensor]:
+        """Values where ``active``, bool, shape ``(L,)``, and zeros elsewhere; ``active`` once more."""
+        index = active.nonzero()[:, 0]
+        nothing = _tree.map(torch.zeros_like, u)
+        if not len(index):
+            return nothing, active
+        args = (t, u) if rows is None else (t, u, rows)
+        value = self.problem.rhs(*(_tree.lanes(arg, index) for arg in args))
+        return scattered(nothing, index, value), active
+
+    def cost(self, value: tuple[State, Tensor], lanes: int) -> Cost:
+        """One evaluation for each lane that is active."""
+        return Cost(int(value[1].sum()))
+
+
+def scattered(base: State, index: Tensor, lanes: State) -> State:
+    """``base`` with the lanes at ``index`` replaced."""
+    return _tree.map(lambda leaf, values: leaf.index_copy(0, index, values), base, lanes)
+
+
 class _Abandoned(BaseException):
-    """Ends the thread of a lane whose run is over for another reason."""
+    """Ends the thread of a solver that is not needed any more."""
 
 
-class _Lane:
-    """One lane, its solver, and what it waits for."""
+class _Coroutine:
+    """A function that runs up to its next call of the function it is given.
 
-    def __init__(self, problem: Any, solve: Solve, t0: Tensor, t1: Tensor, u: State, rows: State) -> None:
-        self.problem, self.solve, self.t0, self.t1, self.u, self.rows = problem, solve, t0, t1, u, rows
-        self.end: State | None = None
-        self.calls = 0
-        self.wants: tuple[Tensor, State] | None = None
-        self._value: State = None
+    Attributes:
+        asks: Arguments of the call that it waits in.
+        result: What it returned, once it has.
+    """
+
+    def __init__(self, run: Callable[[Callable[..., Any]], Any], like: Tensor) -> None:
+        self.asks: tuple[Any, ...] = ()
+        self.result: Any = None
+        self._run, self._like = run, like
+        self._value: Any = None
         self._error: BaseException | None = None
         self._abandoned = False
         self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
         self._thread: threading.Thread | None = None
 
-    # --- alone ----------------------------------------------------------------------------------------------------
-
-    def run_alone(self) -> None:
-        """The whole solve in the caller's own thread."""
-        errors: list[BaseException] = []
-
-        def f(t: Tensor, u: State) -> State:
-            self.calls += 1
-            try:
-                rows = () if self.rows is None else (self.rows,)
-                return _tree.one(self.problem.rhs(t.reshape(1), _tree.map(lambda x: x.unsqueeze(0), u), *rows), 0)
-            except BaseException as error:
-                errors.append(error)
-                raise
-
-        try:
-            self.end = self.solve(f, self.t0, self.t1, self.u)
-        finally:
-            if errors:  # solvers may take an error of the right-hand side for one of their own
-                raise errors[0]
-
-    # --- in a thread ----------------------------------------------------------------------------------------------
-
-    def advance(self, value: State) -> bool:
-        """Goes on with the value that the lane waits for, up to its next call; returns whether there is one."""
-        self._value, self.wants = value, None
+    def advance(self, value: Any) -> bool:
+        """Goes on with the value of the call, up to the next; returns whether there is one, raises what it raised."""
+        self._value, self.asks = value, ()
         if self._thread is None:
-            run = contextvars.copy_context().run
-            self._thread = threading.Thread(target=run, args=(self._work, _thread_state(self.t0)), daemon=True)
+            context, enter = contextvars.copy_context(), _torch_state(self._like)
+            self._thread = threading.Thread(target=context.run, args=(self._work, enter), daemon=True)
             self._thread.start()
         else:
             self._go.release()
         self._back.acquire()
         if self._error is not None:
             raise self._error
-        return self.wants is not None
+        return bool(self.asks)
 
     def abandon(self) -> None:
         """Ends the thread, wherever it is."""
@@ -137,22 +176,21 @@ class _Lane:
             self._go.release()
             self._thread.join()
 
-    def _work(self, state: Callable[[ExitStack], None]) -> None:
+    def _work(self, enter: Callable[[ExitStack], None]) -> None:
         try:
             with ExitStack() as stack:
-                state(stack)
-                self.end = self.solve(self._ask, self.t0, self.t1, self.u)
+                enter(stack)
+                self.result = self._run(self._ask)
         except _Abandoned:
             pass
         except BaseException as error:
             self._error = error
         finally:
-            self.wants = None
+            self.asks = ()
             self._back.release()
 
-    def _ask(self, t: Tensor, u: State) -> State:
-        self.calls += 1
-        self.wants = (t, u)
+    def _ask(self, *args: Any) -> Any:
+        self.asks = args
         self._back.release()
         self._go.acquire()
         if self._abandoned:
@@ -160,7 +198,7 @@ class _Lane:
         return self._value
 
 
-def _thread_state(like: Tensor) -> Callable[[ExitStack], None]:
+def _torch_state(like: Tensor) -> Callable[[ExitStack], None]:
     """What torch keeps for each thread, taken from this one, to be entered in another."""
     grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
     stream = torch.cuda.current_stream(like.device) if like.is_cuda else None
@@ -171,17 +209,3 @@ def _thread_state(like: Tensor) -> Callable[[ExitStack], None]:
             stack.enter_context(torch.cuda.stream(stream))
 
     return enter
-
-
-def _in_lockstep(problem: Any, lanes: list[_Lane]) -> None:
-    try:
-        waiting = [lane for lane in lanes if lane.advance(None)]
-        while waiting:
-            wants = [lane.wants for lane in waiting if lane.wants is not None]
-            t, u = torch.stack([t for t, _ in wants]), _tree.stack([u for _, u in wants])
-            rows = () if waiting[0].rows is None else (_tree.cat([lane.rows for lane in waiting]),)
-            value = problem.rhs(t, u, *rows)
-            waiting = [lane for i, lane in enumerate(waiting) if lane.advance(_tree.one(value, i))]
-    finally:
-        for lane in lanes:
-            lane.abandon()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ from parareal import _tree
 from parareal._flat import flat, unflat
 from parareal._problem import Stages
 from parareal._tree import State
-from parareal.integrators._base import Integrator
-from parareal.integrators._library import Request, check_name, check_one_dtype, check_options, check_tolerance, load
-from parareal.integrators._lockstep import Rhs, solve_lanes
+from parareal.integrators._base import Cost, Integrator
+from parareal.integrators._library import check_name, check_one_dtype, check_options, check_tolerance, load
+from parareal.integrators._lockstep import Rhs, lane_by_lane, nan_like
 
 _COMMON = ("first_step", "max_step")
 _OPTIONS = {
@@ -33,9 +34,10 @@ _LEAST_RTOL = 100 * float(np.finfo(np.float64).eps)
 class SciPy(Integrator):
     """A solver of ``scipy.integrate.solve_ivp``, which carries a state over a slice.
 
-    Each lane takes its own steps, chosen anew in each slice; calls of the right-hand side are stacked into one, except
-    for ``"LSODA"``, of which only one can be under way. The state is one float64 (or complex128) vector inside, all
-    tensors end to end, and what comes out has the dtype that went in. Where the solver gives up the state becomes NaN.
+    Each lane takes its own steps, chosen anew in each slice; the lanes' calls of the right-hand side are stacked,
+    except for ``"LSODA"``, of which only one may be under way: its lanes are solved one after another. The state is one
+    float64 (or complex128) vector inside, all tensors end to end, and what comes out has the dtype that went in. Where
+    the solver gives up the state becomes NaN.
 
     No gradient flows through it: states or right-hand sides that require one are refused.
 
@@ -112,14 +114,17 @@ class SciPy(Integrator):
         return self
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
-        """The whole interval in one request; see `Integrator.step`."""
-        u, _ = yield Request(self, problem), t0, t1, u
+        """The whole slice, as many requests as the solver makes calls, one for LSODA; see `Integrator.step`."""
+        _check_no_grad(_tree.leaves(u), "the state requires")
+        if self.method != "LSODA":
+            return (yield from lane_by_lane(problem, self._solve, t0, t1, u))
+        u, _ = yield _OneAtATime(self, problem), t0, t1, u
         return u
 
-    def propagate(self, problem: Any, t0: Tensor, t1: Tensor, u: State, rows: State) -> tuple[State, Tensor]:
-        """States at ``t1`` and how often each lane called the right-hand side; see `Request`."""
-        _check_no_grad(_tree.leaves(u), "the state requires")
-        return solve_lanes(problem, self._solve, t0, t1, u, rows, lockstep=self.method != "LSODA")
+    def solve_lane(self, f: Rhs, t0: Tensor, t1: Tensor, u: State) -> State:
+        """One lane, from ``t0`` to ``t1``, NaN where it cannot be done; ``f(t, u)`` is called as often as needed."""
+        end = self._solve(f, t0, t1, u) if all(bool(torch.isfinite(leaf).all()) for leaf in _tree.leaves(u)) else None
+        return nan_like(u) if end is None else end
 
     def _solve(self, f: Rhs, t0: Tensor, t1: Tensor, u: State) -> State | None:
         """``scipy.integrate.solve_ivp`` from ``t0`` to ``t1``; ``None`` where it gave up."""
@@ -158,6 +163,36 @@ class SciPy(Integrator):
         if not result.success:
             return None
         return unflat(torch.as_tensor(np.ascontiguousarray(result.y[:, -1])).to(t0.device), u, 0)
+
+
+@dataclass(frozen=True)
+class _OneAtATime:
+    """Whole solves, one lane after another; equal for the same solver and the same problem, whose lanes then join.
+
+    Beside the states it gives the number of calls of each lane, from which it knows what it cost.
+    """
+
+    solver: SciPy
+    problem: Any
+
+    def __call__(self, t0: Tensor, t1: Tensor, u: State, rows: State = None) -> tuple[State, Tensor]:
+        """States at ``t1``, leaves ``(L, *state)``, and calls, int64, shape ``(L,)``."""
+        calls, ends = [0] * t0.shape[0], []
+        for i in range(t0.shape[0]):
+            row = () if rows is None else (_tree.lanes(rows, slice(i, i + 1)),)
+
+            def f(t: Tensor, u: State) -> State:
+                calls[i] += 1  # noqa: B023
+                value = self.problem.rhs(t.reshape(1), _tree.map(lambda leaf: leaf.unsqueeze(0), u), *row)  # noqa: B023
+                return _tree.one(value, 0)
+
+            ends.append(self.solver.solve_lane(f, t0[i], t1[i], _tree.one(u, i)))
+        return _tree.stack(ends), torch.tensor(calls, device=t0.device)
+
+    def cost(self, value: tuple[State, Tensor], lanes: int) -> Cost:
+        """All calls are evaluations; those of the lane with most of them follow one another."""
+        calls: list[int] = value[1].tolist()
+        return Cost(sum(calls), max(calls, default=0))
 
 
 def _check_no_grad(tensors: list[Tensor], what: str) -> None:

@@ -12,8 +12,8 @@ from parareal import _tree
 from parareal._problem import Stages
 from parareal._tree import State
 from parareal.integrators._base import Integrator, check_steps
-from parareal.integrators._library import Request, check_name, check_one_dtype, check_options, check_tolerance, load
-from parareal.integrators._lockstep import Rhs, finite_lanes, solve_lanes
+from parareal.integrators._library import check_name, check_one_dtype, check_options, check_tolerance, load
+from parareal.integrators._lockstep import Rhs, as_stages, finite_lanes, lane_by_lane
 
 ADAPTIVE = {"dopri8": 8, "dopri5": 5, "bosh3": 3, "fehlberg2": 2, "adaptive_heun": 2}
 FIXED = {"euler": (1, 1), "midpoint": (2, 2), "heun2": (2, 2), "heun3": (3, 3), "rk4": (4, 4)}
@@ -31,10 +31,10 @@ class TorchDiffEq(Integrator):
     """A solver of torchdiffeq, which carries a state over a slice.
 
     Adaptive methods choose their steps in each slice anew and for each lane apart, as if it were solved alone, while
-    their calls of the right-hand side are stacked into one. ``together=True`` lets all lanes of a request share one
-    sequence of steps instead, in time normalised to [0, 1]: less overhead, but a lane then depends, to within the
-    tolerances, on the lanes beside it. Fixed-step methods make one step in each interval of the mesh, all lanes at
-    once, and lanes never depend on each other.
+    the lanes' calls of the right-hand side are stacked like those of any method. ``together=True`` lets all lanes of a
+    step share one sequence of steps instead, in time normalised to [0, 1]: less overhead, but a lane then depends, to
+    within the tolerances, on the lanes beside it. Fixed-step methods make one step in each interval of the mesh, all
+    lanes at once, and lanes never depend on each other.
 
     Where the solver gives up (its step underflows, ``max_num_steps``) the state becomes NaN. Gradients flow through
     the steps.
@@ -121,33 +121,27 @@ class TorchDiffEq(Integrator):
         return self
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
-        """The whole interval in one request; see `Integrator.step`."""
-        u, _ = yield Request(self, problem), t0, t1, u
-        return u
-
-    def propagate(self, problem: Any, t0: Tensor, t1: Tensor, u: State, rows: State) -> tuple[State, Tensor]:
-        """States at ``t1`` and how often each lane called the right-hand side; see `Request`."""
-        if (self.together and bool(finite_lanes(u).all())) or (self.method in FIXED and not self.options):
-            calls, end = self._normalised(problem, t0, t1, u, rows)
+        """The whole interval, as many requests as the solver makes calls; see `Integrator.step`."""
+        if self._all_at_once or (self.together and bool(finite_lanes(u).all())):
+            end = yield from as_stages(problem, lambda f: self._normalised(f, t0, t1, u), u)
             if end is not None:
-                return end, torch.full_like(t0, calls, dtype=torch.int64)
-            # One lane has made the steps of all too small. Apart it fails alone; what was spent is counted.
-            end, more = solve_lanes(problem, self._solve, t0, t1, u, rows)
-            return end, more + calls
-        return solve_lanes(problem, self._solve, t0, t1, u, rows)
+                return end
+            # One lane has made the steps of all too small; apart, it fails alone.
+        return (yield from lane_by_lane(problem, self._solve, t0, t1, u))
 
-    def _normalised(self, problem: Any, t0: Tensor, t1: Tensor, u: State, rows: State) -> tuple[int, State | None]:
+    @property
+    def _all_at_once(self) -> bool:
+        """Steps of a fixed number: lanes do not depend on each other even where they are one system."""
+        return self.method in FIXED and not self.options
+
+    def _normalised(self, f: Rhs, t0: Tensor, t1: Tensor, u: State) -> State | None:
         """All lanes as one system du/dtheta = h f(t0 + theta h, u), theta in [0, 1]; None where the solver gave up."""
-        h, args, calls = t1 - t0, () if rows is None else (rows,), 0
+        h = t1 - t0
 
-        def f(theta: Tensor, u: State) -> State:
-            nonlocal calls
-            calls += 1
-            slope = problem.rhs(t0 + theta.to(h.dtype) * h, u, *args)
-            return _tree.map(lambda k: _tree.per_lane(h, k) * k, slope)
+        def g(theta: Tensor, u: State) -> State:
+            return _tree.map(lambda k: _tree.per_lane(h, k) * k, f(t0 + theta.to(h.dtype) * h, u))
 
-        end = self._integrate(f, torch.zeros((), dtype=h.dtype, device=h.device), torch.ones_like(h[0]), u)
-        return calls, end
+        return self._integrate(g, torch.zeros((), dtype=h.dtype, device=h.device), torch.ones_like(h[0]), u)
 
     def _solve(self, f: Rhs, t0: Tensor, t1: Tensor, u: State) -> State | None:
         return self._integrate(lambda t, u: f(t.to(t0.dtype), u), t0, t1, u)
@@ -157,16 +151,11 @@ class TorchDiffEq(Integrator):
         # A tensor without axes would take the dtype of time where the two meet.
         shaped = _tree.map(lambda leaf: leaf.reshape(1) if leaf.ndim == 0 else leaf, u)
         y0 = shaped if isinstance(u, Tensor) else tuple(_tree.leaves(shaped))
-        errors: list[AssertionError] = []
 
         def func(t: Tensor, y: Any) -> Any:
             given = [y] if isinstance(u, Tensor) else y
             given = [x.reshape(like.shape) for x, like in zip(given, _tree.leaves(u), strict=True)]
-            try:
-                slopes = _tree.leaves(f(t, _tree.rebuild(given, u)))
-            except AssertionError as error:
-                errors.append(error)
-                raise
+            slopes = _tree.leaves(f(t, _tree.rebuild(given, u)))
             slopes = [k.reshape(like.shape) for k, like in zip(slopes, _tree.leaves(shaped), strict=True)]
             return slopes[0] if isinstance(u, Tensor) else tuple(slopes)
 
@@ -176,8 +165,6 @@ class TorchDiffEq(Integrator):
         try:
             ys = odeint(func, y0, torch.stack([t0, t1]), method=self.method, options=options, **tolerances)
         except AssertionError:  # how torchdiffeq says that its step underflows, or that there were too many
-            if errors:
-                raise
             return None
         ends = [ys[-1]] if isinstance(u, Tensor) else [y[-1] for y in ys]
         return _tree.rebuild([y.reshape(like.shape) for y, like in zip(ends, _tree.leaves(u), strict=True)], u)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +15,8 @@ from parareal._grid import check_count
 from parareal._problem import Stages
 from parareal._tree import State
 from parareal.integrators._base import Integrator
-from parareal.integrators._library import Request, check_name, check_one_dtype, check_tolerance, load
-from parareal.integrators._lockstep import finite_lanes
+from parareal.integrators._library import check_name, check_one_dtype, check_tolerance, load
+from parareal.integrators._lockstep import Rhs, as_stages, finite_lanes, nan_like, scattered
 
 METHODS = {"tsit5": "Tsit5", "dopri5": "Dopri5", "heun": "Heun"}
 
@@ -86,37 +87,24 @@ class TorchODE(Integrator):
         return self
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
-        """The whole slice in one request; see `Integrator.step`."""
-        u, _ = yield Request(self, problem), t0, t1, u
-        return u
+        """The whole slice, as many requests as the solver makes calls; see `Integrator.step`.
 
-    def propagate(self, problem: Any, t0: Tensor, t1: Tensor, u: State, rows: State) -> tuple[State, Tensor]:
-        """States at ``t1`` and how often each lane was evaluated; see `Request`.
-
-        torchode stops all lanes when one fails. That one becomes NaN, and the others are solved again without it.
+        torchode stops all lanes when one fails. That one becomes NaN, and the others are solved again.
         """
-        good, nothing = finite_lanes(u), _tree.map(lambda leaf: torch.full_like(leaf, float("nan")), u)
-        calls = torch.zeros_like(t0, dtype=torch.int64)
+        good, nothing = finite_lanes(u), nan_like(u)
         while bool(good.any()):
             index = good.nonzero()[:, 0]
-            part = None if rows is None else _tree.lanes(rows, index)
-            end, ok, made = self._solve(problem, t0[index], t1[index], _tree.lanes(u, index), part)
-            calls = calls + made * good
+            solve = partial(self._solve, t0=t0[index], t1=t1[index], u=_tree.lanes(u, index))
+            end, ok = yield from as_stages(problem, solve, u, good)
             if bool(ok.all()):
-                return _scattered(nothing, index, end), calls
+                return scattered(nothing, index, end)
             good = good.index_copy(0, index, ok)
-        return nothing, calls
+        return nothing
 
-    def _solve(self, problem: Any, t0: Tensor, t1: Tensor, u: State, rows: State) -> tuple[State, Tensor, int]:
-        """States at ``t1``, which lanes did not fail, and how many calls were made."""
-        ode, calls, args = load("torchode", "torch-parareal[torchode]"), 0, () if rows is None else (rows,)
-
-        def f(t: Tensor, y: Tensor) -> Tensor:
-            nonlocal calls
-            calls += 1
-            return _as_real(problem.rhs(t, _from_real(y, u), *args))
-
-        term = ode.ODETerm(f, with_stats=False)
+    def _solve(self, f: Rhs, *, t0: Tensor, t1: Tensor, u: State) -> tuple[State, Tensor]:
+        """States at ``t1`` and which lanes did not fail."""
+        ode = load("torchode", "torch-parareal[torchode]")
+        term = ode.ODETerm(lambda t, y: _as_real(f(t, _from_real(y, u))), with_stats=False)
         coefficients = {"pcoeff": self.pcoeff, "icoeff": self.icoeff, "dcoeff": self.dcoeff}
         controller = ode.PIDController(self.atol, self.rtol, term=term, **coefficients)
         solver = ode.AutoDiffAdjoint(
@@ -126,11 +114,7 @@ class TorchODE(Integrator):
             backprop_through_step_size_control=False,
         ).to(t0.device)
         solution = solver.solve(ode.InitialValueProblem(_as_real(u), t0, t1), term)
-        return _from_real(solution.ys[:, -1], u), solution.status == 0, calls
-
-
-def _scattered(base: State, index: Tensor, lanes: State) -> State:
-    return _tree.map(lambda leaf, values: leaf.index_copy(0, index, values), base, lanes)
+        return _from_real(solution.ys[:, -1], u), solution.status == 0
 
 
 def _as_real(u: State) -> Tensor:
