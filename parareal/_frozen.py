@@ -44,7 +44,7 @@ class FrozenPath(NoisePath):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "points", TimeGrid.from_points(self.points, 1).points)
-        atoms, shapes = len(self.points) - 1, [leaf.shape for leaf in _tree.leaves(self.dw)]
+        atoms = len(self.points) - 1
         for name, tree in (("dw", self.dw), ("dz", self.dz)):
             for leaf in _tree.leaves(tree) if tree is not None else []:
                 if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
@@ -57,7 +57,8 @@ class FrozenPath(NoisePath):
                     )
                 if not bool(torch.isfinite(leaf).all()):
                     raise ValueError(f"{name} holds NaN or infinite increments; expected finite ones")
-        if self.dz is not None and [leaf.shape for leaf in _tree.leaves(self.dz)] != shapes:
+        like = self.dw if self.dz is None else self.dz
+        if [leaf.shape for leaf in _tree.leaves(like)] != [leaf.shape for leaf in _tree.leaves(self.dw)]:
             raise ValueError("dz has other shapes than dw; expected the same, one area for each increment")
 
     def keys(self, samples: int | None) -> Tensor:
@@ -66,7 +67,8 @@ class FrozenPath(NoisePath):
         if given not in (None, samples):
             many = "one system" if samples is None else f"{samples} samples"
             raise ValueError(f"the path has increments for {given} samples and is for {many}; expected as many")
-        return torch.stack([torch.tensor([0, 0, i]) for i in range(1 if samples is None else samples)])
+        rows = [(0, 0, i) for i in range(1 if samples is None else samples)]
+        return torch.tensor(rows, dtype=torch.int64).reshape(-1, 3)
 
     def draw(self, index: Tensor, like: State, keys: Tensor, area: bool) -> list[Tensor]:
         """The increments; for areas, what they have beside h dW / 2."""

@@ -62,5 +62,5 @@ def _normal(high: Tensor, low: Tensor) -> Tensor:
     Unlike sums of logarithms and cosines it is computed element by element, with the same result wherever in a tensor.
     """
     bits = (high & (WORD >> 1)) << 21 | low >> 11
-    tail = torch.special.ndtri((bits + 0.5) * 2.0**-53)
+    tail = torch.special.ndtri((bits.to(torch.float64) + 0.5) * 2.0**-53)
     return torch.where(high > WORD >> 1, -tail, tail)
