@@ -14,11 +14,14 @@ from diffusion_adapters._noise_schedule import NoiseSchedule
 from diffusion_adapters._prediction import convert
 from diffusion_adapters._sample import SampleResult, sample
 from diffusion_adapters._schedules import EDM, VE, VP, CosineVP, Flow
+from diffusion_adapters._sde import ReverseSDE, reverse_sde
+from diffusion_adapters._stochastic import Ancestral, SDEDPMSolverPP
 
 __all__ = [
     "EDM",
     "VE",
     "VP",
+    "Ancestral",
     "CosineVP",
     "DiffusionModel",
     "Discrete",
@@ -27,10 +30,13 @@ __all__ = [
     "GaussianMixture",
     "NoiseSchedule",
     "ProbabilityFlow",
+    "ReverseSDE",
+    "SDEDPMSolverPP",
     "SampleResult",
     "convert",
     "guided",
     "load_digits",
     "probability_flow",
+    "reverse_sde",
     "sample",
 ]

@@ -77,6 +77,12 @@ class Coordinates(ABC):
         rate = self.rate  # a b' - b a' is 1 in both coordinates
         return rate.b * u - b * slope, a * slope - rate.a * u
 
+    def split_lanes(self, tau: Tensor, u: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """`split` on lanes of batches: ``tau`` of shape ``(L,)``, the others ``(L, B, *rest)``."""
+        rows = tau if u.shape[1] == 1 else tau.repeat_interleave(u.shape[1])
+        x0, eps = self.split(rows, u.flatten(0, 1), slope.flatten(0, 1))
+        return x0.reshape(u.shape), eps.reshape(u.shape)
+
     def to_x(self, tau: Tensor, u: Tensor) -> Tensor:
         """X from u at ``tau``; the two have one shape ``(B, *rest)``, ``tau`` has ``(B,)`` or ``()``."""
         return per_row(self._scale_at(tau), u) * u

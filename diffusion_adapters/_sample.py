@@ -16,10 +16,28 @@ from diffusion_adapters._flow import probability_flow
 from diffusion_adapters._gaussian import GaussianFlow
 from diffusion_adapters._model import DiffusionModel
 from diffusion_adapters._noise import start_noise
+from diffusion_adapters._sde import NoisyFlow, noisy
 from diffusion_adapters._spacing import Spacing
+from diffusion_adapters._stochastic import Ancestral, SDEDPMSolverPP
 from diffusion_adapters._validate import count, one_of
 
-SOLVERS: dict[str, Callable[[], pr.Integrator]] = {"ddim": pr.Euler, "euler": pr.Euler, "heun": pr.Heun}
+SOLVERS: dict[str, Callable[[], pr.Integrator]] = {
+    "ddim": pr.Euler,
+    "euler": pr.Euler,
+    "heun": pr.Heun,
+    "dpm2": lambda: pr.DPMSolver(2),
+    "dpm3": lambda: pr.DPMSolver(3),
+    "dpm++2s": lambda: pr.DPMSolverPP(2),
+    "dpm++3s": lambda: pr.DPMSolverPP(3),
+    "dpm++2m": lambda: pr.DPMSolverPP(2, "multistep"),
+    "dpm++3m": lambda: pr.DPMSolverPP(3, "multistep"),
+    "unipc": lambda: pr.UniPC(2),
+    "deis": lambda: pr.DEIS(3),
+    "ancestral": Ancestral,
+    "ddpm": Ancestral,
+    "sde-dpm++": lambda: SDEDPMSolverPP(1),
+    "sde-dpm++2m": lambda: SDEDPMSolverPP(2),
+}
 """Samplers by name. In the coordinates of `probability_flow` explicit Euler is DDIM: two names for one method."""
 
 COARSE = ("gaussian", "same", "none")
@@ -79,7 +97,9 @@ def sample(
         steps: Number of steps; not used where ``spacing`` is a tensor of times.
         spacing: Where the steps lie: ``"logsnr"``, ``"karras"``, ``"uniform"``, or a tensor of falling times; ``None``
             for the schedule's own choice. See `NoiseSchedule.times`.
-        solver: ``"ddim"`` (also called ``"euler"``), ``"heun"``, or an integrator.
+        solver: ``"ddim"`` (also called ``"euler"``), ``"heun"``, ``"dpm2"``, ``"dpm3"``, ``"dpm++2s"``, ``"dpm++3s"``,
+            ``"dpm++2m"``, ``"dpm++3m"``, ``"unipc"``, ``"deis"``; with noise in every step ``"ancestral"`` (also called
+            ``"ddpm"``), ``"sde-dpm++"``, ``"sde-dpm++2m"``; or an integrator.
         coarse: ``"gaussian"``: the flow of Gaussian data with a secant on top, free of network calls
             (`GaussianFlow`, `parareal.Secant`). ``"same"``: the solver with one step a slice (SRDS). ``"none"``: Picard
             iteration (ParaDiGMS). Or a `parareal.Correction` or integrator.
@@ -95,8 +115,9 @@ def sample(
         parallel: ``False`` for the sequential sampler: same grid, same problem, same result object. What steers
             iterations (``coarse``, ``schedule``, ``rtol``, ``stop``, ``max_iterations``, ``progress``, ``callback``) is
             checked as well, and not used.
-        generator: What the noise is drawn with, on the generator's device, or one generator for each sample; only
-            where ``noise`` is a shape. Nothing else is random.
+        generator: What the noise is drawn with, on the generator's device, or one generator for each sample; where
+            ``noise`` is a tensor only for solvers with noise in every step. That noise is a function of a seed, drawn
+            after the noise to start from: it is the same in sequence and in parallel, whatever the lanes.
         progress: Show a progress bar (needs tqdm).
         executor: How the lanes of a round are evaluated; ``pr.Batched(max_lanes=...)`` bounds the network's batch.
         stop: A stopping rule in place of ``rtol``.
@@ -130,7 +151,10 @@ def sample(
     _check_end(model, fine, times)
     grid = flow.grid(times, _slices(slices, correction, len(times) - 1))
     schedule = _schedule(schedule, width, coarse, grid.num_slices)
-    noise = start_noise(noise, generator, model)
+    stochastic = NoisyFlow in fine.solves
+    noise = start_noise(noise, None if stochastic and isinstance(noise, Tensor) else generator, model)
+    if stochastic:
+        flow = noisy(flow, generator)
     check_conditioning(model.conditioning, noise.shape[0])
     state = noise.to(torch.promote_types(noise.dtype, torch.float32))
     start = model.noise_schedule.sigma(times[0]).to(device=state.device, dtype=state.dtype) * state

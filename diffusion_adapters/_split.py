@@ -24,7 +24,7 @@ def diffusion_split(problem: DiffusionODE, coordinates: Coordinates, prediction:
     data = prediction == "data"
 
     def rest(tau: Tensor, u: Tensor, slope: Tensor) -> Tensor:
-        return coordinates.split(_rows(tau, u), _folded(u), _folded(slope))[0 if data else 1].reshape(u.shape)
+        return coordinates.split_lanes(tau, u, slope)[0 if data else 1]
 
     def weights(t0: Tensor, t1: Tensor, n: int) -> Weights:
         h = coordinates.level(t1) - coordinates.level(t0)
@@ -39,11 +39,3 @@ def diffusion_split(problem: DiffusionODE, coordinates: Coordinates, prediction:
         return Weights(h, (keep,), [(part,) for part in phi], phi[0], scale)
 
     return Split(problem.rhs, rest, coordinates.level, coordinates.at_level, weights)
-
-
-def _folded(u: Tensor) -> Tensor:
-    return u.flatten(0, 1)
-
-
-def _rows(tau: Tensor, u: Tensor) -> Tensor:
-    return tau.repeat_interleave(u.shape[1]) if u.shape[1] != 1 else tau
