@@ -22,7 +22,17 @@ State = Any
 Rows = Callable[[Tensor, State], State]
 
 KUTTA3 = pr.ButcherTableau(a=((), (0.5,), (-1.0, 2.0)), b=(1 / 6, 2 / 3, 1 / 6), order=3)
-METHODS = (pr.Euler, pr.Midpoint, pr.Heun, pr.RK4, lambda steps=None: pr.RungeKutta(KUTTA3, steps=steps))
+METHODS = (
+    pr.Euler,
+    pr.Midpoint,
+    pr.Heun,
+    pr.RK4,
+    pr.Ralston,
+    pr.SSPRK33,
+    pr.ThreeEighths,
+    pr.DormandPrince,
+    lambda steps=None: pr.RungeKutta(KUTTA3, steps=steps),
+)
 
 
 # --- right-hand sides on rows: t (R,), leaves (R, *rest) -------------------------------------------------------------
@@ -229,7 +239,7 @@ class Case:
     def rounding(self) -> float:
         """What rounding may come to by the end: a few units in each stage of each step, enlarged by ``growth``.
 
-        States are of size 1 times the growth; 16 covers the at most four stages and the handful of operations in each.
+        States are of size 1 times the growth; 16 covers the handful of operations in each of up to six stages.
         """
         steps = self.grid.num_steps if self.fine.steps is None else self.grid.num_slices * self.fine.steps
         return 16 * steps * self.eps * self.growth

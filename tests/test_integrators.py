@@ -11,26 +11,34 @@ import torchdiffeq
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
+from scipy.integrate._ivp.rk import RK23, RK45
 from strategies import KUTTA3, distance, make_state, single
 from strategies import TIME_DEPENDENT as COUPLED
 from torch import Tensor
+from torchdiffeq._impl.bosh3 import _BOGACKI_SHAMPINE_TABLEAU
+from torchdiffeq._impl.dopri5 import _DORMAND_PRINCE_SHAMPINE_TABLEAU
+from trees import density, misses, square, trees
 
 import parareal as pr
 
 EPS = float(torch.finfo(torch.float64).eps)
 
-RALSTON = pr.ButcherTableau(a=((), (2 / 3,)), b=(1 / 4, 3 / 4), order=2)
-THREE_EIGHTHS = pr.ButcherTableau(
-    a=((), (1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0)), b=(1 / 8, 3 / 8, 3 / 8, 1 / 8), order=4
-)
 INTEGRATORS = {
-    "Euler": pr.Euler(),
-    "Midpoint": pr.Midpoint(),
-    "Heun": pr.Heun(),
-    "RK4": pr.RK4(),
-    "Ralston": pr.RungeKutta(RALSTON),
-    "Kutta3": pr.RungeKutta(KUTTA3),
-    "3/8": pr.RungeKutta(THREE_EIGHTHS),
+    method.__name__: method()
+    for method in (
+        pr.Euler,
+        pr.Midpoint,
+        pr.Heun,
+        pr.Ralston,
+        pr.Heun3,
+        pr.Kutta3,
+        pr.SSPRK33,
+        pr.BogackiShampine,
+        pr.RK4,
+        pr.ThreeEighths,
+        pr.DormandPrince,
+        pr.CashKarp,
+    )
 }
 
 
@@ -49,7 +57,7 @@ START = torch.tensor([0.8, -0.3, 0.4], dtype=torch.float64)
 def test_measured_order(name: str, interval: tuple[float, float]) -> None:
     method = INTEGRATORS[name]
     exact = torch.from_numpy(solve_ivp(swing, interval, START.numpy(), "DOP853", rtol=1e-13, atol=1e-14).y[:, -1])
-    steps = np.array([24, 32, 48, 64, 96])
+    steps = np.array([48, 64, 80, 96, 128])
     errors = [
         float(
             (pr.serial(pr.ODE(swing), START, pr.TimeGrid.uniform(*interval, 4, n // 4), fine=method).u - exact).norm()
@@ -66,9 +74,10 @@ def test_measured_order(name: str, interval: tuple[float, float]) -> None:
         (pr.Euler(), "euler"),
         (pr.Midpoint(), "midpoint"),
         (pr.Heun(), "heun2"),
-        (pr.RungeKutta(THREE_EIGHTHS), "rk4"),
+        (pr.Heun3(), "heun3"),
+        (pr.ThreeEighths(), "rk4"),
     ],
-    ids=["euler", "midpoint", "heun2", "rk4 is the 3/8 rule"],
+    ids=["euler", "midpoint", "heun2", "heun3", "rk4 is the 3/8 rule"],
 )
 @pytest.mark.parametrize("direction", [1.0, -1.0], ids=["rising", "falling"])
 def test_torchdiffeq_steps_the_same(method: pr.Integrator, theirs: str, direction: float) -> None:
@@ -87,23 +96,37 @@ def test_rk4_is_not_torchdiffeqs_rk4() -> None:
 TABLEAUX = {name: method.tableau for name, method in INTEGRATORS.items()}  # type: ignore[attr-defined]
 
 
+def test_there_are_as_many_rooted_trees_as_known() -> None:
+    assert [len(trees(order)) for order in range(1, 7)] == [1, 1, 2, 4, 9, 20]  # OEIS A000081
+    assert [density(tree) for tree in trees(3)] == [3, 6]
+
+
 @pytest.mark.parametrize("name", TABLEAUX)
 def test_order_conditions(name: str) -> None:
     table = TABLEAUX[name]
-    s = len(table.b)
-    A, b, c = np.zeros((s, s)), np.array(table.b), np.array(table.nodes)
-    for i, row in enumerate(table.a):
-        A[i, :i] = row
-    np.testing.assert_allclose(A.sum(axis=1), c, atol=4 * EPS)
-    conditions = {
-        1: [(b.sum(), 1)],
-        2: [(b @ c, 1 / 2)],
-        3: [(b @ c**2, 1 / 3), (b @ A @ c, 1 / 6)],
-        4: [(b @ c**3, 1 / 4), ((b * c) @ A @ c, 1 / 8), (b @ A @ c**2, 1 / 12), (b @ A @ A @ c, 1 / 24)],
-    }
-    for order, pairs in conditions.items():
-        met = [abs(left - right) <= 8 * EPS for left, right in pairs]
-        assert all(met) if order <= table.order else order > table.order + 1 or not all(met)
+    A, _ = square(table)
+    np.testing.assert_allclose(A.sum(axis=1), table.nodes, atol=4 * EPS * np.abs(A).sum())
+    assert max(misses(table, order) for order in range(1, table.order + 1)) <= 16 * EPS
+    assert misses(table, table.order + 1) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("method", "theirs", "ours"),
+    [
+        (pr.BogackiShampine(), RK23, _BOGACKI_SHAMPINE_TABLEAU),
+        (pr.DormandPrince(), RK45, _DORMAND_PRINCE_SHAMPINE_TABLEAU),
+    ],
+    ids=["bosh3", "dopri5"],
+)
+def test_pairs_are_those_of_scipy_and_torchdiffeq(method: Any, theirs: Any, ours: Any) -> None:
+    A, b = square(method.tableau)
+    s = len(b)
+    np.testing.assert_allclose(A[:, : theirs.A.shape[1]], theirs.A, rtol=2 * EPS)
+    np.testing.assert_allclose(b, theirs.B, rtol=2 * EPS)
+    np.testing.assert_allclose(method.tableau.nodes, theirs.C, rtol=4 * EPS)
+    for i, row in enumerate(ours.beta[: s - 1]):
+        np.testing.assert_allclose(A[i + 1, : i + 1], row.numpy(), rtol=2 * EPS)
+    np.testing.assert_allclose(b, ours.c_sol.numpy()[:s], rtol=2 * EPS)
 
 
 @pytest.mark.parametrize("name", INTEGRATORS)
@@ -147,7 +170,7 @@ def test_steps_are_uniform_points_in_each_slice(steps: int, name: str) -> None:
 
 def test_named_methods_are_their_tableaux() -> None:
     grid = pr.TimeGrid.uniform(0.0, 1.0, 2, 3)
-    for name in ("Euler", "Midpoint", "Heun", "RK4"):
+    for name in INTEGRATORS:
         named = pr.serial(pr.ODE(swing), START, grid, fine=INTEGRATORS[name]).us
         assert torch.equal(named, pr.serial(pr.ODE(swing), START, grid, fine=pr.RungeKutta(TABLEAUX[name])).us)
         assert pr.RungeKutta(TABLEAUX[name]).order == INTEGRATORS[name].order
@@ -166,7 +189,12 @@ def test_a_tableau_may_be_given_as_nested_sequences() -> None:
         (lambda: pr.ButcherTableau(a=((),), b=()), ValueError, ["b is empty"]),
         (lambda: pr.ButcherTableau(a=((),), b=(0.5, 0.5)), ValueError, ["1 rows", "2 weights"]),
         (lambda: pr.ButcherTableau(a=((), ()), b=(0.5, 0.5)), ValueError, ["row 1", "0 weights", "expected 1"]),
-        (lambda: pr.ButcherTableau(a=((0.5,),), b=(1.0,)), ValueError, ["row 0", "strictly", "triangular"]),
+        (lambda: pr.ButcherTableau(a=((0.5, 0.5),), b=(1.0,)), ValueError, ["row 0", "2 weights", "at most 1"]),
+        (
+            lambda: pr.RungeKutta(pr.ButcherTableau(a=((0.5,),), b=(1.0,))),
+            ValueError,
+            ["implicit", "strictly lower triangular", "pr.ImplicitRungeKutta"],
+        ),
         (lambda: pr.ButcherTableau(a=((), (0.5,)), b=(0.0, 1.0), c=(0.0, 0.6)), ValueError, ["row 1", "0.6"]),
         (lambda: pr.ButcherTableau(a=((), (0.5,)), b=(0.0, 1.0), c=(0.0,)), ValueError, ["1 nodes", "2 weights"]),
         (lambda: pr.ButcherTableau(a=((), (0.5,)), b=(0.0, 0.9)), ValueError, ["b sums to 0.9", "expected 1"]),

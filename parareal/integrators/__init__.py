@@ -3,11 +3,32 @@
 from parareal.integrators._adams import DEIS, AdamsBashforth
 from parareal.integrators._base import Cost, Integrator, Multistep
 from parareal.integrators._dpm import DPMSolver, DPMSolverPP
+from parareal.integrators._explicit import (
+    SSPRK33,
+    BogackiShampine,
+    CashKarp,
+    DormandPrince,
+    Heun3,
+    Kutta3,
+    Ralston,
+    ThreeEighths,
+)
 from parareal.integrators._exponential import ETDRK2, ETDRK4, ExponentialEuler
+from parareal.integrators._implicit import (
+    SDIRK2,
+    GaussLegendre,
+    ImplicitEuler,
+    ImplicitMidpoint,
+    ImplicitRungeKutta,
+    LobattoIIIC,
+    RadauIIA,
+    Trapezoid,
+)
 from parareal.integrators._propagator import Propagator
-from parareal.integrators._runge_kutta import RK4, ButcherTableau, Euler, Heun, Midpoint, RungeKutta
+from parareal.integrators._runge_kutta import RK4, Euler, Heun, Midpoint, RungeKutta
 from parareal.integrators._scipy import SciPy
 from parareal.integrators._stochastic import SRA1, EulerMaruyama, Milstein
+from parareal.integrators._tableau import ButcherTableau
 from parareal.integrators._torchdiffeq import TorchDiffEq
 from parareal.integrators._torchode import TorchODE
 from parareal.integrators._unipc import UniPC
@@ -17,24 +38,40 @@ __all__ = [
     "ETDRK2",
     "ETDRK4",
     "RK4",
+    "SDIRK2",
     "SRA1",
+    "SSPRK33",
     "AdamsBashforth",
+    "BogackiShampine",
     "ButcherTableau",
+    "CashKarp",
     "Cost",
     "DPMSolver",
     "DPMSolverPP",
+    "DormandPrince",
     "Euler",
     "EulerMaruyama",
     "ExponentialEuler",
+    "GaussLegendre",
     "Heun",
+    "Heun3",
+    "ImplicitEuler",
+    "ImplicitMidpoint",
+    "ImplicitRungeKutta",
     "Integrator",
+    "Kutta3",
+    "LobattoIIIC",
     "Midpoint",
     "Milstein",
     "Multistep",
     "Propagator",
+    "RadauIIA",
+    "Ralston",
     "RungeKutta",
     "SciPy",
+    "ThreeEighths",
     "TorchDiffEq",
     "TorchODE",
+    "Trapezoid",
     "UniPC",
 ]

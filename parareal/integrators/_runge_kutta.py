@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,70 +13,7 @@ from parareal._sde import SDE
 from parareal._tree import State
 from parareal.integrators._base import Integrator, check_steps
 from parareal.integrators._stochastic import StratonovichHeun
-
-
-@dataclass(frozen=True)
-class ButcherTableau:
-    """An explicit Runge-Kutta method: k_i = f(t + c_i h, u + h sum_j a_ij k_j), u' = u + h sum_i b_i k_i.
-
-    Attributes:
-        a: Rows of the strictly lower triangle: row i holds the i weights of the stages before stage i.
-        b: Weights of the stages in the step.
-        c: Nodes; ``None`` takes the row sums of ``a``.
-        order: Order of accuracy where it is known.
-
-    Raises:
-        ValueError: Row lengths do not fit, a row does not sum to its node, or ``b`` does not sum to one.
-
-    Source:
-        J. C. Butcher, Numerical Methods for Ordinary Differential Equations (Wiley, 2016), section 23.
-
-    Examples:
-        >>> ralston = ButcherTableau(a=((), (2 / 3,)), b=(1 / 4, 3 / 4), order=2)
-        >>> ralston.c
-        (0.0, 0.6666666666666666)
-    """
-
-    a: tuple[tuple[float, ...], ...]
-    b: tuple[float, ...]
-    c: tuple[float, ...] | None = None
-    order: int | None = None
-
-    def __post_init__(self) -> None:
-        b = tuple(float(x) for x in self.b)
-        if not b:
-            raise ValueError("b is empty; expected one weight for each stage")
-        if len(self.a) != len(b):
-            raise ValueError(f"a has {len(self.a)} rows and b has {len(b)} weights; expected one row for each weight")
-        a = tuple(_explicit_row(row, i) for i, row in enumerate(self.a))
-        sums = tuple(float(sum(row)) for row in a)
-        c = sums if self.c is None else tuple(float(x) for x in self.c)
-        if len(c) != len(b):
-            raise ValueError(f"c has {len(c)} nodes and b has {len(b)} weights; expected one node for each weight")
-        for i, (node, total) in enumerate(zip(c, sums, strict=True)):
-            if not abs(node - total) <= 1e-12 * max(1.0, sum(map(abs, a[i]))):
-                raise ValueError(f"row {i} of a sums to {total!r} and c[{i}]={node!r}; expected them equal")
-        if not abs(sum(b) - 1.0) <= 1e-12 * max(1.0, sum(map(abs, b))):
-            raise ValueError(f"b sums to {sum(b)!r}; expected 1, else the method is not consistent")
-        for name, value in (("a", a), ("b", b), ("c", c)):
-            object.__setattr__(self, name, value)
-
-    @property
-    def nodes(self) -> tuple[float, ...]:
-        """``c``, filled in."""
-        return self.c or ()
-
-
-def _explicit_row(row: Sequence[float], i: int) -> tuple[float, ...]:
-    row = tuple(float(x) for x in row)
-    if any(row[i:]):
-        raise ValueError(
-            f"row {i} of a is {row}; expected {i} weights, for the stages before it: an explicit method has a strictly "
-            "lower triangular tableau"
-        )
-    if len(row) < i:
-        raise ValueError(f"row {i} of a holds {len(row)} weights; expected {i}, one for each stage before it")
-    return row[:i]
+from parareal.integrators._tableau import ButcherTableau, as_tableau
 
 
 def explicit_step(table: ButcherTableau, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
@@ -92,8 +28,8 @@ def explicit_step(table: ButcherTableau, problem: Any, t0: Tensor, t1: Tensor, u
 
 
 @dataclass(frozen=True)
-class _Named(Integrator):
-    """A method whose tableau has a name; the final classes below are a tableau and a docstring each."""
+class Named(Integrator):
+    """An explicit method whose tableau has a name; the final classes are a tableau and a docstring each."""
 
     steps: int | None = None
     tableau: ClassVar[ButcherTableau]
@@ -118,7 +54,7 @@ class _Named(Integrator):
 
 
 @dataclass(frozen=True)
-class Euler(_Named):
+class Euler(Named):
     """Explicit Euler: order 1, one evaluation a step.
 
     In the coordinates of `diffusion_adapters.probability_flow` it is DDIM (Denoising Diffusion Implicit Models,
@@ -132,7 +68,7 @@ class Euler(_Named):
 
 
 @dataclass(frozen=True)
-class Midpoint(_Named):
+class Midpoint(Named):
     """The explicit midpoint rule: order 2, two evaluations a step.
 
     Args:
@@ -143,7 +79,7 @@ class Midpoint(_Named):
 
 
 @dataclass(frozen=True)
-class Heun(_Named):
+class Heun(Named):
     """Heun's method, the explicit trapezoidal rule: order 2, two evaluations a step.
 
     It is the sampler of Elucidating the Design Space of Diffusion-Based Generative Models (arXiv 2206.00364) without
@@ -166,7 +102,7 @@ class Heun(_Named):
 
 
 @dataclass(frozen=True)
-class RK4(_Named):
+class RK4(Named):
     """The classical Runge-Kutta method (not the 3/8 rule): order 4, four evaluations a step.
 
     Args:
@@ -186,7 +122,7 @@ class RungeKutta(Integrator):
 
     Raises:
         TypeError: ``tableau`` is neither.
-        ValueError: The tableau is not that of a consistent explicit method.
+        ValueError: The tableau is not that of a consistent explicit method; for others see `ImplicitRungeKutta`.
 
     Examples:
         >>> RungeKutta(ButcherTableau(a=((), (2 / 3,)), b=(1 / 4, 3 / 4), order=2)).evaluations
@@ -198,12 +134,11 @@ class RungeKutta(Integrator):
     shares_first_stage = True
 
     def __post_init__(self) -> None:
-        table: Any = self.tableau
-        if isinstance(table, tuple | list) and len(self.tableau) in (2, 3):  # pyright: ignore
-            table = ButcherTableau(*self.tableau)  # pyright: ignore
-        if not isinstance(table, ButcherTableau):
-            raise TypeError(
-                f"tableau is a {type(table).__name__}; expected a ButcherTableau or its (a, b) or (a, b, c)"
+        table = as_tableau(self.tableau)
+        if not table.explicit:
+            raise ValueError(
+                "tableau is implicit: its a is not strictly lower triangular; expected an explicit one, or take "
+                "pr.ImplicitRungeKutta(tableau)"
             )
         check_steps(self.steps)
         object.__setattr__(self, "tableau", table)

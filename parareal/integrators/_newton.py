@@ -1,0 +1,272 @@
+"""Newton's method for the stages of an implicit step, on many lanes at once.
+
+The unknowns are the slopes k of s stages, which solve k_i = f(t_i, u + h sum_j a_ij k_j). One iteration is one request:
+it takes the right-hand side at all stages, its derivatives there, and solves the linear system
+
+    (I - h J A) delta = f(...) - k,    k <- k + delta.
+
+A lane that is done gets no further correction and no further evaluation, so that neither what it gives nor what it
+costs depends on the lanes beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from parareal import _tree
+from parareal._flat import flat, unflat
+from parareal._tree import State
+from parareal.integrators._base import Cost
+from parareal.integrators._gmres import Solved
+
+MOST_DENSE = 512
+"""Unknowns of a system whose matrix is made: 2 MiB of float64 for each lane. Larger ones are solved by GMRES."""
+
+Matrix: TypeAlias = tuple[tuple[float, ...], ...]
+
+
+def to_vector(tree: State, lead: int) -> Tensor:
+    """All leaves as one real ``(..., D)`` behind ``lead`` axes, complex elements as two numbers each.
+
+    A derivative along both of them is right for any function of complex numbers, holomorphic or not.
+    """
+    return flat(_tree.map(_as_real, tree), lead)
+
+
+def to_state(vector: Tensor, like: State, lead: int) -> State:
+    """The inverse of `to_vector`, for a state like ``like``."""
+
+    def leaf(part: Tensor, original: Tensor) -> Tensor:
+        return torch.complex(part[..., 0], part[..., 1]) if original.is_complex() else part
+
+    return _tree.map(leaf, unflat(vector, _tree.map(_as_real, like), lead), like)
+
+
+def _as_real(leaf: Tensor) -> Tensor:
+    return torch.view_as_real(leaf.resolve_conj()) if leaf.is_complex() else leaf
+
+
+@dataclass(frozen=True)
+class Options:
+    """How Newton's method goes on and when it ends.
+
+    Attributes:
+        rtol: Size that the error may have, relative to the state; ``None`` for the rounding unit.
+        most: Most iterations.
+        krylov: Whether linear systems are solved by GMRES.
+    """
+
+    rtol: float | None
+    most: int
+    krylov: bool
+
+
+@dataclass(frozen=True)
+class Correction:
+    """The function that is asked for in an iteration: equal for the same system, so that lanes of cohorts join.
+
+    Attributes:
+        problem: The problem.
+        a: The weights that couple the stages, s rows of s.
+        inner: Relative residual of the linear systems by GMRES, or ``None`` to solve them by elimination.
+    """
+
+    problem: Any
+    a: Matrix
+    inner: float | None
+
+    def __call__(
+        self, t: Tensor, h: Tensor, base: State, k: Tensor, active: Tensor, rows: State = None
+    ) -> tuple[Tensor, Tensor]:
+        """One correction on L lanes.
+
+        Args:
+            t: Times of the stages, float64, ``(L, s)``.
+            h: Lengths of the steps, float64, ``(L,)``.
+            base: What the stages add to, leaves ``(L, *state)``.
+            k: Slopes, ``(L, s, D)``.
+            active: Lanes that want one, bool, ``(L,)``, on the CPU: their number is needed there.
+            rows: Per-sample data, leaves ``(L, ...)``.
+
+        Returns:
+            Corrections ``(L, s, D)``, zero for lanes that want none, and what they took, int64, on the CPU,
+            ``(L, 2)``: evaluations, and those that follow one another.
+        """
+        took = torch.zeros(len(active), 2, dtype=torch.int64)
+        if not active.any():
+            return torch.zeros_like(k), took
+        index = None if active.all() else active.nonzero()[:, 0].to(k.device)
+        if index is not None:
+            t, h, base, k = t[index], h[index], _tree.lanes(base, index), k.index_select(0, index)
+            rows = None if rows is None else _tree.lanes(rows, index)
+        system = _System(self, t, h, base, k, rows)
+        if self.inner is None:
+            delta, products = system.eliminate(), k.shape[-1]
+            took[active] = torch.tensor([k.shape[1] * (1 + products), 1])
+        else:
+            delta, products = system.iterate(self.inner)
+            took[active] = torch.stack([k.shape[1] * (1 + products), 1 + products], 1)
+        if index is not None:
+            delta = delta.new_zeros(len(active), *delta.shape[1:]).index_copy(0, index, delta)
+        return delta, took
+
+    def cost(self, value: tuple[Tensor, Tensor], lanes: int) -> Cost:
+        """Those of the lanes that wanted a correction; see `Newton` methods for how many."""
+        evaluations, rounds = value[1][:, 0], value[1][:, 1]
+        return Cost(int(evaluations.sum()), int(rounds.max()))
+
+
+class _System:
+    """The linear systems of L lanes, all of them active: s stages of D numbers each."""
+
+    def __init__(self, request: Correction, t: Tensor, h: Tensor, base: State, k: Tensor, rows: State) -> None:
+        self.problem, self.like, self.a = request.problem, base, k.new_tensor(request.a)
+        self.t, self.h, self.k = t.flatten(), h.to(k.dtype), k
+        self.L, self.s, self.D = k.shape
+        self.rows = None if rows is None else _tree.map(lambda x: x.repeat_interleave(self.s, 0), rows)
+        stages = to_vector(base, 1)[:, None] + self.h[:, None, None] * mix(request.a, k)
+        self.stages = stages.flatten(0, 1)
+        self.residual = self.slope(self.stages) - k.flatten(0, 1)
+        # Linear algebra is about numbers alone: gradients of iterations by GMRES are those of the solution.
+        self.fixed = self.stages.detach()
+
+    def slope(self, stages: Tensor, lanes: Tensor | None = None) -> Tensor:
+        """The right-hand side as a function of vectors, ``(L * s, D)``, or of some lanes'."""
+        t, rows = self.t, self.rows
+        if lanes is not None:
+            points = self._points(lanes)
+            t, rows = t[points], None if rows is None else _tree.lanes(rows, points)
+        args = () if rows is None else (rows,)
+        return to_vector(self.problem.rhs(t, to_state(stages, self.like, 1), *args), 1)
+
+    def eliminate(self) -> Tensor:
+        """The solution by elimination: D directional derivatives at each stage, side by side."""
+        eye = torch.eye(self.D, dtype=self.k.dtype, device=self.k.device)
+
+        def along(direction: Tensor) -> Tensor:
+            return torch.func.jvp(self.slope, (self.stages,), (direction.expand_as(self.stages),))[1]
+
+        columns = _differentiated(lambda: torch.func.vmap(along)(eye))
+        jacobian = columns.permute(1, 2, 0).unflatten(0, (self.L, self.s))
+        blocks = self.h[:, None, None, None, None] * self.a[None, :, None, :, None] * jacobian[:, :, :, None, :]
+        size = self.s * self.D
+        matrix = torch.eye(size, dtype=self.k.dtype, device=self.k.device) - blocks.reshape(self.L, size, size)
+        # Not `solve`, which raises for all lanes where one of them is singular.
+        delta, info = torch.linalg.solve_ex(matrix, self.residual.reshape(self.L, size, 1))
+        delta = torch.where((info != 0)[:, None, None], torch.nan, delta)
+        return delta.reshape(self.L, self.s, self.D)
+
+    def iterate(self, rtol: float) -> tuple[Tensor, Tensor]:
+        """The solution by GMRES, and how many directional derivatives each lane took."""
+        delta, products = Solved.apply(self.residual.reshape(self.L, -1), self._product, self._transposed, rtol)  # pyright: ignore
+        return delta.reshape(self.L, self.s, self.D), products  # pyright: ignore
+
+    def _product(self, v: Tensor, lanes: Tensor | None) -> Tensor:
+        """V - h J A v."""
+        stages, h = self._of(lanes)
+        mixed = torch.einsum("ij,ljd->lid", self.a, v.reshape(-1, self.s, self.D)).flatten(0, 1)
+        image = _differentiated(lambda: torch.func.jvp(lambda y: self.slope(y, lanes), (stages,), (mixed,))[1])
+        return v - h * image.reshape(v.shape)
+
+    def _transposed(self, v: Tensor, lanes: Tensor | None) -> Tensor:
+        """V - h A^T J^T v."""
+        stages, h = self._of(lanes)
+        image = torch.func.vjp(lambda y: self.slope(y, lanes), stages)[1](v.reshape(-1, self.D))[0]
+        mixed = torch.einsum("ij,lid->ljd", self.a, image.reshape(-1, self.s, self.D))
+        return v - h * mixed.reshape(v.shape)
+
+    def _of(self, lanes: Tensor | None) -> tuple[Tensor, Tensor]:
+        if lanes is None:
+            return self.fixed, self.h[:, None]
+        return self.fixed.index_select(0, self._points(lanes)), self.h[lanes, None]
+
+    def _points(self, lanes: Tensor) -> Tensor:
+        return (lanes[:, None] * self.s + torch.arange(self.s, device=lanes.device)).flatten()
+
+
+def mix(a: Matrix, k: Tensor) -> Tensor:
+    """Sums over stages, ``(L, s, D)``, in an order that does not depend on L."""
+    rows = [weighted(row, k) for row in a]
+    return torch.stack(rows, 1)
+
+
+def weighted(weights: tuple[float, ...], k: Tensor) -> Tensor:
+    """``sum_j w_j k_j``, ``(L, D)``."""
+    total = k[:, 0] * weights[0]
+    for j, weight in enumerate(weights[1:], 1):
+        if weight:
+            total = total + k[:, j] * weight
+    return total
+
+
+def _differentiated(call: Any) -> Tensor:
+    """Directional derivatives; raises ValueError, with the fix, where torch cannot take them."""
+    try:
+        return call()
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, NotImplementedError) as error:  # f itself has just worked, at this very point
+        raise ValueError(
+            "an implicit method needs derivatives of f, and torch.func.jvp could not take them "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}); expected torch operations that have forward "
+            "derivatives and work under torch.func.vmap: replace what has none, or take an explicit method, or "
+            "pr.SciPy, which does without"
+        ) from error
+
+
+def solve_stages(
+    problem: Any, a: Matrix, t: Tensor, h: Tensor, base: State, alive: Tensor, options: Options
+) -> Generator[tuple[Any, ...], State, tuple[Tensor, Tensor]]:
+    """Newton's method from k = 0, for s stages of L lanes at once.
+
+    The error after a correction is estimated from it and from the one before: convergence being quadratic, the next
+    one would be about |delta|^3 / |delta before|^2, by elimination, so that a correction of sqrt(eps) is the last.
+    By GMRES, whose own error makes convergence linear, it is |delta|^2 / |delta before|. A lane is also done when its
+    corrections are as small as that, and do not get smaller any more: what is left is rounding.
+
+    Args:
+        problem: The problem.
+        a: Weights, s rows of s.
+        t: Times of the stages, float64, ``(L, s)``.
+        h: Lengths of the steps, float64, ``(L,)``.
+        base: What the stages add to, leaves ``(L, *state)``.
+        alive: Lanes to solve, bool, ``(L,)``, on the CPU.
+        options: See there.
+
+    Yields:
+        One `Correction` for each iteration.
+
+    Returns:
+        Slopes ``(L, s, D)``, and ``alive`` without the lanes that did not converge.
+    """
+    u = to_vector(base, 1)
+    eps = max(torch.finfo(leaf.dtype).eps for leaf in _tree.leaves(base))
+    rtol = max(options.rtol or 0.0, eps)
+    krylov = options.krylov
+    request = Correction(problem, a, rtol**0.5 if krylov else None)
+    k = u.new_zeros(len(u), len(a), u.shape[1])
+    size, length = u.detach().abs().amax(1).double(), h.abs()
+    before = torch.full_like(length, torch.inf)
+    active, failed = alive, ~alive
+    for iteration in range(options.most):
+        if not active.any():
+            break
+        delta, _ = yield request, t, h, base, k, active
+        k = k + delta
+        change = length * delta.detach().abs().amax((1, 2)).double()
+        scale = size + length * k.detach().abs().amax((1, 2)).double()
+        done = change <= rtol * scale
+        if iteration:
+            done |= change * (change / before) ** (1 if krylov else 2) <= rtol * scale
+            done |= (change >= before) & (change <= rtol**0.5 * scale)
+        before = change
+        # The one transfer from the device: 0 goes on, 1 is done, 2 has failed.
+        state = torch.where(torch.isfinite(change) & torch.isfinite(scale), done.long(), 2).cpu()
+        failed = failed | (active & (state == 2))
+        active = active & (state == 0)
+    return k, ~(failed | active)
