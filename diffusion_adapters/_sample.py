@@ -103,8 +103,8 @@ def sample(
         coarse: ``"gaussian"``: the flow of Gaussian data with a secant on top, free of network calls
             (`GaussianFlow`, `parareal.Secant`). ``"same"``: the solver with one step a slice (SRDS). ``"none"``: Picard
             iteration (ParaDiGMS). Or a `parareal.Correction` or integrator.
-        slices: How many slices the steps are cut into; ``None`` for ``steps`` of them without a coarse propagator and
-            about sqrt(steps) otherwise.
+        slices: How many slices the steps are cut into; ``None`` for ``steps`` of them without a coarse propagator, or
+            one for each group of steps of a singlestep solver, and about sqrt(steps) otherwise.
         width: Slices that are worked on at a time in a window that slides along (`parareal.Windowed`), and so the rows
             of a network call for each sample. ``None`` for at most 100 with ``"gaussian"``, and no window otherwise.
         schedule: Which slices advance when, in place of ``width``.
@@ -149,7 +149,7 @@ def sample(
     correction = _correction(coarse, fine)
     times = model.noise_schedule.times(steps, spacing)
     _check_end(model, fine, times)
-    grid = flow.grid(times, _slices(slices, correction, len(times) - 1))
+    grid = _grid(flow.grid(times, len(times) - 1).points, slices, correction, fine)
     schedule = _schedule(schedule, width, coarse, grid.num_slices)
     stochastic = NoisyFlow in fine.solves
     noise = start_noise(noise, None if stochastic and isinstance(noise, Tensor) else generator, model)
@@ -246,13 +246,16 @@ def _check_width(width: int | None, slices: int) -> None:
         raise ValueError(f"width={width} is more than the {slices} slices; expected 1 ... {slices}")
 
 
-def _slices(slices: int | None, correction: pr.Correction, steps: int) -> int:
-    if slices is None:
-        return steps if correction.propagator is None else max(1, round(steps**0.5))
-    number = count(slices, "slices")
+def _grid(points: Tensor, slices: int | None, correction: pr.Correction, fine: pr.Integrator) -> pr.TimeGrid:
+    """Slices as asked for; else about sqrt(steps), or without a coarse propagator one for each group of steps."""
+    steps = len(points) - 1
+    if slices is None and correction.propagator is None:
+        group = fine.group if isinstance(fine, pr.Multistep) else 1
+        return pr.TimeGrid(points, (*range(0, steps, group), steps))
+    number = max(1, round(steps**0.5)) if slices is None else count(slices, "slices")
     if number > steps:
         raise ValueError(f"slices={slices} is more than the {steps} steps; expected at most {steps}, or more steps")
-    return number
+    return pr.TimeGrid.from_points(points, number)
 
 
 def _check_end(model: DiffusionModel, fine: pr.Integrator, times: Tensor) -> None:

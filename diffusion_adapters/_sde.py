@@ -14,7 +14,7 @@ from torch import Tensor
 import parareal as pr
 from diffusion_adapters._flow import DiffusionODE, ProbabilityFlow, probability_flow
 from diffusion_adapters._model import DiffusionModel
-from diffusion_adapters._prediction import per_row
+from parareal import _tree
 from parareal._brownian import brownian_keys
 from parareal._grid import Mesh
 from parareal._sde import draw_seeds
@@ -109,7 +109,7 @@ class ReverseSDE:
 def reverse_sde(model: DiffusionModel, generator: Generators = None) -> ReverseSDE:
     """The reverse-time SDE of a model, whose solution from noise to data is a sample, for any SDE method.
 
-    In z = x/alpha over s = sigma/alpha, where time falls, it is dz = 2 eps(z, s) ds + sqrt(2 s) dW, with additive noise.
+    In z = x/alpha over s = sigma/alpha, where time falls, it is dz = 2 eps(z, s) ds + sqrt(2 s) dW, of additive noise.
     Samplers made for diffusion models, which take larger steps, are solvers of `sample`: ``"ancestral"``,
     ``"sde-dpm++2m"``.
 
@@ -150,7 +150,7 @@ def reverse_sde(model: DiffusionModel, generator: Generators = None) -> ReverseS
         return 2 * eps(s, z, *rows)
 
     def diffusion(s: Tensor, z: Tensor, *rows: Any) -> Tensor:
-        return per_row((2 * s).sqrt(), z).expand_as(z)
+        return _tree.per_lane((2 * s).sqrt(), z).expand_as(z)
 
     problem = pr.SDE(
         drift,

@@ -102,6 +102,11 @@ class Multistep(Integrator):
 
     restart: bool
 
+    @property
+    def group(self) -> int:
+        """How many steps belong together: iterations are fewer where slices end between such groups."""
+        return 1
+
     @abstractmethod
     def begin(self, u: State) -> Memory:
         """An empty memory for states with leaves ``(L, *state)``."""

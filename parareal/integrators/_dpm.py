@@ -60,6 +60,11 @@ class _DPM(Multistep):
         """One a step."""
         return 1
 
+    @property
+    def group(self) -> int:
+        """As many as the order, where they are one step of it."""
+        return self.order if self.kind == "singlestep" else 1
+
     def first_function(self, problem: Any) -> Any:
         """What the split asks for."""
         return problem.split(self.prediction).function

@@ -293,7 +293,7 @@ MISTAKES = [
     ({"steps": 5, "slices": 6}, ValueError, "slices=6 is more than the 5 steps"),
     ({"slices": 0}, ValueError, "slices=0 is too small"),
     ({"slices": 2.0}, TypeError, "slices=2.0 is a float"),
-    ({"solver": "plms"}, ValueError, "solver='plms' is unknown; expected one of 'ddim', 'euler', 'heun', or an int"),
+    ({"solver": "plms"}, ValueError, "solver='plms' is unknown; expected one of 'ddim', 'euler', 'heun', 'dpm2'"),
     ({"solver": pr.Euler}, ValueError, "is unknown; expected one of 'ddim'"),
     (
         {"coarse": "picard"},
