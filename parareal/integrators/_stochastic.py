@@ -85,10 +85,11 @@ class EulerMaruyama(_Stochastic):
 class Milstein(_Stochastic):
     """Milstein's method without derivatives: strong order 1; one evaluation a step, and one more of the diffusion.
 
-    With g' = g(t, u + h f + sqrt(h) g), for Stratonovich g' = g(t, u + sqrt(h) g), a step is
-    u + h f + g dW + (g' - g) (dW^2 - h) / (2 sqrt(h)), for Stratonovich with dW^2 alone. For additive noise that is
-    `EulerMaruyama`, which it then becomes. For scalar and for diagonal noise alone: others need the iterated integrals
-    of different Brownian motions.
+    For Ito a step is u + h f + g dW + (g' - g) (dW^2 - h) / (2 sqrt(h)) with g' = g(t, u + h f + sqrt(h) g). For
+    Stratonovich it is u + h f + (g + g') dW / 2 with g' = g(t, u + g dW): with dW^2 in place of dW^2 - h, which has no
+    mean, the Ito form would lose half an order where g is curved. For additive noise both are `EulerMaruyama`, which
+    it then becomes. For scalar and for diagonal noise alone: others need the iterated integrals of different Brownian
+    motions.
 
     Args:
         steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse).
@@ -98,8 +99,7 @@ class Milstein(_Stochastic):
         ValueError: ``steps`` is below 1; from `solve`, that the noise is general.
 
     Source:
-        P. E. Kloeden, E. Platen, Numerical Solution of Stochastic Differential Equations (Springer, 1992), (11.1.3)
-        and (11.1.5).
+        P. E. Kloeden, E. Platen, Numerical Solution of Stochastic Differential Equations (Springer, 1992), (11.1.3).
 
     Examples:
         >>> Milstein().order
@@ -129,21 +129,20 @@ class Milstein(_Stochastic):
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
         """One step on L lanes; see `Integrator.step`."""
-        h, ito = t1 - t0, problem.calculus == "ito"
-        length = h.abs()
-        root = length.sqrt()
+        h, length = t1 - t0, (t1 - t0).abs()
         dw = yield problem.increments(self.steps), t0, t1, u
         f, g = yield problem.terms, t0, u
-        drifted = _tree.axpy(u, h, (1.0,), [f])
-        moved = yield problem.amplitudes, t0, _tree.axpy(drifted if ito else u, root, (1.0,), [g])
-
-        def twice(w: Tensor) -> Tensor:
-            """The iterated integral of a Brownian motion, divided by sqrt(h)."""
-            square = w * w - _tree.per_lane(length, w) if ito else w * w
-            return square / _tree.per_lane(2.0 * root, w)
-
-        curved = problem.product(_tree.sub(moved, g), _tree.map(twice, dw))
-        return _tree.add(_tree.add(drifted, problem.product(g, dw)), curved)
+        drifted, kick = _tree.axpy(u, h, (1.0,), [f]), problem.product(g, dw)
+        if problem.calculus == "stratonovich":
+            moved = yield problem.amplitudes, t0, _tree.add(u, kick)
+            half = _tree.map(lambda w: 0.5 * w, dw)
+            return _tree.add(_tree.add(drifted, kick), problem.product(_tree.sub(moved, g), half))
+        root = length.sqrt()
+        moved = yield problem.amplitudes, t0, _tree.axpy(drifted, root, (1.0,), [g])
+        iterated = _tree.map(
+            lambda w: (w * w - _tree.per_lane(length, w)) / _tree.per_lane(2.0 * root, w), dw
+        )  # the integral of W dW, divided by sqrt(h)
+        return _tree.add(_tree.add(drifted, kick), problem.product(_tree.sub(moved, g), iterated))
 
 
 @dataclass(frozen=True)
