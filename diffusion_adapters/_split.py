@@ -38,4 +38,4 @@ def diffusion_split(problem: DiffusionODE, coordinates: Coordinates, prediction:
             phi = pr.scaled_phis(h, h.new_tensor(1.0), n, scale, first)
         return Weights(h, (keep,), [(part,) for part in phi], phi[0], scale)
 
-    return Split(problem.rhs, rest, coordinates.level, coordinates.at_level, weights)
+    return Split(problem.rhs, rest, coordinates.level, coordinates.at_level, weights, endless=True)

@@ -98,7 +98,10 @@ def _from_numpy(leaf: Any, device: torch.device) -> Any:
 def versions(u: State) -> int:
     """How often the tensors were changed in place, all together; 0 where torch does not count: in inference mode."""
     if isinstance(u, Tensor):
-        return 0 if u.is_inference() else u._version
+        try:
+            return u._version
+        except RuntimeError:
+            return 0
     return sum(versions(leaf) for leaf in _tree.leaves(u))
 
 
@@ -119,22 +122,34 @@ class Fresh:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._last: list[tuple[Tensor, int, int]] = []
+        self._last: list[tuple[Tensor, int]] = []
 
     def check(self, value: State) -> State:
         """Raises if ``value`` lies where the last one did and was changed in place since; returns it."""
-        try:
-            held = [(leaf, leaf.untyped_storage().data_ptr()) for leaf in _tree.leaves(value)]
-        except (RuntimeError, NotImplementedError):  # tensors under a transform of torch.func have no memory to show
-            return value
-        for last, version, where in self._last:
-            if any(where == ptr for _, ptr in held) and versions(last) != version:
+        for last, version in self._last:
+            if versions(last) != version and _share_memory(last, value):
                 raise ValueError(
                     f"{self._name} returned a tensor in the memory of its last result, which it has overwritten; "
                     "expected a new tensor from every call: return buffer.clone(), or compute without out="
                 )
-        self._last = [(leaf.detach(), versions(leaf), ptr) for leaf, ptr in held]
+        try:
+            self._last = [(_without_graph(leaf), versions(leaf)) for leaf in _tree.leaves(value)]
+        except (RuntimeError, NotImplementedError):  # tensors under a transform of torch.func have no memory to show
+            self._last = []
         return value
+
+
+def _without_graph(leaf: Tensor) -> Tensor:
+    leaf.data_ptr()  # raises where there is no memory
+    return leaf.detach() if leaf.requires_grad else leaf
+
+
+def _share_memory(last: Tensor, value: State) -> bool:
+    where = last.untyped_storage().data_ptr()
+    try:
+        return any(leaf.untyped_storage().data_ptr() == where for leaf in _tree.leaves(value))
+    except (RuntimeError, NotImplementedError):
+        return False
 
 
 @contextmanager

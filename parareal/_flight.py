@@ -20,7 +20,7 @@ from parareal._memory import Carried, bare
 from parareal._problem import Stages
 from parareal._schedule import Bools, Ints
 from parareal._tree import State
-from parareal.integrators import Cost, Integrator, Multistep
+from parareal.integrators import Integrator, Multistep
 
 
 @dataclass(eq=False)
@@ -240,8 +240,16 @@ def play_round(flights: list[Flight], executor: Executor, counters: Counters) ->
     waiting = [cohort for flight in flights for cohort in flight.begin_steps()]
     if not waiting:
         return False
+    if len(waiting) == 1:  # what the general case does, without its loops
+        (cohort,) = waiting
+        counters.max_lanes = max(counters.max_lanes, len(cohort.lanes.ids))
+        (value,), rounds = _evaluate(waiting, executor, counters)
+        counters.rounds += rounds
+        cohort.flight.cohorts = []
+        cohort.resume(value)
+        return True
     counters.max_lanes = max(counters.max_lanes, sum([len(cohort.lanes.ids) for cohort in waiting]))
-    groups = [waiting] if len(waiting) == 1 else _by_function(waiting)
+    groups = _by_function(waiting)
     values = [_evaluate(cohorts, executor, counters) for cohorts in groups]
     counters.rounds += max(rounds for _, rounds in values)
     for flight in flights:
@@ -271,9 +279,11 @@ def _evaluate(cohorts: list[Cohort], executor: Executor, counters: Counters) -> 
     value = executor.evaluate(fn, tuple(args), lanes)
     counters.calls += executor.calls(lanes)
     parts, cost = _tree.split(value, sizes), getattr(fn, "cost", None)
-    rounds = 1
-    for cohort, part, size in zip(cohorts, parts, sizes, strict=True):
-        took = Cost(size) if cost is None else cost(part, size)
+    if cost is None:
+        for cohort, size in zip(cohorts, sizes, strict=True):
+            cohort.flight.evaluations += size
+        return parts, 1
+    costs = [cost(part, size) for part, size in zip(parts, sizes, strict=True)]
+    for cohort, took in zip(cohorts, costs, strict=True):
         cohort.flight.evaluations += took.evaluations
-        rounds = max(rounds, took.rounds)
-    return parts, rounds
+    return parts, max(took.rounds for took in costs)

@@ -61,6 +61,7 @@ class Split(NamedTuple):
         level: The variable in which N is interpolated, at times ``t``; float64, may be infinite at the ends of a grid.
         time: The inverse of ``level``.
         weights: ``weights(t0, t1, n)`` are the `Weights` of a step, with ``n`` entries of ``phi``.
+        endless: Whether ``level`` may be infinite at the ends of a grid.
     """
 
     function: Callable[..., State]
@@ -68,6 +69,7 @@ class Split(NamedTuple):
     level: Callable[[Tensor], Tensor]
     time: Callable[[Tensor], Tensor]
     weights: Callable[[Tensor, Tensor, int], Weights]
+    endless: bool = False
 
 
 class Semilinear(ABC):
@@ -243,7 +245,8 @@ def lincomb(terms: list[tuple[Factors, State]]) -> State:
 
 
 def _scaled(factor: Tensor, leaf: Tensor) -> Tensor:
-    factor = factor.to(_dtype(factor, leaf))
+    if factor.dtype != (dtype := _dtype(factor, leaf)):
+        factor = factor.to(dtype)
     return factor.reshape(-1, *[1] * (leaf.ndim - 1)) * leaf if factor.ndim == 1 else factor * leaf
 
 

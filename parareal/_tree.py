@@ -138,14 +138,17 @@ def finite_or(a: State, b: State) -> State:
 def per_lane(scalars: Tensor, leaf: Tensor) -> Tensor:
     """``scalars`` of shape ``(L,)`` shaped and cast so that they multiply a leaf of shape ``(L, *state)``.
 
-    The cast is to the real dtype of the leaf: time is float64, the state keeps its own dtype.
+    The cast is to the real dtype of the leaf: time is float64, the state keeps its own dtype. What is so already is
+    returned as it is.
     """
+    if scalars.ndim == leaf.ndim and scalars.dtype == leaf.dtype:
+        return scalars
     scalars = scalars.to(leaf.real.dtype if leaf.is_complex() else leaf.dtype)
     return scalars.reshape(-1, *[1] * (leaf.ndim - 1)) if leaf.ndim > 1 else scalars
 
 
 def axpy(u: State, h: Tensor, weights: Sequence[float], slopes: Sequence[State]) -> State:
-    """``u + h * sum(w * k)`` over ``weights`` and ``slopes``; ``h`` of shape ``(L,)``.
+    """``u + h * sum(w * k)`` over ``weights`` and ``slopes``; ``h`` of shape ``(L,)``, or as `per_lane` makes it of it.
 
     Multiplication and addition are kept apart on purpose: fused kernels round differently in their vectorised
     part and in their tail, and a lane's result would depend on how many lanes lie beside it.
@@ -156,9 +159,12 @@ def axpy(u: State, h: Tensor, weights: Sequence[float], slopes: Sequence[State])
 
 
 def _axpy(u: Tensor, h: Tensor, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
-    total: Tensor | None = None
+    alike: dict[float, Tensor] = {}  # slopes of equal weight are added before they are multiplied
     for w, k in zip(weights, slopes, strict=True):
         if w != 0.0:
-            term = k if w == 1.0 else k * w
-            total = term if total is None else total + term
+            alike[w] = alike[w] + k if w in alike else k
+    total: Tensor | None = None
+    for w, k in alike.items():
+        term = k if w == 1.0 else k * w
+        total = term if total is None else total + term
     return u if total is None else (per_lane(h, u) * total).add_(u)

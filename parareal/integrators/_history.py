@@ -37,6 +37,8 @@ class History(NamedTuple):
         """
         here = split.level(t)
         nodes = [(split.level(time) - here) / weights.h for time in self.times]
+        if not split.endless:
+            return nodes, self.known
         usable = torch.where(torch.isfinite(weights.h) & torch.isfinite(here), self.known, 0)
         for j, node in enumerate(nodes):
             usable = torch.where(torch.isfinite(node) & (node != 0), usable, usable.clamp(max=j))
@@ -44,8 +46,9 @@ class History(NamedTuple):
 
     def factor(self, weight: Factors, j: int) -> Factors:
         """The factor of ``values[j]`` that gives its N a weight."""
-        unit = torch.where(self.known > j, self.units[j], 1.0)
-        return tuple(part / unit.reshape(-1, *[1] * (part.ndim - 1)) for part in weight)
+        unit = self.units[j]
+        unit = torch.where(unit == 0, 1.0, unit)
+        return tuple(part / (unit.reshape(-1, *[1] * (part.ndim - 1)) if part.ndim > 1 else unit) for part in weight)
 
 
 def no_history(u: State, depth: int, kept: int = 0) -> Memory:
@@ -59,8 +62,8 @@ def no_history(u: State, depth: int, kept: int = 0) -> Memory:
 def recall(memory: Memory) -> History:
     """What is remembered."""
     clock = memory.clock
-    times, units = ([clock[:, 1 + 2 * j + i] for j in range(len(memory.values))] for i in (0, 1))
-    return History(list(memory.values), times, units, clock[:, 0].long(), memory.states)
+    known, *columns = clock.unbind(1)
+    return History(list(memory.values), columns[0::2], columns[1::2], known.long(), memory.states)
 
 
 def remember(history: History, t: Tensor, rest: State, unit: Tensor) -> Memory:

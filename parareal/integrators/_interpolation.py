@@ -39,17 +39,18 @@ def node_weights(weights: Weights, nodes: Sequence[Tensor], known: Tensor, momen
     m, parts = len(nodes), len(weights.phi[0])
     if m == 0:
         return [weights.phi[0]]
+    # Where looking costs no waiting for a device: most steps have all their nodes, and one case is all there is.
+    all_known = known.device.type == "cpu" and bool((known == m).all())
     columns: list[list[Tensor]] = []
     for part in range(parts):
         like = weights.phi[0][part]
-        x = [_shaped(torch.where(known > j, node, float(j + 2)), like) for j, node in enumerate(nodes)]
-        count = _shaped(known, like)
-        chosen = [torch.zeros_like(like) for _ in nodes]
-        for c in range(1, m + 1):
-            b = [moment[part] for moment in moments(weights, c)]
-            y = _vandermonde(x[:c], b)
-            for j in range(c):
-                chosen[j] = torch.where(count == c, y[j] / x[j], chosen[j])
+        if all_known:
+            x = [_shaped(node, like) for node in nodes]
+            y = _vandermonde(x, [moment[part] for moment in moments(weights, m)])
+            chosen = [y[j] / x[j] for j in range(m)]
+        else:
+            x = [_shaped(torch.where(known > j, node, float(j + 2)), like) for j, node in enumerate(nodes)]
+            chosen = _of_each_count(x, known, weights, moments, part)
         first = like
         for weight in chosen:
             first = first - weight
@@ -57,8 +58,20 @@ def node_weights(weights: Weights, nodes: Sequence[Tensor], known: Tensor, momen
     return [tuple(column[j] for column in columns) for j in range(m + 1)]
 
 
+def _of_each_count(x: list[Tensor], known: Tensor, weights: Weights, moments: Moments, part: int) -> list[Tensor]:
+    """The weights of nodes, on each lane of as many as it has."""
+    like = weights.phi[0][part]
+    count = _shaped(known, like)
+    chosen = [torch.zeros_like(like) for _ in x]
+    for c in range(1, len(x) + 1):
+        y = _vandermonde(x[:c], [moment[part] for moment in moments(weights, c)])
+        for j in range(c):
+            chosen[j] = torch.where(count == c, y[j] / x[j], chosen[j])
+    return chosen
+
+
 def _shaped(value: Tensor, like: Tensor) -> Tensor:
-    return value.reshape(-1, *[1] * (like.ndim - 1))
+    return value.reshape(-1, *[1] * (like.ndim - 1)) if like.ndim > 1 else value
 
 
 def _vandermonde(x: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:

@@ -19,12 +19,15 @@ from parareal.integrators._tableau import ButcherTableau, as_tableau
 def explicit_step(table: ButcherTableau, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
     """One step of any explicit tableau; the first request is the right-hand side at ``(t0, u)``."""
     h = t1 - t0
+    length = _tree.per_lane(h, u) if isinstance(u, Tensor) else h  # once for all stages
     slopes: list[State] = []
+    times = {0.0: t0, 1.0: t1}
     for c, row in zip(table.nodes, table.a, strict=True):
-        t = t0 if c == 0.0 else t1 if c == 1.0 else t0 + c * h
-        stage = _tree.axpy(u, h, row, slopes) if slopes else u
-        slopes.append((yield problem.rhs, t, stage))
-    return _tree.axpy(u, h, table.b, slopes)
+        if c not in times:
+            times[c] = t0 + c * h
+        stage = _tree.axpy(u, length, row, slopes) if slopes else u
+        slopes.append((yield problem.rhs, times[c], stage))
+    return _tree.axpy(u, length, table.b, slopes)
 
 
 @dataclass(frozen=True)
