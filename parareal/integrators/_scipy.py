@@ -152,10 +152,10 @@ class SciPy(Integrator):
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="lsoda:", category=UserWarning)  # said by the result as well
             try:
+                span = (float(t0), float(t1))
                 result = solve_ivp(
-                    starting_with, (float(t0), float(t1)), start, self.method, [float(t1)], rtol=self.rtol,
-                    atol=self.atol, **self.options,
-                )  # fmt: skip
+                    starting_with, span, start, self.method, rtol=self.rtol, atol=self.atol, **self.options
+                )
             except (ValueError, ArithmeticError, np.linalg.LinAlgError):
                 if finite:
                     raise
