@@ -14,6 +14,7 @@ from parareal._grid import TimeGrid
 from parareal._jacobian import Jacobian
 from parareal._linear import Identity, Linear, LinearFlow, Whitened, Zero
 from parareal._memory import Carried, Memory
+from parareal._odeint import odeint
 from parareal._path import NoisePath
 from parareal._problem import ODE, Problem
 from parareal._schedule import Barrier, Progress, Schedule, Wavefront, Windowed
@@ -154,6 +155,7 @@ __all__ = [
     "Whitened",
     "Windowed",
     "Zero",
+    "odeint",
     "scaled_phis",
     "serial",
     "solve",
