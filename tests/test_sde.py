@@ -632,6 +632,25 @@ def test_a_step_by_hand() -> None:
     )
 
 
+@given(stochastic(), st.sampled_from((None, 1, 2, 3)))
+def test_how_many_atoms_a_step_has_is_known_in_advance(case: Case, steps: int | None) -> None:
+    """On a device nobody counts: what is reckoned from the grid must do for fine steps and for coarse ones."""
+    problem = case.problem.bind(case.u0, case.grid, case.fine)
+    most, path = problem.most_atoms(steps), problem.path
+    assert path is not None
+    assert most is not None
+    edges, slices = case.grid.edges, case.grid.num_slices
+    left, right = edges[:-1, None], edges[1:, None]
+    uniform = left + (right - left) * (torch.arange((steps or 1) + 1, dtype=torch.float64) / (steps or 1))
+    meshes = [(uniform[:, :-1].flatten(), uniform[:, 1:].flatten().clone())]
+    meshes[0][1].reshape(slices, -1)[:, -1] = edges[1:]
+    meshes += [(case.grid.points[:-1], case.grid.points[1:])] if steps is None else []
+    for t0, t1 in meshes:
+        like = torch.zeros(len(t0), 2, dtype=torch.float64)
+        assert equal(path.increments(t0, t1, like, most=most), path.increments(t0, t1, like))
+    assert most <= max(case.grid.steps_per_slice) * 3 + 2
+
+
 def test_a_finer_path_is_shared_by_step_sizes() -> None:
     """Refining the steps converges to one limit; a path of each step size's own would not."""
     path = pr.BrownianPath(torch.linspace(0.0, 1.0, 257, dtype=torch.float64), seed=1)
