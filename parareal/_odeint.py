@@ -7,7 +7,7 @@ result: everything else is `solve`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ from parareal._correction import Correction
 from parareal._executor import Batched, Executor
 from parareal._grid import TimeGrid, check_count
 from parareal._problem import ODE
-from parareal._schedule import Schedule, Wavefront, Windowed
+from parareal._schedule import Bools, Progress, Schedule, Wavefront
+from parareal._solution import Solution
 from parareal._solve import solve
 from parareal._stations import at_times, fill, points_of
 from parareal._stop import Tolerance
@@ -78,8 +79,8 @@ def odeint(
         slices: How many to cut the time into. Adaptive methods and integrators: at least so many, since every one of
             ``t`` is an edge; 16 by default. Fixed steps: about the square root of the number of steps by default.
         coarse: As in `solve`; by default one step a slice of `RK4`, or of the fixed-step method itself.
-        schedule: As in `solve`; by default `Windowed` over all slices, for fixed steps `Wavefront`, with which they
-            never take more rounds than the sequential run.
+        schedule: As in `solve`; by default, for fixed steps, `Wavefront`, with which they never take more rounds than
+            the sequential run; for other methods one like it in which a slice begins anew only once it is through.
         executor: As in `solve`.
         batching: How ``f`` is called for many states at once; see `ODE`. ``"loop"`` for an ``f`` that
             ``torch.func.vmap`` cannot stand.
@@ -130,9 +131,20 @@ def odeint(
         index = torch.searchsorted(_rising(plan.grid.edges), _rising(times))
         result = _tree.map(lambda leaf: leaf[index.to(leaf.device)], solution.us)
     else:
-        states = fill(problem, plan.fine, plan.grid, solution.us, executor)
+        states, rounds, evaluations = fill(problem, plan.fine, plan.grid, solution.us, executor)
+        solution = _with(solution, rounds, evaluations)
         result = at_times(problem, plan.grid.points, states, times, plan.interp, executor)
     return (result, solution) if return_solution else result
+
+
+@dataclass(frozen=True)
+class _InTurn(Schedule):
+    """`Wavefront` for lanes that take more or fewer rounds as they please: those of one slice do not overtake."""
+
+    def admit(self, progress: Progress) -> tuple[Bools, Bools]:
+        """Everything that is ready, where nothing is under way."""
+        p = progress
+        return p.fine_ready & ~p.fine_busy, p.coarse_ready & ~p.coarse_busy
 
 
 @dataclass(frozen=True)
@@ -154,7 +166,7 @@ def _plan(
         if options is not None:
             raise ValueError(f"options came with method={method!r}; expected them in the integrator, not beside it")
         grid = TimeGrid.from_edges(_cut(times, slices or SLICES))
-        return _Plan(grid, method, RK4(), Windowed(grid.num_slices))
+        return _Plan(grid, method, RK4(), _InTurn())
     method = "dopri5" if method is None else method
     if not isinstance(method, str) or method not in (*ADAPTIVE, *FIXED):
         known = ", ".join(map(repr, (*ADAPTIVE, *FIXED)))
@@ -167,7 +179,7 @@ def _plan(
         chosen = TorchDiffEq(method, rtol, atol, options).options or {}
         if not {"step_t", "jump_t"} & chosen.keys():  # a last step that ends at the edge needs no interpolation there
             chosen = {**chosen, "step_t": grid.edges}
-        return _Plan(grid, TorchDiffEq(method, rtol, atol, chosen), RK4(), Windowed(grid.num_slices))
+        return _Plan(grid, TorchDiffEq(method, rtol, atol, chosen), RK4(), _InTurn())
     points, interp = points_of(method, {} if options is None else options, f, y0, times)
     tableau, steps = FIXED[method], len(points) - 1
     grid = TimeGrid.from_points(points, None if slices is None else min(slices, steps))
@@ -211,6 +223,13 @@ def _as_times(t: Any) -> Tensor:
             "finite times that only rise or only fall, none repeated"
         )
     return times
+
+
+def _with(solution: Solution, rounds: int, evaluations: int) -> Solution:
+    """The solution, with what was spent on the states between its edges."""
+    old = solution.stats
+    fine, all_ = old.fine_evaluations + evaluations, old.evaluations + evaluations
+    return replace(solution, stats=replace(old, rounds=old.rounds + rounds, evaluations=all_, fine_evaluations=fine))
 
 
 class _AsTorchDiffEq:

@@ -69,14 +69,15 @@ def _uniform(times: Tensor, step: Any) -> Tensor:
     return torch.cat([points[inside], times[-1:]])
 
 
-def fill(problem: Problem, fine: Integrator, grid: TimeGrid, us: State, executor: Executor) -> State:
+def fill(problem: Problem, fine: Integrator, grid: TimeGrid, us: State, executor: Executor) -> tuple[State, int, int]:
     """States at all points of the grid, leaves ``(num_steps + 1, *state)``, from those at its edges.
 
-    All slices are stepped through at once, which takes the rounds of one slice.
+    All slices are stepped through at once, which takes the rounds of one slice. With the states come how many these
+    are, and how many evaluations.
     """
     counts = torch.tensor(grid.steps_per_slice)
     if int(counts.max()) == 1:
-        return us
+        return us, 0, 0
     device = _tree.leaves(us)[0].device
     start, points = torch.tensor(grid.bounds[:-1]), grid.points
     u = _tree.map(lambda leaf: leaf[:-1], us)
@@ -91,7 +92,8 @@ def fill(problem: Problem, fine: Integrator, grid: TimeGrid, us: State, executor
         where.append(at + 1)
         start, counts = start[lanes], counts[lanes]
     order = torch.cat(where).argsort().to(device)
-    return _tree.lanes(_tree.cat(found), order)
+    stages, steps = fine.evaluations or 1, sum(len(at) for at in where[1:])
+    return _tree.lanes(_tree.cat(found), order), (len(where) - 1) * stages, steps * stages
 
 
 def _play(stages: Stages, executor: Executor, lanes: int) -> State:

@@ -82,13 +82,15 @@ def off(y: Tensor, exact: Tensor, rtol: float, atol: float) -> float:
 def test_adaptive_methods_solve_torchdiffeqs_problems(method: str | None, problem: str, falling: bool) -> None:
     f, t, rtol = PROBLEMS[problem], times(falling), ADAPTIVE[method or "dopri5"]
     exact, tolerances = f.exact(t), {"rtol": rtol, "atol": rtol / 100}
-    y = pr.odeint(f, exact[0], t, method=method, **tolerances)
+    y, sol = pr.odeint(f, exact[0], t, method=method, return_solution=True, **tolerances)
+    fine = pr.TorchDiffEq(method or "dopri5", rtol, rtol / 100, {"step_t": sol.ts})
+    assert off(sol.us, pr.serial(pr.ODE(f), exact[0], pr.TimeGrid.from_edges(sol.ts), fine=fine).us, **tolerances) <= 5
     theirs = torchdiffeq.odeint(f, exact[0], t, method=method, **tolerances)
     assert y.shape == theirs.shape == exact.shape
     assert torch.equal(y[0], exact[0])
     mine, reached = off(y, exact, **tolerances), off(theirs, exact, **tolerances)
-    assert mine <= max(10.0, 2 * reached)  # a solver promises its tolerance in each step, not at the end
-    assert off(y, theirs, **tolerances) <= max(20.0, 3 * reached)
+    assert mine <= max(10.0, 5 * reached)  # a solver promises its tolerance in each step, not at the end
+    assert off(y, theirs, **tolerances) <= max(20.0, 6 * reached)
 
 
 @pytest.mark.parametrize("options", [None, {"step_size": 0.03}, {"step_size": 0.03, "interp": "cubic"}], ids=str)
@@ -224,7 +226,7 @@ def test_rounds_are_fewer_and_the_solution_is_there() -> None:
         ([0.0, 1.0], None, np.linspace(0, 1, 17)),
         ([0.0, 1.0], 1, [0.0, 1.0]),
         ([1.0, 0.75, 0.0], 4, [1.0, 0.75, 0.5, 0.25, 0.0]),
-        ([0.0, 0.1, 1.0], 3, [0.0, 0.1, 0.55, 1.0]),
+        ([0.0, 0.1, 1.0], 3, [0.0, 0.1, 0.4, 0.7, 1.0]),
         (np.linspace(0, 1, 21), None, np.linspace(0, 1, 21)),
     ],
 )
