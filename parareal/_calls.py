@@ -39,21 +39,21 @@ class OnLanes:
             raise ValueError(
                 f"batching={batching!r} is unknown; expected one of {', '.join(map(repr, get_args(Batching)))}"
             )
-        self._f, self._batching, self._name = f, batching, name
-        self._check = check or (lambda value, u: check_like(value, u, f"{name}(t, u)"))
+        self._f, self._name, what = f, name, f"{name}(t, u)"
+        self._check = check or (lambda value, u: check_like(value, u, what))
         self._vmapped = torch.func.vmap(self._compared)
         self._fresh = Fresh(name)
+        ways: dict[str, Callable[..., State]] = {
+            "vmap": self._call_vmapped,
+            "native": self._checked,
+            "fold": self._call_folded,
+            "loop": self._call_each,
+        }
+        self._call = ways[batching]
 
     def __call__(self, t: Tensor, u: State, rows: State = None) -> State:
         """Values on L lanes: ``t`` of shape ``(L,)``, leaves ``(L, *state)``."""
-        args = (t, u) if rows is None else (t, u, rows)
-        if self._batching == "vmap":
-            return self._call_vmapped(args)
-        if self._batching == "native":
-            return self._checked(*args)
-        if self._batching == "fold":
-            return self._call_folded(args)
-        return _tree.stack([self._call_one(*(_tree.one(arg, i) for arg in args)) for i in range(t.shape[0])])
+        return self._call(t, u) if rows is None else self._call(t, u, rows)
 
     def _checked(self, t: Tensor, u: State, *rows: State) -> State:
         return self._fresh.check(self._compared(t, u, *rows))
@@ -64,19 +64,21 @@ class OnLanes:
         check_untouched(u, before, self._name)
         return value
 
-    def _call_vmapped(self, args: tuple[Any, ...]) -> State:
+    def _call_vmapped(self, *args: Any) -> State:
         if args[0].shape[0] == 1:  # one lane needs no vmap, which costs more than a small f itself
             return _tree.map(lambda leaf: leaf.unsqueeze(0), self._checked(*(_tree.one(arg, 0) for arg in args)))
         with noting_vmap(self._name):
             return self._vmapped(*args)
 
-    def _call_folded(self, args: tuple[Any, ...]) -> State:
-        t, u, *rows = args
+    def _call_folded(self, t: Tensor, u: State, *rows: State) -> State:
         lanes, batch = _tree.leaves(u)[0].shape[:2]
         folded = _tree.map(lambda leaf: leaf.flatten(0, 1), u)
         times = t if batch == 1 else t.repeat_interleave(batch)
         value = self._checked(times, folded, *(_tree.map(lambda leaf: leaf.flatten(0, 1), row) for row in rows))
         return _tree.map(lambda leaf: leaf.reshape(lanes, batch, *leaf.shape[1:]), value)
+
+    def _call_each(self, *args: Any) -> State:
+        return _tree.stack([self._call_one(*(_tree.one(arg, i) for arg in args)) for i in range(args[0].shape[0])])
 
     def _call_one(self, t: Tensor, u: State, *rows: State) -> State:
         # Copies on both sides: what numpy code does in place leaves no trace in torch's version counts.

@@ -23,7 +23,7 @@ from parareal._tree import State
 from parareal.integrators import Integrator, Multistep
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Lanes:
     """L lanes at a point of their mesh, between two steps.
 
@@ -68,7 +68,7 @@ def _merge(parts: list[Lanes]) -> Lanes:
     )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Cohort:
     """Lanes in the middle of one step, waiting for the value of ``request``."""
 
