@@ -32,6 +32,7 @@ class NoisyFlow(DiffusionODE):
 
     seed: int | tuple[int, ...] = field(default=0, kw_only=True)
     path: pr.BrownianPath | None = field(default=None, kw_only=True)
+    most: int = field(default=1, kw_only=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
         remade = partial(NoisyFlow, coordinates=self.coordinates, seed=self.seed, path=self.path)
@@ -45,8 +46,10 @@ class NoisyFlow(DiffusionODE):
     def bind(self, u0: Any, grid: pr.TimeGrid, fine: pr.Integrator) -> NoisyFlow:
         """This problem with a path whose atoms are the steps of the fine propagator."""
         points = Mesh.build(grid, fine.steps, torch.device("cpu")).points.unique_consecutive()
-        bound = copy(self)
-        object.__setattr__(bound, "path", pr.BrownianPath(points, self.seed, self._clock))
+        bound, path = copy(self), pr.BrownianPath(points, self.seed, self._clock)
+        object.__setattr__(bound, "path", path)
+        # A step is one of the fine propagator's or a whole slice: on a device nobody waits to count its atoms.
+        object.__setattr__(bound, "most", path.most_atoms(grid.edges[:-1], grid.edges[1:]))
         return bound
 
     def _clock(self, tau: Tensor) -> Tensor:
@@ -75,7 +78,7 @@ class Normals:
         if path is None:
             raise ValueError("the problem has no path yet; expected problem.bind(u0, grid, fine), which makes one")
         keys = None if rows is None else rows[0].squeeze(1)
-        return path.normals(t0, t1, u, keys, None if t0.device.type == "cpu" else len(path.points) - 1)
+        return path.normals(t0, t1, u, keys, None if t0.device.type == "cpu" else self.problem.most)
 
 
 def noisy(flow: ProbabilityFlow, generator: Generators) -> ProbabilityFlow:
