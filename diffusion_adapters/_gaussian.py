@@ -153,7 +153,8 @@ class GaussianFlow(pr.Whitened):
         mean = torch.zeros(()) if self.mean is None else torch.as_tensor(self.mean)
         _check_fits(mean, rest, "mean")
         basis, variances = self._basis(rest, u0.device)
-        return _Bound(problem.coordinates, basis, variances.to(u0.device), mean.to(u0.device))
+        eta = getattr(fine, "eta", 1.0) if hasattr(problem, "normals") else 0.0
+        return _Bound(problem.coordinates, basis, variances.to(u0.device), mean.to(u0.device), eta)
 
     def _basis(self, rest: tuple[int, ...], device: torch.device) -> tuple[_Basis, Tensor]:
         if self.covariance is not None:
@@ -191,12 +192,17 @@ class GaussianFlow(pr.Whitened):
 
 @dataclass(frozen=True, eq=False)
 class _Bound(pr.Whitened):
-    """The flow for one problem and shape: whitened, a state is one of unit variance in the eigenvectors of C."""
+    """The flow for one problem and shape: whitened, a state is one of unit variance in the eigenvectors of C.
+
+    Samplers that put noise back contract more: with that of DDPM a difference in u/a goes as the variance does, in place
+    of the standard deviation, and with a part eta of it as the power (1 + eta^2)/2 of the variance.
+    """
 
     coordinates: Coordinates
     basis: _Basis
     variances: Tensor
     mean: Tensor
+    eta: float = 0.0
 
     def whiten(self, t: Tensor, u: Tensor) -> Tensor:
         """The state in units of its standard deviations at ``t``."""
@@ -225,7 +231,7 @@ class _Bound(pr.Whitened):
         the last two slices gives those of the slices to come.
         """
         start, ends = at.t0[:, 0], at.t1
-        if before:
+        if before and self.eta == 0.0:  # with noise put back, differences of states say little of x0
             return self._continued(at, u, before)
         a0, a1 = self.coordinates.shares(start)[0], self.coordinates.shares(ends)[0]
         mean = self.basis.to(self.mean.to(u.dtype).expand(u.shape))
@@ -277,7 +283,10 @@ class _Bound(pr.Whitened):
     def _deviation(self, t: Tensor, like: Tensor) -> Tensor:
         """Standard deviations of u at ``t``, of shape ``(*t, *rest)`` or what broadcasts to it."""
         a, b = (share.reshape(*t.shape, *[1] * (like.ndim - t.ndim)) for share in self.coordinates.shares(t))
-        return (a * a * self.variances + b * b).clamp_min(_LEAST).sqrt().to(like.dtype)
+        deviation = (a * a * self.variances + b * b).clamp_min(_LEAST).sqrt()
+        if self.eta > 0.0:
+            deviation = deviation * (deviation / a.clamp_min(_LEAST)) ** (self.eta * self.eta)
+        return deviation.to(like.dtype)
 
 
 _LEAST = 1e-12
