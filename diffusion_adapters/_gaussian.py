@@ -194,8 +194,8 @@ class GaussianFlow(pr.Whitened):
 class _Bound(pr.Whitened):
     """The flow for one problem and shape: whitened, a state is one of unit variance in the eigenvectors of C.
 
-    Samplers that put noise back contract more: with that of DDPM a difference in u/a goes as the variance does, in place
-    of the standard deviation, and with a part eta of it as the power (1 + eta^2)/2 of the variance.
+    Samplers that put noise back contract more: with that of DDPM a difference in u/a goes as the variance does, in
+    place of the standard deviation, and with a part eta of it as the power (1 + eta^2)/2 of the variance.
     """
 
     coordinates: Coordinates

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from parareal import _tree
 from parareal._calls import Fresh, check_like, check_untouched, noting_vmap, versions
-from parareal._problem import Stages
+from parareal._problem import Problem, Stages
 from parareal._tree import State
 from parareal.integrators._base import Integrator
 
@@ -39,6 +39,7 @@ class Propagator(Integrator):
 
     fn: Callable[[Tensor, Tensor, State], State]
     batching: str = "loop"
+    solves = (Problem,)
     steps: int | None = field(default=1, init=False)
     _vmapped: Callable[..., Any] = field(init=False, repr=False)
     _fresh: Fresh = field(init=False, repr=False)
