@@ -14,12 +14,12 @@ from parareal.integrators._explicit import (
     ThreeEighths,
 )
 from parareal.integrators._exponential import ETDRK2, ETDRK4, ExponentialEuler
-from parareal.integrators._implicit import (
+from parareal.integrators._implicit import ImplicitRungeKutta
+from parareal.integrators._implicit_named import (
     SDIRK2,
     GaussLegendre,
     ImplicitEuler,
     ImplicitMidpoint,
-    ImplicitRungeKutta,
     LobattoIIIC,
     RadauIIA,
     Trapezoid,

@@ -11,8 +11,8 @@ from torch import Tensor
 Operator: TypeAlias = Callable[[Tensor, Tensor | None], Tensor]
 """``M v`` for ``v`` of shape ``(K, n)`` on the K lanes of an index, or on all of them for ``None``."""
 
-RESTART = 30
-"""Vectors of a basis: memory for 31 states in each lane."""
+RESTART = 50
+"""Vectors of a basis: memory for 51 systems in each lane."""
 
 
 def gmres(operator: Operator, rhs: Tensor, rtol: float, most: int = 300) -> tuple[Tensor, Tensor]:
@@ -35,7 +35,7 @@ def gmres(operator: Operator, rhs: Tensor, rtol: float, most: int = 300) -> tupl
         Y. Saad, M. H. Schultz, GMRES: A generalized minimal residual algorithm, SIAM J. Sci. Stat. Comput. 7 (1986).
     """
     target = rtol * torch.linalg.vector_norm(rhs, dim=1)
-    x, residual = rhs * 0, rhs  # not zeros: what is not finite has to show
+    x, residual = (rhs * 0).sum(1, keepdim=True).expand_as(rhs), rhs  # zeros, unless rhs is not finite
     products = torch.zeros(len(rhs), dtype=torch.int64)
     going = torch.linalg.vector_norm(rhs, dim=1).gt(0).cpu()
     while True:
@@ -82,7 +82,8 @@ def _cycle(operator: Operator, lanes: Tensor | None, residual: Tensor, target: T
         cos = torch.where(rho == 0, 1.0, column[:, j] / rho)[:, None]
         sin = torch.where(rho == 0, 0.0, column[:, j + 1] / rho)[:, None]
         triangle[:, :j, j] = column[:, :j]
-        triangle[:, j, j] = torch.where(rho == 0, 1.0, rho)
+        # Zero where M is singular, of which the solution then tells.
+        triangle[:, j, j] = torch.where(reached.to(rho.device), 1.0, rho)
         upper, lower = rotations[:, j].clone(), rotations[:, j + 1].clone()
         rotations[:, j], rotations[:, j + 1] = cos * upper + sin * lower, cos * lower - sin * upper
         steps += ~reached
@@ -128,7 +129,11 @@ class Solved(torch.autograd.Function):
         return x, products
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore
-        """The transposed system."""
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        """The transposed system; raises ValueError where a graph of it is asked for."""
+        if torch.is_grad_enabled():  # autograd would take the system for a constant, and say nothing
+            raise ValueError(
+                "a gradient was asked for with create_graph=True, and GMRES gives first derivatives alone; expected "
+                "create_graph=False, or a method with krylov=False"
+            )
         return gmres(ctx.transpose, grads[0], ctx.rtol)[0], None, None, None

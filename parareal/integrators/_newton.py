@@ -82,7 +82,7 @@ class Correction:
 
     def __call__(
         self, t: Tensor, h: Tensor, base: State, k: Tensor, active: Tensor, rows: State = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """One correction on L lanes.
 
         Args:
@@ -94,12 +94,12 @@ class Correction:
             rows: Per-sample data, leaves ``(L, ...)``.
 
         Returns:
-            Corrections ``(L, s, D)``, zero for lanes that want none, and what they took, int64, on the CPU,
-            ``(L, 2)``: evaluations, and those that follow one another.
+            Corrections ``(L, s, D)``, zero for lanes that want none; the size of h J A, float64, ``(L,)``; and what
+            they took, int64, on the CPU, ``(L, 2)``: evaluations, and those that follow one another.
         """
         took = torch.zeros(len(active), 2, dtype=torch.int64)
         if not active.any():
-            return torch.zeros_like(k), took
+            return torch.zeros_like(k), torch.zeros_like(h), took
         index = None if active.all() else active.nonzero()[:, 0].to(k.device)
         if index is not None:
             t, h, base, k = t[index], h[index], _tree.lanes(base, index), k.index_select(0, index)
@@ -113,11 +113,14 @@ class Correction:
             took[active] = torch.stack([k.shape[1] * (1 + products), 1 + products], 1)
         if index is not None:
             delta = delta.new_zeros(len(active), *delta.shape[1:]).index_copy(0, index, delta)
-        return delta, took
+            stiffness = system.stiffness.new_zeros(len(active)).index_copy(0, index, system.stiffness)
+        else:
+            stiffness = system.stiffness
+        return delta, stiffness, took
 
-    def cost(self, value: tuple[Tensor, Tensor], lanes: int) -> Cost:
-        """Those of the lanes that wanted a correction; see `Newton` methods for how many."""
-        evaluations, rounds = value[1][:, 0], value[1][:, 1]
+    def cost(self, value: tuple[Tensor, Tensor, Tensor], lanes: int) -> Cost:
+        """Those of the lanes that wanted a correction; see `parareal.ImplicitRungeKutta` for how many."""
+        evaluations, rounds = value[2].unbind(1)
         return Cost(int(evaluations.sum()), int(rounds.max()))
 
 
@@ -134,6 +137,7 @@ class _System:
         self.residual = self.slope(self.stages) - k.flatten(0, 1)
         # Linear algebra is about numbers alone: gradients of iterations by GMRES are those of the solution.
         self.fixed = self.stages.detach()
+        self.stiffness = torch.zeros_like(h)
 
     def slope(self, stages: Tensor, lanes: Tensor | None = None) -> Tensor:
         """The right-hand side as a function of vectors, ``(L * s, D)``, or of some lanes'."""
@@ -155,7 +159,9 @@ class _System:
         jacobian = columns.permute(1, 2, 0).unflatten(0, (self.L, self.s))
         blocks = self.h[:, None, None, None, None] * self.a[None, :, None, :, None] * jacobian[:, :, :, None, :]
         size = self.s * self.D
-        matrix = torch.eye(size, dtype=self.k.dtype, device=self.k.device) - blocks.reshape(self.L, size, size)
+        product = blocks.reshape(self.L, size, size)
+        self.stiffness = product.detach().abs().sum(2).amax(1).double()
+        matrix = torch.eye(size, dtype=self.k.dtype, device=self.k.device) - product
         # Not `solve`, which raises for all lanes where one of them is singular.
         delta, info = torch.linalg.solve_ex(matrix, self.residual.reshape(self.L, size, 1))
         delta = torch.where((info != 0)[:, None, None], torch.nan, delta)
@@ -171,7 +177,13 @@ class _System:
         stages, h = self._of(lanes)
         mixed = torch.einsum("ij,ljd->lid", self.a, v.reshape(-1, self.s, self.D)).flatten(0, 1)
         image = _differentiated(lambda: torch.func.jvp(lambda y: self.slope(y, lanes), (stages,), (mixed,))[1])
-        return v - h * image.reshape(v.shape)
+        image = h * image.reshape(v.shape)
+        ratio = torch.linalg.vector_norm(image, dim=1) / torch.linalg.vector_norm(v, dim=1)
+        if lanes is None:
+            self.stiffness = torch.maximum(self.stiffness, ratio.double())
+        else:
+            self.stiffness[lanes] = torch.maximum(self.stiffness[lanes], ratio.double())
+        return v - image
 
     def _transposed(self, v: Tensor, lanes: Tensor | None) -> Tensor:
         """V - h A^T J^T v."""
@@ -220,14 +232,15 @@ def _differentiated(call: Any) -> Tensor:
 
 
 def solve_stages(
-    problem: Any, a: Matrix, t: Tensor, h: Tensor, base: State, alive: Tensor, options: Options
+    problem: Any, a: Matrix, t: Tensor, h: Tensor, base: State, k: Tensor, alive: Tensor, options: Options
 ) -> Generator[tuple[Any, ...], State, tuple[Tensor, Tensor]]:
-    """Newton's method from k = 0, for s stages of L lanes at once.
+    """Newton's method for s stages of L lanes at once.
 
     The error after a correction is estimated from it and from the one before: convergence being quadratic, the next
     one would be about |delta|^3 / |delta before|^2, by elimination, so that a correction of sqrt(eps) is the last.
-    By GMRES, whose own error makes convergence linear, it is |delta|^2 / |delta before|. A lane is also done when its
-    corrections are as small as that, and do not get smaller any more: what is left is rounding.
+    By GMRES, whose own error makes convergence linear, it is |delta|^2 / |delta before|. A lane is also done when
+    corrections do not get smaller any more and are no larger than sqrt(eps), or than what rounding makes of the right-
+    hand side, eps |h J A|: there is no more to be had.
 
     Args:
         problem: The problem.
@@ -235,6 +248,7 @@ def solve_stages(
         t: Times of the stages, float64, ``(L, s)``.
         h: Lengths of the steps, float64, ``(L,)``.
         base: What the stages add to, leaves ``(L, *state)``.
+        k: Slopes to begin with, ``(L, s, D)``.
         alive: Lanes to solve, bool, ``(L,)``, on the CPU.
         options: See there.
 
@@ -244,29 +258,43 @@ def solve_stages(
     Returns:
         Slopes ``(L, s, D)``, and ``alive`` without the lanes that did not converge.
     """
-    u = to_vector(base, 1)
-    eps = max(torch.finfo(leaf.dtype).eps for leaf in _tree.leaves(base))
-    rtol = max(options.rtol or 0.0, eps)
-    krylov = options.krylov
-    request = Correction(problem, a, rtol**0.5 if krylov else None)
-    k = u.new_zeros(len(u), len(a), u.shape[1])
-    size, length = u.detach().abs().amax(1).double(), h.abs()
+    krylov, unit = options.krylov, _units(base, options.rtol)
+    coarsest, finest = float(unit.max()), float(unit.min())
+    request = Correction(problem, a, coarsest**0.5 if krylov else None)
+    size, length = to_vector(base, 1).detach().abs().amax(1).double(), h.abs()
     before = torch.full_like(length, torch.inf)
     active, failed = alive, ~alive
     for iteration in range(options.most):
         if not active.any():
             break
-        delta, _ = yield request, t, h, base, k, active
+        delta, stiffness, _ = yield request, t, h, base, k, active
         k = k + delta
-        change = length * delta.detach().abs().amax((1, 2)).double()
+        # In units of the tolerance, which differs between leaves of different precision.
+        change = length * (delta.detach().abs() / unit.to(delta)).amax((1, 2)).double()
         scale = size + length * k.detach().abs().amax((1, 2)).double()
-        done = change <= rtol * scale
+        done = change <= scale
         if iteration:
-            done |= change * (change / before) ** (1 if krylov else 2) <= rtol * scale
-            done |= (change >= before) & (change <= rtol**0.5 * scale)
+            done |= change * (change / before) ** (1 if krylov else 2) <= scale
+            floor = (_ROUNDINGS * stiffness).clamp(max=_MOST_NOISE / coarsest).clamp(min=finest**-0.5)
+            done |= (change >= before) & (change <= floor * scale)
         before = change
         # The one transfer from the device: 0 goes on, 1 is done, 2 has failed.
         state = torch.where(torch.isfinite(change) & torch.isfinite(scale), done.long(), 2).cpu()
         failed = failed | (active & (state == 2))
         active = active & (state == 0)
     return k, ~(failed | active)
+
+
+_ROUNDINGS = 8.0
+"""How many units of rounding an evaluation of the right-hand side may come to."""
+
+_MOST_NOISE = 1e-2
+"""Most, relative to the state, that is taken for rounding."""
+
+
+def _units(u: State, rtol: float | None) -> Tensor:
+    """The error allowed in each number of a state relative to its largest, ``(D,)``, on the CPU."""
+    sizes = [(leaf[0].numel() * (2 if leaf.is_complex() else 1), leaf.dtype) for leaf in _tree.leaves(u)]
+    return torch.cat(
+        [torch.full((n,), max(rtol or 0.0, torch.finfo(dtype).eps), dtype=torch.float64) for n, dtype in sizes]
+    )

@@ -31,8 +31,8 @@ METHODS = {"RK1": pr.Euler, "RK2": pr.Midpoint, "RK4": pr.RK4}
 TEXTBOOK = {"RK1": textbook.euler, "RK2": textbook.midpoint, "RK4": textbook.rk4}
 EPS = float(torch.finfo(torch.float64).eps)
 
-# Not runs of the engine: exact statements that tests/test_laws.py holds it to, and figures for implicit methods.
-ELSEWHERE = {"counting_algebra", "closed_form_linear", "convergence_factors"}
+# Not runs of the engine: exact statements that tests/test_laws.py holds it to.
+ELSEWHERE = {"counting_algebra", "closed_form_linear"}
 
 
 # Right-hand sides on arrays or tensors whose last axis is the state.
@@ -232,9 +232,16 @@ def test_errors_by_iteration(name: str) -> None:
 # Runs whose propagators are closed forms.
 
 
-def errors_of(grid: pr.TimeGrid, fine: pr.Integrator, coarse: pr.Integrator, u0: Tensor, k: int) -> list[float]:
-    """Errors of iterations 0 ... k, from propagators alone or an equation u' = sqrt(u^2 + 2)."""
-    problem = pr.ODE(lambda t, u: torch.sqrt(u**2 + 2))
+def errors_of(
+    grid: pr.TimeGrid,
+    fine: pr.Integrator,
+    coarse: pr.Integrator,
+    u0: Tensor,
+    k: int,
+    f: Callable[[Tensor, Tensor], Tensor] = lambda t, u: torch.sqrt(u**2 + 2),
+) -> list[float]:
+    """Errors of iterations 0 ... k, from propagators alone or an equation, u' = sqrt(u^2 + 2) unless it is given."""
+    problem = pr.ODE(f)
     reference = pr.serial(problem, u0, grid, fine=fine)
     stop = pr.Iterations(k)
     return recorded_errors(
@@ -250,11 +257,6 @@ def assert_printed(errors: list[float], published: list[float], slices: int, lar
         assert abs(got - expected) <= digits * expected + rounding
 
 
-def implicit_euler(rate: complex, steps: int) -> pr.Propagator:
-    """Implicit Euler for u' = rate u in closed form: division by (1 - h rate) in each step."""
-    return pr.Propagator(lambda t0, t1, u: u / (1 - (t1 - t0) / steps * rate) ** steps, batching="native")
-
-
 @pytest.mark.parametrize(
     ("name", "rate", "end", "digits"),
     [("dahlquist_be", -1.0, 1.0, 5e-12), ("oscillator_be", 2j, 1.0, 5e-7), ("oscillator_be_long", 2j, 10.0, 5e-7)],
@@ -263,7 +265,8 @@ def test_implicit_euler_on_linear_problems(name: str, rate: complex, end: float,
     published, N = OTHER[name]["max_error_by_iteration_from_0"], OTHER[name]["slices"]
     grid = pr.TimeGrid.from_edges(torch.linspace(0.0, end, N + 1, dtype=torch.float64))
     u0 = torch.ones((), dtype=torch.complex128 if isinstance(rate, complex) else torch.float64)
-    errors = errors_of(grid, implicit_euler(rate, 20), implicit_euler(rate, 1), u0, min(len(published) - 1, N))
+    fine, coarse = pr.ImplicitEuler(steps=20), pr.ImplicitEuler(steps=1)
+    errors = errors_of(grid, fine, coarse, u0, min(len(published) - 1, N), lambda t, u: rate * u)
     assert_printed(errors, published, N, 1.0, digits)
 
 
@@ -278,9 +281,38 @@ def test_convergence_bounds() -> None:
     np.testing.assert_allclose(linear, case["linear_bound"], rtol=5e-7)
     grid = pr.TimeGrid.from_edges(torch.linspace(0.0, 1.0, N + 1, dtype=torch.float64))
     u0 = torch.ones((), dtype=torch.float64)
-    measured = errors_of(grid, implicit_euler(-1.0, 20), implicit_euler(-1.0, 1), u0, 6)
+    measured = errors_of(grid, pr.ImplicitEuler(steps=20), pr.ImplicitEuler(steps=1), u0, 6, lambda t, u: -u)
     assert all(e <= bound * (1 + 1e-6) + 10 * EPS for e, bound in zip(measured, superlinear, strict=True))
     assert all(e <= bound * (1 + 1e-6) + 10 * EPS for e, bound in zip(measured, linear, strict=True))
+
+
+COARSE = {
+    "implicit Euler": pr.ImplicitEuler(),
+    "Radau IIA, 2 stages": pr.RadauIIA(2),
+    "Radau IIA, 3 stages": pr.RadauIIA(3),
+    "SDIRK2 gamma=1+1/sqrt2": pr.SDIRK2(gamma=1 + 1 / sqrt(2)),
+    "Lobatto IIIC, 2 stages": pr.LobattoIIIC(2),
+}
+
+
+@pytest.mark.parametrize("name", OTHER["convergence_factors"]["table"])
+def test_convergence_factors(name: str) -> None:
+    """What an iteration leaves of an error: |e^z - R(z)| over a short time, the same / (1 - |R|) over a long one."""
+
+    def factors(z: Tensor) -> Tensor:
+        problem = pr.ODE(lambda t, u, z: z * u, per_sample=z)
+        R = pr.serial(problem, torch.ones_like(z), pr.TimeGrid.uniform(0.0, 1.0, 1), fine=COARSE[name], samples=True).u
+        gap = (torch.exp(z) - R).abs()
+        return torch.stack([gap, gap / (1 - R.abs())])
+
+    coarse = -torch.logspace(-2, 4, 2000, dtype=torch.float64)
+    for row, published in enumerate(OTHER["convergence_factors"]["table"][name]):
+        best = int(factors(coarse)[row].argmax())
+        # Between its neighbours; the factor is flat there, so that 2000 points leave an error of some 1e-11.
+        close = torch.linspace(float(coarse[best - 1]), float(coarse[best + 1]), 2000, dtype=torch.float64)
+        assert float(factors(close)[row].max()) == pytest.approx(
+            published, abs=6e-8 if len(str(published)) < 11 else 6e-11
+        )
 
 
 def test_square_root_with_the_exact_flow() -> None:
