@@ -64,6 +64,7 @@ from parareal.integrators import (
     ThreeEighths,
     TorchDiffEq,
     TorchODE,
+    TorchSDE,
     Trapezoid,
     UniPC,
 )
@@ -147,6 +148,7 @@ __all__ = [
     "Tolerance",
     "TorchDiffEq",
     "TorchODE",
+    "TorchSDE",
     "Trapezoid",
     "UniPC",
     "Verdict",

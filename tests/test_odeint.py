@@ -15,7 +15,7 @@ import parareal as pr
 
 D = torch.float64
 EPS = float(torch.finfo(D).eps)
-ADAPTIVE = {"dopri5": 1e-7, "dopri8": 1e-7, "bosh3": 1e-5, "fehlberg2": 1e-4, "adaptive_heun": 1e-4}
+ADAPTIVE = {"dopri5": 1e-7, "dopri8": 1e-7, "bosh3": 1e-5, "fehlberg2": 1e-4, "adaptive_heun": 1e-3}
 """With tolerances that their orders can reach in a moment."""
 FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4")
 
@@ -93,14 +93,14 @@ def test_adaptive_methods_solve_torchdiffeqs_problems(method: str | None, proble
     assert off(y, theirs, **tolerances) <= max(20.0, 6 * reached)
 
 
-@pytest.mark.parametrize("options", [None, {"step_size": 0.03}, {"step_size": 0.03, "interp": "cubic"}], ids=str)
+@pytest.mark.parametrize("options", [None, {"step_size": 0.04}, {"step_size": 0.04, "interp": "cubic"}], ids=str)
 @pytest.mark.parametrize("falling", [False, True], ids=["rising", "falling"])
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("method", FIXED)
 def test_fixed_steps_are_torchdiffeqs(method: str, problem: str, falling: bool, options: Any) -> None:
-    f, t = PROBLEMS[problem], times(falling, 40, 2.0)
+    f, t = PROBLEMS[problem], times(falling, 20, 2.0)
     if falling and problem == "constant":
-        t = times(False, 40, 2.0)  # unstable at any step size, so that rounding decides
+        t = times(False, 20, 2.0)  # unstable at any step size, so that rounding decides
     y0 = f.exact(t)[0]
     y = pr.odeint(f, y0, t, method=method, options=options, rtol=1e-10, atol=1e-12)
     theirs = torchdiffeq.odeint(f, y0, t, method=method, options=options)

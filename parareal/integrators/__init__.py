@@ -31,6 +31,7 @@ from parareal.integrators._stochastic import SRA1, EulerMaruyama, Milstein
 from parareal.integrators._tableau import ButcherTableau
 from parareal.integrators._torchdiffeq import TorchDiffEq
 from parareal.integrators._torchode import TorchODE
+from parareal.integrators._torchsde import TorchSDE
 from parareal.integrators._unipc import UniPC
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "ThreeEighths",
     "TorchDiffEq",
     "TorchODE",
+    "TorchSDE",
     "Trapezoid",
     "UniPC",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -41,7 +41,7 @@ def as_stages(problem: Any, solve: Callable[[Rhs], Any], like: State, active: Te
     """
     first = _tree.leaves(like)[0]
     index = None if active is None or bool(active.all()) else active.nonzero()[:, 0]
-    solver = _Coroutine(solve, first)
+    solver = Coroutine(solve, first)
     try:
         value = None
         while solver.advance(value):
@@ -72,28 +72,44 @@ def lane_by_lane(problem: Any, solve: Solve, t0: Tensor, t1: Tensor, u: State) -
         States at ``t1``, NaN where the solver gave up or the lane was not finite to begin with.
     """
 
-    def run(i: int) -> Callable[[Rhs], Any]:
-        return lambda f: solve(f, t0[i], t1[i], _tree.one(u, i))
+    def run(i: int) -> Callable[..., Any]:
+        return lambda ask: solve(lambda t, u: ask(problem.rhs, t, u), t0[i], t1[i], _tree.one(u, i))
 
-    lanes = [_Coroutine(run(i), t0) if good else None for i, good in enumerate(finite_lanes(u).tolist())]
+    lanes = [Coroutine(run(i), t0) if good else None for i, good in enumerate(finite_lanes(u).tolist())]
+    idle = [(t0[i], _tree.one(u, i)) for i in range(len(lanes))]
+    ends = yield from side_by_side(problem, lanes, idle)
+    return _tree.stack([nan_like(_tree.one(u, i)) if end is None else end for i, end in enumerate(ends)])
+
+
+def side_by_side(problem: Any, lanes: Sequence[Coroutine | None], idle: Sequence[tuple[Any, ...]]) -> Stages:
+    """Coroutines, one for each lane, that ask ``(function, *arguments)``, as a step; those that wait ask for the same.
+
+    Args:
+        problem: The problem.
+        lanes: The coroutines, ``None`` for a lane without one.
+        idle: Arguments that stand in for those of a lane that asks for nothing any more.
+
+    Returns:
+        What they returned, a list.
+    """
     try:
         waiting = [i for i, lane in enumerate(lanes) if lane is not None and lane.advance(None)]
         while waiting:
             asks = {i: lane.asks for i in waiting if (lane := lanes[i]) is not None}
-            t = torch.stack([asks[i][0] if i in asks else t0[i] for i in range(len(lanes))])
-            given = _tree.stack([asks[i][1] if i in asks else _tree.one(u, i) for i in range(len(lanes))])
-            if len(waiting) == len(lanes):
-                value = yield problem.rhs, t, given
+            fn = asks[waiting[0]][0]
+            given = [asks[i][1:] if i in asks else idle[i] for i in range(len(lanes))]
+            args = [_tree.stack(parts) for parts in zip(*given, strict=True)]
+            if len(waiting) == len(lanes) or fn != problem.rhs:
+                value = yield fn, *args
             else:
-                active = torch.tensor([i in asks for i in range(len(lanes))], device=t0.device)
-                value, _ = yield Some(problem), active, t, given
+                active = torch.tensor([i in asks for i in range(len(lanes))], device=args[0].device)
+                value, _ = yield Some(problem), active, *args
             waiting = [i for i in waiting if (lane := lanes[i]) is not None and lane.advance(_tree.one(value, i))]
+        return [None if lane is None else lane.result for lane in lanes]
     finally:
         for lane in lanes:
             if lane is not None:
                 lane.abandon()
-    ends = [None if lane is None else lane.result for lane in lanes]
-    return _tree.stack([nan_like(_tree.one(u, i)) if end is None else end for i, end in enumerate(ends)])
 
 
 def finite_lanes(u: State) -> Tensor:
@@ -137,7 +153,7 @@ class _Abandoned(BaseException):
     """Ends the thread of a solver that is not needed any more."""
 
 
-class _Coroutine:
+class Coroutine:
     """A function that runs up to its next call of the function it is given.
 
     Attributes:
