@@ -392,5 +392,5 @@ def test_strong_orders_of_iterations(equation: str, groups: int, paths: int) -> 
 
 def test_every_published_case_is_reproduced_or_named() -> None:
     here = {"dahlquist_be", "oscillator_be", "oscillator_be_long", "sqrt_exact_fine"}
-    here |= {"gbm_frozen_noise", "sde_strong_order"}
+    here |= {"gbm_frozen_noise", "sde_strong_order", "convergence_factors"}
     assert set(CASES) | set(OTHER) == set(SETTINGS) | here | ELSEWHERE
