@@ -15,6 +15,7 @@ from parareal._flat import flat, unflat
 from parareal._grid import Where, check_count
 from parareal._linear import held, sweep_through
 from parareal._problem import ODE
+from parareal._semilinear import Semilinear
 from parareal._tree import State
 from parareal.integrators import Multistep, Propagator
 
@@ -77,7 +78,9 @@ class Jacobian(Correction):
 
     def bind(self, problem: Any, u0: State, grid: Any, fine: Any) -> Jacobian:
         """Checks that derivatives can be had, and at what price."""
-        if not isinstance(problem, ODE) or isinstance(fine, Multistep) or fine.implicit:
+        # Where the work of a step varies, it would take other steps with the tangents than without them.
+        other = fine.evaluations is None or Semilinear in fine.solves or isinstance(fine, Multistep)
+        if other or not isinstance(problem, ODE):
             raise ValueError(
                 f"Jacobian came with {fine!r} for an {type(problem).__name__}; expected an explicit one-step method "
                 "for an ODE, through whose steps tangents can be carried, or another correction: pr.Secant"
