@@ -562,6 +562,16 @@ def test_gmres_and_elimination_agree(size_: int, method: Any) -> None:
     assert equal(chosen.us, (krylov if size_ > 512 else dense).us)
 
 
+@pytest.mark.parametrize(("h", "rtol"), [(0.2, 1e-8), (0.2, 1e-4), (2.0, 1e-6)])
+def test_gmres_goes_on_until_its_own_error_is_small(h: float, rtol: float) -> None:
+    """Stiff steps, where what GMRES leaves of a residual is enlarged in the solution."""
+    x = torch.linspace(0, 1, 102, dtype=torch.float64)[1:-1]
+    u0, grid = torch.sin(np.pi * x) + x**2, real(0.0, h, 1)
+    exact = pr.serial(pr.ODE(heat), u0, grid, fine=pr.ImplicitEuler()).u
+    ours = pr.serial(pr.ODE(heat), u0, grid, fine=pr.ImplicitEuler(rtol=rtol, krylov=True)).u
+    assert distance(ours, exact) <= rtol * size(u0)
+
+
 def test_parareal_on_a_large_state() -> None:
     x = torch.linspace(0, 1, 602, dtype=torch.float64)[1:-1]
     u0, grid = torch.sin(np.pi * x), real(0.0, 0.1, 5, 4)

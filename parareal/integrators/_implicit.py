@@ -130,7 +130,8 @@ class ImplicitRungeKutta(Implicit):
     For a state of d real numbers (a complex element is two) and a system of s stages, one iteration takes s (1 + d)
     evaluations in one round: a directional derivative counts as one, and all are taken side by side. Systems of more
     than 512 unknowns are solved by GMRES without a matrix. An iteration with m products then takes s (1 + m)
-    evaluations in 1 + m rounds. Whether lanes go on is asked of the device once an iteration, and by GMRES once for
+    evaluations in 1 + m rounds; there is no preconditioner, and for stiff diffusion m is large: ``krylov=False`` makes
+    the matrix whatever its size. Whether lanes go on is asked of the device once an iteration, and by GMRES once for
     each product.
 
     Where Newton's method fails the state becomes NaN. In a coarse propagator this slows convergence; in the fine one,
