@@ -76,12 +76,15 @@ class Engine:
         device, coarse = self.iterates.device, correction.propagator
         self._lift = correction.lift if correction.carries else None
         stepped = correction.lifted(problem) if correction.carries else problem
-        self.fine = Flight(stepped, fine, Mesh.build(grid, fine.steps, device), remembers=empty is not None)
+        places = self.iterates.count
+        mesh = Mesh.build(grid, fine.steps, device)
+        self.fine = Flight(stepped, fine, mesh, remembers=empty is not None, places=places)
         self._carries = correction.carries
         self.coarse: Flight | None = None
         if coarse is not None:
             coarse = coarse.bind(problem, one, grid)
-            self.coarse = Flight(problem, coarse, Mesh.build(grid, coarse.steps or 1, device), remember_first=True)
+            mesh = Mesh.build(grid, coarse.steps or 1, device)
+            self.coarse = Flight(problem, coarse, mesh, remember_first=True, places=places)
         self._flights = [flight for flight in (self.coarse, self.fine) if flight is not None]
         self._shares = (
             self.coarse is not None
@@ -195,14 +198,14 @@ class Engine:
     def _collect(self) -> bool:
         """Stores what has arrived; returns whether anything has."""
         it = self.iterates
-        brought = [(self.fine.arrived, it.f, it.fine_done)] if self.fine.arrived else []
+        brought = [(self.fine.take_arrived(), it.f, it.fine_done)] if self.fine.arrived else []
         if self.coarse is not None and (self.coarse.arrived or self.coarse.first):
-            brought += [(self.coarse.first, it.first, it.first_of), (self.coarse.arrived, it.g, it.coarse_done)]
+            brought += [(self.coarse.first, it.first, it.first_of), (self.coarse.take_arrived(), it.g, it.coarse_done)]
+            self.coarse.first = []
         for arrivals, ring, done in brought:
             for tickets, value in arrivals:
                 it.store(tickets, value, ring, done)
-            arrivals.clear()
-        return bool(brought)
+        return any(arrivals for arrivals, _, _ in brought)
 
     # --- decisions ----------------------------------------------------------------------------------------------
 

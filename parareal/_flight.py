@@ -6,6 +6,7 @@ belong to and whenever they set out, so that the work in Python does not grow wi
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,15 +113,23 @@ class Flight:
         mesh: The points that it visits.
         remember_first: Whether ``first`` is kept.
         remembers: Whether states come and go with the memory of a multistep method, which begins anew otherwise.
+        places: Number of places: ``ids`` are a place plus a multiple of it.
     """
 
     def __init__(
-        self, problem: Any, integrator: Integrator, mesh: Mesh, remember_first: bool = False, remembers: bool = False
+        self,
+        problem: Any,
+        integrator: Integrator,
+        mesh: Mesh,
+        remember_first: bool = False,
+        remembers: bool = False,
+        places: int = 1,
     ) -> None:
         self.problem, self.integrator, self.mesh, self.remember_first = problem, integrator, mesh, remember_first
         self.first_function = integrator.first_function(problem) if integrator.shares_first_stage else None
         self._multistep = integrator if isinstance(integrator, Multistep) else None
         self._remembers = remembers
+        self._queue = None if integrator.evaluations is not None else Queue(places)
         self.arrived: list[tuple[Ints, State]] = []
         self.first: list[tuple[Ints, State]] = []
         self.cohorts: list[Cohort] = []
@@ -130,6 +139,8 @@ class Flight:
 
     def launch(self, ids: Ints, slices: Ints, u: State, rows: State, first: State = None) -> None:
         """Lanes set out from the left edges of ``slices``; ``first`` is the right-hand side there, if known."""
+        if self._queue is not None:
+            self._queue.set_out(ids)
         at, count, number = torch.from_numpy(self.mesh.start[slices]).to(self.mesh.points.device), self.mesh.count, None
         if self._multistep is not None:
             if self._remembers:
@@ -192,7 +203,18 @@ class Flight:
     def _arrive(self, ids: Ints, u: State) -> None:
         self.arrived.append((ids, u if self._remembers else bare(u)))
 
+    def take_arrived(self) -> list[tuple[Ints, State]]:
+        """Takes out the lanes that have arrived, those of one place in the order in which they set out."""
+        arrived, self.arrived = self.arrived, []
+        return arrived if self._queue is None else self._queue.in_order(arrived)
+
     def _begin(self, lanes: Lanes, first: State = None) -> None:
+        if self.integrator.apart and len(lanes.ids) > 1:
+            for i in range(len(lanes.ids)):
+                alone = np.arange(len(lanes.ids)) == i
+                index = torch.tensor([i], device=lanes.t.device)
+                self._begin(lanes[alone], None if first is None else _tree.lanes(first, index))
+            return
         if lanes.number is None or self._multistep is None:
             self._set_off(lanes, first, ())
             return
@@ -221,6 +243,40 @@ class Flight:
         if first is not None and cohort.at_left_edge:
             self.cohorts.pop()
             cohort.resume(first)
+
+
+class Queue:
+    """Lanes of methods whose steps take longer on some than on others, held back until those before them are in.
+
+    A place's next iterate may set out while the last is under way. Were it to arrive first, what it brought would be
+    overwritten by what is older.
+
+    Args:
+        places: Number of places: a lane's number is its place plus a multiple of it.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._places = places
+        self._under_way: dict[int, deque[int]] = {}
+        self._here: dict[int, State] = {}
+
+    def set_out(self, ids: Ints) -> None:
+        """Lanes set out."""
+        for number in ids.tolist():
+            self._under_way.setdefault(number % self._places, deque()).append(number)
+
+    def in_order(self, arrived: list[tuple[Ints, State]]) -> list[tuple[Ints, State]]:
+        """Those lanes of ``arrived``, and of those held back, that have none of their place before them."""
+        for ids, u in arrived:
+            self._here |= {number: _tree.lanes(u, slice(i, i + 1)) for i, number in enumerate(ids.tolist())}
+        waves: list[tuple[Ints, State]] = []
+        while True:  # a place once in each, so that what is older is stored before what is newer
+            ready = [queue[0] for queue in self._under_way.values() if queue and queue[0] in self._here]
+            if not ready:
+                return waves
+            for number in ready:
+                self._under_way[number % self._places].popleft()
+            waves.append((np.array(ready), _tree.cat([self._here.pop(number) for number in ready])))
 
 
 @dataclass

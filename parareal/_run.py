@@ -155,7 +155,7 @@ class Run:
         problem = self.problem.bind(one, self.grid, self.fine)
         fine = self.fine.bind(problem, one, self.grid)
         remembers = isinstance(fine, Multistep) and not fine.restart
-        flight = Flight(problem, fine, Mesh.build(self.grid, fine.steps, device), remembers=remembers)
+        flight = Flight(problem, fine, Mesh.build(self.grid, fine.steps, device), remembers=remembers, places=count)
         us, counters, ids = Ring(self.systems, count, slices + 1), Counters(), np.arange(count)
         us.put(ids * (slices + 1), ids, self.systems)
         try:
@@ -166,8 +166,7 @@ class Run:
                 flight.launch(ids, np.full(count, n), u, self.rows)
                 while play_round([flight], self.executor, counters):
                     pass
-                ((_, u),) = flight.arrived
-                flight.arrived.clear()
+                ((_, u),) = flight.take_arrived()
                 us.put(ids * (slices + 1) + n + 1, ids, bare(u))
         except BaseException as error:
             attach(error, self._sequential_solution(us, flight, counters, (Status.INTERRUPTED,) * count))

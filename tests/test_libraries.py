@@ -448,3 +448,26 @@ def test_threads_end_with_their_runs() -> None:
 def test_equal_states_are_equal() -> None:
     """What the comparisons above rest on."""
     assert equal(run(pr.SciPy()).us, run(pr.SciPy()).us)
+
+
+@pytest.mark.parametrize("schedule", [pr.Barrier(), pr.Wavefront(), pr.Windowed(16)], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "fine",
+    [pr.TorchDiffEq("dopri5"), pr.SciPy("RK45"), pr.TorchODE("dopri5"), pr.RadauIIA(2)],
+    ids=lambda m: type(m).__name__,
+)
+def test_a_lane_that_overtakes_another_of_its_slice_spoils_nothing(fine: pr.Integrator, schedule: pr.Schedule) -> None:
+    """Early iterates are far off and take more steps: later ones of the same slice arrive before them."""
+
+    def lorenz(t: Tensor, u: Tensor) -> Tensor:
+        x, y, z = u
+        return torch.stack((10 * (y - x), x * (28 - z) - y, x * y - 8 / 3 * z))
+
+    u0, grid = torch.tensor([1.0, 2.0, 20.0], dtype=torch.float64), pr.TimeGrid.uniform(0.0, 1.0, 16)
+    stop = pr.Tolerance(1e-7, 1e-9)
+    sol = pr.solve(pr.ODE(lorenz), u0, grid, fine=fine, coarse=pr.Heun(), schedule=schedule, stop=stop)
+    ref = pr.serial(pr.ODE(lorenz), u0, grid, fine=fine)
+    assert sol.converged
+    assert (sol.u - ref.u).abs().max() <= 1e-5
+    if isinstance(schedule, pr.Wavefront):
+        assert sol.stats.rounds <= ref.stats.rounds

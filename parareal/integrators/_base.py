@@ -27,12 +27,14 @@ class Integrator(ABC):
         shares_first_stage: Whether a step begins by asking for `first_function` at its left end, so that the value can
             be shared between the coarse and the fine propagator.
         implicit: Whether a step solves equations, which may fail: its state is then NaN.
+        apart: Whether each lane of a step asks for as much as it needs, so that none shall wait for another.
         solves: Kinds of problems that it is for.
     """
 
     steps: int | None
     shares_first_stage: bool = False
     implicit: ClassVar[bool] = False
+    apart: bool = False
     solves: ClassVar[tuple[type, ...]] = (ODE,)
 
     @property

@@ -69,6 +69,7 @@ class SciPy(Integrator):
     """
 
     steps: int | None = 1
+    apart = True
     method: str
     rtol: float
     atol: float

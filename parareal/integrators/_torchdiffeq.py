@@ -114,6 +114,11 @@ class TorchDiffEq(Integrator):
         """Evaluations in one step of a fixed-step method; ``None`` where that varies."""
         return FIXED[self.method][1] if self.method in FIXED and not self.options else None
 
+    @property
+    def apart(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Where lanes choose their own steps."""
+        return not (self._all_at_once or self.together)
+
     def bind(self, problem: Any, u0: State, grid: Any) -> TorchDiffEq:
         """Itself, once torchdiffeq is there and the state is of one dtype."""
         load("torchdiffeq", "torchdiffeq>=0.2.4")
