@@ -1,7 +1,10 @@
-"""The table of methods in the docs has every integrator of the two packages, and says of each what its class says."""
+"""The table of methods in the docs says of each what its class says, and nothing public is missing from the docs."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -65,3 +68,9 @@ def stability(tableau: pr.ButcherTableau) -> str:
     z, a, b = -1e8, np.array(tableau.a), np.array(tableau.b)
     factor = abs(1 + z * b @ np.linalg.solve(np.eye(len(b)) - z * a, np.ones(len(b))))
     return "L-stable" if factor < 1e-6 else "A-stable" if factor < 1 + 1e-6 else "no"
+
+
+@pytest.mark.parametrize("package", [pr, da], ids=lambda package: package.__name__)
+def test_the_reference_lists_every_public_name_and_no_other(package: ModuleType) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
+    assert sorted(re.findall(rf"^::: {package.__name__}\.(\w+)$", page, re.MULTILINE)) == sorted(package.__all__)
