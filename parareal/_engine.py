@@ -122,6 +122,9 @@ class Engine:
             if self.iterates.update(guessing=guessing):
                 self._set_out()
                 self.iterates.update(wait=False, guessing=guessing)
+            for flight in self._flights:
+                if flight.queue is not None:  # a lane that a final one has overtaken may take long
+                    flight.leave_behind(self.iterates.live.reshape(-1))
             complete = (self.active & (self._reached() > self.decided)).nonzero()[0]
             if len(complete):
                 return complete, self._decide(complete)
@@ -198,7 +201,7 @@ class Engine:
     def _collect(self) -> bool:
         """Stores what has arrived; returns whether anything has."""
         it = self.iterates
-        brought = [(self.fine.take_arrived(), it.f, it.fine_done)] if self.fine.arrived else []
+        brought = [(self.fine.take_arrived(self._from_final), it.f, it.fine_done)] if self.fine.arrived else []
         if self.coarse is not None and (self.coarse.arrived or self.coarse.first):
             brought += [(self.coarse.first, it.first, it.first_of), (self.coarse.take_arrived(), it.g, it.coarse_done)]
             self.coarse.first = []
@@ -206,6 +209,13 @@ class Engine:
             for tickets, value in arrivals:
                 it.store(tickets, value, ring, done)
         return any(arrivals for arrivals, _, _ in brought)
+
+    def _from_final(self, tickets: Ints) -> Bools:
+        """Which fine lanes set out from states that are final."""
+        it = self.iterates
+        iterate, place = np.divmod(tickets, it.count)
+        system, n = np.divmod(place, it.slices)
+        return (n == it.frontier[system]) & (iterate == it.held[system, n])
 
     # --- decisions ----------------------------------------------------------------------------------------------
 

@@ -7,8 +7,9 @@ belong to and whenever they set out, so that the work in Python does not grow wi
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from parareal._problem import Stages
 from parareal._schedule import Bools, Ints
 from parareal._tree import State
 from parareal.integrators import Integrator, Multistep
+
+Final: TypeAlias = Callable[[Ints], Bools]
 
 
 @dataclass(eq=False, slots=True)
@@ -129,7 +132,7 @@ class Flight:
         self.first_function = integrator.first_function(problem) if integrator.shares_first_stage else None
         self._multistep = integrator if isinstance(integrator, Multistep) else None
         self._remembers = remembers
-        self._queue = None if integrator.evaluations is not None else Queue(places)
+        self.queue = None if integrator.evaluations is not None else Queue(places)
         self.arrived: list[tuple[Ints, State]] = []
         self.first: list[tuple[Ints, State]] = []
         self.cohorts: list[Cohort] = []
@@ -139,8 +142,8 @@ class Flight:
 
     def launch(self, ids: Ints, slices: Ints, u: State, rows: State, first: State = None) -> None:
         """Lanes set out from the left edges of ``slices``; ``first`` is the right-hand side there, if known."""
-        if self._queue is not None:
-            self._queue.set_out(ids)
+        if self.queue is not None:
+            self.queue.set_out(ids)
         at, count, number = torch.from_numpy(self.mesh.start[slices]).to(self.mesh.points.device), self.mesh.count, None
         if self._multistep is not None:
             if self._remembers:
@@ -159,6 +162,11 @@ class Flight:
         """Lanes whose place, ``ids % len(wanted)``, is not wanted any more make no further step."""
         under_way = bool(self._waiting or self.cohorts)
         self._wanted = wanted if under_way else None
+        if self.integrator.apart:  # a step may go on for long: it is not waited for
+            unwanted = [cohort for cohort in self.cohorts if not wanted[cohort.lanes.ids % len(wanted)].any()]
+            for cohort in unwanted:
+                cohort.stages.close()
+            self.cohorts = [cohort for cohort in self.cohorts if cohort not in unwanted]
 
     def begin_steps(self) -> list[Cohort]:
         """Every lane between two steps begins the next; returns all cohorts, each with its request."""
@@ -203,10 +211,14 @@ class Flight:
     def _arrive(self, ids: Ints, u: State) -> None:
         self.arrived.append((ids, u if self._remembers else bare(u)))
 
-    def take_arrived(self) -> list[tuple[Ints, State]]:
-        """Takes out the lanes that have arrived, those of one place in the order in which they set out."""
+    def take_arrived(self, final: Final | None = None) -> list[tuple[Ints, State]]:
+        """Takes out the lanes that have arrived, those of one place in the order in which they set out.
+
+        Args:
+            final: Which lanes set out from a final state, and need no others of their place before them.
+        """
         arrived, self.arrived = self.arrived, []
-        return arrived if self._queue is None else self._queue.in_order(arrived)
+        return arrived if self.queue is None else self.queue.in_order(arrived, final)
 
     def _begin(self, lanes: Lanes, first: State = None) -> None:
         if self.integrator.apart and len(lanes.ids) > 1:
@@ -265,10 +277,19 @@ class Queue:
         for number in ids.tolist():
             self._under_way.setdefault(number % self._places, deque()).append(number)
 
-    def in_order(self, arrived: list[tuple[Ints, State]]) -> list[tuple[Ints, State]]:
-        """Those lanes of ``arrived``, and of those held back, that have none of their place before them."""
+    def in_order(self, arrived: list[tuple[Ints, State]], final: Final | None) -> list[tuple[Ints, State]]:
+        """Those lanes of ``arrived``, and of those held back, that have none of their place before them.
+
+        One from a final state takes the place of all that set out before it.
+        """
         for ids, u in arrived:
-            self._here |= {number: _tree.lanes(u, slice(i, i + 1)) for i, number in enumerate(ids.tolist())}
+            last = np.zeros(len(ids), dtype=bool) if final is None else final(ids)
+            for i, number in enumerate(ids.tolist()):
+                queue = self._under_way[number % self._places]
+                while last[i] and queue and queue[0] != number:
+                    self._here.pop(queue.popleft(), None)
+                if number in queue:
+                    self._here[number] = _tree.lanes(u, slice(i, i + 1))
         waves: list[tuple[Ints, State]] = []
         while True:  # a place once in each, so that what is older is stored before what is newer
             ready = [queue[0] for queue in self._under_way.values() if queue and queue[0] in self._here]

@@ -20,7 +20,7 @@ from parareal._correction import Correction
 from parareal._executor import Batched, Executor
 from parareal._grid import TimeGrid, check_count
 from parareal._problem import ODE
-from parareal._schedule import Bools, Progress, Schedule, Wavefront
+from parareal._schedule import Schedule, Wavefront
 from parareal._solution import Solution
 from parareal._solve import solve
 from parareal._stations import at_times, fill, points_of
@@ -79,8 +79,8 @@ def odeint(
         slices: How many to cut the time into. Adaptive methods and integrators: at least so many, since every one of
             ``t`` is an edge; 16 by default. Fixed steps: about the square root of the number of steps by default.
         coarse: As in `solve`; by default one step a slice of `RK4`, or of the fixed-step method itself.
-        schedule: As in `solve`; by default, for fixed steps, `Wavefront`, with which they never take more rounds than
-            the sequential run; for other methods one like it in which a slice begins anew only once it is through.
+        schedule: As in `solve`; by default `Wavefront`, with which no more rounds are taken than by the sequential run
+            over the same slices.
         executor: As in `solve`.
         batching: How ``f`` is called for many states at once; see `ODE`. ``"loop"`` for an ``f`` that
             ``torch.func.vmap`` cannot stand.
@@ -122,7 +122,7 @@ def odeint(
         plan.grid,
         fine=plan.fine,
         coarse=plan.coarse if coarse is None else coarse,
-        schedule=plan.schedule if schedule is None else schedule,
+        schedule=Wavefront() if schedule is None else schedule,
         executor=executor,
         stop=Tolerance(max(rtol, rounding), atol, norm="max"),
         max_iterations=max_iterations,
@@ -138,23 +138,12 @@ def odeint(
 
 
 @dataclass(frozen=True)
-class _InTurn(Schedule):
-    """`Wavefront` for lanes that take more or fewer rounds as they please: those of one slice do not overtake."""
-
-    def admit(self, progress: Progress) -> tuple[Bools, Bools]:
-        """Everything that is ready, where nothing is under way."""
-        p = progress
-        return p.fine_ready & ~p.fine_busy, p.coarse_ready & ~p.coarse_busy
-
-
-@dataclass(frozen=True)
 class _Plan:
     """What a method's name stands for; ``interp`` is how times between fixed steps are reached, ``None`` if never."""
 
     grid: TimeGrid
     fine: Integrator
     coarse: Integrator
-    schedule: Schedule
     interp: str | None = None
 
 
@@ -166,7 +155,7 @@ def _plan(
         if options is not None:
             raise ValueError(f"options came with method={method!r}; expected them in the integrator, not beside it")
         grid = TimeGrid.from_edges(_cut(times, slices or SLICES))
-        return _Plan(grid, method, RK4(), _InTurn())
+        return _Plan(grid, method, RK4())
     method = "dopri5" if method is None else method
     if not isinstance(method, str) or method not in (*ADAPTIVE, *FIXED):
         known = ", ".join(map(repr, (*ADAPTIVE, *FIXED)))
@@ -179,11 +168,11 @@ def _plan(
         chosen = TorchDiffEq(method, rtol, atol, options).options or {}
         if not {"step_t", "jump_t"} & chosen.keys():  # a last step that ends at the edge needs no interpolation there
             chosen = {**chosen, "step_t": grid.edges}
-        return _Plan(grid, TorchDiffEq(method, rtol, atol, chosen), RK4(), _InTurn())
+        return _Plan(grid, TorchDiffEq(method, rtol, atol, chosen), RK4())
     points, interp = points_of(method, {} if options is None else options, f, y0, times)
     tableau, steps = FIXED[method], len(points) - 1
     grid = TimeGrid.from_points(points, None if slices is None else min(slices, steps))
-    return _Plan(grid, RungeKutta(tableau), RungeKutta(tableau), Wavefront(), interp)
+    return _Plan(grid, RungeKutta(tableau), RungeKutta(tableau), interp)
 
 
 def _cut(times: Tensor, slices: int) -> Tensor:
