@@ -244,6 +244,15 @@ def lincomb(terms: list[tuple[Factors, State]]) -> State:
     return _tree.rebuild(sums, like)
 
 
+def chosen(mask: Tensor, a: State, b: Any) -> State:
+    """``a`` on lanes of the mask, elsewhere ``b``, a state or a function of ``a``'s leaves."""
+
+    def leaf(x: Tensor, y: Tensor) -> Tensor:
+        return torch.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, y)
+
+    return _tree.map(leaf, a, _tree.map(b, a) if callable(b) else b)
+
+
 def _scaled(factor: Tensor, leaf: Tensor) -> Tensor:
     if factor.dtype != (dtype := _dtype(factor, leaf)):
         factor = factor.to(dtype)

@@ -16,6 +16,7 @@ from parareal._schedule import Ints
 from parareal._semilinear import Factors, Semilinear, Split, Weights, lincomb, plain_split
 from parareal._tree import State
 from parareal.integrators._base import Multistep, check_steps
+from parareal.integrators._exponential import etdrk4_step
 from parareal.integrators._history import no_history, recall, remember
 from parareal.integrators._interpolation import Moments, exact, node_weights
 from parareal.integrators._runge_kutta import RK4, Heun, explicit_step
@@ -102,11 +103,11 @@ class AdamsBashforth(Multistep):
             return (yield from extrapolate(split, t0, t1, u, self.order))
         slope = yield problem.rhs, t0, u.u
         table = Heun.tableau if self.order == 2 else RK4.tableau
-        new = yield from _given_first(explicit_step(table, problem, t0, t1, u.u), slope)
+        new = yield from given_first(explicit_step(table, problem, t0, t1, u.u), slope)
         return Carried(new, remember(recall(u.memory), t0, slope, t1 - t0))
 
 
-def _given_first(stages: Stages, first: State) -> Stages:
+def given_first(stages: Stages, first: State) -> Stages:
     """A step whose first request is answered."""
     next(stages)
     try:
@@ -121,13 +122,15 @@ def _given_first(stages: Stages, first: State) -> Stages:
 class DEIS(Multistep):
     """The exponential Adams-Bashforth method: the linear part exactly, the rest extrapolated; one evaluation a step.
 
-    On a diffusion ODE it is DEIS with polynomials in log(sigma/alpha) of the noise that the model predicts. The first
-    steps have lower orders.
+    On a diffusion ODE it is DEIS with polynomials in log(sigma/alpha) of the noise that the model predicts.
 
     Args:
         order: 1 ... 4; 1 is `ExponentialEuler`, and DDIM.
+        lower_order_start: Begin with steps of lower orders, from 1 on, as DEIS is published: the first of them leaves
+            an error of order 2. Else the first ``order - 1`` steps are those of `ETDRK4`, of 4 evaluations, and a
+            smooth solution has the full order.
         lower_order_final: Lower the order in the last steps, down to 1 in the last one.
-        restart: Begin anew in every slice, with lower orders, in place of carrying the memory over.
+        restart: Begin anew in every slice, in place of carrying the memory over.
         steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse).
 
     Raises:
@@ -144,6 +147,7 @@ class DEIS(Multistep):
     """
 
     order: int = 3  # pyright: ignore[reportIncompatibleMethodOverride]
+    lower_order_start: bool = True
     lower_order_final: bool = False
     restart: bool = False
     steps: int | None = None
@@ -157,7 +161,7 @@ class DEIS(Multistep):
 
     @property
     def evaluations(self) -> int:
-        """One a step."""
+        """One a step, after the first few."""
         return 1
 
     def first_function(self, problem: Any) -> Any:
@@ -169,12 +173,20 @@ class DEIS(Multistep):
         return no_history(u, self.order - 1)
 
     def variants(self, step: Ints, steps: Ints) -> Ints:
-        """The order of the step, as far as its place in the grid decides."""
-        return np.minimum(self.order, steps - step) if self.lower_order_final else np.full(len(step), self.order)
+        """The order of the step, as far as its place in the grid decides, or 0 for one of `ETDRK4`."""
+        orders = np.minimum(self.order, steps - step) if self.lower_order_final else np.full(len(step), self.order)
+        start = (step < self.order - 1) & (orders == self.order)
+        return orders if self.lower_order_start else np.where(start, 0, orders)
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: Carried, variant: int = 4) -> Stages:
         """One step on L lanes; see `Multistep.step`."""
-        return (yield from extrapolate(problem.split("noise"), t0, t1, u, min(variant, self.order)))
+        split = problem.split("noise")
+        if variant > 0:
+            return (yield from extrapolate(split, t0, t1, u, min(variant, self.order)))
+        value = yield split.function, t0, u.u
+        new = yield from given_first(etdrk4_step(split, t0, t1, u.u), value)
+        unit = split.weights(t0, t1, 1).unit
+        return Carried(new, remember(recall(u.memory), t0, split.rest(t0, u.u, value), unit))
 
 
 def midpoint(weights: Weights, m: int) -> list[Factors]:

@@ -17,7 +17,7 @@ from parareal import _tree
 from parareal._memory import Carried, Memory
 from parareal._problem import Stages
 from parareal._schedule import Ints
-from parareal._semilinear import Factors, Prediction, Semilinear, Split, Weights, lincomb
+from parareal._semilinear import Factors, Prediction, Semilinear, Split, Weights, chosen, lincomb
 from parareal._tree import State
 from parareal.integrators._adams import check_order, extrapolate, midpoint
 from parareal.integrators._base import Multistep, check_steps
@@ -127,15 +127,6 @@ def _in_group(split: Split, t0: Tensor, t1: Tensor, state: Carried, place: int, 
     padding = [_tree.map(torch.zeros_like, u)] * (depth - 1 - len(values))
     memory = store(history._replace(known=known, kept=(kept,)), [rest, *values, *padding][:depth], t0, weights.unit)
     return Carried(lincomb(terms), memory)
-
-
-def chosen(mask: Tensor, a: State, b: Any) -> State:
-    """``a`` on lanes of the mask, elsewhere ``b``, a state or a function of ``a``'s leaves."""
-
-    def leaf(x: Tensor, y: Tensor) -> Tensor:
-        return torch.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, y)
-
-    return _tree.map(leaf, a, _tree.map(b, a) if callable(b) else b)
 
 
 def _divided(value: State, unit: Tensor, mask: Tensor) -> State:

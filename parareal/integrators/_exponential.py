@@ -10,7 +10,7 @@ from torch import Tensor
 
 from parareal import _tree
 from parareal._problem import Stages
-from parareal._semilinear import Factors, Semilinear, lincomb
+from parareal._semilinear import Factors, Semilinear, Split, chosen, lincomb
 from parareal._tree import State
 from parareal.integrators._base import Integrator, check_steps
 
@@ -110,6 +110,8 @@ class ETDRK2(_Exponential):
 class ETDRK4(_Exponential):
     """Exponential time differencing with four stages: order 4, four evaluations a step; stiff equations may show less.
 
+    A step from or into a noise level without end, as into clean data, is one of `ExponentialEuler`.
+
     Args:
         steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse).
 
@@ -134,23 +136,36 @@ class ETDRK4(_Exponential):
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
         """One step on L lanes; see `Integrator.step`."""
-        split = problem.split("data")
-        n0 = split.rest(t0, u, (yield split.function, t0, u))
-        # Halfway in the variable in which the linear part is constant.
-        middle = split.time((split.level(t0) + split.level(t1)) / 2)
-        half, second = split.weights(t0, middle, 1), split.weights(middle, t1, 1)
-        a = lincomb([(half.keep, u), (half.phi[0], n0)])
-        na = split.rest(middle, a, (yield split.function, middle, a))
-        b = lincomb([(half.keep, u), (half.phi[0], na)])
-        nb = split.rest(middle, b, (yield split.function, middle, b))
-        c = lincomb([(second.keep, a), (second.phi[0], _tree.map(lambda x, y: 2 * x - y, nb, n0))])
-        nc = split.rest(t1, c, (yield split.function, t1, c))
-        weights = split.weights(t0, t1, 3)
-        one, two, three = weights.phi
-        w0 = _combine([1, -3, 4], one, two, three)
-        wab = _combine([2, -4], two, three)
-        wc = _combine([-1, 4], two, three)
-        return lincomb([(weights.keep, u), (w0, n0), (wab, _tree.add(na, nb)), (wc, nc)])
+        return etdrk4_step(problem.split("data"), t0, t1, u)
+
+
+def etdrk4_step(split: Split, t0: Tensor, t1: Tensor, u: State) -> Stages:
+    """One step of ETDRK4 on L lanes; where it is infinitely long, one of `ExponentialEuler`."""
+    n0 = split.rest(t0, u, (yield split.function, t0, u))
+    level0, level1 = split.level(t0), split.level(t1)
+    # Halfway in the variable in which the linear part is constant.
+    middle, end, bounded = split.time((level0 + level1) / 2), t1, None
+    if split.endless:  # there is no halfway, and what is asked for beside n0 is not used
+        bounded = torch.isfinite(level1 - level0)
+        middle, end = torch.where(bounded, middle, t0), torch.where(bounded, t1, t0)
+
+    def stage(terms: list[tuple[Factors, State]]) -> State:
+        return lincomb(terms) if bounded is None else chosen(bounded, lincomb(terms), u)
+
+    half, second = split.weights(t0, middle, 1), split.weights(middle, t1, 1)
+    a = stage([(half.keep, u), (half.phi[0], n0)])
+    na = split.rest(middle, a, (yield split.function, middle, a))
+    b = stage([(half.keep, u), (half.phi[0], na)])
+    nb = split.rest(middle, b, (yield split.function, middle, b))
+    c = stage([(second.keep, a), (second.phi[0], _tree.map(lambda x, y: 2 * x - y, nb, n0))])
+    nc = split.rest(end, c, (yield split.function, end, c))
+    weights = split.weights(t0, t1, 3)
+    one, two, three = weights.phi
+    w0 = _combine([1, -3, 4], one, two, three)
+    wab = _combine([2, -4], two, three)
+    wc = _combine([-1, 4], two, three)
+    new = lincomb([(weights.keep, u), (w0, n0), (wab, _tree.add(na, nb)), (wc, nc)])
+    return new if bounded is None else chosen(bounded, new, lincomb([(weights.keep, u), (one, n0)]))
 
 
 def _combine(numbers: list[int], *factors: Factors) -> Factors:

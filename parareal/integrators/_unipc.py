@@ -12,11 +12,10 @@ from torch import Tensor
 from parareal._memory import Carried, Memory
 from parareal._problem import Stages
 from parareal._schedule import Ints
-from parareal._semilinear import Factors, Prediction, Semilinear, Split, Weights, lincomb
+from parareal._semilinear import Factors, Prediction, Semilinear, Split, Weights, chosen, lincomb
 from parareal._tree import State
 from parareal.integrators._adams import check_order
 from parareal.integrators._base import Multistep, check_steps
-from parareal.integrators._dpm import chosen
 from parareal.integrators._history import History, no_history, recall, remember
 from parareal.integrators._interpolation import exact, node_weights
 
@@ -28,7 +27,7 @@ class UniPC(Multistep):
     The value at the end of a step, which the next step needs anyway, first corrects the state that it was taken at.
 
     Args:
-        order: 1 ... 4 of the predictor; the corrector has one more.
+        order: 1, 2 or 3 of the predictor; the corrector has one more. The first step bounds that of a whole run by 3.
         prediction: What of the model is taken for smooth in the log-SNR: ``"data"`` or ``"noise"``.
         variant: ``"bh1"`` or ``"bh2"``, the B(h) of the paper: it matters where one difference is all there is.
         lower_order_final: Lower the order in the last steps, down to 1 in the last one.
@@ -58,7 +57,7 @@ class UniPC(Multistep):
     solves = (Semilinear,)
 
     def __post_init__(self) -> None:
-        check_order(self.order, 4)
+        check_order(self.order, 3)
         check_steps(self.steps)
         for name, known in (("prediction", ("data", "noise")), ("variant", ("bh1", "bh2"))):
             if getattr(self, name) not in known:
