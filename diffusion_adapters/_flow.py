@@ -72,8 +72,41 @@ class ProbabilityFlow:
         return self.coordinates.from_x(_as_time(tau, x), x)
 
     def grid(self, times: Tensor, slices: int | None = None) -> pr.TimeGrid:
-        """The grid of the ODE's variable at these times of the schedule, cut into slices."""
-        return pr.TimeGrid.from_points(self.coordinates.tau(times.to(torch.float64)), slices=slices)
+        """The grid of the ODE's variable at these times of the schedule, cut into slices.
+
+        Args:
+            times: Times of the schedule, ``(n + 1,)``, falling from noise to data, or rising from data to noise.
+            slices: How many slices; ``None`` for about the square root of the steps.
+
+        Raises:
+            TypeError: ``times`` is not a tensor of real numbers.
+            ValueError: Two neighbouring times, or the log-SNR at them, are equal or go the wrong way.
+        """
+        given: Any = times
+        if not isinstance(given, Tensor) or given.is_complex() or given.dtype == torch.bool:
+            came = str(given.dtype) if isinstance(given, Tensor) else f"a {type(given).__name__}"
+            raise TypeError(f"times is {came}; expected a tensor of real numbers: model.noise_schedule.times(50)")
+        times = times.to(torch.float64)
+        _check_monotone(times, times, "times")
+        tau = self.coordinates.tau(times)
+        _check_monotone(tau, times, f"noise levels of {self.coordinates.noise_schedule!r}")
+        return pr.TimeGrid.from_points(tau, slices=slices)
+
+
+def _check_monotone(values: Tensor, times: Tensor, what: str) -> None:
+    """Raises where neighbours among the values at ``times`` are equal, or go another way than the first do."""
+    if values.ndim != 1 or len(values) < 2:
+        return  # the grid says what is wrong with it
+    steps = values.diff()
+    wrong = ~(steps * steps[0] > 0)
+    if bool(wrong.any()):
+        i = int(wrong.nonzero()[0])
+        how = "stand still" if steps[i] == 0 else "turn back" if bool(steps[i].isfinite()) else "are not all finite"
+        raise ValueError(
+            f"{what} {how} from times[{i}]={times[i].item()} to times[{i + 1}]={times[i + 1].item()}; expected times "
+            "that only fall (or only rise), of noise levels that all differ: leave out those that repeat a level, "
+            "or take model.noise_schedule.times(50)"
+        )
 
 
 def _as_time(tau: Tensor | float, like: Tensor) -> Tensor:
