@@ -167,12 +167,16 @@ class Edges:
         done.reshape(-1)[ids] = iterate
         if done is self.first_of:
             return ids, iterate, None
-        return ids, iterate, self.back(self.held.reshape(-1)[ids + ids // self.slices + 1], iterate)
+        return ids, iterate, self.back(ids, iterate)
 
-    def back(self, waiting: Ints, iterate: Ints) -> Ints:
-        """The oldest iterate of an input still needed where the right edge, at iterate ``waiting``, is to be moved."""
+    def back(self, place: Ints, iterate: Ints) -> Ints:
+        """The oldest iterate of the inputs of slices that is still needed, of those up to ``iterate``.
+
+        A right edge that holds nothing yet may take its first guess from the first lane that set out.
+        """
+        waiting, first = self.held.reshape(-1)[place + place // self.slices + 1], self.since.reshape(-1)[place]
         oldest = np.maximum(np.minimum(waiting, iterate) - self.memory, 0)
-        return np.where(waiting < 0, iterate, oldest)
+        return np.where(waiting < 0, np.where(first < 0, iterate, np.minimum(first, iterate)), oldest)
 
     def set_out(self, mask: Bools, from_: Ints) -> Ints:
         """Notes in ``from_`` that lanes of ``mask`` set out; returns the iterates from which they do."""

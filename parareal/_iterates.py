@@ -280,8 +280,8 @@ class Iterates(Edges):
     def _write(self, system: Ints, n: Ints, iterate: Ints, value: State) -> None:
         oldest = None
         if self.correction.uses_input:  # the slice on the right looks back to what its right edge came from
-            waiting = self.held[system, np.minimum(n + 2, self.slices)]
-            oldest = np.where(n + 1 == self.slices, iterate, self.back(waiting, iterate))
+            right = system * self.slices + np.minimum(n + 1, self.slices - 1)
+            oldest = np.where(n + 1 == self.slices, iterate, self.back(right, iterate))
             if self.correction.mixing:
                 oldest = np.maximum(np.minimum(oldest, iterate - self.correction.mixing), self.born[system, n + 1])
         self.u.put(system * (self.slices + 1) + n + 1, iterate, value, oldest)

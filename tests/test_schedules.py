@@ -57,6 +57,17 @@ def test_wavefront_makes_the_iterates_of_barrier_bit_for_bit(case: Case, correct
     assert equal(part(wave.us, -1), part(barrier.us, -1))
 
 
+def test_an_edge_that_moves_before_its_neighbour_has_a_guess_keeps_what_that_comes_from() -> None:
+    """Coarse lanes of three rounds beside fine ones of four: edges move twice before the last has a first guess."""
+    problem, grid = pr.ODE(lambda t, u: -1.5 * u + 0.5 * u.mean()), pr.TimeGrid.uniform(0.0, 1.0, 4, 2)
+    u0 = torch.tensor([0.7, 0.3, -0.1, 0.6], dtype=torch.float64)
+    for coarse in (pr.Secant(pr.Kutta3()), pr.Coarse(pr.Kutta3())):
+        for k in (1, 2, 3, 4):
+            options = {"fine": pr.Midpoint(), "coarse": coarse, "stop": pr.Iterations(k), "executor": pr.Serial()}
+            barrier, wave = (pr.solve(problem, u0, grid, schedule=s, **options) for s in (pr.Barrier(), pr.Wavefront()))
+            assert torch.equal(wave.u, barrier.u)
+
+
 @pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("coarse", [pr.Euler(), pr.Midpoint(), pr.Heun()], ids=lambda m: type(m).__name__)
 def test_iterates_agree_where_several_of_a_slice_are_under_way_at_once(coarse: pr.Integrator, steps: int) -> None:
