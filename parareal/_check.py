@@ -19,11 +19,16 @@ def check_instance(value: Any, kind: type, name: str, example: str) -> None:
     raise TypeError(f"{name} is {got}; expected {kind.__name__}, for example {example}")
 
 
+def with_article(name: str) -> str:
+    """An ODE, but a SemilinearODE."""
+    return f"{'an' if name[0] in 'AEIO' or name == 'SDE' else 'a'} {name}"
+
+
 def check_solves(method: Any, problem: Any, name: str) -> None:
     """Raises unless a method is for problems of this kind."""
     if isinstance(problem, method.solves):
         return
-    kinds = " or ".join(f"an {kind.__name__}" for kind in method.solves)
+    kinds = " or ".join(with_article(kind.__name__) for kind in method.solves)
     kind = type(problem).__name__
     fix = {
         "ODE": "pr.RK4()",
@@ -31,7 +36,7 @@ def check_solves(method: Any, problem: Any, name: str) -> None:
         "SDE": 'pr.EulerMaruyama() or pr.Milstein(), or with calculus="stratonovich" pr.Heun()',
     }
     raise ValueError(
-        f"{name} is {method!r}, which is for {kinds}, and the problem is an {kind}; expected a method for it, such as "
+        f"{name} is {method!r}, which is for {kinds}, and the problem is {with_article(kind)}; expected a method for it, such as "
         + fix.get(kind, "pr.RK4() for an ODE, pr.EulerMaruyama() for an SDE, pr.ETDRK4() for a SemilinearODE")
     )
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from parareal import _tree
+from parareal._check import with_article
 from parareal._correction import Correction, Edge, Known, Sweep
 from parareal._flat import flat, unflat
 from parareal._grid import Where, check_count
@@ -82,7 +83,7 @@ class Jacobian(Correction):
         other = fine.evaluations is None or Semilinear in fine.solves or isinstance(fine, Multistep)
         if other or not isinstance(problem, ODE):
             raise ValueError(
-                f"Jacobian came with {fine!r} for an {type(problem).__name__}; expected an explicit one-step method "
+                f"Jacobian came with {fine!r} for {with_article(type(problem).__name__)}; expected an explicit one-step method "
                 "for an ODE, through whose steps tangents can be carried, or another correction: pr.Secant"
             )
         if problem.batching == "loop" or isinstance(fine, Propagator):
