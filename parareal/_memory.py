@@ -60,7 +60,8 @@ def follow(new: State, fine: Carried, before: Carried) -> Carried:
     share = torch.where(like, along / torch.where(like, length, 1.0), 0.0).nan_to_num(0.0).clamp(-1.0, 1.0)
 
     def carry(now: Tensor, old: Tensor) -> Tensor:
-        return now + _tree.per_lane(share, now) * (now - old)
+        far = _tree.per_lane(share, now)
+        return torch.where(far == 0, now, now + far * (now - old))  # what went before may not be finite
 
     values = tuple(
         _tree.map(carry, now, old) for now, old in zip(fine.memory.values, before.memory.values, strict=True)
