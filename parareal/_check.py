@@ -35,9 +35,10 @@ def check_solves(method: Any, problem: Any, name: str) -> None:
         "SemilinearODE": "pr.ETDRK4()",
         "SDE": 'pr.EulerMaruyama() or pr.Milstein(), or with calculus="stratonovich" pr.Heun()',
     }
+    other = "pr.RK4() for an ODE, pr.EulerMaruyama() for an SDE, pr.ETDRK4() for a SemilinearODE"
     raise ValueError(
-        f"{name} is {method!r}, which is for {kinds}, and the problem is {with_article(kind)}; expected a method for it, such as "
-        + fix.get(kind, "pr.RK4() for an ODE, pr.EulerMaruyama() for an SDE, pr.ETDRK4() for a SemilinearODE")
+        f"{name} is {method!r}, which is for {kinds}, and the problem is {with_article(kind)}; expected a method for "
+        f"it, such as {fix.get(kind, other)}"
     )
 
 

@@ -66,9 +66,9 @@ class Engine:
             stop = stop.accepting()
         width = min(schedule.width or grid.num_slices, grid.num_slices)
         mismatch = correction.mismatch(Span(grid.edges, np.arange(grid.num_slices)))
-        self.judge = stop.begin(
-            Start(_tree.leaves(u0)[0].shape[0], width, mismatch.numpy(), 10.0 if correction.mixing else 0.0)
-        )
+        least = 10.0 if correction.mixing else 0.0
+        systems = _tree.leaves(u0)[0].shape[0]
+        self.judge = stop.begin(Start(systems, width, mismatch.numpy(), least, empty is not None))
         self.iterates = Iterates(u0, grid, correction, stop.uses_defect, width, dense, schedule.guess, empty)
         self.schedule, self.executor, self.stop, self.max_iterations = schedule, executor, stop, max_iterations
         self.counters = Counters()

@@ -29,12 +29,14 @@ class Start(NamedTuple):
         width: Slices that are worked on at a time.
         mismatch: What a correction may miss of a move, as a part of it, before any was seen; ``(N,)``.
         least: The least that it is taken to miss: much where iterates are mixed, whose defects show something else.
+        carried: Whether states carry the memory of a multistep method, whose errors come on top.
     """
 
     systems: int
     width: int
     mismatch: Floats
     least: float = 0.0
+    carried: bool = False
 
 
 class Seen(NamedTuple):
@@ -67,6 +69,8 @@ class Seen(NamedTuple):
 
 _WEIGHT = 0.7
 """Of the mismatch: errors add up to less than the sum of their sizes."""
+_WEIGHT_CARRIED = 1.5
+"""The same where a memory is carried: what it is off enters the slices to come once more."""
 _MEMORY = 0.7
 """A mismatch seen before counts for this much in the next iteration, in case that now a move was easy by chance."""
 _PREFIX, _TAIL, _END = 0.1, 0.03, 0.6
@@ -93,6 +97,7 @@ class Errors:
         slices = len(start.mismatch)
         self._rtol, self._atol = rtol, atol
         self._least = max(_ROUNDING, start.least)
+        self._weight = _WEIGHT_CARRIED if start.carried else _WEIGHT
         self._mismatch = np.tile(start.mismatch, (start.systems, 1))
         self._moved_by = np.zeros((start.systems, slices))  # what the left edge moved by when the right one last did
         self._spent = np.zeros(start.systems)
@@ -155,7 +160,7 @@ class Errors:
         self._mismatch[row, n] = mismatch
         self._moved_by[row, n] = np.where(np.isfinite(moved_by), moved_by, 0.0)
         # Also where the mismatch is infinite a slice adds nothing whose left edge stands still.
-        return np.where(moved_by == 0, 0.0, _WEIGHT * added)
+        return np.where(moved_by == 0, 0.0, self._weight * added)
 
     def _note(self, seen: Seen, at: Ints, error: Floats) -> None:
         system, n = seen.system[at], seen.n[at]

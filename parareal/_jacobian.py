@@ -83,8 +83,9 @@ class Jacobian(Correction):
         other = fine.evaluations is None or Semilinear in fine.solves or isinstance(fine, Multistep)
         if other or not isinstance(problem, ODE):
             raise ValueError(
-                f"Jacobian came with {fine!r} for {with_article(type(problem).__name__)}; expected an explicit one-step method "
-                "for an ODE, through whose steps tangents can be carried, or another correction: pr.Secant"
+                f"Jacobian came with {fine!r} for {with_article(type(problem).__name__)}; expected an explicit "
+                "one-step method for an ODE, through whose steps tangents can be carried, or another correction: "
+                "pr.Secant"
             )
         if problem.batching == "loop" or isinstance(fine, Propagator):
             what = 'a problem with batching="loop"' if problem.batching == "loop" else repr(fine)

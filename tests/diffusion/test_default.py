@@ -165,6 +165,21 @@ def test_rtol_and_the_estimate_hold_for_95_of_100_samples(kind: str, scale: floa
     assert sum(covered) >= 0.95 * len(covered)
 
 
+@pytest.mark.parametrize("solver", ["dpm++2m", "dpm++2s", "unipc", "deis", "ancestral", "sde-dpm++2m"])
+def test_rtol_and_the_estimate_hold_for_solvers_with_a_memory_or_with_noise(solver: str) -> None:
+    noise = noise_of("digits", 20, seed=5)
+
+    def draw(parallel: bool) -> da.SampleResult:
+        generator = torch.Generator().manual_seed(6) if solver in ("ancestral", "sde-dpm++2m") else None
+        return da.sample(da.load_digits(), noise, 40, solver=solver, generator=generator, parallel=parallel)
+
+    out, serial = draw(True), draw(False)
+    error = distance(out.samples, serial.samples)
+    assert (error <= 1e-3).double().mean() >= 0.95
+    assert (error <= out.solution.error_estimate).double().mean() >= 0.9
+    assert out.solution.stats.rounds <= 0.75 * serial.solution.stats.rounds
+
+
 def test_the_estimate_is_of_the_size_of_the_error() -> None:
     """Not only above it."""
     out, serial = pair(labelled("digits", 16, 7.5), noise_of("digits", 16), steps=50)
