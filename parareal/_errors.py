@@ -69,7 +69,7 @@ class Seen(NamedTuple):
 
 _WEIGHT = 0.7
 """Of the mismatch: errors add up to less than the sum of their sizes."""
-_WEIGHT_CARRIED = 1.5
+_WEIGHT_CARRIED = 1.0
 """The same where a memory is carried: what it is off enters the slices to come once more."""
 _MEMORY = 0.7
 """A mismatch seen before counts for this much in the next iteration, in case that now a move was easy by chance."""
