@@ -131,7 +131,7 @@ class SemilinearODE(ODE, Semilinear):
         for part in parts:
             if isinstance(part, bool) or not isinstance(part, Number | Tensor):
                 raise TypeError(f"linear holds a {type(part).__name__}; expected a number, or tensors like the state's")
-            if not bool(torch.isfinite(torch.as_tensor(part)).all()):
+            if not bool(torch.isfinite(_as_tensor(part)).all()):
                 raise ValueError("linear is not finite; expected the coefficient of u in the right-hand side")
         object.__setattr__(self, "linear", parts[0] if isinstance(self.linear, Number) else self.linear)
 
@@ -164,7 +164,7 @@ class SemilinearODE(ODE, Semilinear):
 
     @property
     def _parts(self) -> list[Tensor]:
-        return [torch.as_tensor(part) for part in _tree.leaves(self.linear)]
+        return [_as_tensor(part) for part in _tree.leaves(self.linear)]
 
     def nonlinear(self, t: Tensor, u: State, rows: State = None) -> State:
         """f(t, u) on L lanes."""
@@ -222,10 +222,10 @@ def scaled_phis(h: Tensor, c: Tensor, n: int, scale: Tensor | float = 1.0, first
     w, step = torch.where(small, z, 0), torch.where(small, h, 0)
     series = torch.full_like(w, 1 / factorial(_TERMS + n))
     for j in range(_TERMS - 1, -1, -1):
-        series = series * w + 1 / factorial(j + n)
+        series = _product(series, w) + 1 / factorial(j + n)
     down = [series]
     for k in range(n - 1, 0, -1):
-        down.insert(0, down[0] * w + 1 / factorial(k))
+        down.insert(0, _product(down[0], w) + 1 / factorial(k))
     return [torch.where(small, scale * step * low, high) for low, high in zip(down, up, strict=True)]
 
 
@@ -256,11 +256,26 @@ def chosen(mask: Tensor, a: State, b: Any) -> State:
 def _scaled(factor: Tensor, leaf: Tensor) -> Tensor:
     if factor.dtype != (dtype := _dtype(factor, leaf)):
         factor = factor.to(dtype)
-    return factor.reshape(-1, *[1] * (leaf.ndim - 1)) * leaf if factor.ndim == 1 else factor * leaf
+    lanes, *shape = factor.shape  # what broadcasts against a state does so from the right
+    return _product(factor.reshape(lanes, *[1] * (leaf.ndim - factor.ndim), *shape), leaf)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Without fused operations: torch's complex product depends on where in a stack its factors are."""
+    if not (a.is_complex() and b.is_complex()):
+        return a * b
+    return torch.complex(a.real * b.real - a.imag * b.imag, a.real * b.imag + a.imag * b.real)
 
 
 def _dtype(factor: Tensor, leaf: Tensor) -> torch.dtype:
     return leaf.dtype if factor.is_complex() or not leaf.is_complex() else leaf.real.dtype
+
+
+def _as_tensor(part: Any) -> Tensor:
+    """Numbers as they are: torch would make single precision of them."""
+    if isinstance(part, Tensor):
+        return part
+    return torch.as_tensor(part, dtype=torch.complex128 if isinstance(part, complex) else torch.float64)
 
 
 def _value(t: Tensor, u: State, value: State) -> State:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 import parareal as pr
 from parareal import _iterates
+from parareal._changes import Change
 from parareal._memory import bare, follow
 from parareal._semilinear import linear_weights
 from parareal.integrators._interpolation import node_weights
@@ -398,6 +399,19 @@ def test_lanes_do_not_see_each_other() -> None:
     for i in range(3):
         lane = slice(i, i + 1)
         assert equal(follow(part(new, lane), part(fine, lane), part(before, lane)), part(together, lane))
+
+
+def test_what_has_settled_has_settled_with_its_memory() -> None:
+    """An edge that stands still counts as moved by what its memory moves by."""
+    old = carried(0)
+    for part_of in ("values", "states"):
+        moved = own.on_leaves(lambda x: x + 0.25, getattr(old.memory, part_of))
+        new = old._replace(memory=old.memory._replace(**{part_of: moved}))
+        for kind in ("rms", "max"):
+            change = Change(new, old, new)
+            for what in ("increment", "defect"):
+                assert change.norm(what, kind).tolist() == pytest.approx([0.25] * 3, rel=16 * EPS)
+            assert torch.equal(change.norm("size", kind), Change(old.u, old.u, old.u).norm("size", kind))
 
 
 @pytest.mark.parametrize(
