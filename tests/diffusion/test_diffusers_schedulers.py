@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import mpmath
 import pytest
 import torch
 from torch import Tensor
@@ -180,6 +181,45 @@ def test_deis(prediction: str, grid: str, order: int, steps: int, dtype: torch.d
     # Their weights are differences of numbers that nearly cancel, in float32 whatever the dtype of the sample; ours are
     # checked against the integrals themselves below.
     assert_agree(scheduler, pr.DEIS(order, lower_order_final=steps < 15), steps, dtype, tolerance=1e-4)
+
+
+def lagrange(s: Any, j: int, nodes: list[Any]) -> Any:
+    """The polynomial in log s that is 1 at the j-th node and 0 at the others."""
+    value = mpmath.mpf(1)
+    for k, node in enumerate(nodes):
+        if k != j:
+            value *= mpmath.log(s / node) / mpmath.log(nodes[j] / node)
+    return value
+
+
+@pytest.mark.parametrize("schedule", [da.VP(), da.Flow(t_min=1e-3, t_max=0.999), da.EDM()], ids=repr)
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_deis_weights_are_the_integrals(order: int, schedule: da.NoiseSchedule) -> None:
+    """z = x/alpha grows over a step by the integral over s = sigma/alpha of a polynomial in log s through the noise.
+
+    A model that predicts 1 at a single time shows in each step with what weight that one counts.
+    """
+    x = torch.linspace(0.0, 1.0, 7, dtype=torch.float64)
+    times = schedule.t_max + (schedule.t_min - schedule.t_max) * (0.7 * x + 0.3 * x**2)
+    s = [mpmath.mpf(value) for value in schedule.s(times).tolist()]
+    for j in range(6):
+
+        def impulse(x: Tensor, t: Tensor, j: int = j) -> Tensor:
+            index = (t[:, None] - times[None, :]).abs().argmin(1)
+            return (index == j).to(x.dtype)[:, None].expand_as(x)
+
+        flow = da.probability_flow(da.DiffusionModel(impulse, schedule, prediction="eps"))
+        grid = flow.grid(times, slices=6)
+        sol = pr.serial(flow.problem, torch.zeros(1, 1, dtype=torch.float64), grid, fine=pr.DEIS(order))
+        z = flow.to_x(sol.ts, sol.us.flatten(1)).flatten() / schedule.alpha(times)
+        for n, weight in enumerate(z.diff().tolist()):
+            nodes = [s[n - k] for k in range(min(order, n + 1))]
+            used = 0 <= n - j < len(nodes)
+            exact = (
+                mpmath.quad(lambda at, nodes=nodes, k=n - j: lagrange(at, k, nodes), [s[n], s[n + 1]]) if used else 0
+            )
+            rounding = 4 * torch.finfo(torch.float64).eps * float(z[n : n + 2].abs().max())
+            assert abs(weight - float(exact)) <= 1e-12 * float(abs(s[n + 1] - s[n])) + rounding
 
 
 @pytest.mark.parametrize(
