@@ -6,6 +6,7 @@ A tensor's leading axis is the number of samples, or 1 where all samples share i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,11 +56,12 @@ def split(conditioning: dict[str, Any]) -> tuple[list[Tensor], Callable[[list[Te
     own = [tensor.shape[0] != 1 for tensor in tensors(conditioning)]
     leaves = [tensor for tensor, mine in zip(tensors(conditioning), own, strict=True) if mine]
 
-    def join(rows: list[Tensor]) -> dict[str, Any]:
-        flags, given = iter(own), iter(rows)
-        return map_tensors(lambda tensor: next(given) if next(flags) else tensor, conditioning)
+    return leaves, partial(_join, conditioning, own)
 
-    return leaves, join
+
+def _join(conditioning: dict[str, Any], own: list[bool], rows: list[Tensor]) -> dict[str, Any]:
+    flags, given = iter(own), iter(rows)
+    return map_tensors(lambda tensor: next(given) if next(flags) else tensor, conditioning)
 
 
 def expand(conditioning: dict[str, Any], rows: int) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def probability_flow(model: DiffusionModel, coordinates: Name | None = None) -> 
     leaves, join = split(dict(model.conditioning or {}))
     return ProbabilityFlow(
         DiffusionODE(
-            _right_hand_side(model, chosen, join),
+            _RightHandSide(model, chosen, join, model.dtype),
             batching="fold",
             per_sample=leaves or None,
             coordinates=chosen,
@@ -170,23 +170,25 @@ def probability_flow(model: DiffusionModel, coordinates: Name | None = None) -> 
     )
 
 
-def _right_hand_side(
-    model: DiffusionModel, coordinates: Coordinates, join: Callable[[list[Tensor]], dict[str, Any]]
-) -> Callable[..., Tensor]:
-    target, schedule, dtype = coordinates.rate, model.noise_schedule, model.dtype
-    direct = model.prediction == coordinates.same_as  # the network's output is the derivative itself
-    slopes = model.prediction == "velocity" and not direct
+@dataclass(frozen=True, eq=False)
+class _RightHandSide:
+    """du/dtau from the network's output. A class, not a function in a function, so that it can be pickled."""
 
-    def f(tau: Tensor, u: Tensor, rows: list[Tensor] | None = None) -> Tensor:
+    model: DiffusionModel
+    coordinates: Coordinates
+    join: Callable[[list[Tensor]], dict[str, Any]]
+    dtype: torch.dtype | None
+
+    def __call__(self, tau: Tensor, u: Tensor, rows: list[Tensor] | None = None) -> Tensor:
+        model, coordinates, schedule = self.model, self.coordinates, self.model.noise_schedule
+        direct = model.prediction == coordinates.same_as  # the network's output is the derivative itself
         t = coordinates.time(tau)
         levels = coordinates.levels(tau, t)
-        if slopes:
+        if model.prediction == "velocity" and not direct:
             levels = levels._replace(alpha_dot=schedule.alpha_dot(t), sigma_dot=schedule.sigma_dot(t))
         x = per_row(coordinates.scale(levels), u) * u
-        value = model.evaluate(x, t, join(rows or []), dtype)
-        return value if direct else between(value, x, levels, ROWS[model.prediction](levels), target)
-
-    return f
+        value = model.evaluate(x, t, self.join(rows or []), self.dtype)
+        return value if direct else between(value, x, levels, ROWS[model.prediction](levels), coordinates.rate)
 
 
 def _check_start(model: DiffusionModel) -> None:

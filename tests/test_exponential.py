@@ -77,6 +77,19 @@ def test_phi_functions_at_all_sizes_and_directions(
         assert abs(complex(value[0]) - expected) <= (4 * abs(z) + 16 * factorial(k)) * EPS * scale
 
 
+@pytest.mark.parametrize("turn", [0.0, 0.2, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("h", [1.0, -0.3])
+def test_phi_functions_where_one_formula_takes_over_from_the_other(h: float, turn: float) -> None:
+    """Recursions upwards lose digits for small c h, the series does for large: the worst is around 1."""
+    sizes = torch.cat([torch.logspace(-6, -0.01, 30, dtype=torch.float64), 0.9 + 0.2 * torch.rand(20).double()])
+    c = torch.polar(sizes, torch.full_like(sizes, np.pi * turn)) / h
+    got = scaled_phis(torch.tensor(h, dtype=torch.float64), c, 5)
+    for k, values in enumerate(got, start=1):
+        for z, value in zip((c * h).tolist(), values.tolist(), strict=True):
+            expected = complex(h * phi(k, z))
+            assert abs(value - expected) <= 16 * factorial(k) * EPS * abs(expected)
+
+
 @pytest.mark.parametrize("h", [1.0, -2.0, 0.0])
 def test_without_a_linear_part_they_are_powers(h: float) -> None:
     got = scaled_phis(torch.tensor([h], dtype=torch.float64), torch.zeros((), dtype=torch.float64), 4)
