@@ -35,7 +35,7 @@ class NoisyFlow(DiffusionODE):
     most: int = field(default=1, kw_only=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        remade = partial(NoisyFlow, coordinates=self.coordinates, seed=self.seed, path=self.path)
+        remade = partial(NoisyFlow, coordinates=self.coordinates, seed=self.seed, path=self.path, most=self.most)
         return remade, (self.f, self.batching, self.per_sample)
 
     def rows(self, samples: int | None, device: torch.device) -> Any:

@@ -75,6 +75,8 @@ class ExponentialEuler(_Exponential):
 class ETDRK2(_Exponential):
     """Exponential time differencing with two stages: order 2, two evaluations a step.
 
+    A step from or into a noise level without end, as into clean data, is one of `ExponentialEuler`.
+
     Args:
         steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse).
 
@@ -102,8 +104,11 @@ class ETDRK2(_Exponential):
         n0 = split.rest(t0, u, (yield split.function, t0, u))
         weights = split.weights(t0, t1, 2)
         a = lincomb([(weights.keep, u), (weights.phi[0], n0)])
-        na = split.rest(t1, a, (yield split.function, t1, a))
-        return _tree.add(a, lincomb([(weights.phi[1], _tree.sub(na, n0))]))
+        bounded = torch.isfinite(weights.h) if split.endless else None
+        end = t1 if bounded is None else torch.where(bounded, t1, t0)  # as in `etdrk4_step`
+        na = split.rest(end, a, (yield split.function, end, a))
+        new = _tree.add(a, lincomb([(weights.phi[1], _tree.sub(na, n0))]))
+        return new if bounded is None else chosen(bounded, new, a)
 
 
 @dataclass(frozen=True)

@@ -220,3 +220,115 @@ def test_noise_predictions_are_refused_where_they_say_nothing(name: str, predict
 def test_wrong_kinds_are_refused() -> None:
     with pytest.raises(TypeError, match="model is a VP; expected a DiffusionModel"):
         da.probability_flow(da.VP())  # type: ignore[arg-type]
+
+
+# --- where there is no signal, or no noise ---------------------------------------------------------------------------
+
+ENDLESS = (
+    pr.ExponentialEuler(),
+    pr.ETDRK2(),
+    pr.ETDRK4(),
+    pr.DEIS(3),
+    pr.DEIS(3, lower_order_start=False),
+    pr.DPMSolver(2),
+    pr.DPMSolver(3, "multistep"),
+    pr.DPMSolverPP(2),
+    pr.DPMSolverPP(2, "multistep"),
+    pr.UniPC(2),
+    pr.UniPC(3, "noise"),
+    pr.UniPC(2, "noise", "bh1"),
+)
+
+
+@pytest.mark.parametrize("towards", ["data", "noise"])
+@pytest.mark.parametrize(
+    ("schedule", "prediction"),
+    [(da.Flow(), "velocity"), (SCHEDULES["discrete-both-ends"], "v")],
+    ids=["flow", "discrete-both-ends"],
+)
+@pytest.mark.parametrize("method", ENDLESS, ids=repr)
+def test_endless_steps_at_either_end_are_ddim(
+    method: pr.Integrator, schedule: da.NoiseSchedule, prediction: str, towards: str
+) -> None:
+    """lambda is infinite at both ends of these grids, whichever of them comes first; inside all methods are better."""
+    flow = da.probability_flow(mixture().model(schedule, prediction))
+
+    def grid(steps: int) -> pr.TimeGrid:
+        times = schedule.times(steps, "uniform")
+        return flow.grid(times if towards == "data" else times.flip(0), slices=steps)
+
+    def run(steps: int, fine: pr.Integrator) -> torch.Tensor:
+        u = normals(3, 4) if towards == "noise" else 0.3 * normals(3, 4)
+        return pr.serial(flow.problem, u, grid(steps), fine=fine).us
+
+    first, last = (grid(20).points[:2], grid(20).points[-2:])
+    assert not bool(torch.isfinite(flow.coordinates.level(torch.stack([first[0], last[1]]))).any())
+    ours, ddim = run(20, method), run(20, pr.Euler())
+    assert torch.isfinite(ours).all()
+    assert relative(ours[1], ddim[1]) <= 16 * torch.finfo(torch.float64).eps
+    if not isinstance(method, pr.UniPC):  # which corrects the state once more where the last step begins
+        step = flow.problem.rhs(last[:1], ours[-2][None])[0] * (last[1] - last[0])
+        assert relative(ours[-1], ours[-2] + step) <= 64 * torch.finfo(torch.float64).eps
+    # The first step is all there is of the error on some grids; the others must not add to it.
+    exact = run(200, pr.Heun())[-1]
+    assert relative(ours[-1], exact) <= 1.25 * relative(ddim[-1], exact)
+
+
+# --- grids -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("times", "words"),
+    [
+        ([1.0, 0.5, 0.5, 0.1], ["times stand still", "times[1]=0.5", "times[2]=0.5"]),
+        ([1.0, 1.0, 0.1], ["times stand still", "times[0]=1.0", "times[1]=1.0"]),
+        ([1.0, 0.25, 0.5, 0.1], ["times turn back", "times[1]=0.25", "times[2]=0.5"]),
+        ([0.1, 0.5, 0.25], ["times turn back", "times[1]=0.5", "times[2]=0.25"]),
+        ([1.0, float("nan"), 0.1], ["times are not all finite", "times[1]=nan"]),
+    ],
+)
+def test_times_that_repeat_or_turn_back_are_refused_by_their_names(times: list[float], words: list[str]) -> None:
+    flow = da.probability_flow(mixture().model(da.VP()))
+    with pytest.raises(ValueError, match=r"model\.noise_schedule\.times") as caught:
+        flow.grid(torch.tensor(times, dtype=torch.float64))
+    assert all(word in str(caught.value) for word in [*words, "only fall"]), str(caught.value)
+
+
+class Bump(da.NoiseSchedule):
+    """Noise that rises to t = 1 and falls again; between 1 and 1.5 it stands still."""
+
+    t_min, t_max = 0.1, 2.0
+
+    def __repr__(self) -> str:
+        return "Bump()"
+
+    def alpha(self, t: torch.Tensor) -> torch.Tensor:
+        return torch.ones_like(t)
+
+    def sigma(self, t: torch.Tensor) -> torch.Tensor:
+        return torch.where(t < 1.5, t.clamp(max=1.0), 2.5 - t)
+
+    def time(self, s: torch.Tensor) -> torch.Tensor:
+        return s
+
+
+def test_noise_levels_that_repeat_or_turn_back_are_refused_with_their_times() -> None:
+    flow = da.probability_flow(da.DiffusionModel(lambda x, t: x, Bump()), "ratio")
+    with pytest.raises(
+        ValueError, match=r"noise levels of Bump\(\) stand still from times\[1\]=1.25 to times\[2\]=1.0"
+    ):
+        flow.grid(torch.tensor([1.6, 1.25, 1.0, 0.5], dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"noise levels of Bump\(\) turn back from times\[1\]=1.0 to times\[2\]=0.5"):
+        flow.grid(torch.tensor([1.75, 1.0, 0.5], dtype=torch.float64))
+    assert flow.grid(torch.tensor([1.0, 0.5, 0.25]), slices=2).points.tolist() == [1.0, 0.5, 0.25]
+
+
+def test_times_may_be_integers_and_nothing_else_but_numbers() -> None:
+    flow = da.probability_flow(mixture().model(SCHEDULES["discrete"]))
+    whole = flow.grid(torch.tensor([999, 500, 0]), slices=2)
+    assert torch.equal(whole.points, flow.grid(torch.tensor([999.0, 500.0, 0.0]), slices=2).points)
+    for times, came in (([1.0, 0.5], "a list"), (torch.ones(2, dtype=torch.complex64), "complex64")):
+        with pytest.raises(TypeError, match=came):
+            flow.grid(times)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least 2"):
+        flow.grid(torch.tensor([1.0]))

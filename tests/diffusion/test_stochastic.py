@@ -274,8 +274,11 @@ def test_methods_and_problems_are_plain_values(name: str) -> None:
     grid = flow.grid(da.VP().times(8), slices=4)
     a, b = (pr.serial(problem, NOISE, grid, fine=method, samples=True).u for problem in (flow.problem, again))
     assert torch.equal(a, b)
-    bound = pickle.loads(pickle.dumps(flow.problem.bind(NOISE, grid, method)))
-    assert torch.equal(pr.serial(bound, NOISE, grid, fine=method, samples=True).u, a)
+    bound = flow.problem.bind(NOISE, grid, method)
+    kept, t0, t1 = pickle.loads(pickle.dumps(bound)), grid.points[:2], grid.points[4:6]
+    lanes = torch.stack([NOISE, NOISE])
+    assert torch.equal(kept.normals(t0, t1, lanes), bound.normals(t0, t1, lanes))
+    assert kept.most == bound.most == 2
 
 
 # --- noise adds up ---------------------------------------------------------------------------------------------------
