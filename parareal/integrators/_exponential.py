@@ -150,7 +150,7 @@ def etdrk4_step(split: Split, t0: Tensor, t1: Tensor, u: State) -> Stages:
     level0, level1 = split.level(t0), split.level(t1)
     # Halfway in the variable in which the linear part is constant.
     middle, end, bounded = split.time((level0 + level1) / 2), t1, None
-    if split.endless:  # there is no halfway, and what is asked for beside n0 is not used
+    if split.endless:  # there is no halfway: every stage is the first, whose weights add up to that of one stage
         bounded = torch.isfinite(level1 - level0)
         middle, end = torch.where(bounded, middle, t0), torch.where(bounded, t1, t0)
 
@@ -169,8 +169,7 @@ def etdrk4_step(split: Split, t0: Tensor, t1: Tensor, u: State) -> Stages:
     w0 = _combine([1, -3, 4], one, two, three)
     wab = _combine([2, -4], two, three)
     wc = _combine([-1, 4], two, three)
-    new = lincomb([(weights.keep, u), (w0, n0), (wab, _tree.add(na, nb)), (wc, nc)])
-    return new if bounded is None else chosen(bounded, new, lincomb([(weights.keep, u), (one, n0)]))
+    return lincomb([(weights.keep, u), (w0, n0), (wab, _tree.add(na, nb)), (wc, nc)])
 
 
 def _combine(numbers: list[int], *factors: Factors) -> Factors:
