@@ -19,8 +19,8 @@ demo: $(STAMP) ## diffusion sampling, serial against parallel in time: a table a
 	@mkdir -p "$(OUT)"
 	$(BIN)/python examples/quickstart.py
 
-test: $(STAMP) ## the test suite
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## the test suite, a worker on each core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q $(ARGS)
 
 venv: $(STAMP) ## set up .venv with the package and all that tests and checks need
 
