@@ -134,6 +134,11 @@ class Engine:
         self.status = [status if known is None else known for known in self.status]
         self.active[:] = False
 
+    def close(self) -> None:
+        """Ends the lanes that are still under way."""
+        for flight in self._flights:
+            flight.close()
+
     @property
     def evaluations(self) -> int:
         """Evaluations so far."""

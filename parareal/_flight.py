@@ -168,6 +168,12 @@ class Flight:
                 cohort.stages.close()
             self.cohorts = [cohort for cohort in self.cohorts if cohort not in unwanted]
 
+    def close(self) -> None:
+        """Ends what is under way: solvers of other libraries wait in threads."""
+        for cohort in self.cohorts:
+            cohort.stages.close()
+        self.cohorts, self._waiting = [], []
+
     def begin_steps(self) -> list[Cohort]:
         """Every lane between two steps begins the next; returns all cohorts, each with its request."""
         while self._waiting:

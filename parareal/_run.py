@@ -100,6 +100,7 @@ class Run:
             raise
         finally:
             bar.close()
+            engine.close()
         return self._solution(engine)
 
     def _report(self, engine: Engine, increments: dict[int, Floats], bar: Bar) -> bool:
@@ -171,6 +172,8 @@ class Run:
         except BaseException as error:
             attach(error, self._sequential_solution(us, flight, counters, (Status.INTERRUPTED,) * count))
             raise
+        finally:
+            flight.close()
         finite = [torch.isfinite(leaf).reshape(count, -1).all(1) for leaf in _tree.leaves(bare(u))]
         failed = Status.UNSOLVED if fine.implicit else Status.NONFINITE
         statuses = tuple(Status.FINAL if ok else failed for ok in torch.stack(finite).all(0).tolist())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from typing import Any
 
 import numpy as np
@@ -471,3 +472,21 @@ def test_a_lane_that_overtakes_another_of_its_slice_spoils_nothing(fine: pr.Inte
     assert (sol.u - ref.u).abs().max() <= 1e-5
     if isinstance(schedule, pr.Wavefront):
         assert sol.stats.rounds <= ref.stats.rounds
+
+
+def test_no_thread_outlives_a_run_that_was_interrupted() -> None:
+    interrupt = KeyboardInterrupt()  # held here, and with it the frames of the run
+
+    def f(t: Tensor, u: Tensor) -> Tensor:
+        calls.append(1)
+        if len(calls) > 40:
+            raise interrupt
+        return -u
+
+    before = threading.active_count()
+    for fine in (pr.TorchDiffEq(), pr.SciPy(), pr.TorchODE()):
+        calls: list[int] = []
+        with pytest.raises(KeyboardInterrupt) as caught:
+            pr.solve(pr.ODE(f, "native"), START, pr.TimeGrid.uniform(0.0, 2.0, 8), fine=fine, coarse=pr.Euler())
+        assert caught.value.solution is not None
+        assert threading.active_count() == before
