@@ -4,6 +4,7 @@ A `DiffusionModel` is a network, a `NoiseSchedule` and the name of what the netw
 classifier-free guidance; `probability_flow` makes a `parareal.ODE` of it.
 """
 
+from diffusion_adapters import diffusers
 from diffusion_adapters._digits import load_digits
 from diffusion_adapters._discrete import Discrete
 from diffusion_adapters._flow import ProbabilityFlow, probability_flow
@@ -34,6 +35,7 @@ __all__ = [
     "SDEDPMSolverPP",
     "SampleResult",
     "convert",
+    "diffusers",
     "guided",
     "load_digits",
     "probability_flow",

@@ -157,11 +157,11 @@ def probability_flow(model: DiffusionModel, coordinates: Name | None = None) -> 
     if not isinstance(given, DiffusionModel):
         raise TypeError(f"model is a {type(given).__name__}; expected a DiffusionModel(network, noise_schedule)")
     chosen = coordinates_for(model.noise_schedule, coordinates)
-    _check_start(model)
+    check_start(model)
     leaves, join = split(dict(model.conditioning or {}))
     return ProbabilityFlow(
         DiffusionODE(
-            _RightHandSide(model, chosen, join, model.dtype),
+            RightHandSide(model, chosen, join, model.dtype),
             batching="fold",
             per_sample=leaves or None,
             coordinates=chosen,
@@ -171,7 +171,7 @@ def probability_flow(model: DiffusionModel, coordinates: Name | None = None) -> 
 
 
 @dataclass(frozen=True, eq=False)
-class _RightHandSide:
+class RightHandSide:
     """du/dtau from the network's output. A class, not a function in a function, so that it can be pickled."""
 
     model: DiffusionModel
@@ -191,7 +191,8 @@ class _RightHandSide:
         return value if direct else between(value, x, levels, ROWS[model.prediction](levels), coordinates.rate)
 
 
-def _check_start(model: DiffusionModel) -> None:
+def check_start(model: DiffusionModel) -> None:
+    """Raises where the schedule begins without signal and the model says nothing of the data there."""
     schedule = model.noise_schedule
     silent = schedule.alpha(torch.tensor(schedule.t_max, dtype=torch.float64)).item() == 0
     if silent and model.prediction in ("eps", "score"):

@@ -146,11 +146,11 @@ def sample(
     tolerance = pr.Tolerance(rtol=rtol, atol=0.0)
     _check_run(schedule, stop, max_iterations, callback)
     fine = _fine(solver)
-    correction = _correction(coarse, fine)
+    correction = correction_of(coarse, fine)
     times = model.noise_schedule.times(steps, spacing)
     _check_end(model, fine, times)
-    grid = _grid(flow.grid(times, len(times) - 1).points, slices, correction, fine)
-    schedule = _schedule(schedule, width, coarse, grid.num_slices)
+    grid = grid_of(flow.grid(times, len(times) - 1).points, slices, correction, fine)
+    schedule = choose_schedule(schedule, width, coarse, grid.num_slices)
     stochastic = NoisyFlow in fine.solves
     noise = start_noise(noise, None if stochastic and isinstance(noise, Tensor) else generator, model)
     if stochastic:
@@ -202,7 +202,8 @@ def _fine(solver: Any) -> pr.Integrator:
     return SOLVERS[one_of(solver, SOLVERS, "solver", "an integrator such as pr.RK4()")]()
 
 
-def _correction(coarse: Any, fine: pr.Integrator) -> pr.Correction:
+def correction_of(coarse: Any, fine: pr.Integrator) -> pr.Correction:
+    """What ``coarse`` says in `sample`."""
     if isinstance(coarse, pr.Correction):
         return coarse
     if isinstance(coarse, pr.Integrator):
@@ -224,7 +225,7 @@ def _correction(coarse: Any, fine: pr.Integrator) -> pr.Correction:
         ) from None
 
 
-def _schedule(schedule: pr.Schedule | None, width: int | None, coarse: Any, slices: int) -> pr.Schedule | None:
+def choose_schedule(schedule: pr.Schedule | None, width: int | None, coarse: Any, slices: int) -> pr.Schedule | None:
     """A window where one is asked for, or with the free coarse flow; else what was given."""
     if width is None:
         if schedule is None:
@@ -246,7 +247,7 @@ def _check_width(width: int | None, slices: int) -> None:
         raise ValueError(f"width={width} is more than the {slices} slices; expected 1 ... {slices}")
 
 
-def _grid(points: Tensor, slices: int | None, correction: pr.Correction, fine: pr.Integrator) -> pr.TimeGrid:
+def grid_of(points: Tensor, slices: int | None, correction: pr.Correction, fine: pr.Integrator) -> pr.TimeGrid:
     """Slices as asked for; else about sqrt(steps), or without a coarse propagator one for each group of steps."""
     steps = len(points) - 1
     if slices is None and correction.propagator is None:

@@ -1,0 +1,5 @@
+"""Pipelines of the diffusers library, sampled in parallel in time: `parallelize`."""
+
+from diffusion_adapters.diffusers._pipeline import ParallelPipeline, parallelize
+
+__all__ = ["ParallelPipeline", "parallelize"]

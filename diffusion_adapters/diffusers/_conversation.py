@@ -1,0 +1,340 @@
+"""The pipeline's own loop as the right-hand side: it scales, calls the network and guides, for all lanes of a round.
+
+The engine runs beside it and asks. Where the pipeline calls its network, the network is called on the lanes that the
+engine asks about; where the pipeline hands the guided prediction to ``scheduler.step``, it is handed to the engine,
+which says what the next round is about. What the pipeline itself sees are latents of its own batch, and a loop that
+ends when the engine has what it wants.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import parareal as pr
+from diffusion_adapters.diffusers._network import Known, Lanes, Plan, find_layout, learn
+from diffusion_adapters.diffusers._problem import Request, Setup, prepare
+from diffusion_adapters.diffusers._timesteps import Noted
+from diffusion_adapters.diffusers._translate import Translation, translate
+from parareal.integrators._lockstep import Coroutine
+
+
+@dataclass
+class Inpainting:
+    """What a pipeline prepared to keep of an image: shapes as the latents', the mask 0 where the image is kept."""
+
+    image: Tensor | None = None
+    noise: Tensor | None = None
+    mask: Tensor | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of it is there."""
+        return self.image is not None and self.noise is not None and self.mask is not None
+
+
+class Conversation:
+    """One call of a pipeline.
+
+    Args:
+        setup: How to solve.
+        name: What errors call the pipeline.
+        interrupted: Whether somebody asks for an end.
+
+    Attributes:
+        scheduler: The stand-in, set by whoever makes it.
+        latents: What the pipeline prepared, if that is known.
+        inpainting: What it keeps of an image.
+        preview: Whether each round's ``step`` returns the best latents so far.
+        solution: The run, as far as it came.
+        bar: The pipeline's progress bar.
+    """
+
+    scheduler: Any
+
+    def __init__(self, setup: Setup, name: str, interrupted: Callable[[], bool]) -> None:
+        self.setup, self.name, self._interrupted = setup, name, interrupted
+        self.latents: Tensor | None = None
+        self.inpainting = Inpainting()
+        self.preview = False
+        self.solution: pr.Solution | None = None
+        self.rounds = 0
+        self.finished = False
+        self.bar: Any = None
+        self._translation: Translation | None = None
+        self._dtype = torch.float32
+        self._engine: Coroutine | None = None
+        self._plans: dict[int, Plan] = {}
+        self._known = Known()
+        self._lanes: Lanes | None = None
+        self._request: Request | None = None
+        self._value: Tensor | None = None
+        self._twins = self._alone = self._stepped = self._checked = False
+        self._recorded: tuple[Any, ...] = ()
+        self._shown: Tensor | None = None
+
+    @property
+    def under_way(self) -> bool:
+        """Whether the engine is at work."""
+        return self._engine is not None and not self.finished
+
+    @property
+    def in_loop(self) -> bool:
+        """Whether the pipeline's loop has begun, and not ended."""
+        return self._translation is not None and not self.finished
+
+    # --- the loop ---------------------------------------------------------------------------------------------------
+
+    def loop(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Timesteps for the pipeline's loop: one for each round."""
+        if self._translation is not None:
+            raise ValueError(
+                f"{self.name} runs over its timesteps a second time, which cannot be done in parallel in time; expected "
+                "a pipeline with one loop"
+            )
+        eta, clipped = self.setup.eta, self.setup.use_clipped
+        self._translation = translation = translate(self.scheduler, start, stop, eta, clipped)
+        timesteps = translation.timesteps
+        yield Noted.of(timesteps[0].clone(), lambda t: t)
+        while not self.finished:
+            if self._interrupted() or not self._stepped:
+                self._interrupt()
+                return
+            self._stepped = False
+            yield timesteps[0]
+        if self.bar is not None:  # it was made for as many rounds as there are steps
+            self.bar.total = self.bar.n
+            self.bar.refresh()
+
+    def _interrupt(self) -> None:
+        if not self._interrupted():
+            raise ValueError(
+                f"{self.name} went through its loop without a call of the network and of scheduler.step; expected a "
+                "pipeline that calls both once in each step"
+            )
+        if self._value is not None and self._shown is not None:
+            self._shown.copy_(self._twinned(self._best()).to(self._shown.dtype))
+        self.close()
+
+    def close(self) -> None:
+        """Ends the engine, wherever it is."""
+        self.finished = True
+        if self._engine is not None:
+            self._engine.abandon()
+
+    # --- the network --------------------------------------------------------------------------------------------------
+
+    def network(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call of one of the pipeline's networks."""
+        if not self.in_loop:
+            return module(*args, **kwargs)
+        plan = self._plans.get(id(module))
+        if plan is None:
+            plan = self._learn(module, args, kwargs)
+        if plan is None:
+            self._alone, self._recorded = True, (module, args, kwargs)
+            return module(*_plain(args), **_plain(kwargs))
+        if not self._checked and self.rounds > 0:
+            self._check_untouched(plan, args, kwargs)
+        assert self._lanes is not None
+        args, kwargs = plan.expand(args, kwargs, self._lanes, self._known)
+        value = module(*args, **kwargs)
+        self._known.add(value)
+        return value
+
+    def _learn(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan | None:
+        """How the pipeline calls this network; begins to solve where that has not begun."""
+        assert self._translation is not None
+        if self.latents is None:
+            self._take_latents(args, kwargs)
+        latents = self.latents
+        if latents is None:
+            return None
+        wanted = self._as_input(latents) if self._engine is None else self._shown
+        assert wanted is not None
+        plan = learn(args, kwargs, wanted, self._translation.timesteps)
+        if plan is None:
+            return None
+        if not plan.times:
+            raise ValueError(
+                f"{self.name} calls its {type(module).__name__} without a timestep that could be told for each lane; "
+                "expected the timestep of the loop, as it is or computed from by torch operations, among the arguments"
+            )
+        self._plans[id(module)] = plan
+        if self._engine is None:
+            self._dtype = plan.dtype
+            self._begin(latents, plan)
+        return plan
+
+    def _take_latents(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Pipelines that prepare no latents show them to the network first, or twice the same for guidance."""
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, Tensor) and not isinstance(value, Noted) and value.is_floating_point():
+                latents = self._from_input(value)
+                half = len(latents) // 2
+                self._twins = len(latents) % 2 == 0 and bool(torch.equal(latents[:half], latents[half:]))
+                self.latents = latents[:half] if self._twins else latents
+                return
+
+    def _check_untouched(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The latents must come back as ``step`` has returned them, or with the image put in by its mask."""
+        self._checked = True
+        shown, inpainting = self._shown, self.inpainting
+        assert shown is not None
+        shown = shown[: len(shown) // 2] if self._twins else shown
+        if inpainting.complete and plan.layout.whole:
+            assert inpainting.image is not None and inpainting.mask is not None
+            mask = inpainting.mask
+            shown = (1 - mask) * inpainting.image + mask * shown
+        found: list[Tensor] = []
+        _each(args, found.append)
+        _each(kwargs, found.append)
+        layout = find_layout(found[plan.at], shown)
+        if layout is None or layout.offset != plan.layout.offset:
+            raise ValueError(
+                f"{self.name}, or a callback, changes the latents between two steps, in a way that is not known here; "
+                "such a run depends on the order of its steps: expected latents that only scheduler.step changes"
+            )
+
+    # --- the engine -----------------------------------------------------------------------------------------------------
+
+    def _begin(self, latents: Tensor, plan: Plan) -> None:
+        assert self._translation is not None
+        inpainting = self.inpainting if self.inpainting.complete and plan.layout.whole else None
+        run = prepare(self.setup, self._translation, latents, inpainting, self._dtype, self._twins)
+        self._shown = self._twinned(latents.clone())
+
+        def solve(ask: Callable[..., Tensor]) -> Tensor:
+            try:
+                self.solution, u = run(ask)
+                return u
+            except BaseException as error:
+                self.solution = getattr(error, "solution", self.solution)
+                raise
+
+        self._engine = Coroutine(solve, latents)
+        self._go_on(None)
+
+    def _go_on(self, value: Tensor | None) -> Tensor | None:
+        """The next round, or the end; returns the latents at the end."""
+        assert self._engine is not None and self._translation is not None
+        self._known.next_round()
+        if not self._engine.advance(value):
+            self.finished = True
+            return self._engine.result
+        (request,) = self._engine.asks
+        self._request, self._lanes = request, request.lanes
+        return None
+
+    def step(self, model_output: Tensor, sample: Tensor) -> Tensor:
+        """Takes the guided prediction for all lanes; returns what the pipeline is to take for its latents."""
+        self._stepped = True
+        if isinstance(model_output, Noted):
+            raise ValueError(
+                f"{self.name} computes its guidance from the timestep, which is another for each lane; expected "
+                "guidance that is the same in all steps"
+            )
+        if self._alone:
+            self._after_first_alone(sample)
+            return sample
+        if self._engine is None or self._lanes is None:
+            raise ValueError(
+                f"{self.name} called scheduler.step before its network; expected a denoiser among its components "
+                "(unet, transformer or controlnet) that is called in each step"
+            )
+        self.rounds += 1
+        value = self._of_lanes(model_output)
+        self._value = value
+        assert self._request is not None
+        held = (self._request, value)
+        final = self._go_on(value)
+        if final is not None:
+            self._warn_if_not_finite()
+            return self._twinned(final).to(sample.dtype)
+        if self.preview:
+            self._shown = self._twinned(self._best(*held)).to(sample.dtype)
+        assert self._shown is not None
+        return self._shown
+
+    def _after_first_alone(self, sample: Tensor) -> None:
+        """Where it was not known what the latents are, the first call was for the pipeline's own; now it is known."""
+        module, args, kwargs = self._recorded
+        self._alone, self._recorded = False, ()
+        self.latents = sample
+        if self._learn(module, args, kwargs) is None:
+            raise ValueError(
+                f"the latents that {self.name} hands to scheduler.step, of shape {tuple(sample.shape)}, were not found "
+                f"in the arguments of its {type(module).__name__}; expected them as they are, or beside other channels"
+            )
+
+    def _of_lanes(self, value: Tensor) -> Tensor:
+        """The prediction for each lane, of the shape of its state."""
+        assert self._lanes is not None
+        x = self._lanes.x
+        if self._twins and value.shape[0] == 2 * x.shape[0]:
+            value = value[: x.shape[0]]
+        if value.ndim == x.ndim and value.ndim > 1 and value.shape[1] == 2 * x.shape[1]:
+            value = value[:, : x.shape[1]]  # the other half is a variance
+        if value.shape != x.shape:
+            raise ValueError(
+                f"{self.name} handed predictions of shape {tuple(value.shape)} to scheduler.step, for lanes of shape "
+                f"{tuple(x.shape)}; expected guidance that treats samples apart and alike"
+            )
+        return value
+
+    def _best(self, request: Request | None = None, value: Tensor | None = None) -> Tensor:
+        """The clean latents that follow from the least noisy lane of each sample."""
+        request, value = request or self._request, self._value if value is None else value
+        assert request is not None and value is not None and self.latents is not None
+        return request.clean(value, len(self.latents))
+
+    def _twinned(self, latents: Tensor) -> Tensor:
+        return torch.cat([latents, latents]) if self._twins else latents
+
+    def _warn_if_not_finite(self) -> None:
+        if self.solution is not None and self.solution.status.failed:
+            warnings.warn(f"{self.name}: {self.solution.status.value}", RuntimeWarning, stacklevel=2)
+
+    # --- units ------------------------------------------------------------------------------------------------------------
+
+    def _input_factor(self) -> float:
+        """From the scheduler's latents at the start to what the network is shown."""
+        translation = self._translation
+        assert translation is not None
+        t = translation.times[0]
+        factor = translation.input_scale(t)
+        return float(factor * translation.noise_schedule.alpha(t) if translation.scaled else factor)
+
+    def _as_input(self, latents: Tensor) -> Tensor:
+        return latents * self._input_factor()
+
+    def _from_input(self, value: Tensor) -> Tensor:
+        return value / self._input_factor()
+
+
+def _plain(value: Any) -> Any:
+    """The same without notes."""
+    if isinstance(value, Noted):
+        return value.as_subclass(Tensor)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
+        return type(value)(_plain(item) for item in value)
+    return value
+
+
+def _each(value: Any, fn: Callable[[Tensor], Any]) -> None:
+    if isinstance(value, Tensor):
+        fn(value)
+    elif isinstance(value, dict):
+        for item in value.values():
+            _each(item, fn)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _each(item, fn)
+

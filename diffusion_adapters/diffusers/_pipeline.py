@@ -1,0 +1,259 @@
+"""`parallelize`: a pipeline whose denoising loop runs in parallel in time."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import parareal as pr
+from diffusion_adapters._sample import COARSE, SOLVERS
+from diffusion_adapters._validate import count, one_of
+from diffusion_adapters.diffusers._conversation import Conversation
+from diffusion_adapters.diffusers._network import proxy
+from diffusion_adapters.diffusers._problem import Setup
+from diffusion_adapters.diffusers._refuse import refuse
+from diffusion_adapters.diffusers._scheduler import stand_in
+
+NETWORKS = ("unet", "transformer", "transformer_2", "controlnet", "prior")
+"""Components that a pipeline may call in its loop."""
+
+
+class ParallelPipeline:
+    """What `parallelize` returns: it is called as the pipeline is, and returns what that returns.
+
+    Attributes that are not its own are the pipeline's.
+
+    Attributes:
+        pipe: The pipeline.
+        solution: The run behind the last call: rounds, evaluations, error estimate, history (`parareal.Solution`), also
+            where the call was interrupted or raised; ``None`` before the first.
+    """
+
+    pipe: Any
+    solution: pr.Solution | None
+
+    def __init__(self, pipe: Any, setup: Setup) -> None:
+        self.__dict__.update(pipe=pipe, solution=None, _setup=setup, _copy=None)
+        self.__dict__["__signature__"] = inspect.signature(pipe.__call__)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["pipe"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_interrupt" and self.__dict__["_copy"] is not None:
+            self.__dict__["_copy"]._interrupt = value
+        else:
+            setattr(self.__dict__["pipe"], name, value)
+
+    def __repr__(self) -> str:
+        return f"ParallelPipeline({type(self.pipe).__name__}, {self.__dict__['_setup']})"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the pipeline, with its own arguments and result."""
+        pipe, setup = self.pipe, self.__dict__["_setup"]
+        given = _bound(pipe, args, kwargs)
+        refuse(pipe, given)
+        setup = replace(
+            setup,
+            generator=given.get("generator"),
+            eta=float(given.get("eta") or 0.0),
+            use_clipped=bool(given.get("use_clipped_model_output")),
+        )
+        copy = object.__new__(type(pipe))
+        copy.__dict__.update(pipe.__dict__)
+        before = getattr(pipe, "_interrupt", None)
+
+        def interrupted() -> bool:
+            now = getattr(pipe, "_interrupt", None)
+            return bool(getattr(copy, "_interrupt", False)) or (now is not before and bool(now))
+
+        conversation = Conversation(setup, type(pipe).__name__, interrupted)
+        _prepare(copy, pipe, conversation)
+        if given.get("callback_on_step_end") is not None:
+            conversation.preview = True
+            kwargs = {**kwargs, "callback_on_step_end": _checked(given["callback_on_step_end"])}
+            args = _without(pipe, args, "callback_on_step_end")
+        self.__dict__["_copy"] = copy
+        try:
+            return copy(*args, **kwargs)
+        finally:
+            conversation.close()
+            self.__dict__.update(_copy=None, solution=conversation.solution)
+
+
+def parallelize(
+    pipe: Any,
+    solver: str | pr.Integrator | None = None,
+    coarse: str | pr.Correction | pr.Integrator = "gaussian",
+    width: int | None = None,
+    rtol: float = 1e-4,
+    *,
+    slices: int | None = None,
+    schedule: pr.Schedule | None = None,
+    stop: pr.StoppingRule | None = None,
+    max_iterations: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> ParallelPipeline:
+    """A diffusers pipeline whose denoising loop runs in parallel in time, to the same result.
+
+    The pipeline's own code runs, with its text encoders, guidance, image processing and decoder: what is replaced, in a
+    copy that shares everything with it, is the scheduler, by one whose steps are the engine's. One call of the network
+    is then made for many timesteps at once. The pipeline itself stays as it is.
+
+    Args:
+        pipe: A pipeline with a scheduler and a denoiser among its components (``unet`` or ``transformer``). Its
+            scheduler is looked at in every call: DDIM, DDPM, Euler, EulerAncestral, Heun, DPMSolverMultistep and
+            Singlestep, UniPC, DEIS, FlowMatchEuler, FlowMatchHeun and EDMEuler.
+        solver: ``None`` for what the scheduler does, or one of `sample`'s names or integrators on the scheduler's noise
+            levels.
+        coarse: See `sample`.
+        width: Timesteps that are worked on at a time, and so the factor on the network's batch; ``None`` for at most
+            100. Where memory is short or the device busy with less, take less: rounds then rise slowly.
+        rtol: Tolerance on the latents; see `sample`. An image shows differences from about 1e-2 on.
+        slices: See `sample`.
+        schedule: In place of ``width``.
+        stop: In place of ``rtol``.
+        max_iterations: Most iterations; ``None`` for as many as there are slices.
+        dtype: In which states are kept between calls of the network, float32 or float64.
+
+    Returns:
+        A `ParallelPipeline`.
+
+    Raises:
+        TypeError: An argument is of the wrong kind.
+        ValueError: An argument is out of range, or the pipeline has no scheduler or denoiser; from the call, that a
+            scheduler or an argument is not supported.
+
+    Source:
+        Self-Refining Diffusion Samplers (arXiv 2412.08292); Parallel Sampling of Diffusion Models (arXiv 2305.16317).
+    """
+    if not hasattr(pipe, "scheduler") or pipe.scheduler is None or not hasattr(pipe.scheduler, "set_timesteps"):
+        raise ValueError(
+            f"pipe is a {type(pipe).__name__} without a scheduler; expected a diffusers pipeline such as "
+            "StableDiffusionPipeline, whose scheduler is its attribute scheduler"
+        )
+    if not any(isinstance(getattr(pipe, name, None), nn.Module) for name in NETWORKS):
+        raise ValueError(
+            f"{type(pipe).__name__} has no denoiser that is known here; expected a component "
+            f"{' or '.join(NETWORKS[:2])}"
+        )
+    if isinstance(solver, str):
+        one_of(solver, SOLVERS, "solver", "an integrator such as pr.RK4()")
+    elif solver is not None and not isinstance(solver, pr.Integrator):
+        raise TypeError(f"solver is a {type(solver).__name__}; expected None, a name or an integrator such as pr.RK4()")
+    if isinstance(coarse, str):
+        one_of(coarse, COARSE, "coarse", "a correction or an integrator such as pr.Coarse(pr.Euler())")
+    elif not isinstance(coarse, pr.Correction | pr.Integrator):
+        raise TypeError(f"coarse is a {type(coarse).__name__}; expected a name, a correction or an integrator")
+    if width is not None:
+        width = count(width, "width")
+        if schedule is not None:
+            raise ValueError(f"width={width} came with schedule={schedule!r}; expected one of them")
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype={dtype} is not supported; expected torch.float32 or torch.float64")
+    pr.Tolerance(rtol=rtol, atol=0.0)  # for its checks
+    return ParallelPipeline(
+        pipe, Setup(solver, coarse, width, rtol, schedule, slices, stop, max_iterations, dtype)
+    )
+
+
+def _bound(pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments by name; where they do not fit, the pipeline itself will say so."""
+    try:
+        return dict(inspect.signature(pipe.__call__).bind_partial(*args, **kwargs).arguments)
+    except TypeError:
+        return dict(kwargs)
+
+
+def _without(pipe: Any, args: tuple[Any, ...], name: str) -> tuple[Any, ...]:
+    """Positional arguments, cut before the one of this name, which comes by keyword now."""
+    names = list(inspect.signature(pipe.__call__).parameters)
+    place = names.index(name) if name in names else len(args)
+    if len(args) > place + 1:
+        raise TypeError(f"arguments after {name} came by position; expected them by keyword")
+    return args[:place]
+
+
+def _prepare(copy: Any, pipe: Any, conversation: Conversation) -> None:
+    """Puts stand-ins into a copy of a pipeline, past its own way of setting components."""
+    state = copy.__dict__
+    state["scheduler"] = stand_in(pipe.scheduler, conversation)
+    for name in NETWORKS:
+        module = getattr(pipe, name, None)
+        if isinstance(module, nn.Module):
+            state[name] = proxy(module, conversation.network)
+    if hasattr(pipe, "maybe_free_model_hooks"):
+        state["maybe_free_model_hooks"] = pipe.maybe_free_model_hooks  # offloading is about the pipeline's own modules
+    if hasattr(copy, "prepare_latents"):
+        state["prepare_latents"] = _noting(copy.prepare_latents, conversation)
+    if hasattr(copy, "prepare_mask_latents"):
+        state["prepare_mask_latents"] = _noting_mask(copy.prepare_mask_latents, conversation)
+    state["progress_bar"] = _ending(copy.progress_bar, conversation)
+
+
+def _noting(prepare: Callable[..., Any], conversation: Conversation) -> Callable[..., Any]:
+    """Notes the latents that a pipeline prepares, and what it keeps of an image."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        value = prepare(*args, **kwargs)
+        parts = value if isinstance(value, tuple | list) else (value,)
+        if parts and isinstance(parts[0], Tensor):
+            latents = parts[0]
+            conversation.latents = latents
+            like = [p for p in parts[1:3] if isinstance(p, Tensor) and p.shape == latents.shape]
+            if len(like) == 2:
+                conversation.inpainting.noise, conversation.inpainting.image = like
+        return value
+
+    return call
+
+
+def _noting_mask(prepare: Callable[..., Any], conversation: Conversation) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        value = prepare(*args, **kwargs)
+        mask = value[0] if isinstance(value, tuple | list) else value
+        if isinstance(mask, Tensor):
+            conversation.inpainting.mask = mask
+        return value
+
+    return call
+
+
+def _ending(progress_bar: Callable[..., Any], conversation: Conversation) -> Callable[..., Any]:
+    """The pipeline's own bar, which ends where the rounds do."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        bar = progress_bar(*args, **kwargs)
+        conversation.bar = bar
+        return bar
+
+    return call
+
+
+def _checked(callback: Any) -> Any:
+    """A callback that may look, and interrupt, but not change what is sampled."""
+    inputs = getattr(callback, "tensor_inputs", None)
+
+    def call(pipe: Any, step: int, timestep: Any, given: dict[str, Any]) -> Any:
+        guidance = getattr(pipe, "_guidance_scale", None)
+        before = dict(given)
+        timestep = timestep.as_subclass(Tensor) if isinstance(timestep, Tensor) else timestep
+        out = callback(pipe, step, timestep, given)
+        changed = [name for name, value in dict(out or {}).items() if value is not before.get(name, value)]
+        if getattr(pipe, "_guidance_scale", None) != guidance:
+            changed.append("guidance_scale")
+        if changed:
+            raise ValueError(
+                f"callback_on_step_end changed {', '.join(changed)} between two steps, which depends on their order; "
+                "expected a callback that only looks, or sets pipe._interrupt: run the pipeline itself for such changes"
+            )
+        return dict(out or {})
+
+    if inputs is not None:
+        call.tensor_inputs = inputs  # pyright: ignore
+    return call

@@ -1,0 +1,227 @@
+"""A scheduler's run as a problem for the engine, whose right-hand side is asked of the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import parareal as pr
+from diffusion_adapters._coordinates import coordinates_for
+from diffusion_adapters._flow import DiffusionODE, ProbabilityFlow, RightHandSide, check_start
+from diffusion_adapters._model import DiffusionModel
+from diffusion_adapters._prediction import convert, per_row
+from diffusion_adapters._sample import SOLVERS, choose_schedule, correction_of, grid_of
+from diffusion_adapters.diffusers._network import Lanes
+from diffusion_adapters._sde import NoisyFlow
+from diffusion_adapters.diffusers._steps import Blend, Blended, DrawnFlow, HeunToZero, Posterior, nearest
+from diffusion_adapters.diffusers._translate import Translation
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How to solve, as `parallelize` was told, and what of a call's arguments matters for it."""
+
+    solver: str | pr.Integrator | None
+    coarse: str | pr.Correction | pr.Integrator
+    width: int | None
+    rtol: float
+    schedule: pr.Schedule | None = None
+    slices: int | None = None
+    stop: pr.StoppingRule | None = None
+    max_iterations: int | None = None
+    dtype: torch.dtype = torch.float32
+    generator: Any = None
+    eta: float = 0.0
+    use_clipped: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What the engine asks of the pipeline.
+
+    Attributes:
+        lanes: The lanes, as the network is to see them.
+        x: Their states as x, ``(R, *rest)``.
+        t: Their times of the noise schedule, float64, ``(R,)``.
+    """
+
+    lanes: Lanes
+    x: Tensor
+    t: Tensor
+    translation: Translation
+
+    def prediction(self, value: Tensor) -> Tensor:
+        """What the scheduler takes for its prediction: x0 where it preconditions or clips, else ``value`` itself."""
+        translation = self.translation
+        value = value.to(self.x.dtype)
+        if translation.data is not None:
+            value = self._preconditioned(value, translation.data)
+        if translation.clean is not None:
+            value = translation.clean(self._clean(value))
+        return value
+
+    def clean(self, value: Tensor, samples: int) -> Tensor:
+        """Clean data as the least noisy lane of each sample has it."""
+        rows = self.lanes.samples
+        order = self.t.argsort(descending=True)
+        rows = torch.zeros_like(order) if rows is None else rows[order]
+        last = torch.zeros(samples, dtype=torch.int64, device=order.device)
+        last.scatter_reduce_(0, rows, torch.arange(len(order), device=order.device), "amax")
+        x0 = self.prediction(value)
+        return (x0 if self.translation.clean is not None else self._clean(x0))[order[last]]
+
+    def _clean(self, value: Tensor) -> Tensor:
+        schedule = self.translation.noise_schedule
+        slopes = {}
+        if self.translation.prediction == "velocity":
+            slopes = {"alpha_dot": schedule.alpha_dot(self.t), "sigma_dot": schedule.sigma_dot(self.t)}
+        alpha, sigma = schedule.alpha(self.t), schedule.sigma(self.t)
+        return convert(value, self.x, alpha, sigma, source=self.translation.prediction, target="x0", **slopes)
+
+    def _preconditioned(self, value: Tensor, data: float) -> Tensor:
+        total = self.t * self.t + data * data
+        skip, out = data * data / total, self.t * data * total.rsqrt()
+        return per_row(skip, self.x) * self.x + per_row(self.translation.sign * out, value) * value
+
+
+Run = Callable[[Callable[["Request"], Tensor]], tuple[pr.Solution, Tensor]]
+
+
+def prepare(
+    setup: Setup, translation: Translation, latents: Tensor, inpainting: Any, dtype: torch.dtype, twins: bool
+) -> Run:
+    """What solves: a function that is called with what answers a `Request`, and returns the latents at the end.
+
+    Args:
+        setup: How.
+        translation: What the scheduler does.
+        latents: Where it begins, ``(B, *rest)``.
+        inpainting: What is kept of an image, or ``None``.
+        dtype: That of the network.
+        twins: Whether the pipeline holds every sample twice.
+    """
+    fine, off_grid = _fine(setup, translation)
+    clean = translation.clean
+    if setup.solver is not None and isinstance(translation.fine, Posterior):
+        clean = clean or translation.fine.clean
+    translation = replace(translation, clean=clean)
+    serve = _Serve(translation, len(latents), off_grid)
+    schedule, times = translation.noise_schedule, translation.times
+    model = DiffusionModel(serve, schedule, "x0" if clean is not None else translation.prediction)
+    check_start(model)
+    coordinates = coordinates_for(schedule)
+    rhs = RightHandSide(model, coordinates, _named, None)
+    ids = torch.arange(len(latents), device=latents.device)
+    problem = DiffusionODE(rhs, "fold", [ids], coordinates=coordinates)
+    if NoisyFlow in fine.solves or getattr(fine, "noisy", False):
+        problem = DrawnFlow.of(problem, _draw(setup, translation, latents, dtype, twins))
+    grid = pr.TimeGrid.from_points(coordinates.tau(times), 1)
+    if inpainting is not None:
+        blend = Blend(coordinates, *_kept(inpainting, latents), float(grid.points[-1]))
+        fine = Blended(replace(fine, blend=blend) if isinstance(fine, HeunToZero) else fine, blend)
+    correction = correction_of(setup.coarse, fine)
+    grid = grid_of(grid.points, setup.slices, correction, fine)
+    plan = choose_schedule(setup.schedule, setup.width, setup.coarse, grid.num_slices)
+    alpha = schedule.alpha(times[[0, -1]]).tolist() if translation.scaled else (1.0, 1.0)
+    flow = ProbabilityFlow(problem, coordinates)
+    state = latents.detach().to(torch.promote_types(latents.dtype, setup.dtype))
+    u0 = flow.from_x(grid.points[0], state * alpha[0])
+
+    def run(ask: Callable[[Request], Tensor]) -> tuple[pr.Solution, Tensor]:
+        serve.answer = ask
+        solution = pr.solve(
+            problem,
+            u0,
+            grid,
+            fine=fine,
+            coarse=correction,
+            schedule=plan,
+            stop=pr.Tolerance(rtol=setup.rtol, atol=0.0) if setup.stop is None else setup.stop,
+            max_iterations=setup.max_iterations,
+            samples=True,
+            throw=False,
+        )
+        return solution, flow.to_x(grid.points[-1], solution.u) / alpha[1]
+
+    return run
+
+
+class _Serve:
+    """The network as the engine calls it: what it says is asked of the pipeline."""
+
+    answer: Callable[[Request], Tensor]
+
+    def __init__(self, translation: Translation, samples: int, off_grid: bool) -> None:
+        self._translation, self._samples, self._off_grid = translation, samples, off_grid
+        self._times = translation.times
+        self._timesteps = translation.timesteps
+
+    def __call__(self, x: Tensor, t: Tensor, sample: Tensor) -> Tensor:
+        times = self._times = self._times.to(x.device)
+        index = nearest(t.to(torch.float64), times[:-1])
+        exact, between = times[index], None
+        if self._off_grid:
+            t = t.to(torch.float64)
+            on_grid = (t - exact).abs() <= 1e-6 * exact.abs()
+            between = torch.where(on_grid, self._timesteps.to(x.device)[index].double(), self._between(t))
+            exact = torch.where(on_grid, exact, t)
+        scale = self._translation.input_scale(exact)
+        seen = x if self._translation.data is None else per_row(scale, x) * x
+        lanes = Lanes(seen, sample if self._samples > 1 else None, index, between)
+        request = Request(lanes, x, exact, self._translation)
+        return request.prediction(self.answer(request))
+
+    def _between(self, t: Tensor) -> Tensor:
+        """Timesteps for times between those of the grid: linear in the log of the noise level."""
+        schedule, times = self._translation.noise_schedule, self._times[:-1]
+        levels, steps = schedule.s(times).log().flip(0), self._timesteps.to(t.device).double().flip(0)
+        at = schedule.s(t).log().clamp(levels[0], levels[-1])
+        left = (torch.searchsorted(levels, at, right=True) - 1).clamp(0, max(0, len(levels) - 2))
+        right = (left + 1).clamp(max=len(levels) - 1)
+        gap = levels[right] - levels[left]
+        share = torch.where(gap > 0, (at - levels[left]) / gap, 0.0)
+        return torch.lerp(steps[left], steps[right], share)
+
+
+def _named(rows: list[Tensor]) -> dict[str, Tensor]:
+    return {"sample": rows[0]}
+
+
+def _fine(setup: Setup, translation: Translation) -> tuple[pr.Integrator, bool]:
+    """The method, and whether it, or the coarse propagator, may ask between the points of the grid."""
+    off_grid = isinstance(setup.solver, pr.Integrator) or not isinstance(setup.coarse, str)
+    if setup.solver is None:
+        return translation.fine, off_grid
+    if isinstance(setup.solver, pr.Integrator):
+        return setup.solver, off_grid
+    return (HeunToZero() if setup.solver == "heun" else SOLVERS[setup.solver]()), off_grid
+
+
+def _draw(setup: Setup, translation: Translation, latents: Tensor, dtype: torch.dtype, twins: bool) -> Tensor:
+    """The noise of all steps, drawn as the scheduler would draw it in a sequential run, ``(n, B, *rest)``."""
+    from diffusers.utils.torch_utils import randn_tensor
+
+    given = translation.noise
+    kind = given if isinstance(given, torch.dtype) else dtype if given is not None else torch.float32
+    count, last = len(latents), len(translation.times) - 2
+    shape = (2 * count if twins else count, *latents.shape[1:])
+    drawn: list[Tensor] = []
+    for i in range(last + 1):
+        if i == last and translation.silent:
+            drawn.append(torch.zeros(latents.shape, dtype=kind, device=latents.device))
+        else:
+            noise = randn_tensor(shape, generator=setup.generator, device=latents.device, dtype=kind)
+            drawn.append(noise[:count])
+    return torch.stack(drawn)
+
+
+def _kept(inpainting: Any, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, noise and mask, each with a row for each sample."""
+    count = len(latents)
+    rows = (inpainting.image, inpainting.noise, inpainting.mask)
+    image, noise, mask = (part[:count].expand(count, *part.shape[1:]) for part in rows)
+    return image, noise, mask

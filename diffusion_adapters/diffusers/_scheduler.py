@@ -1,0 +1,82 @@
+"""The stand-in for a pipeline's scheduler: it has its levels and timesteps, and its steps are the engine's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from diffusion_adapters.diffusers._conversation import Conversation
+from diffusion_adapters.diffusers._timesteps import Rounds
+
+
+class StandIn:
+    """What of a scheduler is replaced; mixed into a subclass of its own class, so that it is still one of those."""
+
+    _conversation: Conversation
+    _own_timesteps: Tensor
+
+    @property
+    def timesteps(self) -> Any:
+        """The timesteps, over which a loop runs as often as there are rounds."""
+        own = self._own_timesteps
+        return Rounds.of(own, self._conversation.loop) if isinstance(own, Tensor) else own
+
+    @timesteps.setter
+    def timesteps(self, value: Any) -> None:
+        self._own_timesteps = value.plain if isinstance(value, Rounds) else value
+
+    def scale_model_input(self, sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """As the scheduler does, until the engine is at work, whose lanes are scaled by itself."""
+        if self._conversation.under_way or not hasattr(super(), "scale_model_input"):
+            return sample
+        return super().scale_model_input(sample, *args, **kwargs)  # pyright: ignore
+
+    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Hands the prediction to the engine; returns what the pipeline is to take for its latents."""
+        latents = self._conversation.step(model_output, sample)
+        if kwargs.get("return_dict", True) is False:
+            return latents, latents
+        from types import SimpleNamespace
+
+        return SimpleNamespace(prev_sample=latents, pred_original_sample=latents)
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """As the scheduler does before the loop; in it the engine keeps the image itself."""
+        if self._conversation.in_loop or self._conversation.finished:
+            return original_samples
+        return super().add_noise(original_samples, noise, _plain(timesteps))  # pyright: ignore
+
+    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Likewise."""
+        if self._conversation.in_loop or self._conversation.finished:
+            return sample
+        return super().scale_noise(sample, _plain(timestep), noise)  # pyright: ignore
+
+
+def _plain(value: Any) -> Any:
+    return value.plain if isinstance(value, Rounds) else value
+
+
+def stand_in(scheduler: Any, conversation: Conversation) -> Any:
+    """A scheduler like the given one, which stays as it is, whose steps are made by a conversation."""
+    import inspect
+
+    kind = type(scheduler)
+    body = {"__module__": kind.__module__, "__doc__": kind.__doc__}
+    made = object.__new__(type(kind.__name__, (StandIn, kind), body))
+    state = {key: value.copy() if type(value) in (list, dict) else value for key, value in vars(scheduler).items()}
+    state["_own_timesteps"] = state.pop("timesteps", None)
+    made.__dict__.update(state, _conversation=conversation)
+    # Pipelines ask what a step takes, to know what to hand over.
+    made.__dict__["step"] = _with_signature(made.step, inspect.signature(scheduler.step))
+    conversation.scheduler = made
+    return made
+
+
+def _with_signature(step: Any, signature: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return step(*args, **kwargs)
+
+    call.__signature__ = signature  # pyright: ignore
+    return call

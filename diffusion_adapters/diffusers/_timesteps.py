@@ -1,0 +1,111 @@
+"""Timesteps that a pipeline's loop runs over: as many rounds as are needed, whatever their number.
+
+In the first round the loop is given a timestep that notes what the pipeline makes of it on its way to the network
+(``t / 1000``, ``t.expand(batch)``, another dtype), so that every lane can be given its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Chain = Callable[[Tensor], Tensor]
+
+
+class Rounds(Tensor):
+    """The timesteps of a scheduler, of which an iteration is a loop over rounds.
+
+    Slices of it are such loops too, over a part of the timesteps; anything else that is computed from it is a plain
+    tensor.
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore
+
+    _loop: Callable[[int, int], Iterator[Tensor]]
+    _first: int
+
+    @classmethod
+    def of(cls, timesteps: Tensor, loop: Callable[[int, int], Iterator[Tensor]], first: int = 0) -> Rounds:
+        """Timesteps, of which the first has the number ``first``, and what runs over the rounds of a part of them."""
+        made = timesteps.as_subclass(cls)
+        made._loop, made._first = loop, first
+        return made
+
+    @property
+    def plain(self) -> Tensor:
+        """The same as a plain tensor."""
+        return self.as_subclass(Tensor)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        part = self.plain[index]
+        if isinstance(index, slice) and index.step in (None, 1):
+            start, _, _ = index.indices(len(self.plain))
+            return Rounds.of(part, self._loop, self._first + start)
+        return part
+
+    def to(self, *args: Any, **kwargs: Any) -> Rounds:
+        """See `torch.Tensor.to`."""
+        return Rounds.of(self.plain.to(*args, **kwargs), self._loop, self._first)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self._loop(self._first, self._first + len(self.plain))
+
+
+class Noted(Tensor):
+    """A timestep, or what was computed from it, that knows how."""
+
+    _chain: Chain
+
+    @classmethod
+    def of(cls, value: Tensor, chain: Chain) -> Noted:
+        """A value, and what it is as a function of the timestep."""
+        made = value.as_subclass(cls)
+        made._chain = chain
+        return made
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _DECIDES:
+            raise ValueError(
+                "the pipeline makes a decision, or a number, of the timestep within its loop, which is another for each "
+                "of the lanes that are computed together; expected a pipeline, and arguments, for which nothing but the "
+                "network depends on the timestep: for example one without a second transformer for low noise"
+            )
+        with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore
+            value = func(*_plain(args), **_plain(kwargs))
+        if not isinstance(value, Tensor) or isinstance(value, Noted):
+            return value
+        return Noted.of(value, lambda t: func(*_at(args, t), **_at(kwargs, t)))
+
+    def at(self, timesteps: Tensor) -> Tensor:
+        """What it is at other timesteps, ``(n,)``: shape ``(n, *shape)``."""
+        with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore
+            try:
+                return torch.vmap(self._chain)(timesteps)
+            except RuntimeError:  # an operation that vmap does not know
+                return torch.stack([self._chain(t) for t in timesteps])
+
+
+_DECIDES = {Tensor.__bool__, Tensor.item, Tensor.__int__, Tensor.__float__, Tensor.tolist, Tensor.__index__}
+
+
+def _plain(value: Any) -> Any:
+    return _mapped(lambda leaf: leaf.as_subclass(Tensor), value)
+
+
+def _at(value: Any, t: Tensor) -> Any:
+    return _mapped(lambda leaf: leaf._chain(t), value)
+
+
+def _mapped(fn: Callable[[Noted], Tensor], value: Any) -> Any:
+    if isinstance(value, Noted):
+        return fn(value)
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
+        return type(value)(_mapped(fn, item) for item in value)
+    if isinstance(value, dict):
+        return {key: _mapped(fn, item) for key, item in value.items()}
+    return value
