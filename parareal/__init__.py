@@ -17,11 +17,12 @@ from parareal._memory import Carried, Memory
 from parareal._odeint import odeint
 from parareal._path import NoisePath
 from parareal._problem import ODE, Problem
+from parareal._record import Record
 from parareal._schedule import Barrier, Progress, Schedule, Wavefront, Windowed
 from parareal._sde import SDE
 from parareal._secant import Secant
 from parareal._semilinear import Prediction, Semilinear, SemilinearODE, Split, Weights, scaled_phis
-from parareal._solution import IterationReport, Solution, SolveError, Stats, Status
+from parareal._solution import History, IterationReport, Solution, SolveError, Stats, Status
 from parareal._solve import serial, solve
 from parareal._stop import Iterations, StoppingRule, Tolerance, Verdict
 from parareal._wrappers import Damped
@@ -105,6 +106,7 @@ __all__ = [
     "GaussLegendre",
     "Heun",
     "Heun3",
+    "History",
     "Identity",
     "ImplicitEuler",
     "ImplicitMidpoint",
@@ -129,6 +131,7 @@ __all__ = [
     "Propagator",
     "RadauIIA",
     "Ralston",
+    "Record",
     "RungeKutta",
     "Schedule",
     "SciPy",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -63,6 +63,10 @@ class Changes:
     def add(self, ids: Ints, iterate: Ints, new: State, old: State, fine: State, final: bool = False) -> None:
         """Right edges of slices ``ids`` have taken the iterates numbered ``iterate``, or final ones."""
         self._parts.append((ids, iterate, new, old, fine, np.full(len(ids), final)))
+
+    def newest_first(self) -> Iterator[tuple[Ints, State, Bools]]:
+        """Slices whose right edges have moved and were not measured, what these held before, and which became final."""
+        return ((ids, old, final) for ids, _, _, old, _, final in reversed(self._parts))
 
     def take(self, systems: Ints, last: Ints | None) -> tuple[Ints, Ints, Bools, Change]:
         """Takes out the changes of some systems, up to iterate ``last[system]``, with slices and iterates."""

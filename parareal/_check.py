@@ -19,6 +19,14 @@ def check_instance(value: Any, kind: type, name: str, example: str) -> None:
     raise TypeError(f"{name} is {got}; expected {kind.__name__}, for example {example}")
 
 
+def check_keep(keep: Any, dense: bool) -> None:
+    """Raises unless ``keep`` is known and goes with ``dense``."""
+    if not (isinstance(keep, str) and keep in ("last", "all")):
+        raise ValueError(f"keep={keep!r} is unknown; expected 'last', or 'all' for every iterate")
+    if keep == "all" and not dense:
+        raise ValueError("keep='all' came with dense=False, which keeps nothing; expected one of them")
+
+
 def with_article(name: str) -> str:
     """An ODE, but a SemilinearODE."""
     return f"{'an' if name[0] in 'AEIO' or name == 'SDE' else 'a'} {name}"

@@ -38,7 +38,8 @@ class Engine:
         schedule: Which lanes set out when.
         executor: How the lanes of a round are evaluated.
         stop: The stopping rule.
-        max_iterations: Most iterations, at most N.
+        max_iterations: Most iterations; never more than N.
+        dense: Whether states behind the frontier are kept.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Engine:
         schedule: Schedule,
         executor: Executor,
         stop: StoppingRule,
-        max_iterations: int,
+        max_iterations: int | None,
         dense: bool = True,
     ) -> None:
         one = _tree.one(u0, 0)
@@ -70,7 +71,7 @@ class Engine:
         systems = _tree.leaves(u0)[0].shape[0]
         self.judge = stop.begin(Start(systems, width, mismatch.numpy(), least, empty is not None))
         self.iterates = Iterates(u0, grid, correction, stop.uses_defect, width, dense, schedule.guess, empty)
-        self.schedule, self.executor, self.stop, self.max_iterations = schedule, executor, stop, max_iterations
+        self.schedule, self.executor, self.stop = schedule, executor, stop
         self.counters = Counters()
         self._rows = rows
         device, coarse = self.iterates.device, correction.propagator
@@ -92,13 +93,15 @@ class Engine:
             and self.coarse.first_function == self.fine.first_function
         )
         systems = self.iterates.systems
-        self.iteration = np.zeros(systems, dtype=np.int64)
+        most = grid.num_slices if max_iterations is None else min(max_iterations, grid.num_slices)
+        self.iteration, self.most = np.zeros(systems, dtype=np.int64), np.full(systems, most)
         self.decided = np.zeros(systems, dtype=np.int64)  # what `_reached` gave when it was last decided
         self.status: list[Status | None] = [None] * systems
         self.active = np.ones(systems, dtype=bool)
         self.errors = np.full(systems, np.nan)  # estimated at the last edge, in the rule's norm
         self.settled = np.zeros(systems, dtype=np.int64)  # the frontier after the last decision
         self.accepted = np.zeros(systems, dtype=bool)  # the frontier rests on a tolerance, not on the recursion alone
+        self.proven = np.zeros(systems, dtype=np.int64)  # where it was before it did
 
     def begin(self) -> None:
         """Makes what guesses cost nothing."""
@@ -235,6 +238,7 @@ class Engine:
         if verdict.error is not None:
             self.errors[complete] = verdict.error
         it.frontier[complete] = np.maximum(frontier, verdict.accepted)
+        self.proven[complete] = np.where(self.accepted[complete], self.proven[complete], frontier)
         self.accepted[complete] |= verdict.accepted > frontier
         self.settled[complete] = it.frontier[complete]
         self.decided[complete] = self._reached()[complete]
@@ -255,7 +259,7 @@ class Engine:
             return Status.CONVERGED if self.accepted[system] else Status.FINAL
         if verdict.stop[i]:
             return Status.CONVERGED if verdict.converged[i] else Status.ITERATIONS
-        return Status.MAX_ITERATIONS if self.iteration[system] >= self.max_iterations else None
+        return Status.MAX_ITERATIONS if self.iteration[system] >= self.most[system] else None
 
     def _measure(self, complete: Ints) -> tuple[Figures, Bools]:
         """Increments and the C figures of the rule, and whether frontiers are finite.

@@ -111,6 +111,18 @@ class Errors:
         self._move, self._error_of = np.zeros(shape), np.zeros(shape)
         self._error = np.zeros((start.systems, slices))
 
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """All that changes, by name."""
+        return {
+            "mismatch": self._mismatch,
+            "moved_by": self._moved_by,
+            "spent": self._spent,
+            "number": self._number,
+            "move": self._move,
+            "error_of": self._error_of,
+            "error": self._error,
+        }
+
     def update(self, seen: Seen) -> None:
         """Takes in what has moved."""
         system, n, k = seen.system, seen.n, seen.number

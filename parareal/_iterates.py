@@ -23,6 +23,7 @@ from parareal._correction import Correction, Edge, Known, Sweep
 from parareal._edges import Edges, Runs, some
 from parareal._grid import Span, TimeGrid
 from parareal._memory import Carried, Memory, bare, follow
+from parareal._record import Recorder
 from parareal._schedule import Bools, Guess, Ints
 from parareal._store import Ring
 from parareal._tree import State
@@ -73,6 +74,28 @@ class Iterates(Edges):
             self.update_of = Ring(bare(u0), systems, slices + 1, width + 2, correction.mixing + 1)
             self.born = np.zeros((systems, slices + 1), dtype=np.int64)  # the first iterate of each edge
         self.changes = Changes(slices)
+        self._recorder: Recorder | None = None
+
+    def put_back(self, u: State, reached: Bools, number: Ints, frontier: Ints) -> None:
+        """Edges marked in ``reached`` hold ``u``, leaves ``(M * (N + 1), *state)``, as iterates of the number given."""
+        edges, front = np.arange(self.slices + 1), frontier[:, None]
+        if self.width < self.slices:  # first guesses for what comes into a window are made from what is there then
+            reached = reached & (edges <= front + self.width)
+        stored = reached if self._dense else reached & (edges >= front - 2)
+        ids = stored.reshape(-1).nonzero()[0]
+        numbers = np.repeat(number, self.slices + 1)[ids]
+        self.u.put(ids, numbers, _tree.lanes(u, torch.from_numpy(ids).to(self.device)))
+        self.held, self.frontier = np.where(reached, number[:, None], -1), frontier.copy()
+        if self.correction.mixing:
+            self.born[:] = number[:, None]
+        self.look()
+
+    def record(self, recorder: Recorder) -> None:
+        """From now on all iterates and solutions are recorded, with what the edges hold now."""
+        self._recorder = recorder
+        ids = (self.held.reshape(-1) >= 0).nonzero()[0]
+        iterate = self.held.reshape(-1)[ids]
+        recorder.add("u", ids, iterate, self.u.peek(ids, iterate))
 
     # --- what is known ----------------------------------------------------------------------------------------------
 
@@ -102,6 +125,11 @@ class Iterates(Edges):
         """Keeps what lanes brought."""
         ids, iterate, oldest = self.arrived(tickets, done)
         ring.put(ids, iterate, value, oldest)
+        if self._recorder is not None and done is not self.first_of:
+            if done is self.fine_done:
+                self._recorder.add("fine", ids, iterate, value[0] if self._carries else value)
+            else:
+                self._recorder.add("coarse", ids, iterate, value)
 
     def _known(self, system: Ints, n: Ints, iterate: Ints, memory: int = -1) -> Known:
         """What is known of slices at an iterate; from ``memory`` of 0 on also fine values and iterates before."""
@@ -286,3 +314,5 @@ class Iterates(Edges):
                 oldest = np.maximum(np.minimum(oldest, iterate - self.correction.mixing), self.born[system, n + 1])
         self.u.put(system * (self.slices + 1) + n + 1, iterate, value, oldest)
         self.held[system, n + 1] = iterate
+        if self._recorder is not None:
+            self._recorder.add("u", system * (self.slices + 1) + n + 1, iterate, value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -44,6 +44,10 @@ class Judge:
         """The verdict after an iteration."""
         return self.rule.decide(seen.figures, seen.iteration)
 
+    def account(self) -> dict[str, np.ndarray[Any, Any]]:
+        """What it remembers, by name: the very arrays, so that another run's can be copied into them."""
+        return {}
+
 
 class ErrorJudge(Judge):
     """A tolerance at work: it keeps account of errors, and with ``rule="error"`` decides by them."""
@@ -65,3 +69,7 @@ class ErrorJudge(Judge):
         error = errors.at_end(seen, size[:, -1])
         errors.accept(seen, verdict.accepted)
         return verdict._replace(error=error)
+
+    def account(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The account of errors."""
+        return self._errors.arrays()

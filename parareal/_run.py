@@ -14,6 +14,7 @@ from torch import Tensor
 
 from parareal import _tree
 from parareal._check import as_lanes, check_fold, check_instance, check_per_sample, check_solves, check_state
+from parareal._checkpoint import Checkpoint
 from parareal._correction import Correction
 from parareal._engine import Engine
 from parareal._executor import Executor
@@ -22,8 +23,10 @@ from parareal._grid import Mesh, TimeGrid
 from parareal._memory import Carried, bare
 from parareal._problem import Problem
 from parareal._progress import Bar
+from parareal._record import Recorder
 from parareal._schedule import Schedule
-from parareal._solution import IterationReport, Solution, Stats, Status
+from parareal._solution import History, IterationReport, Solution, Stats, Status
+from parareal._standing import Identity, capture, describe, nameless, restore
 from parareal._stop import Floats, StoppingRule
 from parareal._store import Ring
 from parareal._tree import State
@@ -45,8 +48,14 @@ class Run:
     callback: Callback | None
     progress: bool
     dense: bool
+    keep: str = "last"
     started: float = field(default_factory=time.perf_counter)
     history: list[IterationReport] = field(default_factory=list)
+    _increments: dict[int, Floats] = field(
+        default_factory=dict
+    )  # of iterations that some samples have still before them
+    _before: Stats | None = None  # what the run that is gone on with has cost
+    _recorder: Recorder | None = None
 
     def __post_init__(self) -> None:
         check_instance(self.problem, Problem, "problem", "pr.ODE(lambda t, u: -u)")
@@ -66,10 +75,20 @@ class Run:
 
     # --- in parallel ----------------------------------------------------------------------------------------------
 
-    def parallel(self, correction: Correction, schedule: Schedule, stop: StoppingRule, most: int) -> Solution:
+    def parallel(
+        self,
+        correction: Correction,
+        schedule: Schedule,
+        stop: StoppingRule,
+        most: int | None,
+        resume: Solution | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> Solution:
         """Parareal on all systems."""
         if self.batch == 0:
             return self._empty()
+        if resume is not None:
+            self._check_resume(resume)
         bar = Bar(self.progress, self.grid.num_slices)
         engine = Engine(
             self.problem,
@@ -84,15 +103,26 @@ class Run:
             most,
             self.dense,
         )
-        increments: dict[int, Floats] = {}
+        if resume is not None and resume.standing is not None:
+            restore(engine, resume.standing, most)
+            self.history, self._before = list(resume.history), resume.stats
+            self._increments = {key: rows.copy() for key, rows in resume.standing.increments.items()}
+        if self.keep == "all":
+            before = None if resume is None else resume.iterates
+            systems, has_coarse = engine.iterates.systems, correction.propagator is not None
+            self._recorder = Recorder(systems, self.grid.num_slices, self.samples, has_coarse, before)
+            engine.iterates.record(self._recorder)
         try:
             engine.begin()
             while engine.active.any():
                 complete, moved = engine.advance()
                 for system, row in zip(complete, moved, strict=True):
                     key = int(engine.iteration[system])
-                    increments.setdefault(key, np.zeros(engine.iterates.live.shape))[system] = row
-                if self._report(engine, increments, bar):
+                    self._increments.setdefault(key, np.zeros(engine.iterates.live.shape))[system] = row
+                halt = self._report(engine, bar)
+                if checkpoint is not None:
+                    checkpoint.save(self._solution(engine))
+                if halt:
                     engine.halt(Status.STOPPED)
         except BaseException as error:
             engine.halt(Status.INTERRUPTED)
@@ -103,12 +133,43 @@ class Run:
             engine.close()
         return self._solution(engine)
 
-    def _report(self, engine: Engine, increments: dict[int, Floats], bar: Bar) -> bool:
+    def _check_resume(self, resume: Solution) -> None:
+        """Raises unless this run can go on from there."""
+        at = resume.standing
+        if at is None:
+            raise ValueError(
+                "resume is a solution that does not say where its run stood, as those of pr.serial and of runs with "
+                "dense=False; expected one of pr.solve(..., dense=True)"
+            )
+        at.identity.check(self._identity)
+        systems = len(at.number)
+        start = torch.arange(systems) * (self.grid.num_slices + 1)
+        for now, then in zip(_tree.leaves(self.systems), _tree.leaves(bare(at.u)), strict=True):
+            then = then.detach().index_select(0, start.to(then.device)).to(now.device)
+            if not torch.equal(now.detach().nan_to_num(), then.nan_to_num()):
+                raise ValueError(
+                    "resume is a solution from another initial state; expected the same u0 bit for bit: "
+                    "u0=resume.us[0], or begin a new run without resume"
+                )
+
+    @property
+    def _identity(self) -> Identity:
+        return Identity(
+            problem=type(self.problem).__name__,
+            fine=nameless(repr(self.fine)),
+            state=describe(self.u0),
+            samples=self.samples,
+            points=self.grid.points,
+            bounds=self.grid.bounds,
+            data=() if self.rows is None else self.rows,
+        )
+
+    def _report(self, engine: Engine, bar: Bar) -> bool:
         """Reports the iterations that no active system has still before it; returns whether to stop."""
-        halt = False
+        halt, before = False, self._before
         done = engine.iteration[engine.active] if engine.active.any() else engine.iteration.max(keepdims=True)
         while len(self.history) < done.min():
-            moved = increments.pop(len(self.history) + 1)
+            moved = self._increments.pop(len(self.history) + 1)
             frontier = (
                 torch.from_numpy(engine.iterates.frontier.copy()) if self.samples else int(engine.iterates.frontier[0])
             )
@@ -116,8 +177,8 @@ class Run:
                 iteration=len(self.history) + 1,
                 increments=torch.from_numpy(moved if self.samples else moved[0]),
                 frontier=frontier,
-                rounds=engine.counters.rounds,
-                evaluations=engine.evaluations,
+                rounds=engine.counters.rounds + (before.rounds if before else 0),
+                evaluations=engine.evaluations + (before.evaluations if before else 0),
             )
             self.history.append(report)
             bar.update(int(engine.iterates.frontier.min()), report.iteration, report.rounds, float(moved.max()))
@@ -126,8 +187,9 @@ class Run:
 
     def _solution(self, engine: Engine) -> Solution:
         statuses = tuple(status or Status.INTERRUPTED for status in engine.status)
-        iterations = torch.from_numpy(engine.iteration) if self.samples else int(engine.iteration[0])
-        us, ts, reached = self._unstack(bare(engine.iterates.states)), self._times, engine.iterates.reached
+        iterations = torch.from_numpy(engine.iteration.copy()) if self.samples else int(engine.iteration[0])
+        states, ts, reached = engine.iterates.states, self._times, engine.iterates.reached
+        us = self._unstack(bare(states))
         if not self.dense and self.batch is None:
             ts = self.grid.edges[[0, int(reached[0])]]
         elif not self.dense:  # samples end at one time: those that were not there yet have no state to show for it
@@ -138,10 +200,12 @@ class Run:
             ts=ts,
             status=Status.worst(statuses),
             iterations=iterations,
-            history=tuple(self.history),
+            history=History(self.history),
             stats=self._stats(engine.counters, engine.fine.evaluations, engine.coarse_evaluations),
             sample_status=statuses if self.samples else None,
-            error_estimate=torch.from_numpy(engine.errors) if self.samples else float(engine.errors[0]),
+            error_estimate=torch.from_numpy(engine.errors.copy()) if self.samples else float(engine.errors[0]),
+            iterates=self._recorder.record() if self._recorder else None,
+            standing=capture(engine, states, self._increments, self._identity) if self.dense else None,
         )
 
     # --- one slice after another ----------------------------------------------------------------------------------
@@ -190,7 +254,7 @@ class Run:
             ts=self.grid.edges,
             status=Status.worst(statuses),
             iterations=iterations,
-            history=(),
+            history=History(),
             stats=self._stats(counters, flight.evaluations, 0),
             sample_status=sample_status,
             error_estimate=error if self.samples else float(error[0]),
@@ -199,7 +263,7 @@ class Run:
     # --- shared -----------------------------------------------------------------------------------------------------
 
     def _stats(self, counters: Counters, fine: int, coarse: int) -> Stats:
-        return Stats(
+        stats = Stats(
             rounds=counters.rounds,
             evaluations=fine + coarse,
             fine_evaluations=fine,
@@ -208,6 +272,7 @@ class Run:
             max_lanes=counters.max_lanes,
             wall_time=time.perf_counter() - self.started,
         )
+        return stats.after(self._before)
 
     def _unstack(self, rows: State) -> State:
         """Rows of all systems as states at the edges: leaves ``(N + 1, *state)``."""
@@ -226,7 +291,7 @@ class Run:
         us = _tree.map(lambda leaf: leaf.new_empty((len(self._times), *leaf.shape)), self.u0)
         none = torch.zeros(0, dtype=torch.int64)
         stats, exact = self._stats(Counters(), 0, 0), torch.zeros(0, dtype=torch.float64)
-        return Solution(us, self._times, Status.FINAL, none, (), stats, (), exact)
+        return Solution(us, self._times, Status.FINAL, none, History(), stats, (), exact)
 
 
 def _blank(leaf: Tensor, there: Tensor) -> Tensor:

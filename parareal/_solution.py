@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import os
+from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from parareal import _tree
+from parareal._record import Record
 from parareal._tree import State
+
+if TYPE_CHECKING:
+    from parareal._standing import Standing
 
 
 class Status(Enum):
@@ -73,6 +79,52 @@ class IterationReport:
     evaluations: int
 
 
+class History(tuple[IterationReport, ...]):
+    """Reports of all iterations, one after another: a tuple that becomes a dict or a pandas frame."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Columns with an entry for each iteration, of plain numbers and lists, as JSON takes them.
+
+        ``iteration``, ``frontier``, ``rounds``, ``evaluations`` and ``increments``, each a list over the slices; with
+        ``samples=True`` ``frontier`` is a list over the samples, and ``increments`` a list of such lists.
+        """
+
+        def plain(value: int | Tensor) -> Any:
+            return value.tolist() if isinstance(value, Tensor) else value
+
+        names = [each.name for each in fields(IterationReport)]
+        return {name: [plain(getattr(report, name)) for report in self] for name in names}
+
+    def to_frame(self) -> Any:
+        """A pandas frame with a row for each iteration and slice, and with ``samples=True`` for each sample.
+
+        Columns ``iteration``, ``sample`` (with ``samples=True``), ``slice``, ``increment``, ``final`` (whether the
+        slice was final or accepted after the iteration), ``rounds`` and ``evaluations``.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            import pandas  # pyright: ignore
+        except ImportError as error:
+            raise ImportError(
+                "history.to_frame() needs pandas: pip install 'torch-parareal[pandas]', or take history.to_dict()"
+            ) from error
+        rows: list[dict[str, Any]] = []
+        for report in self:
+            table = report.increments.reshape(-1, report.increments.shape[-1]).tolist()
+            samples = report.increments.ndim == 2
+            frontier = report.frontier.tolist() if isinstance(report.frontier, Tensor) else [report.frontier]
+            for i, increments in enumerate(table):
+                for n, increment in enumerate(increments):
+                    row = {"iteration": report.iteration, **({"sample": i} if samples else {}), "slice": n}
+                    row |= {"increment": increment, "final": n < frontier[i]}
+                    rows.append(row | {"rounds": report.rounds, "evaluations": report.evaluations})
+        return pandas.DataFrame(rows)
+
+
 @dataclass(frozen=True)
 class Stats:
     """What a run cost.
@@ -102,6 +154,13 @@ class Stats:
         """All figures by name."""
         return asdict(self)
 
+    def after(self, before: Stats | None) -> Stats:
+        """What both cost together."""
+        if before is None:
+            return self
+        together = {name: value + getattr(before, name) for name, value in asdict(self).items()}
+        return Stats(**{**together, "max_lanes": max(self.max_lanes, before.max_lanes)})
+
 
 @dataclass(frozen=True, eq=False)
 class Solution:
@@ -115,12 +174,14 @@ class Solution:
         ts: Their times, float64, shape ``(N + 1,)``, or ``(2,)``.
         status: How the run ended; ``status.value`` is a sentence. With ``samples=True`` the worst of all samples.
         iterations: Iterations made; with ``samples=True`` one number for each sample, int64, shape ``(B,)``.
-        history: One report for each iteration.
+        history: One report for each iteration, a `History`: ``history.to_dict()``, ``history.to_frame()``.
         stats: Rounds, evaluations and wall time.
         error_estimate: Estimated distance of the final state from that of `serial`, in the norm of the `Tolerance` and
             its own units; 0 where the result is the sequential solution itself, NaN where nothing is known.
             With ``samples=True`` one number for each sample, float64, shape ``(B,)``. It rests on what the iterates
             show and on the assumption that relative errors are carried on as they are: it is no bound.
+        iterates: With ``keep="all"`` every iterate and what the propagators made of them, a `Record`; else ``None``.
+        standing: What ``solve(..., resume=solution)`` goes on from; ``None`` with ``dense=False`` and from `serial`.
         sample_status: With ``samples=True`` the status of each sample, else ``None``.
     """
 
@@ -128,10 +189,12 @@ class Solution:
     ts: Tensor
     status: Status
     iterations: int | Tensor
-    history: tuple[IterationReport, ...]
+    history: History
     stats: Stats
     sample_status: tuple[Status, ...] | None = None
     error_estimate: float | Tensor | None = None
+    iterates: Record | None = None
+    standing: Standing | None = field(default=None, repr=False)
 
     @property
     def u(self) -> State:
@@ -142,6 +205,40 @@ class Solution:
     def converged(self) -> bool:
         """Whether the tolerance was met or every slice is final; with ``samples=True`` for all samples."""
         return all(s.converged for s in self.sample_status) if self.sample_status else self.status.converged
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes all of it to one file, in the format of safetensors, which holds no code.
+
+        The file appears, or takes the place of an older one, once it is complete. Tensors are written as they are, bit
+        for bit, without their graphs.
+
+        Args:
+            path: Where to, such as ``"run.safetensors"``.
+
+        Raises:
+            TypeError: The state holds something other than tuples, lists and dicts with strings as keys.
+            ImportError: safetensors is not installed.
+        """
+        from parareal import _archive
+
+        _archive.save(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Solution:
+        """Reads what `save` wrote.
+
+        Args:
+            path: The file.
+            device: Where its states shall lie.
+
+        Raises:
+            ValueError: The file is damaged, or none that `save` wrote.
+            FileNotFoundError: There is none.
+            ImportError: safetensors is not installed.
+        """
+        from parareal import _archive
+
+        return _archive.load(path, device)
 
     def __repr__(self) -> str:
         slices = self.history[-1].increments.shape[-1] if self.history else len(self.ts) - 1

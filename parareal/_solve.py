@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from parareal._check import check_instance, check_solves
+import os
+from typing import Literal
+
+from parareal._check import check_instance, check_keep, check_solves
+from parareal._checkpoint import Checkpoint
 from parareal._correction import Coarse, Correction
 from parareal._executor import Batched, Executor
 from parareal._grid import TimeGrid, check_count
@@ -28,6 +32,9 @@ def solve(
     max_iterations: int | None = None,
     samples: bool = False,
     dense: bool = True,
+    keep: Literal["last", "all"] = "last",
+    resume: Solution | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     throw: bool = True,
     progress: bool = False,
     callback: Callback | None = None,
@@ -53,6 +60,15 @@ def solve(
             right-hand side sees states with a batch axis of 1.
         dense: Keep the states at all edges. ``False`` keeps the first and the last alone, and with `Windowed` the
             memory then grows with its width, not with the number of slices.
+        keep: ``"all"`` keeps every iterate and the fine and coarse solutions from it, in `Solution.iterates`: about
+            three states for each slice and iteration.
+        resume: A solution to go on from, partial or not, of a run with the same problem, initial state, grid, fine
+            propagator and ``samples``. Everything else may be another. Iterations, history and costs are counted on.
+            With the default schedule the run goes on as if it had never stopped, but that corrections which look back
+            begin with an empty memory; see ``docs/resume.md``.
+        checkpoint: A file that is written after each iteration, see `Solution.save`, and gone on from where it exists
+            already: the same call, made again after a crash, does the rest. The file before it is kept as
+            ``checkpoint + ".previous"``, and is taken with a warning where the last one is damaged.
         throw: Raise `SolveError` when the run does not reach what was asked; otherwise return what there is.
         progress: Show a progress bar (needs tqdm).
         callback: Called with an `IterationReport` after each iteration; returning True (or
@@ -75,7 +91,9 @@ def solve(
         >>> sol.iterations < 12
         True
     """
-    run = Run(problem, u0, grid, fine, Batched() if executor is None else executor, samples, callback, progress, dense)
+    check_keep(keep, dense)
+    executor = Batched() if executor is None else executor
+    run = Run(problem, u0, grid, fine, executor, samples, callback, progress, dense, keep)
     if isinstance(coarse, Integrator):
         coarse = Coarse(coarse)
     check_instance(coarse, Correction, "coarse", "pr.Euler() or pr.Coarse(pr.Euler(steps=2))")
@@ -92,8 +110,14 @@ def solve(
         )
     if max_iterations is not None:
         check_count(max_iterations, "max_iterations")
-    most = grid.num_slices if max_iterations is None else min(max_iterations, grid.num_slices)
-    solution = run.parallel(coarse, schedule, stop, most)
+    if resume is not None:
+        check_instance(resume, Solution, "resume", 'pr.Solution.load("run.safetensors")')
+    saved = None if checkpoint is None else Checkpoint(checkpoint, dense)
+    if saved is not None:
+        resume = saved.load() or resume
+    solution = run.parallel(coarse, schedule, stop, max_iterations, resume, saved)
+    if saved is not None:
+        saved.save(solution)
     if throw and solution.status.failed:
         raise SolveError(solution)
     return solution

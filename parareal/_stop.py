@@ -20,7 +20,7 @@ from parareal._errors import Seen, Start
 from parareal._grid import check_count
 from parareal._judge import ErrorJudge, Judge, Verdict
 from parareal._norm import NormName
-from parareal._schedule import Ints
+from parareal._schedule import Bools, Ints
 
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 RuleName: TypeAlias = Literal["increment", "defect", "error"]
@@ -56,6 +56,10 @@ class StoppingRule(ABC):
             figures: ``(D, N, C)``, the C figures of each slice's right edge, for D systems; zero where it did not move.
             iteration: ``(D,)``: iterations completed.
         """
+
+    def spent(self, iteration: Ints) -> Bools:
+        """Whether it stops after so many iterations whatever the figures; ``(D,)``, as ``iteration``."""
+        return np.zeros(iteration.shape, dtype=bool)
 
     def accepting(self) -> StoppingRule:
         """This rule, accepting slices as they pass, as a sliding window needs it."""
@@ -188,6 +192,10 @@ class Iterations(StoppingRule):
         """Nothing."""
         return []
 
+    def spent(self, iteration: Ints) -> Bools:
+        """Once the count is reached."""
+        return iteration >= self.count
+
     def decide(self, figures: Floats, iteration: Ints) -> Verdict:
         """Stops at the count; no tolerance is checked."""
         stop = iteration >= self.count
@@ -206,6 +214,11 @@ class _Combined(StoppingRule):
     def norm(self) -> NormName:
         """That of the first tolerance among the two."""
         return self.second.norm if isinstance(self.first, Iterations) else self.first.norm
+
+    def spent(self, iteration: Ints) -> Bools:
+        """Either or both."""
+        first, second = self.first.spent(iteration), self.second.spent(iteration)
+        return first | second if self.how == "|" else first & second
 
     def accepting(self) -> StoppingRule:
         """Both."""
@@ -259,3 +272,8 @@ class _Both(Judge):
             for part in (slice(cut), slice(cut, None))
         )
         return self._join(*(judge.decide(part) for judge, part in zip((self._first, self._second), parts, strict=True)))
+
+    def account(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Of both."""
+        both = {"first": self._first.account(), "second": self._second.account()}
+        return {f"{which}.{name}": array for which, own in both.items() for name, array in own.items()}

@@ -78,15 +78,14 @@ class Ring:
     def _grow(self, depth: int) -> None:
         held = (self._iterate >= 0).nonzero()[0]
         held = held[np.argsort(-self._iterate[held], kind="stable")]  # where rows are shared, the newest stay
-        old, iterate, self.depth = self.tree, self._iterate[held], max(depth, 2 * self.depth)
-        rows, first = np.unique(held % self._lanes + (iterate % self.depth) * self._lanes, return_index=True)
-        held, iterate = held[first], iterate[first]
-        self._iterate = np.full(self.depth * self._lanes, -1)
-        self._iterate[rows] = iterate
-        self.tree = _tree.map(
-            lambda leaf: leaf.new_full((self.depth * self._lanes, *leaf.shape[1:]), float("nan")), self.tree
-        )
+        iterate, depth = self._iterate[held], max(depth, 2 * self.depth)
+        size = depth * self._lanes
+        rows, first = np.unique(held % self._lanes + (iterate % depth) * self._lanes, return_index=True)
+        held, numbers = held[first], np.full(size, -1)
+        numbers[rows] = iterate[first]
+        tree = _tree.map(lambda leaf: leaf.new_full((size, *leaf.shape[1:]), float("nan")), self.tree)
         if len(held):
             here, there = (torch.from_numpy(index).to(self._device) for index in (held, rows))
-            for leaf, former in zip(_tree.leaves(self.tree), _tree.leaves(old), strict=True):
+            for leaf, former in zip(_tree.leaves(tree), _tree.leaves(self.tree), strict=True):
                 leaf.index_copy_(0, there, former.index_select(0, here))
+        self.tree, self._iterate, self.depth = tree, numbers, depth  # all at once: Ctrl-C may come at any time
