@@ -137,11 +137,14 @@ class SDEDPMSolverPP(pr.Multistep):
         """The order of the step, as far as its place in the grid decides."""
         return np.minimum(self.order, steps - step) if self.lower_order_final else np.full(len(step), self.order)
 
+    def moments(self, weights: Weights, m: int) -> list[Factors]:
+        """How the difference counts."""
+        return midpoint(weights, m) if self.rule == "midpoint" else exact(weights, m)
+
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: pr.Carried, variant: int = 1) -> Stages:
         """One step on L lanes; see `parareal.Multistep.step`."""
         xi = yield problem.normals, t0, t1, u.u
-        moments = midpoint if self.rule == "midpoint" else exact
-        new = yield from extrapolate(_towards_data(problem), t0, t1, u, variant, moments)
+        new = yield from extrapolate(_towards_data(problem), t0, t1, u, variant, self.moments)
         _, b1 = problem.coordinates.shares(t1)
         h = problem.coordinates.level(t1) - problem.coordinates.level(t0)
         noise: Factors = (b1 * torch.sqrt(-torch.expm1(-2 * h)),)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from diffusion_adapters.diffusers._conversation import Conversation
-from diffusion_adapters.diffusers._timesteps import Rounds
+from diffusion_adapters.diffusers._timesteps import Noted, Rounds
 
 
 class StandIn:
@@ -26,11 +26,11 @@ class StandIn:
     def timesteps(self, value: Any) -> None:
         self._own_timesteps = value.plain if isinstance(value, Rounds) else value
 
-    def scale_model_input(self, sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def scale_model_input(self, sample: Tensor, timestep: Any = None, *args: Any, **kwargs: Any) -> Tensor:
         """As the scheduler does, until the engine is at work, whose lanes are scaled by itself."""
         if self._conversation.under_way or not hasattr(super(), "scale_model_input"):
             return sample
-        return super().scale_model_input(sample, *args, **kwargs)  # pyright: ignore
+        return super().scale_model_input(sample, _plain(timestep), *args, **kwargs)  # pyright: ignore
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Hands the prediction to the engine; returns what the pipeline is to take for its latents."""
@@ -55,7 +55,7 @@ class StandIn:
 
 
 def _plain(value: Any) -> Any:
-    return value.plain if isinstance(value, Rounds) else value
+    return value.as_subclass(Tensor) if isinstance(value, Rounds | Noted) else value
 
 
 def stand_in(scheduler: Any, conversation: Conversation) -> Any:

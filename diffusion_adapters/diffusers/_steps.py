@@ -20,9 +20,7 @@ from parareal._grid import Mesh
 from parareal._problem import Stages
 from parareal._schedule import Ints
 from parareal._semilinear import lincomb
-from parareal.integrators._adams import extrapolate, midpoint
-from parareal.integrators._dpm import published
-from parareal.integrators._interpolation import exact
+from parareal.integrators._adams import extrapolate
 
 Clean = Callable[[Tensor], Tensor]
 """What is done to an estimate of the clean data, ``(n, *rest)``: clipping, thresholding."""
@@ -220,10 +218,7 @@ class SDEDPMSolver(SDEDPMSolverPP):
             twice = [tuple(2 * part for part in phi) for phi in of.phi]
             return of._replace(phi=twice)
 
-        def moments(of: pr.Weights, m: int) -> Any:
-            return (midpoint if m == 1 and self.rule == "midpoint" else exact if m == 1 else published)(of, m)
-
-        new = yield from extrapolate(split._replace(weights=weights), t0, t1, u, variant, moments)
+        new = yield from extrapolate(split._replace(weights=weights), t0, t1, u, variant, self.moments)
         _, b1 = problem.coordinates.shares(t1)
         h = problem.coordinates.level(t1) - problem.coordinates.level(t0)
         return new._replace(u=lincomb([((torch.ones_like(b1),), new.u), ((b1 * torch.expm1(2 * h).sqrt(),), xi)]))

@@ -345,6 +345,12 @@ def _dpm_multistep(scheduler: Any, start: int, stop: int, eta: float, use_clippe
     }
     if algorithm not in methods:
         raise ValueError(f"algorithm_type={algorithm!r} is not supported; expected one of {sorted(methods)}")
+    if algorithm.startswith("sde") and order > 2:
+        raise ValueError(
+            f"solver_order={order} of algorithm_type={algorithm!r} is not supported: in the third-order update of "
+            "DPMSolverMultistepScheduler the half in the weight of the second difference has the wrong sign, so that the "
+            "weight does not vanish with the step; expected solver_order=2"
+        )
     orders = _multistep_orders(scheduler, start, stop, config.get("final_sigmas_type") == "zero")
     noise = torch.float32 if algorithm.startswith("sde") else None
     return _of_sigmas(scheduler, start, stop, Ordered(methods[algorithm](), orders), noise=noise)
