@@ -16,6 +16,9 @@ class Checkpoint:
     There is a complete file at any time: the new one is written beside the old one, which is renamed before it is
     replaced.
 
+    Attributes:
+        iterations: Iterations in the history of what was saved last.
+
     Args:
         path: The file; the one before it is kept as ``path + ".previous"``.
         dense: Whether the run keeps its edges.
@@ -25,7 +28,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | os.PathLike[str], dense: bool) -> None:
-        self._path, self._keep_previous = Path(path), False
+        self._path, self._keep_previous, self.iterations = Path(path), False, 0
         self._previous = self._path.with_name(self._path.name + ".previous")
         if not dense:
             raise ValueError(
@@ -50,8 +53,9 @@ class Checkpoint:
             if damaged is not None:
                 self._keep_previous = True
                 warnings.warn(
-                    f"{damaged} Going on from {str(path)!r} instead, which is an iteration older.", stacklevel=4
+                    f"{damaged} Going on from {str(path)!r} instead, which is an iteration older.", stacklevel=3
                 )
+            self.iterations = len(solution.history)
             return solution
         if damaged is not None:
             raise ValueError(f"the checkpoint cannot be gone on from, and was left as it is: {damaged}") from damaged
@@ -60,4 +64,4 @@ class Checkpoint:
     def save(self, solution: Solution) -> None:
         """Writes the solution; what was there before becomes the previous file."""
         _archive.save(solution, self._path, None if self._keep_previous else self._previous)
-        self._keep_previous = False
+        self._keep_previous, self.iterations = False, len(solution.history)

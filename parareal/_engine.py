@@ -229,17 +229,17 @@ class Engine:
 
     def _decide(self, complete: Ints) -> Floats:
         """Stops systems, and moves their frontiers, after an iteration; returns increments ``(D, N)``."""
-        self.iteration[complete] += 1
         figures, finite = self._measure(complete)
+        self.iteration[complete] += 1  # not before all is measured: Ctrl-C often comes while the device is waited for
         it = self.iterates
         iteration, frontier = self.iteration[complete], it.frontier[complete]
         before, self.settled[complete] = self.settled[complete], frontier
         verdict = self.judge.decide(Seen(complete, figures.grid[..., 1:], *figures.moved, before, frontier, iteration))
         if verdict.error is not None:
             self.errors[complete] = verdict.error
-        it.frontier[complete] = np.maximum(frontier, verdict.accepted)
         self.proven[complete] = np.where(self.accepted[complete], self.proven[complete], frontier)
         self.accepted[complete] |= verdict.accepted > frontier
+        it.frontier[complete] = np.maximum(frontier, verdict.accepted)
         self.settled[complete] = it.frontier[complete]
         self.decided[complete] = self._reached()[complete]
         for i, system in enumerate(complete):

@@ -126,7 +126,11 @@ class Run:
                     engine.halt(Status.STOPPED)
         except BaseException as error:
             engine.halt(Status.INTERRUPTED)
-            attach(error, self._solution(engine))
+            solution = self._solution(engine)
+            attach(error, solution)
+            if checkpoint is not None and len(self.history) > checkpoint.iterations:
+                with suppress(Exception):  # what is there already is good enough, and this error is the one to see
+                    checkpoint.save(solution)
             raise
         finally:
             bar.close()
@@ -169,7 +173,9 @@ class Run:
         halt, before = False, self._before
         done = engine.iteration[engine.active] if engine.active.any() else engine.iteration.max(keepdims=True)
         while len(self.history) < done.min():
-            moved = self._increments.pop(len(self.history) + 1)
+            moved = self._increments.pop(len(self.history) + 1, None)
+            if moved is None:  # Ctrl-C came between an iteration and its report
+                moved = np.full(engine.iterates.live.shape, np.nan)
             frontier = (
                 torch.from_numpy(engine.iterates.frontier.copy()) if self.samples else int(engine.iterates.frontier[0])
             )

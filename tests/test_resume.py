@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from strategies import Case, distance, equal, part
 from torch import Tensor
 
 import parareal as pr
+from parareal._engine import Engine
 
 GRID = pr.TimeGrid.uniform(0.0, 4.0, slices=8, steps=4)
 U0 = torch.tensor([1.0, -0.5], dtype=torch.float64)
@@ -292,6 +295,67 @@ def test_noise_is_the_same_after_a_break(tmp_path: Path) -> None:
         run(f=sde(2), resume=sol, **call)
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_what_comes_after_may_keep_less(schedule: pr.Schedule) -> None:
+    sol = run(stop=pr.Iterations(3))
+    end = run(stop=NEVER, schedule=schedule, dense=False, resume=sol)
+    assert torch.equal(end.u, pr.serial(pr.ODE(wave), U0, GRID, fine=pr.RK4()).u)
+
+
+def test_an_interruption_while_an_iteration_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Ctrl-C comes most often on a device that works on its own: nothing is missing in the history."""
+    whole, calls = run(stop=NEVER), 0
+
+    def measure(self: Any, systems: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return original(self, systems)
+
+    original = Engine._measure
+    monkeypatch.setattr(Engine, "_measure", measure)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(stop=NEVER)
+    sol = caught.value.solution  # type: ignore[attr-defined]
+    assert sol.iterations == len(sol.history) == 2
+    assert_same_run(run(stop=NEVER, resume=sol), whole)
+
+
+ENGINE = (
+    "_engine.py",
+    "_iterates.py",
+    "_edges.py",
+    "_flight.py",
+    "_store.py",
+    "_changes.py",
+    "_judge.py",
+    "_errors.py",
+)
+FREE = (pr.Euler(), pr.Identity(), pr.Secant(pr.Identity()), pr.Anderson(pr.Identity()))
+
+
+@given(st.sampled_from(FREE), st.sampled_from(SCHEDULES), st.integers(1, 4000))
+def test_ctrl_c_may_come_at_any_line_of_the_engine(coarse: Any, schedule: pr.Schedule, line: int) -> None:
+    def trace(frame: FrameType, event: str, arg: Any) -> Any:
+        nonlocal line
+        line -= event == "line"
+        if line == 0:
+            raise KeyboardInterrupt
+        return trace if frame.f_code.co_filename.endswith(ENGINE) else None
+
+    call = {"coarse": coarse, "schedule": schedule, "stop": NEVER, "grid": pr.TimeGrid.uniform(0.0, 4.0, 5, 2)}
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        sol = run(**call)
+    except KeyboardInterrupt as error:
+        sol = getattr(error, "solution", None)  # none where it came before there was anything
+    finally:
+        sys.settrace(before)
+    assert torch.equal(run(**call, resume=sol).us, pr.serial(pr.ODE(wave), U0, call["grid"], fine=pr.RK4()).us)
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 OTHERS: dict[str, tuple[dict[str, Any], str]] = {
@@ -414,6 +478,16 @@ def test_a_file_that_is_no_checkpoint_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="8 slices"):
         run(grid=pr.TimeGrid.uniform(0.0, 4.0, 4, 8), checkpoint=path)
     assert path.read_bytes() == before
+
+
+def test_an_exception_in_the_callback_comes_after_its_iteration_was_saved(tmp_path: Path) -> None:
+    def callback(report: pr.IterationReport) -> None:
+        if report.iteration == 3:
+            raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        run(checkpoint=tmp_path / "job", callback=callback)
+    assert pr.Solution.load(tmp_path / "job").iterations == 3
 
 
 def test_a_crash_between_two_renames_loses_nothing(tmp_path: Path) -> None:
