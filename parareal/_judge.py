@@ -49,6 +49,11 @@ class Judge:
         return {}
 
 
+def account(judge: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """What a judge remembers; nothing where it has no such method, as one's own may not."""
+    return judge.account() if hasattr(judge, "account") else {}
+
+
 class ErrorJudge(Judge):
     """A tolerance at work: it keeps account of errors, and with ``rule="error"`` decides by them."""
 

@@ -26,7 +26,7 @@ from parareal._progress import Bar
 from parareal._record import Recorder
 from parareal._schedule import Schedule
 from parareal._solution import History, IterationReport, Solution, Stats, Status
-from parareal._standing import Identity, capture, describe, nameless, restore
+from parareal._standing import Identity, capture, describe, nameless, raw, restore
 from parareal._stop import Floats, StoppingRule
 from parareal._store import Ring
 from parareal._tree import State
@@ -149,8 +149,7 @@ class Run:
         systems = len(at.number)
         start = torch.arange(systems) * (self.grid.num_slices + 1)
         for now, then in zip(_tree.leaves(self.systems), _tree.leaves(bare(at.u)), strict=True):
-            then = then.detach().index_select(0, start.to(then.device)).to(now.device)
-            if not torch.equal(now.detach().nan_to_num(), then.nan_to_num()):
+            if not torch.equal(raw(now), raw(then.detach().index_select(0, start.to(then.device)))):
                 raise ValueError(
                     "resume is a solution from another initial state; expected the same u0 bit for bit: "
                     "u0=resume.us[0], or begin a new run without resume"

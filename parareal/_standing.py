@@ -18,6 +18,7 @@ from torch import Tensor
 
 from parareal import _tree
 from parareal._errors import Floats
+from parareal._judge import account
 from parareal._schedule import Bools, Ints
 from parareal._solution import Status
 from parareal._tree import State
@@ -179,7 +180,7 @@ def capture(engine: Engine, u: State, increments: dict[int, Floats], identity: I
         errors=engine.errors.copy(),
         statuses=tuple(status if status in _ENDED else None for status in engine.status),
         increments={key: rows.copy() for key, rows in increments.items()},
-        account={name: array.copy() for name, array in engine.judge.account().items()},
+        account={name: array.copy() for name, array in account(engine.judge).items()},
         rule=nameless(repr(engine.stop)),
         identity=identity,
     )
@@ -210,8 +211,8 @@ def restore(engine: Engine, at: Standing, most: int | None) -> None:
     engine.settled = frontier.copy()
     engine.decided = frontier.copy() if engine.slides else at.number.copy()
     if same:
-        for name, array in engine.judge.account().items():
-            np.copyto(array, at.account[name])
+        for name, array in account(engine.judge).items():
+            np.copyto(array, at.account.get(name, array))
     engine.most = engine.iteration + it.slices - frontier
     if most is not None:
         engine.most = np.minimum(engine.most, most)

@@ -18,7 +18,7 @@ from torch import Tensor
 from parareal._changes import Change
 from parareal._errors import Seen, Start
 from parareal._grid import check_count
-from parareal._judge import ErrorJudge, Judge, Verdict
+from parareal._judge import ErrorJudge, Judge, Verdict, account
 from parareal._norm import NormName
 from parareal._schedule import Bools, Ints
 
@@ -275,5 +275,5 @@ class _Both(Judge):
 
     def account(self) -> dict[str, np.ndarray[Any, Any]]:
         """Of both."""
-        both = {"first": self._first.account(), "second": self._second.account()}
+        both = {"first": account(self._first), "second": account(self._second)}
         return {f"{which}.{name}": array for which, own in both.items() for name, array in own.items()}

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import pytest
 import strategies as own
 import torch
@@ -133,6 +134,22 @@ def test_so_does_a_batch_of_samples(
     assert_same_run(pr.solve(case.problem, case.u0, case.grid, fine=case.fine, resume=sol, **call), whole)
 
 
+def test_every_call_of_the_right_hand_side_may_be_the_last() -> None:
+    grid, count = pr.TimeGrid.uniform(0.0, 2.0, 4, 2), 0
+
+    def counted(t: Tensor, u: Tensor) -> Tensor:
+        nonlocal count
+        count += 1
+        return wave(t, u)
+
+    whole = run(f=counted, grid=grid, stop=pr.Iterations(3))
+    for call in range(1, count + 1):
+        with pytest.raises(PowerCutError) as caught:
+            run(f=cut_short(wave, call), grid=grid, stop=pr.Iterations(3))
+        sol = caught.value.solution  # type: ignore[attr-defined]
+        assert_same_run(run(grid=grid, stop=pr.Iterations(3), resume=sol), whole)
+
+
 @given(own.cases(), own.corrections(), own.corrections(), st.data())
 def test_any_run_goes_on_to_the_sequential_solution_with_any_settings(
     case: Case, coarse: pr.Correction, other: pr.Correction, data: st.DataObject
@@ -197,6 +214,39 @@ def test_one_iteration_at_a_time_is_the_whole_run(tmp_path: Path) -> None:
         sol = through_file(sol, tmp_path / "sol")
         sol = run(stop=pr.Tolerance(1e-8, 0.0), callback=after(k), resume=sol)
     assert_same_run(sol, whole)
+
+
+class Twice(pr.Tolerance):
+    """Stops once its figures have passed twice in a row."""
+
+    def begin(self, start: Any) -> Any:
+        return InARow(self, start)
+
+
+class InARow:
+    def __init__(self, rule: pr.Tolerance, start: Any) -> None:
+        self.rule, self.count = rule, np.zeros(start.systems, dtype=np.int64)
+
+    def decide(self, seen: Any) -> pr.Verdict:
+        verdict = self.rule.decide(seen.figures, seen.iteration)
+        self.count[seen.systems] = np.where(verdict.stop, self.count[seen.systems] + 1, 0)
+        stop = self.count[seen.systems] >= 2
+        return verdict._replace(stop=stop, converged=stop)
+
+
+class Remembering(InARow):
+    def account(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_a_rule_of_ones_own_takes_along_what_it_says(remembers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if remembers:
+        monkeypatch.setattr(Twice, "begin", lambda self, start: Remembering(self, start))
+    rule = Twice(1e-3, 0.0)
+    whole = run(stop=rule)
+    sol = run(stop=rule, callback=after(whole.iterations - 1))  # once its figures have passed for the first time
+    assert run(stop=rule, resume=sol).iterations == whole.iterations + (not remembers)
 
 
 def test_costs_add_up_and_one_coarse_sweep_is_made_again() -> None:
