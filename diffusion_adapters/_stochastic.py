@@ -143,8 +143,8 @@ class SDEDPMSolverPP(pr.Multistep):
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: pr.Carried, variant: int = 1) -> Stages:
         """One step on L lanes; see `parareal.Multistep.step`."""
-        xi = yield problem.normals, t0, t1, u.u
         new = yield from extrapolate(_towards_data(problem), t0, t1, u, variant, self.moments)
+        xi = yield problem.normals, t0, t1, u.u
         _, b1 = problem.coordinates.shares(t1)
         h = problem.coordinates.level(t1) - problem.coordinates.level(t0)
         noise: Factors = (b1 * torch.sqrt(-torch.expm1(-2 * h)),)

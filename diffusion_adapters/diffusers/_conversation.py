@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import parareal as pr
 from diffusion_adapters.diffusers._network import Known, Lanes, Plan, find_layout, learn
-from diffusion_adapters.diffusers._problem import Request, Setup, prepare
+from diffusion_adapters.diffusers._problem import Draw, Request, Setup, prepare
 from diffusion_adapters.diffusers._timesteps import Noted
 from diffusion_adapters.diffusers._translate import Translation, translate
 from parareal.integrators._lockstep import Coroutine
@@ -66,8 +66,10 @@ class Conversation:
         self.rounds = 0
         self.finished = False
         self.bar: Any = None
+        self._span: tuple[int, int] | None = None
+        self._decided = False
         self._translation: Translation | None = None
-        self._dtype = torch.float32
+        self._draw: Draw | None = None
         self._engine: Coroutine | None = None
         self._plans: dict[int, Plan] = {}
         self._known = Known()
@@ -86,30 +88,46 @@ class Conversation:
     @property
     def in_loop(self) -> bool:
         """Whether the pipeline's loop has begun, and not ended."""
-        return self._translation is not None and not self.finished
+        return self._span is not None and not self.finished
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
-    def loop(self, start: int, stop: int) -> Iterator[Tensor]:
-        """Timesteps for the pipeline's loop: one for each round."""
-        if self._translation is not None:
+    def loop(self, start: int, timesteps: Tensor) -> Iterator[Tensor]:
+        """Timesteps for the pipeline's loop, one for each round; they are those from number ``start`` on."""
+        if self._engine is not None:
             raise ValueError(
-                f"{self.name} runs over its timesteps a second time, which cannot be done in parallel in time; expected "
-                "a pipeline with one loop"
+                f"{self.name} runs over its timesteps a second time, which cannot be done in parallel in time; "
+                "expected a pipeline with one loop"
             )
-        eta, clipped = self.setup.eta, self.setup.use_clipped
-        self._translation = translation = translate(self.scheduler, start, stop, eta, clipped)
-        timesteps = translation.timesteps
-        yield Noted.of(timesteps[0].clone(), lambda t: t)
+        self._span, self._decided = (start, start + len(timesteps)), False
+        if len(timesteps) == 0:
+            return
+        yield Noted.of(timesteps[0].clone(), lambda t: t, self._note_decision)
+        if self._engine is None and not self._alone and not self._stepped and not self._interrupted():
+            self._span = None  # this is not the loop: something is counted, or looked up
+            yield from timesteps[1:]
+            return
         while not self.finished:
             if self._interrupted() or not self._stepped:
                 self._interrupt()
                 return
+            self._refuse_decisions()
             self._stepped = False
             yield timesteps[0]
         if self.bar is not None:  # it was made for as many rounds as there are steps
             self.bar.total = self.bar.n
             self.bar.refresh()
+
+    def _note_decision(self) -> None:
+        self._decided = True
+
+    def _refuse_decisions(self) -> None:
+        if self._decided:
+            raise ValueError(
+                f"{self.name} makes a decision, or a number, of the timestep within its loop, which is another for "
+                "each of the lanes that are computed together; expected a pipeline, and arguments, for which nothing "
+                "but the network depends on the timestep: for example one without a second transformer for low noise"
+            )
 
     def _interrupt(self) -> None:
         if not self._interrupted():
@@ -149,7 +167,11 @@ class Conversation:
 
     def _learn(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan | None:
         """How the pipeline calls this network; begins to solve where that has not begun."""
-        assert self._translation is not None
+        self._refuse_decisions()
+        if self._translation is None:
+            assert self._span is not None
+            setup = self.setup
+            self._translation = translate(self.scheduler, *self._span, setup.eta, setup.use_clipped)
         if self.latents is None:
             self._take_latents(args, kwargs)
         latents = self.latents
@@ -167,7 +189,6 @@ class Conversation:
             )
         self._plans[id(module)] = plan
         if self._engine is None:
-            self._dtype = plan.dtype
             self._begin(latents, plan)
         return plan
 
@@ -188,8 +209,9 @@ class Conversation:
         assert shown is not None
         shown = shown[: len(shown) // 2] if self._twins else shown
         if inpainting.complete and plan.layout.whole:
-            assert inpainting.image is not None and inpainting.mask is not None
-            mask = inpainting.mask
+            assert inpainting.image is not None
+            assert inpainting.mask is not None
+            mask = inpainting.mask[: len(shown)]
             shown = (1 - mask) * inpainting.image + mask * shown
         found: list[Tensor] = []
         _each(args, found.append)
@@ -201,12 +223,12 @@ class Conversation:
                 "such a run depends on the order of its steps: expected latents that only scheduler.step changes"
             )
 
-    # --- the engine -----------------------------------------------------------------------------------------------------
+    # --- the engine -------------------------------------------------------------------------------------------------
 
     def _begin(self, latents: Tensor, plan: Plan) -> None:
         assert self._translation is not None
         inpainting = self.inpainting if self.inpainting.complete and plan.layout.whole else None
-        run = prepare(self.setup, self._translation, latents, inpainting, self._dtype, self._twins)
+        run, self._draw = prepare(self.setup, self._translation, latents, inpainting, self._twins)
         self._shown = self._twinned(latents.clone())
 
         def solve(ask: Callable[..., Tensor]) -> Tensor:
@@ -222,7 +244,7 @@ class Conversation:
 
     def _go_on(self, value: Tensor | None) -> Tensor | None:
         """The next round, or the end; returns the latents at the end."""
-        assert self._engine is not None and self._translation is not None
+        assert self._engine is not None
         self._known.next_round()
         if not self._engine.advance(value):
             self.finished = True
@@ -231,7 +253,7 @@ class Conversation:
         self._request, self._lanes = request, request.lanes
         return None
 
-    def step(self, model_output: Tensor, sample: Tensor) -> Tensor:
+    def step(self, model_output: Tensor, sample: Tensor, generator: Any = None) -> Tensor:
         """Takes the guided prediction for all lanes; returns what the pipeline is to take for its latents."""
         self._stepped = True
         if isinstance(model_output, Noted):
@@ -247,6 +269,8 @@ class Conversation:
                 f"{self.name} called scheduler.step before its network; expected a denoiser among its components "
                 "(unet, transformer or controlnet) that is called in each step"
             )
+        if self._draw is not None and self.rounds == 0:
+            self._draw(generator, model_output.dtype)
         self.rounds += 1
         value = self._of_lanes(model_output)
         self._value = value
@@ -290,7 +314,9 @@ class Conversation:
     def _best(self, request: Request | None = None, value: Tensor | None = None) -> Tensor:
         """The clean latents that follow from the least noisy lane of each sample."""
         request, value = request or self._request, self._value if value is None else value
-        assert request is not None and value is not None and self.latents is not None
+        assert request is not None
+        assert value is not None
+        assert self.latents is not None
         return request.clean(value, len(self.latents))
 
     def _twinned(self, latents: Tensor) -> Tensor:
@@ -300,7 +326,7 @@ class Conversation:
         if self.solution is not None and self.solution.status.failed:
             warnings.warn(f"{self.name}: {self.solution.status.value}", RuntimeWarning, stacklevel=2)
 
-    # --- units ------------------------------------------------------------------------------------------------------------
+    # --- units ------------------------------------------------------------------------------------------------------
 
     def _input_factor(self) -> float:
         """From the scheduler's latents at the start to what the network is shown."""
@@ -337,4 +363,3 @@ def _each(value: Any, fn: Callable[[Tensor], Any]) -> None:
     elif isinstance(value, list | tuple):
         for item in value:
             _each(item, fn)
-

@@ -24,10 +24,10 @@ def proxy(module: nn.Module, call: Call) -> nn.Module:
     """
     kind = type(module)
 
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
         return call(module, args, kwargs)
 
-    body = {"__call__": __call__, "__module__": kind.__module__, "__doc__": kind.__doc__}
+    body = {"__call__": called, "__module__": kind.__module__, "__doc__": kind.__doc__}
     made = object.__new__(type(kind.__name__, (kind,), body))
     made.__dict__.update(module.__dict__)
     return made
@@ -67,13 +67,13 @@ class Lanes(NamedTuple):
     Attributes:
         x: Its input, ``(R, *rest)``.
         samples: Numbers of their samples, ``(R,)``, or ``None`` where there is but one sample.
-        index: Numbers of their timesteps, ``(R,)``.
+        at: Numbers of their timesteps, ``(R,)``.
         between: Timesteps where some lie between those of the grid, ``(R,)``, else ``None``.
     """
 
     x: Tensor
     samples: Tensor | None
-    index: Tensor
+    at: Tensor
     between: Tensor | None
 
 
@@ -85,7 +85,6 @@ class Plan:
         layout: Where the latents stand in its first tensor.
         at: Which of the arguments' tensors that is.
         rows: How many rows the pipeline's own input has.
-        dtype: That of the input.
         times: For the number of each argument that is made of the timestep: that argument, and what it is at each of
             the grid's timesteps, ``(n, ...)``.
     """
@@ -93,7 +92,6 @@ class Plan:
     layout: Layout
     at: int
     rows: int
-    dtype: torch.dtype
     times: dict[int, tuple[Noted, Tensor]] = field(default_factory=dict)
 
     def expand(self, args: tuple[Any, ...], kwargs: dict[str, Any], lanes: Lanes, known: Known) -> tuple[Any, Any]:
@@ -126,7 +124,7 @@ class Plan:
 
     def _time(self, number: int, lanes: Lanes) -> Tensor:
         noted, table = self.times[number]
-        rows = table[lanes.index] if lanes.between is None else noted.at(lanes.between)
+        rows = table[lanes.at] if lanes.between is None else noted.at(lanes.between)
         if rows.ndim > 1:  # it has an axis of samples already, all alike
             rows = rows[:, 0]
         return torch.cat([rows] * self.layout.groups) if self.layout.groups > 1 else rows
@@ -196,5 +194,5 @@ def learn(args: tuple[Any, ...], kwargs: dict[str, Any], latents: Tensor, timest
         layout = find_layout(leaf, latents)
         if layout is not None:
             times = {i: (part, part.at(timesteps)) for i, part in enumerate(found) if isinstance(part, Noted)}
-            return Plan(layout, at, leaf.shape[0], leaf.dtype, times)
+            return Plan(layout, at, leaf.shape[0], times)
     return None

@@ -60,7 +60,6 @@ class ParallelPipeline:
         refuse(pipe, given)
         setup = replace(
             setup,
-            generator=given.get("generator"),
             eta=float(given.get("eta") or 0.0),
             use_clipped=bool(given.get("use_clipped_model_output")),
         )
@@ -157,9 +156,7 @@ def parallelize(
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype={dtype} is not supported; expected torch.float32 or torch.float64")
     pr.Tolerance(rtol=rtol, atol=0.0)  # for its checks
-    return ParallelPipeline(
-        pipe, Setup(solver, coarse, width, rtol, schedule, slices, stop, max_iterations, dtype)
-    )
+    return ParallelPipeline(pipe, Setup(solver, coarse, width, rtol, schedule, slices, stop, max_iterations, dtype))
 
 
 def _bound(pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

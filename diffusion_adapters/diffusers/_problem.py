@@ -15,9 +15,9 @@ from diffusion_adapters._flow import DiffusionODE, ProbabilityFlow, RightHandSid
 from diffusion_adapters._model import DiffusionModel
 from diffusion_adapters._prediction import convert, per_row
 from diffusion_adapters._sample import SOLVERS, choose_schedule, correction_of, grid_of
-from diffusion_adapters.diffusers._network import Lanes
 from diffusion_adapters._sde import NoisyFlow
-from diffusion_adapters.diffusers._steps import Blend, Blended, DrawnFlow, HeunToZero, Posterior, nearest
+from diffusion_adapters.diffusers._network import Lanes
+from diffusion_adapters.diffusers._steps import Blend, Blended, Drawn, DrawnFlow, HeunToZero, Posterior, nearest
 from diffusion_adapters.diffusers._translate import Translation
 
 
@@ -34,7 +34,6 @@ class Setup:
     stop: pr.StoppingRule | None = None
     max_iterations: int | None = None
     dtype: torch.dtype = torch.float32
-    generator: Any = None
     eta: float = 0.0
     use_clipped: bool = False
 
@@ -88,20 +87,24 @@ class Request:
         return per_row(skip, self.x) * self.x + per_row(self.translation.sign * out, value) * value
 
 
+Draw = Callable[[Any, torch.dtype], None]
+"""What is called with the generator, and the dtype of the network's output, before the first step is taken."""
+
 Run = Callable[[Callable[["Request"], Tensor]], tuple[pr.Solution, Tensor]]
 
 
 def prepare(
-    setup: Setup, translation: Translation, latents: Tensor, inpainting: Any, dtype: torch.dtype, twins: bool
-) -> Run:
+    setup: Setup, translation: Translation, latents: Tensor, inpainting: Any, twins: bool
+) -> tuple[Run, Draw | None]:
     """What solves: a function that is called with what answers a `Request`, and returns the latents at the end.
+
+    And what draws noise, where steps take any.
 
     Args:
         setup: How.
         translation: What the scheduler does.
         latents: Where it begins, ``(B, *rest)``.
         inpainting: What is kept of an image, or ``None``.
-        dtype: That of the network.
         twins: Whether the pipeline holds every sample twice.
     """
     fine, off_grid = _fine(setup, translation)
@@ -117,8 +120,10 @@ def prepare(
     rhs = RightHandSide(model, coordinates, _named, None)
     ids = torch.arange(len(latents), device=latents.device)
     problem = DiffusionODE(rhs, "fold", [ids], coordinates=coordinates)
+    draw = None
     if NoisyFlow in fine.solves or getattr(fine, "noisy", False):
-        problem = DrawnFlow.of(problem, _draw(setup, translation, latents, dtype, twins))
+        drawn = Drawn()
+        problem, draw = DrawnFlow.of(problem, drawn), _drawing(translation, latents, twins, drawn)
     grid = pr.TimeGrid.from_points(coordinates.tau(times), 1)
     if inpainting is not None:
         blend = Blend(coordinates, *_kept(inpainting, latents), float(grid.points[-1]))
@@ -147,7 +152,7 @@ def prepare(
         )
         return solution, flow.to_x(grid.points[-1], solution.u) / alpha[1]
 
-    return run
+    return run, draw
 
 
 class _Serve:
@@ -201,22 +206,26 @@ def _fine(setup: Setup, translation: Translation) -> tuple[pr.Integrator, bool]:
     return (HeunToZero() if setup.solver == "heun" else SOLVERS[setup.solver]()), off_grid
 
 
-def _draw(setup: Setup, translation: Translation, latents: Tensor, dtype: torch.dtype, twins: bool) -> Tensor:
-    """The noise of all steps, drawn as the scheduler would draw it in a sequential run, ``(n, B, *rest)``."""
-    from diffusers.utils.torch_utils import randn_tensor
+def _drawing(translation: Translation, latents: Tensor, twins: bool, drawn: Drawn) -> Draw:
+    """What draws the noise of all steps, as the scheduler would draw it in a sequential run."""
 
-    given = translation.noise
-    kind = given if isinstance(given, torch.dtype) else dtype if given is not None else torch.float32
-    count, last = len(latents), len(translation.times) - 2
-    shape = (2 * count if twins else count, *latents.shape[1:])
-    drawn: list[Tensor] = []
-    for i in range(last + 1):
-        if i == last and translation.silent:
-            drawn.append(torch.zeros(latents.shape, dtype=kind, device=latents.device))
-        else:
-            noise = randn_tensor(shape, generator=setup.generator, device=latents.device, dtype=kind)
-            drawn.append(noise[:count])
-    return torch.stack(drawn)
+    def draw(generator: Any, dtype: torch.dtype) -> None:
+        from diffusers.utils.torch_utils import randn_tensor
+
+        given = translation.noise
+        kind = given if isinstance(given, torch.dtype) else dtype
+        count, last = len(latents), len(translation.times) - 2
+        shape = (2 * count if twins else count, *latents.shape[1:])
+        normals: list[Tensor] = []
+        for i in range(last + 1):
+            if i == last and translation.silent:
+                normals.append(torch.zeros(latents.shape, dtype=kind, device=latents.device))
+            else:
+                noise = randn_tensor(shape, generator=generator, device=latents.device, dtype=kind)
+                normals.append(noise[:count])
+        drawn.normals = torch.stack(normals)
+
+    return draw
 
 
 def _kept(inpainting: Any, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:

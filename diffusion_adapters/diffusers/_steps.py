@@ -36,8 +36,8 @@ class Posterior(pr.Integrator):
         rederive: Whether eps follows from the clipped x0, or stays what it was.
         large: Whether the noise has DDPM's larger variance, beta.
         renoise: Whether all noise is replaced by new.
-        arrive: Times of the grid's points, falling, ``(n + 1,)``, and for each of them the time whose noise level a step
-            to it ends at, where some are others.
+        arrive: Times of the grid's points, falling, ``(n + 1,)``, and for each of them the time whose noise level a
+            step to it ends at, where some are others.
     """
 
     eta: float = 0.0
@@ -108,7 +108,7 @@ def nearest(t: Tensor, points: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class HeunToZero(pr.Multistep):
-    """Heun's method whose last step is one of Euler, since into a noise level of zero the model says nothing at its end.
+    """Heun's method whose last step is one of Euler: at a noise level of zero, its end, the model says nothing.
 
     Args:
         blend: What is done to a state after each stage, as ``blend(t, u)`` through a request; see `Blended`.
@@ -209,7 +209,6 @@ class SDEDPMSolver(SDEDPMSolverPP):
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: pr.Carried, variant: int = 1) -> Stages:
         """One step on L lanes; see `parareal.Multistep.step`."""
-        xi = yield problem.normals, t0, t1, u.u
         split = problem.split("noise")
 
         def weights(t0: Tensor, t1: Tensor, n: int) -> pr.Weights:
@@ -219,6 +218,7 @@ class SDEDPMSolver(SDEDPMSolverPP):
             return of._replace(phi=twice)
 
         new = yield from extrapolate(split._replace(weights=weights), t0, t1, u, variant, self.moments)
+        xi = yield problem.normals, t0, t1, u.u
         _, b1 = problem.coordinates.shares(t1)
         h = problem.coordinates.level(t1) - problem.coordinates.level(t0)
         return new._replace(u=lincomb([((torch.ones_like(b1),), new.u), ((b1 * torch.expm1(2 * h).sqrt(),), xi)]))
@@ -227,15 +227,25 @@ class SDEDPMSolver(SDEDPMSolverPP):
 # --- noise that was drawn beforehand --------------------------------------------------------------------------------
 
 
+class Drawn:
+    """Noise that is drawn once it is known with what.
+
+    Attributes:
+        normals: Standard normals, ``(n, B, *rest)``, one for each step of the grid.
+    """
+
+    normals: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class _GivenPath(pr.BrownianPath):
-    """A path whose atoms bring given normals, ``(n, B, *rest)``."""
+    """A path whose atoms bring given normals."""
 
-    given: Tensor = field(kw_only=True)
+    given: Drawn = field(kw_only=True)
 
     def draw(self, index: Tensor, like: Any, keys: Tensor, area: bool) -> list[Tensor]:
         """Those of the atoms and samples asked for."""
-        rows = self.given[index, keys[:, 2].expand_as(index)]
+        rows = self.given.normals[index, keys[:, 2].expand_as(index)]
         return [rows.to(torch.float64).reshape(*index.shape, *like.shape[1:])]
 
 
@@ -244,10 +254,10 @@ class DrawnFlow(NoisyFlow):
     """A diffusion ODE beside noise that a scheduler has drawn for each of its steps.
 
     Attributes:
-        drawn: Standard normals, ``(n, B, *rest)``, one for each step of the grid.
+        drawn: The noise.
     """
 
-    drawn: Tensor = field(kw_only=True)
+    drawn: Drawn = field(kw_only=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
         remade = partial(DrawnFlow, coordinates=self.coordinates, drawn=self.drawn, path=self.path, most=self.most)
@@ -263,12 +273,12 @@ class DrawnFlow(NoisyFlow):
         return bound
 
     @classmethod
-    def of(cls, problem: DiffusionODE, drawn: Tensor) -> DrawnFlow:
+    def of(cls, problem: DiffusionODE, drawn: Drawn) -> DrawnFlow:
         """A flow with this noise beside it."""
         return cls(problem.f, problem.batching, problem.per_sample, coordinates=problem.coordinates, drawn=drawn)
 
 
-# --- inpainting ---------------------------------------------------------------------------------------------------------
+# --- inpainting -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)

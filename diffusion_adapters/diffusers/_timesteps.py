@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 Chain = Callable[[Tensor], Tensor]
+Loop = Callable[[int, Tensor], Iterator[Tensor]]
 
 
 class Rounds(Tensor):
@@ -24,11 +25,11 @@ class Rounds(Tensor):
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore
 
-    _loop: Callable[[int, int], Iterator[Tensor]]
+    _loop: Loop
     _first: int
 
     @classmethod
-    def of(cls, timesteps: Tensor, loop: Callable[[int, int], Iterator[Tensor]], first: int = 0) -> Rounds:
+    def of(cls, timesteps: Tensor, loop: Loop, first: int = 0) -> Rounds:
         """Timesteps, of which the first has the number ``first``, and what runs over the rounds of a part of them."""
         made = timesteps.as_subclass(cls)
         made._loop, made._first = loop, first
@@ -51,35 +52,39 @@ class Rounds(Tensor):
         return Rounds.of(self.plain.to(*args, **kwargs), self._loop, self._first)
 
     def __iter__(self) -> Iterator[Tensor]:
-        return self._loop(self._first, self._first + len(self.plain))
+        return self._loop(self._first, self.plain)
 
 
 class Noted(Tensor):
     """A timestep, or what was computed from it, that knows how."""
 
     _chain: Chain
+    _decides: Callable[[], None]
 
     @classmethod
-    def of(cls, value: Tensor, chain: Chain) -> Noted:
-        """A value, and what it is as a function of the timestep."""
+    def of(cls, value: Tensor, chain: Chain, decides: Callable[[], None]) -> Noted:
+        """A value, what it is as a function of the timestep, and what is called where Python makes a number of it."""
         made = value.as_subclass(cls)
-        made._chain = chain
+        made._chain, made._decides = chain, decides
         return made
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        found: list[Noted] = []
+        plain = _mapped(lambda leaf: found.append(leaf) or leaf.as_subclass(Tensor), (list(args), kwargs))
         if func in _DECIDES:
-            raise ValueError(
-                "the pipeline makes a decision, or a number, of the timestep within its loop, which is another for each "
-                "of the lanes that are computed together; expected a pipeline, and arguments, for which nothing but the "
-                "network depends on the timestep: for example one without a second transformer for low noise"
-            )
+            found[0]._decides()
         with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore
-            value = func(*_plain(args), **_plain(kwargs))
-        if not isinstance(value, Tensor) or isinstance(value, Noted):
+            value = func(*plain[0], **plain[1])
+        if not isinstance(value, Tensor) or isinstance(value, Noted) or not found:
             return value
-        return Noted.of(value, lambda t: func(*_at(args, t), **_at(kwargs, t)))
+
+        def chain(t: Tensor) -> Tensor:
+            at = _mapped(lambda leaf: leaf._chain(t), (list(args), kwargs))
+            return func(*at[0], **at[1])
+
+        return Noted.of(value, chain, found[0]._decides)
 
     def at(self, timesteps: Tensor) -> Tensor:
         """What it is at other timesteps, ``(n,)``: shape ``(n, *shape)``."""
@@ -91,14 +96,6 @@ class Noted(Tensor):
 
 
 _DECIDES = {Tensor.__bool__, Tensor.item, Tensor.__int__, Tensor.__float__, Tensor.tolist, Tensor.__index__}
-
-
-def _plain(value: Any) -> Any:
-    return _mapped(lambda leaf: leaf.as_subclass(Tensor), value)
-
-
-def _at(value: Any, t: Tensor) -> Any:
-    return _mapped(lambda leaf: leaf._chain(t), value)
 
 
 def _mapped(fn: Callable[[Noted], Tensor], value: Any) -> Any:

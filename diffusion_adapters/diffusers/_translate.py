@@ -1,4 +1,4 @@
-"""What a scheduler of diffusers computes, in this library's terms: noise levels, what the network predicts, a method."""
+"""What a scheduler of diffusers computes, in terms of this library: noise levels, a prediction, a method."""
 
 from __future__ import annotations
 
@@ -184,7 +184,15 @@ def _of_sigmas(scheduler: Any, start: int, stop: int, fine: pr.Integrator, **mor
                 "prediction_type='flow_prediction'"
             )
         return Translation(Flow(), prediction, sigmas, timesteps, fine, _thresholding(scheduler), **more)
-    return Translation(Preserving(t_max=float(_share(sigmas[0]))), prediction, _share(sigmas), timesteps, fine, _thresholding(scheduler), **more)
+    return Translation(
+        Preserving(t_max=float(_share(sigmas[0]))),
+        prediction,
+        _share(sigmas),
+        timesteps,
+        fine,
+        _thresholding(scheduler),
+        **more,
+    )
 
 
 def _thresholding(scheduler: Any) -> Clean | None:
@@ -227,7 +235,14 @@ def _ddim(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) 
     elif not (same and clean is None and eta == 0):
         fine = Posterior(eta=eta, clean=clean, rederive=use_clipped, arrive=None if same else (levels, ends))
     noise = "model" if eta > 0 else None
-    return Translation(Preserving(t_max=float(levels[0])), prediction, levels, scheduler.timesteps.detach()[start:stop], fine, noise=noise)
+    return Translation(
+        Preserving(t_max=float(levels[0])),
+        prediction,
+        levels,
+        scheduler.timesteps.detach()[start:stop],
+        fine,
+        noise=noise,
+    )
 
 
 def _ddpm(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) -> Translation:
@@ -348,8 +363,8 @@ def _dpm_multistep(scheduler: Any, start: int, stop: int, eta: float, use_clippe
     if algorithm.startswith("sde") and order > 2:
         raise ValueError(
             f"solver_order={order} of algorithm_type={algorithm!r} is not supported: in the third-order update of "
-            "DPMSolverMultistepScheduler the half in the weight of the second difference has the wrong sign, so that the "
-            "weight does not vanish with the step; expected solver_order=2"
+            "DPMSolverMultistepScheduler the half in the weight of the second difference has the wrong sign, so that "
+            "the weight does not vanish with the step; expected solver_order=2"
         )
     orders = _multistep_orders(scheduler, start, stop, config.get("final_sigmas_type") == "zero")
     noise = torch.float32 if algorithm.startswith("sde") else None
