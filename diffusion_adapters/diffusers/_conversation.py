@@ -75,7 +75,7 @@ class Conversation:
         self._known = Known()
         self._lanes: Lanes | None = None
         self._request: Request | None = None
-        self._value: Tensor | None = None
+        self._answered: tuple[Request, Tensor] | None = None
         self._twins = self._alone = self._stepped = self._checked = False
         self._recorded: tuple[Any, ...] = ()
         self._shown: Tensor | None = None
@@ -135,7 +135,7 @@ class Conversation:
                 f"{self.name} went through its loop without a call of the network and of scheduler.step; expected a "
                 "pipeline that calls both once in each step"
             )
-        if self._value is not None and self._shown is not None:
+        if self._answered is not None and self._shown is not None:
             self._shown.copy_(self._twinned(self._best()).to(self._shown.dtype))
         self.close()
 
@@ -273,15 +273,14 @@ class Conversation:
             self._draw(generator, model_output.dtype)
         self.rounds += 1
         value = self._of_lanes(model_output)
-        self._value = value
         assert self._request is not None
-        held = (self._request, value)
+        self._answered = (self._request, value)
         final = self._go_on(value)
         if final is not None:
-            self._warn_if_not_finite()
+            final = self._with_failures(final)
             return self._twinned(final).to(sample.dtype)
         if self.preview:
-            self._shown = self._twinned(self._best(*held)).to(sample.dtype)
+            self._shown = self._twinned(self._best()).to(sample.dtype)
         assert self._shown is not None
         return self._shown
 
@@ -311,20 +310,25 @@ class Conversation:
             )
         return value
 
-    def _best(self, request: Request | None = None, value: Tensor | None = None) -> Tensor:
+    def _best(self) -> Tensor:
         """The clean latents that follow from the least noisy lane of each sample."""
-        request, value = request or self._request, self._value if value is None else value
-        assert request is not None
-        assert value is not None
+        assert self._answered is not None
         assert self.latents is not None
+        request, value = self._answered
         return request.clean(value, len(self.latents))
 
     def _twinned(self, latents: Tensor) -> Tensor:
         return torch.cat([latents, latents]) if self._twins else latents
 
-    def _warn_if_not_finite(self) -> None:
-        if self.solution is not None and self.solution.status.failed:
+    def _with_failures(self, final: Tensor) -> Tensor:
+        """NaN for samples whose sequential run is not finite, as that would give; a warning where anything failed."""
+        assert self.solution is not None
+        if self.solution.status.failed:
             warnings.warn(f"{self.name}: {self.solution.status.value}", RuntimeWarning, stacklevel=2)
+            lost = [status is pr.Status.NONFINITE for status in self.solution.sample_status or ()]
+            final = final.clone()
+            final[torch.tensor(lost, device=final.device)] = float("nan")
+        return final
 
     # --- units ------------------------------------------------------------------------------------------------------
 
