@@ -330,7 +330,7 @@ def test_the_pipelines_own_errors_stay() -> None:
     for wrong in (
         {"height": 13},
         {"prompt": "a cat"},
-        {"no_such_argument": 1},
+        {"prompt_embeds": None},
         {"callback_on_step_end_tensor_inputs": ["nothing"]},
     ):
         with pytest.raises((ValueError, TypeError, AttributeError, ZeroDivisionError)) as own:
