@@ -111,8 +111,9 @@ def parallelize(
         solver: ``None`` for what the scheduler does, or one of `sample`'s names or integrators on the scheduler's noise
             levels.
         coarse: See `sample`.
-        width: Timesteps that are worked on at a time, and so the factor on the network's batch; ``None`` for at most
-            100. Where memory is short or the device busy with less, take less: rounds then rise slowly.
+        width: Timesteps that are worked on at a time, as far as there are so many: the factor on the network's batch.
+            ``None`` for 16 with ``coarse="gaussian"``, and no window otherwise. Where memory is short, or the device
+            busy with less, take less: rounds then rise slowly.
         rtol: Tolerance on the latents; see `sample`. An image shows differences from about 1e-2 on.
         slices: See `sample`.
         schedule: In place of ``width``.
