@@ -16,6 +16,7 @@ from parareal._linear import Identity, Linear, LinearFlow, Whitened, Zero
 from parareal._memory import Carried, Memory
 from parareal._odeint import odeint
 from parareal._path import NoisePath
+from parareal._plan import Candidate, Plan, plan
 from parareal._problem import ODE, Problem
 from parareal._record import Record
 from parareal._schedule import Barrier, Progress, Schedule, Wavefront, Windowed
@@ -87,6 +88,7 @@ __all__ = [
     "BogackiShampine",
     "BrownianPath",
     "ButcherTableau",
+    "Candidate",
     "Carried",
     "CashKarp",
     "Change",
@@ -125,6 +127,7 @@ __all__ = [
     "Milstein",
     "Multistep",
     "NoisePath",
+    "Plan",
     "Prediction",
     "Problem",
     "Progress",
@@ -161,6 +164,7 @@ __all__ = [
     "Windowed",
     "Zero",
     "odeint",
+    "plan",
     "scaled_phis",
     "serial",
     "solve",
