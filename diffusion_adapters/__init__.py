@@ -12,6 +12,7 @@ from diffusion_adapters._gaussian import GaussianFlow
 from diffusion_adapters._mixture import GaussianMixture
 from diffusion_adapters._model import DiffusionModel, guided
 from diffusion_adapters._noise_schedule import NoiseSchedule
+from diffusion_adapters._plan import plan
 from diffusion_adapters._prediction import convert
 from diffusion_adapters._sample import SampleResult, sample
 from diffusion_adapters._schedules import EDM, VE, VP, CosineVP, Flow
@@ -38,6 +39,7 @@ __all__ = [
     "diffusers",
     "guided",
     "load_digits",
+    "plan",
     "probability_flow",
     "reverse_sde",
     "sample",

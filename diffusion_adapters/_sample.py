@@ -145,7 +145,7 @@ def sample(
     flow = probability_flow(model)
     tolerance = pr.Tolerance(rtol=rtol, atol=0.0)
     _check_run(schedule, stop, max_iterations, callback)
-    fine = _fine(solver)
+    fine = fine_of(solver)
     correction = correction_of(coarse, fine)
     times = model.noise_schedule.times(steps, spacing)
     _check_end(model, fine, times)
@@ -196,7 +196,8 @@ def _check_run(schedule: Any, stop: Any, max_iterations: Any, callback: Any) -> 
         raise TypeError(f"callback is a {type(callback).__name__}; expected a function of an IterationReport")
 
 
-def _fine(solver: Any) -> pr.Integrator:
+def fine_of(solver: Any) -> pr.Integrator:
+    """The method of a name in `sample`."""
     if isinstance(solver, pr.Integrator):
         return solver
     return SOLVERS[one_of(solver, SOLVERS, "solver", "an integrator such as pr.RK4()")]()

@@ -20,7 +20,6 @@ from diffusion_adapters.diffusers._network import Lanes
 from diffusion_adapters.diffusers._steps import Blend, Blended, Drawn, DrawnFlow, HeunToZero, Posterior, nearest
 from diffusion_adapters.diffusers._translate import Translation
 
-
 WIDTH = 16
 """Slices at a time, unless told otherwise: on the packaged digits this takes 11 rounds for 50 steps of DDIM, as all 50
 at a time do, and a memory can hold 16 times the batch sooner than 50 times."""
