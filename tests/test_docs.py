@@ -1,7 +1,7 @@
 """Every Python snippet of the README and the docs runs, so that a page cannot fall behind the code.
 
 The blocks of one page are one script: they share a namespace and run in order, in an empty working directory. A block
-whose fence says ``python no-run`` is only compiled.
+whose fence says ``python no-run``, or ``{.python .no-run}`` as the pages are rendered, is only compiled.
 """
 
 import re
@@ -43,8 +43,8 @@ def python_blocks(text: str) -> Iterator[Block]:
             body.append(inner)
         else:
             raise ValueError(f"line {number}: the block that opens here is never closed")
-        words = opening["info"].replace("{", " ").replace("}", " ").split()
-        if words and words[0].lstrip(".") in ("python", "py"):
+        words = [word.lstrip(".") for word in opening["info"].replace("{", " ").replace("}", " ").split()]
+        if words and words[0] in ("python", "py"):
             yield Block(textwrap.dedent("\n".join(body)) + "\n", number + 1, "no-run" not in words)
 
 
@@ -73,8 +73,9 @@ def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     run(page, page.read_text(encoding="utf-8"))
 
 
-def test_blocks_share_a_namespace_and_no_run_is_only_compiled(tmp_path: Path) -> None:
-    text = "```python\na = 1\n```\n\n```python no-run\na = 1 / 0\n```\n\n```python\nassert a == 1\n```\n"
+@pytest.mark.parametrize("fence", ["python no-run", "{.python .no-run}", "{ .python .no-run }"])
+def test_blocks_share_a_namespace_and_no_run_is_only_compiled(tmp_path: Path, fence: str) -> None:
+    text = f"```python\na = 1\n```\n\n```{fence}\na = 1 / 0\n```\n\n```python\nassert a == 1\n```\n"
     run(tmp_path / "page.md", text)
 
 
