@@ -301,7 +301,7 @@ def overhead(runs: int) -> None:
         pipe = stable(scheduler, network)
         pipe.set_progress_bar_config(disable=True)
         given = {**TEXT, **SIZE, "height": 2 * size, "width": 2 * size}
-        for steps in STEPS:
+        for steps in STEPS if size == 8 else (50,):
             parallel = da.diffusers.parallelize(pipe, rtol=1e-3)
             serial, ours = (
                 Parts(*(statistics.median(column) for column in zip(*runs_of, strict=True)))
@@ -473,7 +473,7 @@ def wall(network: Any, device: str, widths: tuple[int, ...], runs: int = 3) -> N
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--only", choices=("rounds", "overhead", "paradigms", "wall"))
     args = parser.parse_args()
     torch.set_num_threads(1)
