@@ -1,7 +1,7 @@
 """Beside PyMGRIT 1.0.6: the same iterates, and the wall time of both, in the same run.
 
-PyMGRIT's multigrid reduction in time is Parareal with two levels and no C-relaxation. It runs on one process here, in an
-environment of its own, because it needs mpi4py and NumPy below 2.4: the script makes one in out/pymgrit, unless
+PyMGRIT's multigrid reduction in time is Parareal with two levels and no C-relaxation. It runs on one process here, in
+an environment of its own, since it needs mpi4py and NumPy below 2.4: the script makes one in out/pymgrit, unless
 PYMGRIT_PYTHON names an interpreter that has it. Both solve with RK4, a step a slice as coarse propagator, and as many
 iterations; PyMGRIT in NumPy, this package in torch. Run it with `python benchmarks/pymgrit.py`.
 """

@@ -70,7 +70,8 @@ class Seen(NamedTuple):
 _WEIGHT = 0.7
 """Of the mismatch: errors add up to less than the sum of their sizes."""
 _WEIGHT_CARRIED = 1.0
-"""The same where a memory is carried: what it is off enters the slices to come once more."""
+"""The same where a memory is carried: what it is off enters the slices to come once more. And it does so the more often,
+the more windows there are to a run: this is multiplied by one more than the binary logarithm of their number."""
 _MEMORY = 0.7
 """A mismatch seen before counts for this much in the next iteration, in case that now a move was easy by chance."""
 _PREFIX, _TAIL, _END = 0.1, 0.03, 0.6
@@ -97,7 +98,8 @@ class Errors:
         slices = len(start.mismatch)
         self._rtol, self._atol = rtol, atol
         self._least = max(_ROUNDING, start.least)
-        self._weight = _WEIGHT_CARRIED if start.carried else _WEIGHT
+        windows = slices / max(1, min(start.width, slices))
+        self._weight = _WEIGHT_CARRIED * (1 + np.log2(windows)) if start.carried else _WEIGHT
         self._mismatch = np.tile(start.mismatch, (start.systems, 1))
         self._moved_by = np.zeros((start.systems, slices))  # what the left edge moved by when the right one last did
         self._spent = np.zeros(start.systems)
