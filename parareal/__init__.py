@@ -4,6 +4,7 @@ A time interval is cut into slices; a rough solution is refined on all slices at
 See `solve`.
 """
 
+from parareal import theory
 from parareal._anderson import Anderson
 from parareal._brownian import BrownianPath
 from parareal._changes import Change
@@ -168,6 +169,7 @@ __all__ = [
     "scaled_phis",
     "serial",
     "solve",
+    "theory",
 ]
 
 __version__ = "0.1.0"
