@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -22,15 +23,20 @@ def proxy(module: nn.Module, call: Call) -> nn.Module:
 
     It shares parameters, buffers, config and hooks with the original, which is what is called in the end.
     """
-    kind = type(module)
+    made = object.__new__(_calling(type(module)))
+    made.__dict__.update(module.__dict__, _parareal_call=partial(call, module))
+    return made
+
+
+@cache
+def _calling(kind: type[nn.Module]) -> type[nn.Module]:
+    """A class like the given one, but for what a call does."""
 
     def called(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return call(module, args, kwargs)
+        return self.__dict__["_parareal_call"](args, kwargs)
 
     body = {"__call__": called, "__module__": kind.__module__, "__doc__": kind.__doc__}
-    made = object.__new__(type(kind.__name__, (kind,), body))
-    made.__dict__.update(module.__dict__)
-    return made
+    return type(kind.__name__, (kind,), body)
 
 
 class Layout(NamedTuple):

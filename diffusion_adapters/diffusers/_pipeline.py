@@ -56,7 +56,8 @@ class ParallelPipeline:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the pipeline, with its own arguments and result."""
         pipe, setup = self.pipe, self.__dict__["_setup"]
-        given = _bound(pipe, args, kwargs)
+        signature: inspect.Signature = self.__dict__["__signature__"]
+        given = _bound(signature, args, kwargs)
         refuse(pipe, given)
         setup = replace(
             setup,
@@ -76,7 +77,7 @@ class ParallelPipeline:
         if given.get("callback_on_step_end") is not None:
             conversation.preview = True
             kwargs = {**kwargs, "callback_on_step_end": _checked(given["callback_on_step_end"])}
-            args = _without(pipe, args, "callback_on_step_end")
+            args = _without(signature, args, "callback_on_step_end")
         self.__dict__["_copy"] = copy
         try:
             return copy(*args, **kwargs)
@@ -161,17 +162,17 @@ def parallelize(
     return ParallelPipeline(pipe, Setup(solver, coarse, width, rtol, schedule, slices, stop, max_iterations, dtype))
 
 
-def _bound(pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def _bound(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments by name; where they do not fit, the pipeline itself will say so."""
     try:
-        return dict(inspect.signature(pipe.__call__).bind_partial(*args, **kwargs).arguments)
+        return dict(signature.bind_partial(*args, **kwargs).arguments)
     except TypeError:
         return dict(kwargs)
 
 
-def _without(pipe: Any, args: tuple[Any, ...], name: str) -> tuple[Any, ...]:
+def _without(signature: inspect.Signature, args: tuple[Any, ...], name: str) -> tuple[Any, ...]:
     """Positional arguments, cut before the one of this name, which comes by keyword now."""
-    names = list(inspect.signature(pipe.__call__).parameters)
+    names = list(signature.parameters)
     place = names.index(name) if name in names else len(args)
     if len(args) > place + 1:
         raise TypeError(f"arguments after {name} came by position; expected them by keyword")

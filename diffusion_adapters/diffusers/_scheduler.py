@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor
@@ -37,8 +40,6 @@ class StandIn:
         latents = self._conversation.step(model_output, sample, kwargs.get("generator"))
         if kwargs.get("return_dict", True) is False:
             return latents, latents
-        from types import SimpleNamespace
-
         return SimpleNamespace(prev_sample=latents, pred_original_sample=latents)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -60,23 +61,21 @@ def _plain(value: Any) -> Any:
 
 def stand_in(scheduler: Any, conversation: Conversation) -> Any:
     """A scheduler like the given one, which stays as it is, whose steps are made by a conversation."""
-    import inspect
-
-    kind = type(scheduler)
-    body = {"__module__": kind.__module__, "__doc__": kind.__doc__}
-    made = object.__new__(type(kind.__name__, (StandIn, kind), body))
+    made = object.__new__(_stepping(type(scheduler)))
     state = {key: value.copy() if type(value) in (list, dict) else value for key, value in vars(scheduler).items()}
     state["_own_timesteps"] = state.pop("timesteps", None)
     made.__dict__.update(state, _conversation=conversation)
-    # Pipelines ask what a step takes, to know what to hand over.
-    made.__dict__["step"] = _with_signature(made.step, inspect.signature(scheduler.step))
     conversation.scheduler = made
     return made
 
 
-def _with_signature(step: Any, signature: Any) -> Any:
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return step(*args, **kwargs)
+@cache
+def _stepping(kind: type) -> type:
+    """A class like the given one, with `StandIn` before it; pipelines ask what its step takes."""
 
-    call.__signature__ = signature  # pyright: ignore
-    return call
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return StandIn.step(self, *args, **kwargs)
+
+    step.__signature__ = inspect.signature(getattr(kind, "step"))  # pyright: ignore # noqa: B009
+    body = {"__module__": kind.__module__, "__doc__": kind.__doc__, "step": step}
+    return type(kind.__name__, (StandIn, kind), body)
