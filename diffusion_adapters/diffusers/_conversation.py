@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import parareal as pr
 from diffusion_adapters.diffusers._network import Known, Lanes, Plan, find_layout, learn
 from diffusion_adapters.diffusers._problem import Draw, Request, Setup, prepare
-from diffusion_adapters.diffusers._timesteps import Noted
+from diffusion_adapters.diffusers._timesteps import Noted, itself
 from diffusion_adapters.diffusers._translate import Translation, translate
 from parareal.integrators._lockstep import Coroutine
 
@@ -102,7 +102,7 @@ class Conversation:
         self._span, self._decided = (start, start + len(timesteps)), False
         if len(timesteps) == 0:
             return
-        yield Noted.of(timesteps[0].clone(), lambda t: t, self._note_decision)
+        yield Noted.of(timesteps[0].clone(), itself, self._note_decision)
         if self._engine is None and not self._alone and not self._stepped and not self._interrupted():
             self._span = None  # this is not the loop: something is counted, or looked up
             yield from timesteps[1:]

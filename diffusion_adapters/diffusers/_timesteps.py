@@ -55,6 +55,11 @@ class Rounds(Tensor):
         return self._loop(self._first, self.plain)
 
 
+def itself(t: Tensor) -> Tensor:
+    """The timestep as it is."""
+    return t
+
+
 class Noted(Tensor):
     """A timestep, or what was computed from it, that knows how."""
 
@@ -88,6 +93,8 @@ class Noted(Tensor):
 
     def at(self, timesteps: Tensor) -> Tensor:
         """What it is at other timesteps, ``(n,)``: shape ``(n, *shape)``."""
+        if self._chain is itself:
+            return timesteps
         with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore
             try:
                 return torch.vmap(self._chain)(timesteps)
