@@ -206,7 +206,7 @@ def test_bounds_take_arrays_and_ends_of_their_range() -> None:
 
 
 def test_the_convergence_factor_of_implicit_euler_is_the_published_one() -> None:
-    """With an exact fine propagator at most 0.298 on the negative axis (Gander and Vandewalle, section 4)."""
+    """With an exact fine propagator at most 0.298 on the negative axis (Gander and Vandewalle, 2007)."""
     z = -np.geomspace(1e-3, 1e4, 200_001)
     G = theory.stability_function(pr.ImplicitEuler())(z)
     assert theory.convergence_factor(abs(np.exp(z) - G), abs(G)).max() == pytest.approx(0.2984256, abs=1e-7)

@@ -165,7 +165,7 @@ def test_the_pipelined_estimate_is_the_time_of_a_worker_for_each_slice(N: int, t
     assert theory.speedup(WAVEFRONT, N, k, tg / tf, workers=N, placement="owner") == pytest.approx(N * tf / time)
 
 
-@given(st.integers(1, 12), st.integers(0, 20).map(lambda i: i / 20), st.integers(1, 14), st.data())
+@given(st.integers(1, 12), st.integers(0, 40).map(lambda i: i / 20), st.integers(1, 14), st.data())
 def test_speed_up_lies_between_its_estimates(N: int, ratio: float, P: int, data: Any) -> None:
     k = data.draw(st.integers(1, N), label="k")
     above = 1 + 1e-12

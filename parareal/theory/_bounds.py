@@ -34,7 +34,7 @@ def convergence_factor(alpha: Any, beta: Any) -> Any:
 
     Source:
         M. J. Gander, S. Vandewalle, Analysis of the Parareal Time-Parallel Time-Integration Method, SIAM J. Sci.
-        Comput. 29 (2007), section 4.
+        Comput. 29 (2007).
 
     Examples:
         >>> convergence_factor(0.25, 0.5)
@@ -65,7 +65,8 @@ def linear_bound(alpha: Any, beta: Any, iterations: int, *, slices: int | None =
         ValueError: A number is negative or NaN.
 
     Source:
-        M. J. Gander, S. Vandewalle, SIAM J. Sci. Comput. 29 (2007), Lemma 4.3 and the theorem on unbounded intervals.
+        M. J. Gander, S. Vandewalle, SIAM J. Sci. Comput. 29 (2007): the bound on powers of the iteration matrix, and
+        the theorem on unbounded intervals.
 
     Examples:
         >>> round(linear_bound(0.05, 0.5, 2), 6)
@@ -168,7 +169,7 @@ def generating_function_bound(
 
     Source:
         M. J. Gander, T. Lunet, D. Ruprecht, R. Speck, A Unified Analysis Framework for Iterative Parallel-in-Time
-        Algorithms (arXiv 2203.16069), section 2.
+        Algorithms (arXiv 2203.16069).
 
     Examples:
         >>> round(generating_function_bound(0.1, 0.5, 2, slices=5), 6)
