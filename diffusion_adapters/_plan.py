@@ -19,7 +19,8 @@ from diffusion_adapters._sde import NoisyFlow
 from diffusion_adapters._spacing import Spacing
 from diffusion_adapters._validate import count
 from parareal._costs import Hopeless, Recording, state_bytes, time_rounds
-from parareal._plan import conclude, trial
+from parareal._plan import conclude
+from parareal._trials import trial
 
 WIDTHS = (4, 8, 16, 32, 64, 100)
 

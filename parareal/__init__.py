@@ -17,7 +17,7 @@ from parareal._linear import Identity, Linear, LinearFlow, Whitened, Zero
 from parareal._memory import Carried, Memory
 from parareal._odeint import odeint
 from parareal._path import NoisePath
-from parareal._plan import Candidate, Plan, plan
+from parareal._plan import Plan, plan
 from parareal._problem import ODE, Problem
 from parareal._record import Record
 from parareal._schedule import Barrier, Progress, Schedule, Wavefront, Windowed
@@ -27,6 +27,7 @@ from parareal._semilinear import Prediction, Semilinear, SemilinearODE, Split, W
 from parareal._solution import History, IterationReport, Solution, SolveError, Stats, Status
 from parareal._solve import serial, solve
 from parareal._stop import Iterations, StoppingRule, Tolerance, Verdict
+from parareal._trials import Candidate
 from parareal._wrappers import Damped
 from parareal.integrators import (
     DEIS,

@@ -159,6 +159,40 @@ def test_methods_of_every_kind(fine: Any) -> None:
     assert found.serial_seconds > 0
 
 
+def test_on_many_devices_what_does_not_pay_here_may() -> None:
+    """Lanes that cost as much each as a single one: nothing to be had on one device, and much on 16."""
+    problem, u0 = waiting(seconds_a_lane=3e-4), torch.ones(4, dtype=torch.float64)
+    given: dict[str, Any] = {"fine": pr.Euler(), "coarse": [pr.Euler()], "slices": [16], "schedules": [pr.Wavefront()]}
+    here, there = (pr.plan(problem, u0, (0.0, 1.0, 160), **given, workers=p) for p in (None, 16))
+    assert here.best is None
+    assert there.best is not None
+    assert there.workers == 16
+    assert "on 16 devices" in str(there)
+    k = there.best.iterations
+    evaluation = there.round_times(1)
+    alone = pr.theory.makespan(pr.Wavefront(), 16, k, fine=10 * evaluation, coarse=evaluation, workers=16)
+    assert there.best.on_workers == pytest.approx(alone)
+    assert there.speedup == there.serial_seconds / there.best.on_workers > 1.5
+    one = pr.plan(problem, u0, (0.0, 1.0, 160), **given, workers=1)
+    assert one.best is None  # a single one gains nothing
+
+
+def test_thousands_of_devices_are_laid_out_in_seconds() -> None:
+    begun = time.perf_counter()
+    found = pr.plan(
+        pr.ODE(decay),
+        torch.ones(2),
+        (0.0, 1.0, 4096),
+        fine=pr.Euler(),
+        coarse=[pr.Identity()],
+        slices=[2048],
+        schedules=[pr.Barrier()],
+        workers=4096,
+    )
+    assert found.candidates[0].on_workers is not None
+    assert time.perf_counter() - begun < 20.0
+
+
 def test_the_budget_ends_the_search() -> None:
     found = pr.plan(waiting(1e-3), torch.ones(2), (0.0, 1.0, 32), fine=pr.Euler(), budget=0.0)
     assert all("budget" in one.note for one in found.candidates)
@@ -171,6 +205,7 @@ def test_the_budget_ends_the_search() -> None:
         ({"grid": 3}, TypeError, "grid is 3"),
         ({"grid": (0.0, 1.0, 0)}, ValueError, "steps of the span=0"),
         ({"coarse": 3}, TypeError, "coarse is a int"),
+        ({"workers": 0}, ValueError, "workers=0"),
         ({"coarse": [3]}, TypeError, "coarse is a int"),
         ({"slices": [40]}, ValueError, "no candidate"),
         ({"coarse": []}, ValueError, "no candidate"),
