@@ -8,6 +8,7 @@ from diffusion_adapters import diffusers
 from diffusion_adapters._digits import load_digits
 from diffusion_adapters._discrete import Discrete
 from diffusion_adapters._flow import ProbabilityFlow, probability_flow
+from diffusion_adapters._functions import from_denoiser, from_velocity
 from diffusion_adapters._gaussian import GaussianFlow
 from diffusion_adapters._mixture import GaussianMixture
 from diffusion_adapters._model import DiffusionModel, guided
@@ -37,6 +38,8 @@ __all__ = [
     "SampleResult",
     "convert",
     "diffusers",
+    "from_denoiser",
+    "from_velocity",
     "guided",
     "load_digits",
     "plan",
