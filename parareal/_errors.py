@@ -70,8 +70,8 @@ class Seen(NamedTuple):
 _WEIGHT = 0.7
 """Of the mismatch: errors add up to less than the sum of their sizes."""
 _WEIGHT_CARRIED = 1.0
-"""The same where a memory is carried: what it is off enters the slices to come once more. It does so the more often, the
-more windows there are to a run: this is multiplied by one more than the binary logarithm of their number."""
+"""The same where a memory is carried: what it is off enters the slices to come once more. It does so the more often,
+the more windows there are to a run: this is multiplied by one more than the binary logarithm of their number."""
 _MEMORY = 0.7
 """A mismatch seen before counts for this much in the next iteration, in case that now a move was easy by chance."""
 _PREFIX, _TAIL, _END = 0.1, 0.03, 0.6

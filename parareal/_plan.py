@@ -169,10 +169,10 @@ def plan(
     most = max(lanes_of(cut, schedule) for cut, _, schedule in ways) * (count if samples else 1)
     times = time_rounds(first_call(problem, fine, own, systems, rows), most, device)
 
-    def run_serial(recording: Executor, part: TimeGrid) -> Solution:
-        return serial(problem, u0, part, fine=fine, samples=samples, executor=recording)
+    def run_serial(part: TimeGrid) -> Solution:
+        return serial(problem, u0, part, fine=fine, samples=samples, executor=executor)
 
-    seconds, rounds = serial_time(run_serial, own, device, executor)
+    seconds, rounds = serial_time(run_serial, own, device)
     tried: list[Candidate] = []
     for cut, correction, schedule in ways:
         name = f"{name_of(correction)}, {cut.num_slices} slices, {name_of(schedule)}"

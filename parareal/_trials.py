@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from parareal._costs import Hopeless, Recording, RoundTimes
+from parareal._costs import Hopeless, Recording, RoundTimes, synchronize
 from parareal._executor import Batched, Executor
 from parareal._grid import TimeGrid
 from parareal._solution import Solution
@@ -108,25 +108,28 @@ def time_of(one: Candidate, workers: int | None) -> float:
     return float("inf") if one.on_workers is None else one.on_workers
 
 
-def serial_time(
-    run: Callable[[Executor, TimeGrid], Solution], grid: TimeGrid, device: torch.device, inner: Executor | None
-) -> tuple[float, int]:
+def serial_time(run: Callable[[TimeGrid], Solution], grid: TimeGrid, device: torch.device) -> tuple[float, int]:
     """Seconds and rounds of the serial run, from a first part of it that takes about a tenth of a second."""
-    one = TimeGrid.from_edges(grid.points) if grid.num_slices == 1 else grid
-    part, best = 1, (float("inf"), 0)
+    # Parts are whole slices; of a single one, some of its steps.
+    pieces = grid.num_steps if grid.num_slices == 1 else grid.num_slices
+    part = 1
     while True:
-        part = min(part, one.num_slices)
-        cut = TimeGrid(one.points[: one.bounds[part] + 1], one.bounds[: part + 1])
-        recording = Recording(device, float("inf"), inner or Batched())
-        begun = time.perf_counter()
-        solution = run(recording, cut)
-        taken = time.perf_counter() - begun
-        share = one.num_steps / cut.num_steps
-        best = (taken * share, round(solution.stats.rounds * share))
-        if part == one.num_slices or taken > 0.1:
+        part = min(part, pieces)
+        ends = (0, part) if grid.num_slices == 1 else grid.bounds[: part + 1]
+        cut = TimeGrid(grid.points[: ends[-1] + 1], ends)
+        taken: list[float] = []
+        rounds = 0
+        while len(taken) < 3:  # the first calls of anything are slow
+            synchronize(device)
             begun = time.perf_counter()
-            run(recording, cut)  # once more: the first calls of anything are slow
-            return min(best[0], (time.perf_counter() - begun) * share), best[1]
+            rounds = run(cut).stats.rounds
+            synchronize(device)
+            taken.append(time.perf_counter() - begun)
+            if taken[0] < 0.05 and part < pieces:
+                break  # longer parts are to come
+        if taken[0] > 0.05 or part == pieces:
+            share = grid.num_steps / cut.num_steps
+            return min(taken) * share, round(rounds * share)
         part *= 2
 
 
