@@ -42,6 +42,8 @@ class ParallelPipeline:
         self.__dict__["__signature__"] = inspect.signature(pipe.__call__)
 
     def __getattr__(self, name: str) -> Any:
+        if "pipe" not in self.__dict__:  # a copy in the making
+            raise AttributeError(name)
         return getattr(self.__dict__["pipe"], name)
 
     def __setattr__(self, name: str, value: Any) -> None:

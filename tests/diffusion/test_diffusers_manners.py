@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+from copy import copy
 from typing import Any
 
 import diffusers
@@ -210,10 +211,10 @@ def test_the_generator_is_where_a_sequential_run_leaves_it() -> None:
 
 def test_latents_that_were_given_are_not_written_to() -> None:
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
-    copy = latents.clone()
+    before = latents.clone()
     parallel = da.diffusers.parallelize(sd())
     run(parallel, latents=latents)
-    assert torch.equal(latents, copy)
+    assert torch.equal(latents, before)
 
 
 def test_the_scheduler_is_looked_at_in_every_call() -> None:
@@ -239,6 +240,14 @@ def test_it_stands_in_for_the_pipeline() -> None:
     run(parallel)
     assert parallel.solution.stats.max_lanes <= 4
     assert isinstance(parallel.solution, pr.Solution)
+
+
+def test_copies() -> None:
+    pipe = sd()
+    parallel = da.diffusers.parallelize(pipe, width=4)
+    other = copy(parallel)
+    assert other.pipe is pipe
+    assert torch.equal(run(other), run(parallel))
 
 
 def test_offloading_is_left_alone() -> None:
