@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 from parareal import _archive
+from parareal._executor import Executor
 from parareal._solution import Solution
 
 
@@ -22,12 +23,14 @@ class Checkpoint:
     Args:
         path: The file; the one before it is kept as ``path + ".previous"``.
         dense: Whether the run keeps its edges.
+        executor: Where the run goes on: of several processes one writes and reads the file.
 
     Raises:
         ValueError: The run does not keep what it would go on from.
     """
 
-    def __init__(self, path: str | os.PathLike[str], dense: bool) -> None:
+    def __init__(self, path: str | os.PathLike[str], dense: bool, executor: Executor) -> None:
+        self._executor = executor
         self._path, self._keep_previous, self.iterations = Path(path), False, 0
         self._previous = self._path.with_name(self._path.name + ".previous")
         if not dense:
@@ -41,6 +44,11 @@ class Checkpoint:
         Raises:
             ValueError: There are files, but none that can be read.
         """
+        solution = self._executor.shared(self._read)
+        self.iterations = 0 if solution is None else len(solution.history)
+        return solution
+
+    def _read(self) -> Solution | None:
         damaged: ValueError | None = None
         for path in (self._path, self._previous):
             if not path.exists():
@@ -53,9 +61,8 @@ class Checkpoint:
             if damaged is not None:
                 self._keep_previous = True
                 warnings.warn(
-                    f"{damaged} Going on from {str(path)!r} instead, which is an iteration older.", stacklevel=3
+                    f"{damaged} Going on from {str(path)!r} instead, which is an iteration older.", stacklevel=5
                 )
-            self.iterations = len(solution.history)
             return solution
         if damaged is not None:
             raise ValueError(f"the checkpoint cannot be gone on from, and was left as it is: {damaged}") from damaged
@@ -63,5 +70,6 @@ class Checkpoint:
 
     def save(self, solution: Solution) -> None:
         """Writes the solution; what was there before becomes the previous file."""
-        _archive.save(solution, self._path, None if self._keep_previous else self._previous)
+        if self._executor.leads:
+            _archive.save(solution, self._path, None if self._keep_previous else self._previous)
         self._keep_previous, self.iterations = False, len(solution.history)

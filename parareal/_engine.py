@@ -271,7 +271,7 @@ class Engine:
         columns = [changes.norm("increment", self.stop.norm), *self.stop.measure(changes)]
         front = self.iterates.at_frontier(complete)
         finite = [(leaf - leaf == 0).reshape(len(complete), -1).all(1) for leaf in _tree.leaves(front)]
-        packed = torch.cat([*columns, torch.stack(finite).all(0)]).cpu().numpy()
+        packed = self.executor.agree(torch.cat([*columns, torch.stack(finite).all(0)]).cpu()).numpy()
         slices = self.iterates.slices
         values = packed[: -len(complete)].reshape(len(columns), -1).T
         grid = np.zeros((len(complete), slices, len(columns)))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from parareal import _tree
 from parareal._grid import check_count
@@ -13,7 +16,18 @@ from parareal._tree import State
 
 
 class Executor(ABC):
-    """Evaluates one function on the lanes of a round."""
+    """Evaluates one function on the lanes of a round.
+
+    Executors of one process implement `evaluate` and `calls`; what else there is is for those of several, which must
+    come to the same decisions.
+
+    Attributes:
+        leads: Whether this process writes files and shows progress.
+        sent: Bytes of states sent to other processes so far.
+    """
+
+    leads: bool = True
+    sent: int = 0
 
     @abstractmethod
     def evaluate(self, fn: Callable[..., State], args: tuple[Any, ...], lanes: int) -> State:
@@ -22,6 +36,25 @@ class Executor(ABC):
     @abstractmethod
     def calls(self, lanes: int) -> int:
         """How many calls of ``fn``, one after another, `evaluate` makes for that many lanes."""
+
+    def joined(self) -> AbstractContextManager[Executor]:
+        """What evaluates the rounds of one run, for as long as it lasts."""
+        return nullcontext(self)
+
+    def meet(self, state: State, parts: Callable[[], dict[str, Any]]) -> None:
+        """Raises on every process, before any work, unless all came with the same ``parts``."""
+
+    def agree(self, figures: Tensor) -> Tensor:
+        """The figures that decisions are made from, on the host, the same on every process."""
+        return figures
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on any process."""
+        return flag
+
+    def shared(self, make: Callable[[], Any]) -> Any:
+        """What ``make`` gives on the process that leads."""
+        return make()
 
 
 @dataclass(frozen=True)
@@ -73,6 +106,15 @@ class Batched(Executor):
     def calls(self, lanes: int) -> int:
         """One for each chunk."""
         return 1 if self.max_lanes is None else -(-lanes // self.max_lanes)
+
+
+def check_inner(executor: Any, name: str) -> None:
+    """Raises unless it is an executor of one process."""
+    if not isinstance(executor, Serial | Batched):
+        raise TypeError(
+            f"{name} is a {type(executor).__name__}; expected how one process evaluates its lanes: pr.Batched() or "
+            "pr.Serial()"
+        )
 
 
 def _chunked(fn: Callable[..., State], args: tuple[Any, ...], lanes: int, size: int) -> State:

@@ -89,7 +89,7 @@ class Run:
             return self._empty()
         if resume is not None:
             self._check_resume(resume)
-        bar = Bar(self.progress, self.grid.num_slices)
+        bar = Bar(self.progress and self.executor.leads, self.grid.num_slices)
         engine = Engine(
             self.problem,
             self.systems,
@@ -119,7 +119,7 @@ class Run:
                 for system, row in zip(complete, moved, strict=True):
                     key = int(engine.iteration[system])
                     self._increments.setdefault(key, np.zeros(engine.iterates.live.shape))[system] = row
-                halt = self._report(engine, bar)
+                halt = self.executor.any(self._report(engine, bar))
                 if checkpoint is not None:
                     checkpoint.save(self._solution(engine))
                 if halt:
@@ -145,7 +145,7 @@ class Run:
                 "resume is a solution that does not say where its run stood, as those of pr.serial and of runs with "
                 "dense=False; expected one of pr.solve(..., dense=True)"
             )
-        at.identity.check(self._identity)
+        at.identity.check(self.identity)
         systems = len(at.number)
         start = torch.arange(systems) * (self.grid.num_slices + 1)
         for now, then in zip(_tree.leaves(self.systems), _tree.leaves(bare(at.u)), strict=True):
@@ -156,7 +156,8 @@ class Run:
                 )
 
     @property
-    def _identity(self) -> Identity:
+    def identity(self) -> Identity:
+        """What this is a run of."""
         return Identity(
             problem=type(self.problem).__name__,
             fine=nameless(repr(self.fine)),
@@ -210,7 +211,7 @@ class Run:
             sample_status=statuses if self.samples else None,
             error_estimate=torch.from_numpy(engine.errors.copy()) if self.samples else float(engine.errors[0]),
             iterates=self._recorder.record() if self._recorder else None,
-            standing=capture(engine, states, self._increments, self._identity) if self.dense else None,
+            standing=capture(engine, states, self._increments, self.identity) if self.dense else None,
         )
 
     # --- one slice after another ----------------------------------------------------------------------------------

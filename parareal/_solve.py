@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from typing import Literal
 
+from parareal import _tree
 from parareal._check import check_instance, check_keep, check_solves
 from parareal._checkpoint import Checkpoint
 from parareal._correction import Coarse, Correction
@@ -13,7 +15,9 @@ from parareal._grid import TimeGrid, check_count
 from parareal._problem import Problem
 from parareal._run import Callback, Run
 from parareal._schedule import Barrier, Schedule
+from parareal._signals import raising
 from parareal._solution import Solution, SolveError
+from parareal._standing import digest
 from parareal._stop import StoppingRule, Tolerance
 from parareal._tree import State
 from parareal.integrators import Integrator
@@ -52,7 +56,7 @@ def solve(
         fine: The propagator whose solution is wanted.
         coarse: A cheap integrator, one step a slice unless it says otherwise, or a `Correction`.
         schedule: Which lanes advance when; `Barrier` by default, `Wavefront` or `Windowed`.
-        executor: How the lanes of a round are evaluated; `Batched` by default.
+        executor: How the lanes of a round are evaluated; `Batched` by default, `Distributed` under ``torchrun``.
         stop: When to stop; ``Tolerance(rtol=1e-4, atol=1e-6)`` by default.
         max_iterations: Most iterations; ``None`` or more than there are slices means as many as there are slices.
         samples: Axis 0 of every tensor in ``u0`` is a batch of independent samples: norms, stopping and iterations are
@@ -91,36 +95,59 @@ def solve(
         >>> sol.iterations < 12
         True
     """
-    check_keep(keep, dense)
     executor = Batched() if executor is None else executor
-    run = Run(problem, u0, grid, fine, executor, samples, callback, progress, dense, keep)
+    check_instance(executor, Executor, "executor", "pr.Batched()")
+    with executor.joined() as joined:
+        check_keep(keep, dense)
+        run = Run(problem, u0, grid, fine, joined, samples, callback, progress, dense, keep)
+        correction, schedule, stop = _parts(run, coarse, schedule, stop)
+        if max_iterations is not None:
+            check_count(max_iterations, "max_iterations")
+        if resume is not None:
+            check_instance(resume, Solution, "resume", 'pr.Solution.load("run.safetensors")')
+        saved = None if checkpoint is None else Checkpoint(checkpoint, dense, joined)
+        joined.meet(
+            run.systems,
+            lambda: {
+                "identity": run.identity,
+                "initial state": digest(_tree.leaves(run.systems)),
+                "correction": correction,
+                "schedule": schedule,
+                "stopping rule": stop,
+                "settings": f"{max_iterations=}, {dense=}, {keep=}, checkpoint={saved is not None}",
+            },
+        )
+        with nullcontext() if saved is None else raising():
+            if saved is not None:
+                resume = saved.load() or resume
+            solution = run.parallel(correction, schedule, stop, max_iterations, resume, saved)
+            if saved is not None:
+                saved.save(solution)
+    if throw and solution.status.failed:
+        raise SolveError(solution)
+    return solution
+
+
+def _parts(
+    run: Run, coarse: Integrator | Correction, schedule: Schedule | None, stop: StoppingRule | None
+) -> tuple[Correction, Schedule, StoppingRule]:
+    """Correction, schedule and stopping rule, checked, those that were left out by default."""
     if isinstance(coarse, Integrator):
         coarse = Coarse(coarse)
     check_instance(coarse, Correction, "coarse", "pr.Euler() or pr.Coarse(pr.Euler(steps=2))")
     if coarse.propagator is not None:
-        check_solves(coarse.propagator, problem, "the coarse propagator")
+        check_solves(coarse.propagator, run.problem, "the coarse propagator")
     schedule = Barrier() if schedule is None else schedule
     stop = Tolerance() if stop is None else stop
     check_instance(schedule, Schedule, "schedule", "pr.Barrier()")
     check_instance(stop, StoppingRule, "stop", "pr.Tolerance(rtol=1e-4)")
-    if schedule.width is not None and schedule.width > grid.num_slices:
+    slices = run.grid.num_slices
+    if schedule.width is not None and schedule.width > slices:
         raise ValueError(
-            f"width={schedule.width} is more than the {grid.num_slices} slices of the grid; expected 1 ... "
-            f"{grid.num_slices}, or a grid of more slices"
+            f"width={schedule.width} is more than the {slices} slices of the grid; expected 1 ... "
+            f"{slices}, or a grid of more slices"
         )
-    if max_iterations is not None:
-        check_count(max_iterations, "max_iterations")
-    if resume is not None:
-        check_instance(resume, Solution, "resume", 'pr.Solution.load("run.safetensors")')
-    saved = None if checkpoint is None else Checkpoint(checkpoint, dense)
-    if saved is not None:
-        resume = saved.load() or resume
-    solution = run.parallel(coarse, schedule, stop, max_iterations, resume, saved)
-    if saved is not None:
-        saved.save(solution)
-    if throw and solution.status.failed:
-        raise SolveError(solution)
-    return solution
+    return coarse, schedule, stop
 
 
 def serial(
@@ -157,4 +184,8 @@ def serial(
         True
     """
     executor = Batched() if executor is None else executor
-    return Run(problem, u0, grid, fine, executor, samples, None, False, True).sequential()
+    check_instance(executor, Executor, "executor", "pr.Batched()")
+    with executor.joined() as joined:
+        run = Run(problem, u0, grid, fine, joined, samples, None, False, True)
+        joined.meet(run.systems, lambda: {"identity": run.identity, "initial state": digest(_tree.leaves(run.systems))})
+        return run.sequential()

@@ -1,0 +1,239 @@
+"""The lanes of a round split over the processes of a `torch.distributed` group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from parareal import _tree
+from parareal._executor import Batched, Executor, check_inner
+from parareal._link import Like, Link
+from parareal._signals import held_back
+from parareal._standing import Identity, nameless
+from parareal._tree import State
+
+
+@dataclass(frozen=True)
+class Distributed(Executor):
+    """Every round's lanes split over the processes of a group, one block of lanes each.
+
+    Every process makes the same call of `solve` with the same arguments, in a script started by ``torchrun``, and every
+    one ends with the same `Solution`. Each evaluates its share of the lanes and gets the values of all others; what
+    follows from them is computed everywhere. So a round sends what its lanes bring and nothing else: one state for each
+    lane to each other process. Lanes need not divide evenly, and there may be fewer of them than processes.
+
+    A process that raises makes all raise: its own exception there, `RankError` with its traceback elsewhere. Ctrl-C and
+    SIGTERM, on any process, end the run on all of them at the end of a round. With ``solve(..., checkpoint=path)``
+    rank 0 writes the file, and a job that is started again goes on from it.
+
+    A model that is itself split over processes goes well beside it, on a mesh of two dimensions: the group is that of
+    one dimension, ``mesh["time"]``, and all processes along the other take the same lanes. Nothing is differentiated
+    across processes: call `solve` under ``torch.no_grad()``, or on states and parameters that ask for no gradients.
+
+    Args:
+        group: A process group; a `torch.distributed.device_mesh.DeviceMesh` of one dimension; or ``None`` for the
+            default group. States lie on a device that its backend carries: the CPU for gloo, a GPU for NCCL.
+        local: How each process evaluates its own lanes, a `Batched` or `Serial`; ``Batched()`` by default.
+        timeout: Seconds after which a process that does not answer is given up: more than the longest round takes.
+
+    Raises:
+        TypeError: ``group``, ``local`` or ``timeout`` is not what it should be.
+        ValueError: ``timeout`` is not positive. From `solve`, that there is no group, that it does not carry the
+            device of the state, or that processes came with other problems, states or grids.
+
+    Examples:
+        >>> Distributed(timeout=60.0).local
+        Batched(max_lanes=None, devices=None)
+    """
+
+    group: Any = field(default=None, repr=False)
+    local: Executor = field(default_factory=Batched)
+    timeout: float = 300.0
+
+    def __post_init__(self) -> None:
+        check_inner(self.local, "local")
+        check_timeout(self.timeout)
+
+    @contextmanager
+    def joined(self) -> Iterator[Executor]:
+        """This executor in a run; the others are told when an exception leaves it."""
+        with linked(self.group, self.timeout, "pr.Distributed()") as link:
+            yield _Joined(self, link)
+            link.settle()  # nobody leaves before all have done
+
+    def evaluate(self, fn: Callable[..., State], args: tuple[Any, ...], lanes: int) -> State:
+        """``fn`` once on every process that has lanes."""
+        with self.joined() as joined:
+            return joined.evaluate(fn, args, lanes)
+
+    def calls(self, lanes: int) -> int:
+        """As many as the process with most lanes makes."""
+        with self.joined() as joined:
+            return joined.calls(lanes)
+
+
+def check_timeout(timeout: Any) -> None:
+    """Raises unless it is a number of seconds."""
+    if isinstance(timeout, bool) or not isinstance(timeout, Real):
+        raise TypeError(f"timeout={timeout!r} is a {type(timeout).__name__}; expected seconds, such as 300.0")
+    if not 0 < timeout < float("inf"):
+        raise ValueError(f"timeout={timeout!r} is no time to wait; expected seconds above 0, such as 300.0")
+
+
+@contextmanager
+def linked(group: Any, timeout: float, name: str) -> Iterator[Link]:
+    """A link to the others, who hear of signals and of an exception that leaves it."""
+    link = Link(group, timeout, name)
+
+    def note(number: int) -> None:
+        link.signal = number
+
+    with held_back(note) as heed:
+        try:
+            yield link
+        except BaseException as error:
+            link.tell(error)
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                heed()
+            raise
+
+
+def blocks(count: int, parts: int) -> list[int]:
+    """``count`` things in ``parts`` blocks as even as can be: the sizes, larger ones first."""
+    return [count // parts + (i < count % parts) for i in range(parts)]
+
+
+def signature(parts: dict[str, Any]) -> dict[str, str]:
+    """What processes must agree on, as texts."""
+    texts: dict[str, str] = {"torch": torch.__version__}
+    for name, part in parts.items():
+        if isinstance(part, Identity):
+            texts |= {
+                "problem": part.problem,
+                "fine propagator": part.fine,
+                "state": part.state,
+                "samples": str(part.samples),
+                "grid": f"{len(part.bounds) - 1} slices, {_numbers(part.points)} cut at {part.bounds}",
+                "per-sample data or noise": part.digest[:16],
+            }
+        else:
+            texts[name] = nameless(repr(part)) if not isinstance(part, str) else part
+    return texts
+
+
+def _numbers(points: Tensor) -> str:
+    from parareal._standing import digest
+
+    return f"{len(points)} points {points[0].item():g} ... {points[-1].item():g} ({digest([points])[:16]})"
+
+
+def compare(link: Link, texts: dict[str, str]) -> None:
+    """Raises, on every process, unless all came with the same.
+
+    Raises:
+        ValueError: They did not.
+    """
+    link.settle()
+    everyone = link.all(texts)
+    for name in texts:
+        values = [other.get(name) for other in everyone]
+        if len(set(values)) > 1:
+            listed = "; ".join(f"rank {rank}: {value}" for rank, value in enumerate(values))
+            link.over = True
+            raise ValueError(
+                f"the processes of the group disagree on the {name}: {listed}; expected the same call with the same "
+                "arguments on every rank"
+            )
+
+
+class _Joined(Executor):
+    """A `Distributed` in one run."""
+
+    def __init__(self, settings: Distributed, link: Link) -> None:
+        self._settings, self._link = settings, link
+        self._local = settings.local
+        self._known: dict[Any, State] = {}
+        self.leads = link.rank == 0
+
+    def __repr__(self) -> str:
+        return repr(self._settings)
+
+    def joined(self) -> AbstractContextManager[Executor]:
+        return nullcontext(self)
+
+    def meet(self, state: State, parts: Callable[[], dict[str, Any]]) -> None:
+        self._link.check_device(state, "pr.Distributed()")
+        compare(self._link, signature(parts()))
+
+    def agree(self, figures: Tensor) -> Tensor:
+        self._link.settle()
+        return self._link.same(figures)
+
+    def any(self, flag: bool) -> bool:
+        return self._link.settle(flag=flag)
+
+    def shared(self, make: Callable[[], Any]) -> Any:
+        error, item = None, None
+        if self.leads:
+            try:
+                item = make()
+            except Exception as raised:
+                error = raised
+        self._link.settle(error)
+        return self._link.shared(item)
+
+    @property
+    def sent(self) -> int:
+        return self._link.sent
+
+    def evaluate(self, fn: Callable[..., State], args: tuple[Any, ...], lanes: int) -> State:
+        link = self._link
+        sizes = blocks(lanes, link.size)
+        start, own = sum(sizes[: link.rank]), sizes[link.rank]
+        error, value = None, None
+        try:
+            if own:
+                some = slice(start, start + own)
+                value = self._local.evaluate(fn, tuple(_tree.lanes(arg, some) for arg in args), own)
+                _check_plain(value)
+        except BaseException as raised:
+            error = raised
+        link.settle(error)
+        like = self._like(fn, args, value, sizes)
+        return link.gather(value, like, sizes, _tree.leaves(args)[0].device)
+
+    def calls(self, lanes: int) -> int:
+        return self._local.calls(-(-lanes // self._link.size))
+
+    def _like(self, fn: Any, args: tuple[Any, ...], value: State, sizes: Sequence[int]) -> State:
+        """What the values look like; a process without a lane has to be told, the first time.
+
+        All processes ask for the same functions in the same order, so that all know the same ones.
+        """
+        like = None if value is None else _tree.map(Like.of, value)
+        if sizes[-1]:
+            return like
+        key: Any = (fn, tuple(Like.of(leaf) for leaf in _tree.leaves(args)))
+        try:
+            known = self._known.get(key)
+        except TypeError:  # a function that cannot be a key is told of each time
+            return self._link.shared(like)
+        if known is None:
+            if len(self._known) > 256:
+                self._known.clear()
+            known = self._known[key] = self._link.shared(like)
+        return known
+
+
+def _check_plain(value: State) -> None:
+    if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in _tree.leaves(value)):
+        raise ValueError(
+            "the right-hand side gave values that ask for gradients, and nothing is differentiated across processes; "
+            "expected the call under torch.no_grad(), or states and parameters with requires_grad=False"
+        )
