@@ -161,6 +161,8 @@ def _pack_record(record: Record, tensors: dict[str, Tensor]) -> dict[str, Any]:
         packed[name] = None if state is None else _put_state(tensors, f"iterates.{name}", state)
         if state is not None:
             _put(tensors, f"iterates.has_{name}", getattr(record, f"has_{name}"))
+    if record.lanes is not None:
+        _put(tensors, "iterates.lanes", record.lanes)
     return packed
 
 
@@ -170,7 +172,7 @@ def _unpack_record(packed: Any, tensors: dict[str, Tensor], device: torch.device
         for name, spec in packed.items()
     }
     masks = {f"has_{name}": tensors.get(f"iterates.has_{name}") for name in packed}
-    return Record(**states, **masks)  # pyright: ignore[reportArgumentType]
+    return Record(**states, **masks, lanes=tensors.get("iterates.lanes"))  # pyright: ignore[reportArgumentType]
 
 
 _ARRAYS = ("reached", "number", "iteration", "frontier", "proven", "errors")

@@ -308,11 +308,21 @@ class Queue:
 
 @dataclass
 class Counters:
-    """What was spent so far: rounds, the calls that the executor made of them, and the widest round."""
+    """What was spent so far: rounds, the calls that the executor made of them, and the widest round.
+
+    Where ``log`` is a list, it takes for each cohort in each round: the round, the round after it, whether its lanes
+    are coarse ones, and their ids.
+    """
 
     rounds: int = 0
     calls: int = 0
     max_lanes: int = 0
+    log: list[tuple[int, int, bool, Ints]] | None = None
+
+    def note(self, begun: int, cohorts: list[Cohort]) -> None:
+        """Notes who was in the round that has just been played."""
+        if self.log is not None:  # only the coarse flight remembers first values
+            self.log += [(begun, self.rounds, one.flight.remember_first, one.lanes.ids) for one in cohorts]
 
 
 def play_round(flights: list[Flight], executor: Executor, counters: Counters) -> bool:
@@ -323,11 +333,13 @@ def play_round(flights: list[Flight], executor: Executor, counters: Counters) ->
     waiting = [cohort for flight in flights for cohort in flight.begin_steps()]
     if not waiting:
         return False
+    begun = counters.rounds
     if len(waiting) == 1:  # what the general case does, without its loops
         (cohort,) = waiting
         counters.max_lanes = max(counters.max_lanes, len(cohort.lanes.ids))
         (value,), rounds = _evaluate(waiting, executor, counters)
         counters.rounds += rounds
+        counters.note(begun, waiting)
         cohort.flight.cohorts = []
         cohort.resume(value)
         return True
@@ -335,6 +347,7 @@ def play_round(flights: list[Flight], executor: Executor, counters: Counters) ->
     groups = _by_function(waiting)
     values = [_evaluate(cohorts, executor, counters) for cohorts in groups]
     counters.rounds += max(rounds for _, rounds in values)
+    counters.note(begun, waiting)
     for flight in flights:
         flight.cohorts = []
     for cohorts, (parts, _) in zip(groups, values, strict=True):

@@ -31,6 +31,10 @@ class Record:
         has_u: Which iterates there are, bool, ``(K + 1, N + 1)``, or ``(K + 1, N + 1, B)``.
         has_fine: The same of fine solutions, ``(K + 1, N)`` or ``(K + 1, N, B)``.
         has_coarse: The same of coarse solutions, or ``None``.
+        lanes: Who was in which round, int64, ``(E, 5)``: the round, the one after it, 0 for a coarse or 1 for a fine
+            lane, the iterate from which the lane set out, and the slice; with ``samples=True`` the sample as well,
+            ``(E, 6)``. One row is one evaluation, except for methods whose requests take several rounds. ``None`` in
+            files of versions that did not keep it.
 
     Examples:
         >>> import torch, parareal as pr
@@ -39,6 +43,8 @@ class Record:
         >>> kept = pr.solve(problem, torch.ones(3), grid, keep="all", **call).iterates
         >>> kept.u.shape, kept.fine.shape, kept.has_fine.sum(1).tolist()
         (torch.Size([3, 5, 3]), torch.Size([3, 4, 3]), [4, 3, 0])
+        >>> kept.lanes[:5].tolist()  # the first coarse sweep, and the first round of the fine lanes
+        [[0, 1, 0, 0, 0], [1, 2, 0, 0, 1], [2, 3, 0, 0, 2], [3, 4, 0, 0, 3], [4, 5, 1, 0, 0]]
         >>> bool((kept.after(2) == pr.solve(problem, torch.ones(3), grid, **call).us).all())
         True
     """
@@ -49,6 +55,7 @@ class Record:
     has_u: Tensor
     has_fine: Tensor
     has_coarse: Tensor | None
+    lanes: Tensor | None = None
 
     def after(self, k: int) -> State:
         """What the edges held at number k, leaves ``(N + 1, *state)``: their last iterate up to that one.
@@ -78,9 +85,17 @@ class Recorder:
         samples: Whether the systems are samples.
         coarse: Whether there is a coarse propagator.
         before: What the run that is gone on with has recorded.
+        rounds: Rounds that it took.
+
+    Attributes:
+        log: Who was in which round, see `Counters`.
     """
 
-    def __init__(self, systems: int, slices: int, samples: bool, coarse: bool, before: Record | None) -> None:
+    def __init__(
+        self, systems: int, slices: int, samples: bool, coarse: bool, before: Record | None, rounds: int = 0
+    ) -> None:
+        self.log: list[tuple[int, int, bool, Ints]] = []
+        self._rounds = rounds
         self._systems, self._slices, self._samples, self._before = systems, slices, samples, before
         self._coarse = coarse or (before is not None and before.coarse is not None)
         self._parts: dict[str, list[tuple[Ints, Ints, State]]] = {"u": [], "fine": [], "coarse": []}
@@ -97,9 +112,21 @@ class Recorder:
         like = self._parts["u"][0][2]
         (u, has_u), (fine, has_fine) = self._table("u", last, like), self._table("fine", last, like)
         if not self._coarse:
-            return Record(u, fine, None, has_u, has_fine, None)
+            return Record(u, fine, None, has_u, has_fine, None, self._lanes())
         coarse, has_coarse = self._table("coarse", last, like)
-        return Record(u, fine, coarse, has_u, has_fine, has_coarse)
+        return Record(u, fine, coarse, has_u, has_fine, has_coarse, self._lanes())
+
+    def _lanes(self) -> Tensor:
+        """The log as a table, after that of the run before."""
+        rows = [np.zeros((0, 5 + self._samples), dtype=np.int64)]
+        if self._before is not None and self._before.lanes is not None:
+            rows.append(self._before.lanes.numpy())
+        for begun, ended, coarse, ids in self.log:
+            iterate, place = np.divmod(ids, self._systems * self._slices)
+            system, n = np.divmod(place, self._slices)
+            when = np.full((len(ids), 3), (begun + self._rounds, ended + self._rounds, not coarse))
+            rows.append(np.column_stack([when, iterate, n, *([system] if self._samples else [])]))
+        return torch.from_numpy(np.concatenate(rows))
 
     def _table(self, what: str, last: int, like: State) -> tuple[State, Tensor]:
         places = self._slices + (what == "u")

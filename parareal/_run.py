@@ -110,8 +110,10 @@ class Run:
         if self.keep == "all":
             before = None if resume is None else resume.iterates
             systems, has_coarse = engine.iterates.systems, correction.propagator is not None
-            self._recorder = Recorder(systems, self.grid.num_slices, self.samples, has_coarse, before)
+            rounds = 0 if resume is None else resume.stats.rounds
+            self._recorder = Recorder(systems, self.grid.num_slices, self.samples, has_coarse, before, rounds)
             engine.iterates.record(self._recorder)
+            engine.counters.log = self._recorder.log
         try:
             engine.begin()
             while engine.active.any():

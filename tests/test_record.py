@@ -89,6 +89,37 @@ def test_what_was_not_computed_is_nan_and_marked() -> None:
     assert kept.has_fine.sum(1).tolist() == [6, 5, 4, 0]
 
 
+@pytest.mark.parametrize("schedule", [pr.Barrier(), pr.Wavefront(), pr.Windowed(3)], ids=repr)
+@pytest.mark.parametrize("samples", [False, True])
+def test_who_was_in_which_round(schedule: pr.Schedule, samples: bool) -> None:
+    sol = run(keep="all", schedule=schedule, samples=samples, stop=pr.Tolerance(1e-6, 0.0))
+    kept, stats = sol.iterates, sol.stats
+    begun, ended, fine, iterate, n, *sample = kept.lanes.T
+    assert kept.lanes.shape[1] == 5 + samples
+    assert bool((ended == begun + 1).all())
+    assert (len(begun), int(fine.sum())) == (stats.evaluations, stats.fine_evaluations)
+    assert begun.bincount().shape == (stats.rounds,)
+    assert int(begun.bincount().max()) == stats.max_lanes
+    # RK4 makes 16 evaluations in a slice, of which the coarse lane makes the first; every solve that is recorded made
+    # all of them, and what was broken off fewer.
+    for made, mask, most in ((fine == 1, kept.has_fine, 15), (fine == 0, kept.has_coarse, 1)):
+        count = torch.zeros_like(mask, dtype=torch.int64)
+        count.index_put_((iterate[made], n[made], *(x[made] for x in sample)), torch.tensor(1), accumulate=True)
+        assert bool((count[mask] == most).all())
+        assert bool((count[~mask] < most).all())
+
+
+def test_rounds_are_counted_on_after_a_resume() -> None:
+    first = run(keep="all", stop=pr.Iterations(2))
+    rest = run(keep="all", stop=pr.Iterations(4), resume=first)
+    before, lanes = first.iterates.lanes, rest.iterates.lanes
+    assert torch.equal(lanes[: len(before)], before)
+    assert lanes[len(before), 0] == first.stats.rounds
+    assert (len(lanes), lanes[-1, 1]) == (rest.stats.evaluations, rest.stats.rounds)
+    alone = run(keep="all", stop=pr.Iterations(4), resume=run(stop=pr.Iterations(2))).iterates.lanes
+    assert torch.equal(alone, lanes[len(before) :])
+
+
 def test_no_coarse_solutions_without_a_propagator() -> None:
     kept = run(keep="all", coarse=pr.Identity()).iterates
     assert kept.coarse is None
