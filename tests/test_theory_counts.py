@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -154,6 +155,47 @@ def test_time_keeps_to_the_bounds_of_all_list_schedules(N: int, P: int, even: bo
         # One sweep and, in each iteration, a fine solve in as many shifts as it takes and a shorter sweep.
         barrier = N * tg + sum(-(-(N - j) // P) * tf + (N - j - 1) * tg for j in range(k))
         assert theory.makespan(BARRIER, N, k, **settings, workers=P) == barrier
+
+
+@given(
+    st.sampled_from((BARRIER, WAVEFRONT)),
+    st.sampled_from(("any", "owner", "manager")),
+    st.integers(1, 8),
+    st.none() | st.integers(2, 9),
+    st.data(),
+)
+def test_every_solve_has_its_place(schedule: pr.Schedule, placement: Any, N: int, P: int | None, data: Any) -> None:
+    k = data.draw(st.integers(1, N), label="k")
+    times = st.lists(st.floats(0.1, 9.0), min_size=N, max_size=N)
+    settings = {"fine": data.draw(times), "coarse": data.draw(times), "workers": P, "placement": placement}
+    laid = theory.layout(schedule, N, k, **settings)
+    assert laid.makespan == theory.makespan(schedule, N, k, **settings)
+    # All solves of k iterations, each once and in its time, none beside another of the same worker.
+    wanted = {(False, j, n) for j in range(k + 1) for n in range(j, N)} | {
+        (True, j, n) for j in range(k) for n in range(j, N)
+    }
+    assert len(laid.solves) == len(wanted)
+    assert {(one.fine, one.iterate, one.slice) for one in laid.solves} == wanted
+    for one in laid.solves:
+        took = settings["fine" if one.fine else "coarse"][one.slice]
+        assert one.end - one.start == pytest.approx(took, rel=1e-12)
+        assert one.worker < laid.workers
+        if placement == "owner":
+            owners = min(P or N, N)
+            assert one.worker == one.slice * owners // N
+        elif placement == "manager":
+            assert (one.worker > 0) == one.fine
+    for worker in range(laid.workers):
+        own = sorted((one.start, one.end) for one in laid.solves if one.worker == worker)
+        assert all(before[1] <= after[0] for before, after in pairwise(own))
+    # None begins before what its state is made of has ended.
+    ends = {(one.fine, one.iterate, one.slice): one.end for one in laid.solves}
+    for one in laid.solves:
+        j, n = one.iterate, one.slice
+        needs = [(True, j - 1, n - 1)] if j else []
+        needs += [(False, j, n - 1)] if n > j else []
+        needs += [(False, j - 1, n - 1)] if 0 < j < n else []
+        assert all(ends[need] <= one.start for need in needs)
 
 
 @given(st.integers(2, 12), st.integers(1, 9), st.integers(0, 9), st.data())

@@ -13,12 +13,14 @@ from parareal.theory._bounds import (
     superlinear_bound,
 )
 from parareal.theory._counts import Counts, counts, evaluations, rounds
-from parareal.theory._makespan import makespan
+from parareal.theory._makespan import Layout, Solve, layout, makespan
 from parareal.theory._speedup import classical_speedup, pipelined_speedup, speedup, speedup_limit
 from parareal.theory._stability import StabilityFunction, stability_function
 
 __all__ = [
     "Counts",
+    "Layout",
+    "Solve",
     "StabilityFunction",
     "classical_speedup",
     "convergence_factor",
@@ -26,6 +28,7 @@ __all__ = [
     "dahlquist_error",
     "evaluations",
     "generating_function_bound",
+    "layout",
     "linear_bound",
     "makespan",
     "nonlinear_bound",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, Literal, TypeAlias
 
@@ -15,6 +16,49 @@ Placement: TypeAlias = Literal["any", "owner", "manager"]
 Task: TypeAlias = tuple[int, int, int]
 """0 for a coarse or 1 for a fine solve, the iterate from which it sets out, and the slice. What is first in this order
 goes first: others wait for coarse solves."""
+Note: TypeAlias = Callable[[int, Task, float, float], None]
+"""What is told of each task: its pool, the task, and when it begins and ends."""
+
+
+@dataclass(frozen=True)
+class Solve:
+    """One solve of one slice, in its place.
+
+    Attributes:
+        worker: Who makes it, from 0 on.
+        fine: Whether it is a fine one.
+        iterate: From which iterate it sets out.
+        slice: Which slice.
+        start: When it begins.
+        end: When it ends.
+    """
+
+    worker: int
+    fine: bool
+    iterate: int
+    slice: int
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Who makes which solve when, see `layout`.
+
+    Attributes:
+        solves: All of them, in the order in which they begin.
+        slices: N.
+        workers: How many workers there are: P, or where they are not limited as many as are used.
+    """
+
+    solves: tuple[Solve, ...]
+    slices: int
+    workers: int
+
+    @property
+    def makespan(self) -> float:
+        """When the last solve ends."""
+        return max(solve.end for solve in self.solves)
 
 
 def makespan(
@@ -66,16 +110,74 @@ def makespan(
         >>> makespan(pr.Wavefront(), 16, 4, fine=16, coarse=1, workers=16, placement="owner")
         84.0
     """
+    return _lay_out(schedule, slices, iterations, fine, coarse, _pools(slices, workers, placement), None)
+
+
+def layout(
+    schedule: Schedule,
+    slices: int,
+    iterations: int,
+    *,
+    fine: float | Sequence[float],
+    coarse: float | Sequence[float],
+    workers: int | None = None,
+    placement: Placement = "any",
+) -> Layout:
+    """Who makes which solve when: what `makespan` is the end of. Arguments and errors are as there.
+
+    `parareal.plot.timeline` draws it. Solves that take no time are left out.
+
+    Examples:
+        >>> import parareal as pr
+        >>> found = layout(pr.Barrier(), 4, 1, fine=8, coarse=1, workers=2)
+        >>> found.makespan == makespan(pr.Barrier(), 4, 1, fine=8, coarse=1, workers=2)
+        True
+        >>> [(one.slice, one.start, one.end) for one in found.solves if one.fine and one.worker == 0]
+        [(0, 4.0, 12.0), (2, 12.0, 20.0)]
+    """
+    pools = _pools(slices, workers, placement)
+    found: list[tuple[float, float, int, Task]] = []
+
+    def note(pool: int, task: Task, start: float, end: float) -> None:
+        if end > start:
+            found.append((start, end, pool, task))
+
+    _lay_out(schedule, slices, iterations, fine, coarse, pools, note)
+    # In the order in which they begin, each goes to the first worker of its pool that is free.
+    free: list[list[int]] = [[] for _ in pools.sizes]
+    busy: list[list[tuple[float, int]]] = [[] for _ in pools.sizes]
+    seen = [0 for _ in pools.sizes]
+    solves: list[Solve] = []
+    for start, end, pool, (kind, j, n) in sorted(found):
+        while busy[pool] and busy[pool][0][0] <= start:
+            heapq.heappush(free[pool], heapq.heappop(busy[pool])[1])
+        if not free[pool]:
+            heapq.heappush(free[pool], seen[pool])
+            seen[pool] += 1
+        worker = heapq.heappop(free[pool])
+        heapq.heappush(busy[pool], (end, worker))
+        solves.append(Solve(pool + worker, bool(kind), j, n, start, end))
+    return Layout(tuple(solves), slices, workers or 1 + max((one.worker for one in solves), default=0))
+
+
+def _pools(slices: int, workers: int | None, placement: Placement) -> _Pools:
     check_count(slices, "slices")
-    check_count(iterations, "iterations")
     if workers is not None:
         check_count(workers, "workers", 2 if placement == "manager" else 1)
+    return _Pools(slices, workers, placement)
+
+
+def _lay_out(
+    schedule: Schedule, slices: int, iterations: int, fine: Any, coarse: Any, pools: _Pools, note: Note | None
+) -> float:
+    """When it ends; ``note`` is told of every task."""
+    check_count(iterations, "iterations")
     fines, coarses = times(fine, slices, "fine"), times(coarse, slices, "coarse")
-    k, pools = min(iterations, slices), _Pools(slices, workers, placement)
+    k = min(iterations, slices)
     if isinstance(schedule, Barrier):
-        return _barrier(fines, coarses, k, pools)
+        return _barrier(fines, coarses, k, pools, note)
     if isinstance(schedule, Wavefront):
-        return _wavefront(fines, coarses, k, pools)
+        return _wavefront(fines, coarses, k, pools, note)
     raise TypeError(f"schedule is {schedule!r}; expected pr.Barrier() or pr.Wavefront()")
 
 
@@ -107,19 +209,28 @@ class _Pools:
         return fine if self.placement == "manager" else n * self.owners // self.slices
 
 
-def _barrier(fine: list[float], coarse: list[float], k: int, pools: _Pools) -> float:
-    total = sum(coarse)
+def _barrier(fine: list[float], coarse: list[float], k: int, pools: _Pools, note: Note | None) -> float:
+    def sweep(total: float, j: int) -> float:
+        for n in range(j, len(coarse)):
+            if note is not None:
+                note(pools.of(n, 0), (0, j, n), total, total + coarse[n])
+            total += coarse[n]
+        return total
+
+    total = sweep(0.0 * fine[0], 0)
     for j in range(k):
         ends: list[list[float]] = [[] for _ in pools.sizes]  # of each pool, when its workers are free again
         for n in range(j, len(fine)):
             pool = pools.of(n, 1)
             start = heapq.heappop(ends[pool]) if len(ends[pool]) >= pools.sizes[pool] else 0
             heapq.heappush(ends[pool], start + fine[n])
-        total += max(end for pool in ends for end in pool) + sum(coarse[j + 1 :])
+            if note is not None:
+                note(pool, (1, j, n), total + start, total + (start + fine[n]))  # as the next one's start
+        total = sweep(total + max(end for pool in ends for end in pool), j + 1)
     return total
 
 
-def _wavefront(fine: list[float], coarse: list[float], k: int, pools: _Pools) -> float:
+def _wavefront(fine: list[float], coarse: list[float], k: int, pools: _Pools, note: Note | None) -> float:
     slices, now = len(fine), 0.0 * fine[0]
     ready: list[list[Task]] = [[] for _ in pools.sizes]
     free = list(pools.sizes)
@@ -155,7 +266,10 @@ def _wavefront(fine: list[float], coarse: list[float], k: int, pools: _Pools) ->
             while ready[pool] and free[pool]:
                 task = heapq.heappop(ready[pool])
                 free[pool] -= 1
-                heapq.heappush(under_way, (now + (fine if task[0] else coarse)[task[2]], next(order), task))
+                end = now + (fine if task[0] else coarse)[task[2]]
+                heapq.heappush(under_way, (end, next(order), task))
+                if note is not None:
+                    note(pool, task, now, end)
         touched.clear()
         if not under_way:
             return now
