@@ -8,8 +8,10 @@ from parareal import theory
 from parareal._anderson import Anderson
 from parareal._brownian import BrownianPath
 from parareal._changes import Change
+from parareal._check_propagator import check_propagator
 from parareal._correction import Coarse, Correction, Edge, Known, Sweep
 from parareal._executor import Batched, Executor, Serial
+from parareal._findings import Finding, PropagatorReport
 from parareal._frozen import FrozenPath
 from parareal._grid import TimeGrid
 from parareal._jacobian import Jacobian
@@ -106,6 +108,7 @@ __all__ = [
     "EulerMaruyama",
     "Executor",
     "ExponentialEuler",
+    "Finding",
     "FrozenPath",
     "GaussLegendre",
     "Heun",
@@ -134,6 +137,7 @@ __all__ = [
     "Problem",
     "Progress",
     "Propagator",
+    "PropagatorReport",
     "RadauIIA",
     "Ralston",
     "Record",
@@ -165,6 +169,7 @@ __all__ = [
     "Whitened",
     "Windowed",
     "Zero",
+    "check_propagator",
     "odeint",
     "plan",
     "scaled_phis",

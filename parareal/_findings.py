@@ -1,0 +1,91 @@
+"""What `check_propagator` has found, as a report that prints as a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+FindingStatus: TypeAlias = Literal["ok", "warning", "failure", "not applicable"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check has found.
+
+    Attributes:
+        name: Name of the check.
+        status: ``"ok"``; ``"warning"``: Parareal works, but something is to be known; ``"failure"``: it will not give
+            what it promises; ``"not applicable"``.
+        measured: What was seen, or why nothing could be.
+        consequence: What it does to a parallel run; empty where all is well.
+        fix: What to do about it; empty where all is well.
+        value: The figure that ``measured`` is about, where there is one.
+    """
+
+    name: str
+    status: FindingStatus
+    measured: str
+    consequence: str = ""
+    fix: str = ""
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class PropagatorReport:
+    """What `check_propagator` found out. It prints as a table.
+
+    Attributes:
+        propagator: What was checked.
+        findings: One for each check, always the same ones in the same order.
+        slices: Numbers of the slices that were tried.
+        evaluations: Evaluations of the right-hand side, or calls of a black box, that the checks took in all.
+    """
+
+    propagator: str
+    findings: tuple[Finding, ...]
+    slices: tuple[int, ...]
+    evaluations: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether no check has failed; warnings may remain."""
+        return not self.failures
+
+    @property
+    def failures(self) -> tuple[Finding, ...]:
+        """The findings that are failures."""
+        return tuple(one for one in self.findings if one.status == "failure")
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """The findings that are warnings."""
+        return tuple(one for one in self.findings if one.status == "warning")
+
+    def __getitem__(self, name: str) -> Finding:
+        """The finding of one check.
+
+        Raises:
+            KeyError: There is no check of that name.
+        """
+        for one in self.findings:
+            if one.name == name:
+                return one
+        raise KeyError(f"{name!r} is no check; expected one of {', '.join(repr(one.name) for one in self.findings)}")
+
+    def raise_if_failed(self) -> None:
+        """Raises ValueError, with the report as its text, where a check has failed."""
+        if not self.ok:
+            raise ValueError(str(self))
+
+    def __str__(self) -> str:
+        rows = [("check", "status", "measured"), *((one.name, one.status, one.measured) for one in self.findings)]
+        widths = [max(len(row[i]) for row in rows) for i in range(2)]
+        lines = [f"{name:<{widths[0]}}  {status:<{widths[1]}}  {said}" for name, status, said in rows]
+        remarks = [
+            f"{one.status.capitalize()}, {one.name}: {one.consequence} Fix: {one.fix}"
+            for one in (*self.failures, *self.warnings)
+        ]
+        verdict = f"{self.propagator} {'is' if self.ok else 'is not'} fit for Parareal"
+        verdict += f": {len(self.failures)} failed." if self.failures else " as far as was tried."
+        tried = f"Slices {', '.join(map(str, self.slices))} were tried; {self.evaluations} evaluations."
+        return "\n".join([*lines, "", *remarks, *([""] if remarks else []), verdict, tried])

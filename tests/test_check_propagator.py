@@ -1,0 +1,475 @@
+"""`check_propagator`: sound methods pass, and each kind of mistake is found by the check that is meant for it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import strategies as own
+import torch
+import torchdiffeq
+from hypothesis import given, settings
+from scipy.integrate import solve_ivp
+from strategies import Case, equal, make_state
+from test_sde import Case as NoisyCase
+from test_sde import stochastic
+from torch import Tensor
+
+import parareal as pr
+
+DOUBLE = torch.float64
+U0 = torch.tensor([1.0, -0.5, 0.3], dtype=DOUBLE)
+RISING = pr.TimeGrid.uniform(0.5, 3.5, slices=6, steps=8)
+FALLING = pr.TimeGrid.uniform(3.5, 0.5, slices=6, steps=8)
+UNEVEN = pr.TimeGrid.from_points(0.5 + 3 * torch.linspace(0, 1, 32, dtype=DOUBLE) ** 1.3, slices=6)
+
+
+def swing(t: Tensor, u: Tensor) -> Tensor:
+    """du/dt = u cos 2t, in one lane or in many."""
+    return u * torch.cos(2 * t).to(u.dtype).reshape(*t.shape, *[1] * (u.ndim - t.ndim))
+
+
+def flow(t0: Tensor, t1: Tensor, u: Tensor) -> Tensor:
+    """Its solution."""
+    growth = torch.exp((torch.sin(2 * t1) - torch.sin(2 * t0)) / 2)
+    return u * growth.to(u.dtype).reshape(*t0.shape, *[1] * (u.ndim - t0.ndim))
+
+
+PROBLEM = pr.ODE(swing)
+NATIVE = pr.ODE(swing, batching="native")
+
+
+def wrong(report: pr.PropagatorReport) -> dict[str, str]:
+    """What is neither in order nor not applicable."""
+    return {one.name: one.status for one in report.findings if one.status in ("warning", "failure")}
+
+
+# --- what is sound passes --------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=15)
+@given(own.cases(with_stiff=False))
+def test_methods_pass_on_random_problems(case: Case) -> None:
+    """Whatever the state, its dtype and the grid; local errors may be large where steps are long, orders not met."""
+    report = pr.check_propagator(case.fine, case.problem, case.u0, case.grid)
+    assert report.ok, str(report)
+    assert wrong(report).keys() <= {"order"}, str(report)
+
+
+@settings(max_examples=15)
+@given(stochastic())
+def test_methods_for_noise_pass(case: NoisyCase) -> None:
+    report = pr.check_propagator(case.fine, case.problem, case.u0, case.grid, samples=case.samples)
+    assert not wrong(report), str(report)
+    assert report["time"].status == report["order"].status == "not applicable"
+
+
+SEMILINEAR = pr.SemilinearODE(-torch.tensor([1.0, 3.0, 9.0], dtype=DOUBLE), lambda t, u: torch.cos(t + u))
+EXPLICIT = ("Euler", "Midpoint", "Heun", "Ralston", "Heun3", "Kutta3", "SSPRK33", "RK4", "BogackiShampine")
+OTHERS = ("ThreeEighths", "DormandPrince", "CashKarp", "ExponentialEuler", "ETDRK2", "ETDRK4", "DPMSolver", "UniPC")
+IMPLICIT = ("ImplicitEuler", "ImplicitMidpoint", "Trapezoid", "SDIRK2", "RadauIIA", "LobattoIIIC", "GaussLegendre")
+BUILT_IN: dict[str, Any] = {
+    **{name: getattr(pr, name)() for name in (*EXPLICIT, *OTHERS, *IMPLICIT)},
+    "RK4, 2 steps": pr.RK4(steps=2),
+    "DEIS": pr.DEIS(3, lower_order_start=False),
+    "DEIS anew": pr.DEIS(3, lower_order_start=False, restart=True),
+    "DPMSolverPP multistep": pr.DPMSolverPP(2, "multistep"),
+    **{f"Adams {order} {restart}": pr.AdamsBashforth(order, restart) for order in (2, 4) for restart in (False, True)},
+    "torchdiffeq": pr.TorchDiffEq("dopri5", 1e-6, 1e-8),
+    "torchdiffeq rk4": pr.TorchDiffEq("rk4", steps=4),
+    "scipy": pr.SciPy("RK45", 1e-6, 1e-8),
+    "scipy loose": pr.SciPy("RK23", 1e-2, 1e-3),
+    "scipy stiff": pr.SciPy("BDF", 1e-6, 1e-8),
+    "torchode": pr.TorchODE("tsit5", 1e-6, 1e-8),
+}
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_every_method_passes(name: str) -> None:
+    for grid in (UNEVEN,) if name in IMPLICIT[1:] else (UNEVEN, FALLING):
+        sign = 1 if grid is UNEVEN else -1  # decays in the direction of time
+        problem = pr.SemilinearODE(sign * SEMILINEAR.linear, SEMILINEAR.f)
+        report = pr.check_propagator(BUILT_IN[name], problem, U0, grid)
+        assert report.ok, str(report)
+        adaptive = {"evaluations"} if BUILT_IN[name].evaluations is None else set()
+        assert wrong(report).keys() <= adaptive, str(report)
+
+
+def test_a_start_of_low_order_is_seen() -> None:
+    """As published, DEIS begins with a step of order 1, whose error is of order 2."""
+    for order in (2, 3):
+        report = pr.check_propagator(pr.DEIS(order), SEMILINEAR, U0, UNEVEN)
+        assert report["order"].value == pytest.approx(2.2, abs=0.3), str(report)
+
+
+def test_a_report_of_a_sound_method() -> None:
+    report = pr.check_propagator(pr.RK4(), PROBLEM, U0, RISING)
+    assert not wrong(report)
+    report.raise_if_failed()
+    assert report["order"].value == pytest.approx(4.0, abs=0.3)
+    assert report["lanes"].value == report["determinism"].value == report["steps"].value == 0.0
+    assert report.slices == (0, 2, 5)
+    lines = str(report).splitlines()
+    assert [line.split("  ")[0] for line in lines[1 : 1 + len(report.findings)]] == [
+        one.name for one in report.findings
+    ]
+    assert lines[-2] == "RK4(steps=None) is fit for Parareal as far as was tried."
+    with pytest.raises(KeyError, match="'lanes'"):
+        report["lane"]
+
+
+def test_wrapped_solvers_of_other_libraries() -> None:
+    """As a user writes them, calls of the library in a black box."""
+
+    def scipy_step(t0: Tensor, t1: Tensor, u: Tensor) -> Tensor:
+        f = lambda t, y: np.cos(2 * t) * y  # noqa: E731
+        return torch.tensor(solve_ivp(f, (t0.item(), t1.item()), u.numpy(), rtol=1e-6, atol=1e-8).y[:, -1])
+
+    def torchdiffeq_step(t0: Tensor, t1: Tensor, u: Tensor) -> Tensor:
+        ends: Any = torchdiffeq.odeint(swing, u, torch.stack([t0, t1]), rtol=1e-6, atol=1e-8)
+        return ends[-1]
+
+    for grid in (RISING, FALLING):
+        report = pr.check_propagator(pr.Propagator(scipy_step), PROBLEM, U0, grid)
+        assert report.ok, str(report)
+        assert wrong(report).keys() <= {"stray lanes"}, str(report)
+        report = pr.check_propagator(pr.Propagator(torchdiffeq_step), PROBLEM, U0, grid)
+        assert wrong(report) == {"stray lanes": "warning"}, report  # torchdiffeq fails an assertion on NaN
+        assert "AssertionError" in report["stray lanes"].measured
+
+
+# --- what is not is found --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Heun(pr.Integrator):
+    """Heun's method with room for mistakes."""
+
+    steps: int | None = None
+    order: Any = 2
+    evaluations: Any = 2
+
+    def length(self, t0: Tensor, t1: Tensor) -> Tensor:
+        return (t1 - t0)[:, None]
+
+    def times(self, t0: Tensor, t1: Tensor) -> tuple[Tensor, Tensor]:
+        return t0, t1
+
+    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: Tensor) -> Any:
+        left, right = self.times(t0, t1)
+        h = self.length(t0, t1).to(u.dtype)
+        k1 = yield problem.rhs, left, u
+        k2 = yield problem.rhs, right, u + h * k1
+        return u + h / 2 * (k1 + k2)
+
+
+class Late(Heun):
+    def times(self, t0: Tensor, t1: Tensor) -> tuple[Tensor, Tensor]:
+        return t0 - 0.5, t1 - 0.5  # as if the first slice began at 0
+
+
+class Held(Heun):
+    def times(self, t0: Tensor, t1: Tensor) -> tuple[Tensor, Tensor]:
+        return t0, t0
+
+
+class Forward(Heun):
+    def length(self, t0: Tensor, t1: Tensor) -> Tensor:
+        return (t1 - t0).abs()[:, None]
+
+
+class Mirrored(Forward):
+    def times(self, t0: Tensor, t1: Tensor) -> tuple[Tensor, Tensor]:
+        return t0, t0 + (t1 - t0).abs()
+
+
+class Rewriting(Heun):
+    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: Tensor) -> Any:
+        k = yield problem.rhs, t0, u
+        return u.add_((t1 - t0)[:, None] * k)
+
+
+class Narrowing(Heun):
+    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: Tensor) -> Any:
+        k = yield problem.rhs, t0, u
+        return (u + (t1 - t0)[:, None] * k).float()
+
+
+class Lingering(Heun):
+    """Keeps the last slope from call to call."""
+
+    kept: list[Tensor] = []  # noqa: RUF012
+
+    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: Tensor) -> Any:
+        k = yield problem.rhs, t0, u
+        yield problem.rhs, t0, u
+        before = self.kept[-1][:1] if self.kept else k
+        self.kept.append(k)
+        return u + (t1 - t0)[:, None] * (1.5 * k - 0.5 * before)
+
+
+class Calling(Heun):
+    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: Tensor) -> Any:
+        h = self.length(t0, t1)
+        k1 = yield problem.rhs, t0, u
+        yield problem.rhs, t0, u
+        return u + h / 2 * (k1 + problem.rhs(t1, u + h * k1))
+
+
+class Uneven(Heun):
+    """As many corrections as it likes, and says 2."""
+
+    apart = True
+
+    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: Tensor) -> Any:
+        h = self.length(t0, t1)
+        k1 = yield problem.rhs, t0, u
+        k2 = yield problem.rhs, t1, u + h * k1
+        for _ in range(int(t0[0] > 1.5)):
+            k2 = yield problem.rhs, t1, u + h / 2 * (k1 + k2)
+        return u + h / 2 * (k1 + k2)
+
+
+@dataclass(frozen=True)
+class Planned(pr.Integrator):
+    """Substeps of a length that it takes from the slices of the grid."""
+
+    steps: int | None = None
+    parts: int = 0
+    order: Any = 1
+    evaluations: Any = None
+
+    def bind(self, problem: Any, u0: Any, grid: pr.TimeGrid) -> pr.Integrator:
+        return Planned(self.steps, max(1, round(float(grid.edges.diff().abs().max()) / 0.1)))
+
+    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: Tensor) -> Any:
+        h = (t1 - t0) / self.parts
+        for i in range(self.parts):
+            u = u + h[:, None] * (yield problem.rhs, t0 + i * h, u)
+        return u
+
+
+@dataclass
+class Counter:
+    """Steps that it has made."""
+
+    made: int = 0
+    generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+
+    def drift(self, t0: Tensor, t1: Tensor, u: Tensor) -> Tensor:
+        self.made += 1
+        return flow(t0, t1, u) * (1 + 1e-9 * self.made)
+
+    def noise(self, t0: Tensor, t1: Tensor, u: Tensor) -> Tensor:
+        return flow(t0, t1, u) + 1e-6 * torch.randn(u.shape, generator=self.generator, dtype=u.dtype)
+
+
+def raises(t0: Tensor, t1: Tensor, u: Tensor) -> Tensor:
+    raise RuntimeError("no such luck")
+
+
+def coupled(t: Tensor, u: Tensor) -> Tensor:
+    return swing(t, u) * u.norm() / 2
+
+
+def first_time(t: Tensor, u: Tensor) -> Tensor:
+    return swing(t[:1].expand_as(t), u)
+
+
+def picky(t0: Tensor, t1: Tensor, u: Tensor) -> Tensor:
+    if not torch.isfinite(u).all():
+        raise ValueError("array must not contain infs or NaNs")
+    return flow(t0, t1, u)
+
+
+def vmapped_only(t: Tensor, u: Tensor) -> Tensor:
+    return swing(t, u) if bool(t > 0) else u
+
+
+def dropping() -> pr.ODE:
+    network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Dropout(0.5)).double()
+    return pr.ODE(lambda t, u: network(u), batching="native")
+
+
+def normed() -> pr.ODE:
+    network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3)).double()
+    return pr.ODE(lambda t, u: network(u.repeat(1, 1)) + 0 * u, batching="native")
+
+
+ADAPTIVE = pr.ODE(lambda t, u: torch.where(t > 3.0, -40 * (t - 3) * u * torch.sin(60 * t), 0.0 * u))
+ENDS_AT_0 = pr.TimeGrid.uniform(3.0, 0.0, slices=6, steps=8)
+
+MUTANTS: dict[str, tuple[Any, pr.Problem, pr.TimeGrid, dict[str, str], str]] = {
+    "raises": (pr.Propagator(raises), PROBLEM, RISING, {"call": "failure"}, "see the message"),
+    "shape": (pr.Propagator(lambda t0, t1, u: u[:1]), PROBLEM, RISING, {"call": "failure"}, "message"),
+    "dtype": (Narrowing(), PROBLEM, RISING, {"call": "failure"}, ".to(u.dtype)"),
+    "in place": (Rewriting(), PROBLEM, RISING, {"call": "failure"}, "u.clone()"),
+    "in place, box": (pr.Propagator(lambda t0, t1, u: u.mul_(2)), PROBLEM, RISING, {"call": "failure"}, "message"),
+    "noise": (pr.Propagator(Counter().noise), PROBLEM, RISING, {"determinism": "failure"}, "pr.BrownianPath"),
+    "global noise": (
+        pr.Propagator(lambda t0, t1, u: flow(t0, t1, u) + 1e-9 * torch.randn_like(u)),
+        PROBLEM, RISING, {"determinism": "failure"}, "fixed path",
+    ),
+    "counter": (pr.Propagator(Counter().drift), PROBLEM, RISING, {"determinism": "failure"}, "from call to call"),
+    "history": (Lingering(), PROBLEM, RISING, {"determinism": "failure"}, "pr.Multistep"),
+    "dropout": (pr.RK4(), dropping(), RISING, {"determinism": "failure"}, "in training mode: call network.eval()"),
+    "norm": (pr.RK4(), pr.ODE(coupled, batching="native"), RISING, {"lanes": "failure"}, "axes of the state alone"),
+    "time of lane 0": (pr.RK4(), pr.ODE(first_time, batching="native"), RISING, {"lanes": "failure"}, "not t[0]"),
+    "steps of all": (
+        pr.TorchDiffEq("dopri5", 1e-5, 1e-7, together=True), PROBLEM, RISING, {"lanes": "failure"}, "together=False"
+    ),
+    "no vmap": (pr.RK4(), pr.ODE(vmapped_only), RISING, {"lanes": "failure"}, 'batching="loop"'),
+    "clock": (
+        pr.Propagator(lambda t0, t1, u: flow(0 * t0, t1 - t0, u)), PROBLEM, RISING, {"time": "failure"}, "t0 + s"
+    ),
+    "clock of the grid": (
+        pr.Propagator(lambda t0, t1, u: flow(0 * t0 + 0.5, t1 - t0 + 0.5, u)),
+        PROBLEM, RISING, {"time": "failure"}, "t0 + s",
+    ),
+    "late": (Late(), NATIVE, RISING, {"time": "failure"}, "at its own time"),
+    "late, falling": (Late(), NATIVE, FALLING, {"time": "failure"}, "at its own time"),
+    "forward": (Forward(), NATIVE, FALLING, {"direction": "failure"}, "no abs()"),
+    "mirrored": (Mirrored(), NATIVE, FALLING, {"direction": "failure"}, "no abs()"),
+    "planned": (Planned(), NATIVE, RISING, {"steps": "warning"}, "on its own t0 and t1 alone"),
+    "zero": (
+        pr.Propagator(lambda t0, t1, u: flow(t0, t1, u) * (t1 / t1)),
+        PROBLEM, ENDS_AT_0, {"finite": "warning"}, "division by zero",
+    ),
+    "overflow": (
+        pr.Propagator(lambda t0, t1, u: flow(t0, t1, u) / (u * 0)), PROBLEM, RISING, {"finite": "failure"}, "float64"
+    ),
+    "leak": (
+        pr.Propagator(lambda t0, t1, u: flow(t0, t1, u) + 0 * u.sum(), batching="native"),
+        PROBLEM, RISING, {"stray lanes": "failure"}, "torch.where",
+    ),
+    "picky": (pr.Propagator(picky), PROBLEM, RISING, {"stray lanes": "warning"}, "return NaN"),
+    "miscounted": (Heun(evaluations=1), NATIVE, RISING, {"evaluations": "warning"}, "evaluations = 2"),
+    "varying": (Uneven(), NATIVE, RISING, {"evaluations": "failure"}, "evaluations = None"),
+    "calls": (Calling(), NATIVE, RISING, {"evaluations": "warning"}, "yield problem.rhs"),
+    "adaptive": (pr.SciPy("RK45", 1e-6, 1e-8), ADAPTIVE, RISING, {"evaluations": "warning"}, "from_edges"),
+    "order": (Heun(order=4), NATIVE, RISING, {"order": "warning"}, "check coefficients"),
+    "held": (Held(), NATIVE, RISING, {"order": "warning"}, "times at which"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_each_mistake_is_found_by_its_check(name: str) -> None:
+    fine, problem, grid, expected, fix = MUTANTS[name]
+    report = pr.check_propagator(fine, problem, U0, grid)
+    assert wrong(report) == expected, str(report)
+    (finding,) = (*report.failures, *report.warnings)
+    assert finding.consequence
+    assert fix in finding.fix
+    assert finding.fix in str(report)
+    assert report.ok is ("failure" not in expected.values())
+    if not report.ok:
+        with pytest.raises(ValueError, match=f"is not fit for Parareal: {len(report.failures)} failed"):
+            report.raise_if_failed()
+
+
+def test_a_text_of_an_exception_is_in_the_report() -> None:
+    report = pr.check_propagator(pr.Propagator(raises), PROBLEM, U0, RISING)
+    assert report["call"].measured == "slice 0 raises RuntimeError: no such luck"
+    assert [one.status for one in report.findings[1:]] == ["not applicable"] * (len(report.findings) - 1)
+
+
+def test_an_order_that_is_asked_for() -> None:
+    def two_steps(t0: Tensor, t1: Tensor, u: Tensor) -> Tensor:
+        h = (t1 - t0) / 2
+        for t in (t0, t0 + h):
+            u = u + h * swing(t + h / 2, u + h / 2 * swing(t, u))
+        return u
+
+    for order, status in ((2, "ok"), (3, "warning")):
+        report = pr.check_propagator(pr.Propagator(two_steps), PROBLEM, U0, RISING, order=order)
+        assert report["order"].status == status
+        assert report["order"].value == pytest.approx(2.0, abs=0.1)
+
+
+def test_low_precision_and_single_slices() -> None:
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        report = pr.check_propagator(pr.RK4(), PROBLEM, U0.to(dtype), pr.TimeGrid.uniform(0.0, 1.0, 4, steps=2))
+        assert not wrong(report), str(report)
+    network = torch.nn.Linear(3, 3)
+    report = pr.check_propagator(pr.RK4(), pr.ODE(lambda t, u: network(u)), U0.float(), RISING)
+    assert not wrong(report), str(report)
+    assert "no double precision" in report["order"].measured
+    report = pr.check_propagator(pr.RK4(), PROBLEM, U0, pr.TimeGrid.uniform(0.0, 1.0, 1, steps=8))
+    assert not wrong(report), str(report)
+    assert report.slices == (0,)
+
+
+# --- nothing is changed ----------------------------------------------------------------------------------------------
+
+
+def test_random_numbers_and_networks_are_left_as_they_were() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3)).double()
+    generator = torch.Generator().manual_seed(3)
+
+    def f(t: Tensor, u: Tensor) -> Tensor:
+        _ = torch.randn(1), torch.randn(1, generator=generator), np.random.rand(), random.random()
+        both = torch.cat([u, u + 1])  # one lane alone has no variance
+        return network(both)[: len(u)]
+
+    problem, u0 = pr.ODE(f, batching="native"), U0.clone()
+    states: list[Callable[[], Any]] = [
+        torch.get_rng_state,
+        generator.get_state,
+        lambda: torch.tensor(np.random.get_state()[1].astype(np.int64)),  # type: ignore[union-attr]
+        lambda: torch.tensor(random.getstate()[1]),
+        lambda: {name: value.clone() for name, value in network.state_dict().items()},
+    ]
+    before = [state() for state in states]
+    report = pr.check_propagator(pr.RK4(), problem, u0, RISING)
+    assert wrong(report) == {"lanes": "failure"}, str(report)
+    assert network.training
+    assert all(equal(state(), was) for state, was in zip(states, before, strict=True))
+    assert torch.equal(u0, U0)
+
+
+def test_the_cost_is_counted_and_bounded() -> None:
+    calls = 0
+
+    def f(t: Tensor, u: Tensor) -> Tensor:
+        nonlocal calls
+        calls += len(t)
+        return swing(t, u)
+
+    report = pr.check_propagator(pr.Heun(), pr.ODE(f, batching="native"), U0, RISING, slices=2)
+    assert report.evaluations == calls
+    assert calls < 2 * (6 * 16 + 6 * 2 * 252) + 2 * 127 * 2
+
+
+# --- misuse ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"fine": pr.EulerMaruyama()}, ValueError, "for an SDE"),
+        ({"fine": swing}, TypeError, "pr.Propagator"),
+        ({"problem": swing}, TypeError, "problem is a function"),
+        ({"grid": 3}, TypeError, "grid is a int"),
+        ({"u0": torch.tensor([1, 2])}, TypeError, "floating point"),
+        ({"slices": 0}, ValueError, "slices=0"),
+        ({"slices": 2.0}, TypeError, "slices=2.0"),
+        ({"order": -1}, ValueError, "order=-1"),
+        ({"order": True}, ValueError, "order=True"),
+        ({"u0": torch.zeros(0, 3), "samples": True}, ValueError, "no samples"),
+    ],
+)
+def test_misuse_raises(options: dict[str, Any], error: type[Exception], words: str) -> None:
+    given: dict[str, Any] = {"fine": pr.RK4(), "problem": PROBLEM, "u0": U0, "grid": RISING, **options}
+    with pytest.raises(error, match=words):
+        pr.check_propagator(**given)
+
+
+@pytest.mark.parametrize("nest", own.NESTS)
+def test_every_kind_of_state(nest: str) -> None:
+    u0 = make_state(nest, torch.complex128, 1)
+    problem = pr.ODE(own.single(own.TIME_DEPENDENT.rows))
+    assert not wrong(pr.check_propagator(pr.RK4(), problem, u0, UNEVEN))
