@@ -10,17 +10,20 @@ from parareal._brownian import BrownianPath
 from parareal._changes import Change
 from parareal._check_propagator import check_propagator
 from parareal._correction import Coarse, Correction, Edge, Known, Sweep
+from parareal._distributed import Distributed
 from parareal._executor import Batched, Executor, Serial
 from parareal._findings import Finding, PropagatorReport
 from parareal._frozen import FrozenPath
 from parareal._grid import TimeGrid
 from parareal._jacobian import Jacobian
 from parareal._linear import Identity, Linear, LinearFlow, Whitened, Zero
+from parareal._link import RankError
 from parareal._memory import Carried, Memory
 from parareal._odeint import odeint
 from parareal._path import NoisePath
 from parareal._plan import Plan, plan
 from parareal._problem import ODE, Problem
+from parareal._rank_pipeline import RankPipeline
 from parareal._record import Record
 from parareal._schedule import Barrier, Progress, Schedule, Wavefront, Windowed
 from parareal._sde import SDE
@@ -102,6 +105,7 @@ __all__ = [
     "DPMSolver",
     "DPMSolverPP",
     "Damped",
+    "Distributed",
     "DormandPrince",
     "Edge",
     "Euler",
@@ -140,6 +144,8 @@ __all__ = [
     "PropagatorReport",
     "RadauIIA",
     "Ralston",
+    "RankError",
+    "RankPipeline",
     "Record",
     "RungeKutta",
     "Schedule",

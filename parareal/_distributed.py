@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -152,31 +152,21 @@ def compare(link: Link, texts: dict[str, str]) -> None:
             )
 
 
-class _Joined(Executor):
-    """A `Distributed` in one run."""
+class Crew(Executor):
+    """An executor in a run of several processes: what they do together.
 
-    def __init__(self, settings: Distributed, link: Link) -> None:
-        self._settings, self._link = settings, link
-        self._local = settings.local
-        self._known: dict[Any, State] = {}
+    Args:
+        link: The processes.
+        name: Who has brought them together, for the texts of errors.
+    """
+
+    def __init__(self, link: Link, name: str) -> None:
+        self.link, self._name = link, name
         self.leads = link.rank == 0
 
-    def __repr__(self) -> str:
-        return repr(self._settings)
-
-    def joined(self) -> AbstractContextManager[Executor]:
-        return nullcontext(self)
-
     def meet(self, state: State, parts: Callable[[], dict[str, Any]]) -> None:
-        self._link.check_device(state, "pr.Distributed()")
-        compare(self._link, signature(parts()))
-
-    def agree(self, figures: Tensor) -> Tensor:
-        self._link.settle()
-        return self._link.same(figures)
-
-    def any(self, flag: bool) -> bool:
-        return self._link.settle(flag=flag)
+        self.link.check_device(state, self._name)
+        compare(self.link, signature(parts()))
 
     def shared(self, make: Callable[[], Any]) -> Any:
         error, item = None, None
@@ -185,15 +175,31 @@ class _Joined(Executor):
                 item = make()
             except Exception as raised:
                 error = raised
-        self._link.settle(error)
-        return self._link.shared(item)
+        self.link.settle(error)
+        return self.link.shared(item)
+
+
+class _Joined(Crew):
+    """A `Distributed` in one run."""
+
+    def __init__(self, settings: Distributed, link: Link) -> None:
+        super().__init__(link, "pr.Distributed()")
+        self._local = settings.local
+        self._known: dict[Any, State] = {}
+
+    def agree(self, figures: Tensor) -> Tensor:
+        self.link.settle()
+        return self.link.same(figures)
+
+    def any(self, flag: bool) -> bool:
+        return self.link.settle(flag=flag)
 
     @property
-    def sent(self) -> int:
-        return self._link.sent
+    def sent(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.link.sent
 
     def evaluate(self, fn: Callable[..., State], args: tuple[Any, ...], lanes: int) -> State:
-        link = self._link
+        link = self.link
         sizes = blocks(lanes, link.size)
         start, own = sum(sizes[: link.rank]), sizes[link.rank]
         error, value = None, None
@@ -209,7 +215,7 @@ class _Joined(Executor):
         return link.gather(value, like, sizes, _tree.leaves(args)[0].device)
 
     def calls(self, lanes: int) -> int:
-        return self._local.calls(-(-lanes // self._link.size))
+        return self._local.calls(-(-lanes // self.link.size))
 
     def _like(self, fn: Any, args: tuple[Any, ...], value: State, sizes: Sequence[int]) -> State:
         """What the values look like; a process without a lane has to be told, the first time.
@@ -223,11 +229,11 @@ class _Joined(Executor):
         try:
             known = self._known.get(key)
         except TypeError:  # a function that cannot be a key is told of each time
-            return self._link.shared(like)
+            return self.link.shared(like)
         if known is None:
             if len(self._known) > 256:
                 self._known.clear()
-            known = self._known[key] = self._link.shared(like)
+            known = self._known[key] = self.link.shared(like)
         return known
 
 

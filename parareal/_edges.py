@@ -68,6 +68,9 @@ class Edges:
         memory: How many iterates before the old one the correction looks back to.
         coarse: Whether a coarse propagator is evaluated at every input.
         guess_waits: Whether first guesses wait for it.
+        block: The slices that are worked on, from the first to before the last; ``None`` for all. Others make them
+            too: those on the left are there for the first guess alone, after which the left edge of the block takes
+            its iterates from outside.
 
     Attributes:
         held: Number of the iterate that each edge holds, -1 for none, ``(M, N + 1)``.
@@ -77,14 +80,27 @@ class Edges:
         first_of: Number of the iterate at which the right-hand side is known on the left edge, ``(M, N)``.
         frontier: Edges ``0 ... frontier`` are final, ``(M,)``.
         live: Places that are worked on, ``(M, N)``: from the frontier on, of systems that are going on.
+        start, end: The block's first and last edge.
+        open_to: Number of the last iterate that edges may take; ``None`` where they go as they can. In step, no final
+            state overtakes an iterate, however slow coarse lanes are.
     """
 
-    def __init__(self, u0: State, slices: int, width: int, memory: int, coarse: bool, guess_waits: bool) -> None:
+    def __init__(
+        self,
+        u0: State,
+        slices: int,
+        width: int,
+        memory: int,
+        coarse: bool,
+        guess_waits: bool,
+        block: tuple[int, int] | None = None,
+    ) -> None:
         leaf = _tree.leaves(u0)[0]
         self.systems, self.slices, self.width, self.device = leaf.shape[0], slices, width, leaf.device
         self.count, shape = self.systems * slices, (self.systems, slices)
         self.memory, self.free, self.guess_waits = memory, not coarse, guess_waits and coarse
         self.n = np.arange(slices)
+        (self.start, self.end), self.open_to = block or (0, slices), None if block is None else np.array([[0]])
         self.held = np.full((self.systems, slices + 1), -1)
         self.held[:, 0] = 0
         self.fine_from, self.fine_done, self.coarse_from, self.coarse_done, self.first_of, self.since = (
@@ -114,6 +130,9 @@ class Edges:
         self.live = self.active[:, None] & (self.n >= front)
         if self.width < self.slices:
             self.live &= self.n < front + self.width
+        if self.end - self.start < self.slices:
+            guessing = self.held[:, self.start : self.start + 1] < 0
+            self.live &= (self.n < self.end) & ((self.n >= self.start) | guessing)
         self.guessing = some(self.live & (self.held[:, 1:] < 0))
 
     def moves(self, wait: bool) -> Moves:
@@ -132,7 +151,11 @@ class Edges:
         used = self.fine_from if self.free else np.minimum(self.fine_from, self.coarse_from)
         kept = self.none.copy()
         kept[:, :-1] = (used[:, 1:] < right[:, :-1]) & self.bound[:, 1:]
+        if self.open_to is not None:
+            final &= (right >= left) & (right < self.open_to)
         refined = solved & (new > right) & ~final
+        if self.open_to is not None:
+            refined &= right < self.open_to
         return Moves(guess, final & ~kept if wait else final, refined & ~kept, (final | refined) & kept)
 
     def runs_from(self, refined: Bools) -> Runs | None:
@@ -155,7 +178,7 @@ class Edges:
     def runs_to_guess(self, guess: Bools) -> Runs:
         """Rows of all live slices whose right edges hold nothing yet."""
         system, start = guess.nonzero()
-        return runs(system, start, np.minimum(self.slices, self.frontier[system] + self.width) - start)
+        return runs(system, start, np.minimum(self.end, self.frontier[system] + self.width) - start)
 
     def arrived(self, tickets: Ints, done: Ints) -> tuple[Ints, Ints, Ints | None]:
         """Notes in ``done`` that lanes have arrived, whose ticket is ``place + count * iterate``.

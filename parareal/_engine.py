@@ -40,6 +40,7 @@ class Engine:
         stop: The stopping rule.
         max_iterations: Most iterations; never more than N.
         dense: Whether states behind the frontier are kept.
+        block: The slices that are worked on here; see `Edges`.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Engine:
         stop: StoppingRule,
         max_iterations: int | None,
         dense: bool = True,
+        block: tuple[int, int] | None = None,
     ) -> None:
         one = _tree.one(u0, 0)
         problem = problem.bind(one, grid, fine)
@@ -70,7 +72,7 @@ class Engine:
         least = 10.0 if correction.mixing else 0.0
         systems = _tree.leaves(u0)[0].shape[0]
         self.judge = stop.begin(Start(systems, width, mismatch.numpy(), least, empty is not None))
-        self.iterates = Iterates(u0, grid, correction, stop.uses_defect, width, dense, schedule.guess, empty)
+        self.iterates = Iterates(u0, grid, correction, stop.uses_defect, width, dense, schedule.guess, empty, block)
         self.schedule, self.executor, self.stop = schedule, executor, stop
         self.counters = Counters()
         self._rows = rows
@@ -142,6 +144,17 @@ class Engine:
         for flight in self._flights:
             flight.close()
 
+    def together(self) -> None:
+        """Where several processes have a part of the run each: brings it together; here there is nothing to do."""
+
+    def finish(self) -> None:
+        """The run has come to its end."""
+
+    @property
+    def spent(self) -> tuple[int, int]:
+        """Rounds and evaluations so far."""
+        return self.counters.rounds, self.evaluations
+
     @property
     def evaluations(self) -> int:
         """Evaluations so far."""
@@ -158,6 +171,7 @@ class Engine:
         it = self.iterates
         left = it.held[:, :-1]
         fine_ready = it.live & (left > it.fine_from)
+        fine_ready[:, : it.start] = False
         if self._shares:  # the value comes with the coarse lane: asking for it again would cost an evaluation
             fine_ready &= it.first_of == left
         nowhere = None if self.coarse is not None else np.zeros_like(it.live)
@@ -194,7 +208,7 @@ class Engine:
 
     def _reached(self) -> Ints:
         """What grows when an iteration is complete, ``(M,)``: the iterate at the last edge, or a window's frontier."""
-        return self.iterates.frontier if self.slides else self.iterates.held[:, -1]
+        return self.iterates.frontier if self.slides else self.iterates.held[:, self.iterates.end]
 
     def _stuck(self) -> str:
         """Why no lane can set out."""
@@ -230,9 +244,13 @@ class Engine:
     def _decide(self, complete: Ints) -> Floats:
         """Stops systems, and moves their frontiers, after an iteration; returns increments ``(D, N)``."""
         figures, finite = self._measure(complete)
+        return self._conclude(complete, figures, finite, self.iterates.frontier[complete])
+
+    def _conclude(self, complete: Ints, figures: Figures, finite: Bools, frontier: Ints) -> Floats:
+        """What follows from the figures of an iteration, in which frontiers have moved as given, ``(D,)``."""
         self.iteration[complete] += 1  # not before all is measured: Ctrl-C often comes while the device is waited for
         it = self.iterates
-        iteration, frontier = self.iteration[complete], it.frontier[complete]
+        iteration = self.iteration[complete]
         before, self.settled[complete] = self.settled[complete], frontier
         verdict = self.judge.decide(Seen(complete, figures.grid[..., 1:], *figures.moved, before, frontier, iteration))
         if verdict.error is not None:
@@ -245,12 +263,17 @@ class Engine:
         for i, system in enumerate(complete):
             self.status[system] = self._status(verdict, i, system, frontier[i], finite[i])
             self.active[system] = self.status[system] is None
+        self._go_on()
+        return figures.grid[..., 0]
+
+    def _go_on(self) -> None:
+        """Who goes on has been decided."""
+        it = self.iterates
         it.go_on(self.active)
         if self.slides:
             it.update(wait=False)  # first guesses for the slices that have come into the window
         for flight in self._flights:
             flight.leave_behind(it.live.reshape(-1))
-        return figures.grid[..., 0]
 
     def _status(self, verdict: Verdict, i: int, system: int, frontier: int, finite: bool) -> Status | None:
         if not finite:
@@ -266,7 +289,7 @@ class Engine:
 
         All of it comes in one transfer from the device.
         """
-        last = None if self.slides else self.iterates.held[:, -1]
+        last = None if self.slides else self._reached()
         ids, numbers, final, changes = self.iterates.changes.take(complete, last)
         columns = [changes.norm("increment", self.stop.norm), *self.stop.measure(changes)]
         front = self.iterates.at_frontier(complete)

@@ -41,6 +41,7 @@ class Iterates(Edges):
         dense: Whether states behind the frontier are kept.
         guess: First guesses in place of the correction's own.
         empty: Gives the empty memory that first guesses have, where states carry the memory of a multistep method.
+        block: The slices that are worked on; see `Edges`.
     """
 
     def __init__(
@@ -53,10 +54,11 @@ class Iterates(Edges):
         dense: bool,
         guess: Guess | None,
         empty: Callable[[State], Memory] | None = None,
+        block: tuple[int, int] | None = None,
     ) -> None:
         coarse = correction.propagator is not None
         lookback = correction.lookback if empty is None else max(correction.lookback, 1)
-        super().__init__(u0, grid.num_slices, width, lookback, coarse, guess is None)
+        super().__init__(u0, grid.num_slices, width, lookback, coarse, guess is None, block)
         self.correction, self._keep_fine, self._own_guess = correction, keep_fine, guess
         self._times = grid.edges.to(self.device)
         self._u0, self._dense, self._empty = u0, dense, empty
@@ -66,6 +68,7 @@ class Iterates(Edges):
         start = np.arange(systems) * (slices + 1)
         self.u.put(start, np.zeros_like(start), u0)
         self._carries = correction.carries > 0
+        width = min(width, max(1, self.end - self.start))
         self.f = Ring(correction.lift(u0) if self._carries else u0, systems, slices, width)
         if coarse:
             self.g = Ring(bare(u0), systems, slices, width, 2)
@@ -195,7 +198,22 @@ class Iterates(Edges):
             self.born[system, n + 1] = iterate
         value = _tree.finite_or(value, u)
         self._write(system, n, iterate, value if self._empty is None else Carried(value, self._empty(value)))
-        self.guessing = some(self.live & (self.held[:, 1:] < 0))
+        self.look()
+
+    def receive(self, value: State, systems: Bools, final: Bools) -> None:
+        """The block's left edge takes its next iterate from outside, leaves ``(M, *state)``, and what is final there.
+
+        Args:
+            value: The states.
+            systems: The systems that they are for, ``(M,)``.
+            final: Those of which it is the final one, ``(M,)``.
+        """
+        chosen = systems.nonzero()[0]
+        if len(chosen) < len(systems):
+            value = _tree.lanes(value, torch.from_numpy(chosen).to(self.device))
+        self._write(chosen, np.full(len(chosen), self.start - 1), self.held[chosen, self.start] + 1, value)
+        self.frontier[systems & final] = self.start
+        self.look()
 
     def _times_at(self, n: Ints) -> torch.Tensor:
         return self._times[torch.from_numpy(n).to(self.device)]

@@ -70,6 +70,7 @@ class Link:
         size: Number of processes.
         signal: Number of a signal that this process has got and the others shall hear of; 0 for none.
         sent: Bytes of states handed to others so far; one that goes to all others counts once for each.
+        control: A group of the same processes that carries what lies on the host.
         over: The others know that this process has raised, or cannot be asked any more.
     """
 
@@ -94,7 +95,7 @@ class Link:
             )
         self.group, self.rank, self.size = group, dist.get_rank(group), dist.get_world_size(group)
         self.timeout, self.signal, self.sent, self.over = timedelta(seconds=timeout), 0, 0, False
-        self._control = _control(group)
+        self.control = _control(group)
 
     # --- words ------------------------------------------------------------------------------------------------------
 
@@ -111,7 +112,7 @@ class Link:
                 raise error
             return flag
         seen = torch.tensor([_FAILED if error is not None else self.signal, flag], dtype=torch.int32)
-        self.wait(dist.all_reduce(seen, dist.ReduceOp.MAX, group=self._control, async_op=True))
+        self.wait(dist.all_reduce(seen, dist.ReduceOp.MAX, group=self.control, async_op=True))
         worst, any_flag = seen.tolist()
         if worst:
             self._raise(worst, error)
@@ -130,23 +131,23 @@ class Link:
         """Small objects of all processes, in the order of their ranks."""
         items: list[Any] = [None] * self.size
         try:
-            dist.all_gather_object(items, item, group=self._control)
+            dist.all_gather_object(items, item, group=self.control)
         except RuntimeError as error:
-            raise self._lost(error) from error
+            raise self.lost(error) from error
         return items
 
     def shared(self, item: Any, source: int = 0) -> Any:
         """An object of the process with rank ``source``, on all."""
         items = [item]
         try:
-            dist.broadcast_object_list(items, group_src=source, group=self._control)
+            dist.broadcast_object_list(items, group_src=source, group=self.control)
         except RuntimeError as error:
-            raise self._lost(error) from error
+            raise self.lost(error) from error
         return items[0]
 
     def same(self, numbers: Tensor) -> Tensor:
         """The numbers that the first process has, on all; they lie on the host."""
-        self.wait(dist.broadcast(numbers, group_src=0, group=self._control, async_op=True))
+        self.wait(dist.broadcast(numbers, group_src=0, group=self.control, async_op=True))
         return numbers
 
     def wait(self, work: Any) -> None:
@@ -154,9 +155,10 @@ class Link:
         try:
             work.wait(self.timeout)
         except RuntimeError as error:
-            raise self._lost(error) from error
+            raise self.lost(error) from error
 
-    def _lost(self, error: BaseException) -> RankError:
+    def lost(self, error: object) -> RankError:
+        """What to raise when others are gone."""
         self.over = True
         return RankError(
             f"rank {self.rank} of {self.size} lost the others: one is gone, or has not answered for "
@@ -220,11 +222,11 @@ class Link:
             if parts:
                 whole[mine] = parts[number]
                 self.sent += whole[mine].numel() * whole.element_size() * (self.size - 1)
-            raw = _bytes(whole)
+            raw = as_bytes(whole)
             step = len(raw) // ends[-1]
             if len(set(sizes)) == 1:
-                own = raw[mine.start * step : mine.stop * step]
-                works.append(dist.all_gather_into_tensor(raw, own.clone(), group=self.group, async_op=True))
+                own = raw[mine.start * step : mine.stop * step].clone()
+                works.append(_all_gather(raw, own, group=self.group, async_op=True))
             else:
                 for rank, size in enumerate(sizes):
                     if size:
@@ -239,11 +241,12 @@ class Link:
         return wholes[0] if isinstance(like, Like) else _tree.rebuild(wholes, like)
 
 
-def _bytes(whole: Tensor) -> Tensor:
+def as_bytes(whole: Tensor) -> Tensor:
     """The bytes of a contiguous tensor, in one dimension: any backend carries those, whatever the dtype."""
     return (torch.view_as_real(whole) if whole.is_complex() else whole).reshape(-1).view(torch.uint8)
 
 
+_all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _controls: dict[Any, Any] = {}
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from parareal import _tree
+from parareal._block import BlockEngine
 from parareal._check import as_lanes, check_fold, check_instance, check_per_sample, check_solves, check_state
 from parareal._checkpoint import Checkpoint
 from parareal._correction import Correction
@@ -23,6 +24,7 @@ from parareal._grid import Mesh, TimeGrid
 from parareal._memory import Carried, bare
 from parareal._problem import Problem
 from parareal._progress import Bar
+from parareal._rank_pipeline import InBlock
 from parareal._record import Recorder
 from parareal._schedule import Schedule
 from parareal._solution import History, IterationReport, Solution, Stats, Status
@@ -90,19 +92,7 @@ class Run:
         if resume is not None:
             self._check_resume(resume)
         bar = Bar(self.progress and self.executor.leads, self.grid.num_slices)
-        engine = Engine(
-            self.problem,
-            self.systems,
-            self.rows,
-            self.grid,
-            self.fine,
-            correction,
-            schedule,
-            self.executor,
-            stop,
-            most,
-            self.dense,
-        )
+        engine = self._engine(correction, schedule, stop, most)
         if resume is not None and resume.standing is not None:
             restore(engine, resume.standing, most)
             self.history, self._before = list(resume.history), resume.stats
@@ -121,16 +111,23 @@ class Run:
                 for system, row in zip(complete, moved, strict=True):
                     key = int(engine.iteration[system])
                     self._increments.setdefault(key, np.zeros(engine.iterates.live.shape))[system] = row
-                halt = self.executor.any(self._report(engine, bar))
-                if checkpoint is not None:
-                    checkpoint.save(self._solution(engine))
-                if halt:
+                if self.executor.any(self._report(engine, bar)):
                     engine.halt(Status.STOPPED)
+                if checkpoint is not None:
+                    engine.together()
+                    checkpoint.save(self._solution(engine))
+            engine.finish()
         except BaseException as error:
             engine.halt(Status.INTERRUPTED)
             solution = self._solution(engine)
             attach(error, solution)
-            if checkpoint is not None and len(self.history) > checkpoint.iterations:
+            if isinstance(engine, BlockEngine):
+                try:  # what there is here is a part of the whole: what was saved last is better
+                    engine.fail(error)
+                except BaseException as told:
+                    attach(told, solution)
+                    raise
+            elif checkpoint is not None and len(self.history) > checkpoint.iterations:
                 with suppress(Exception):  # what is there already is good enough, and this error is the one to see
                     checkpoint.save(solution)
             raise
@@ -138,6 +135,23 @@ class Run:
             bar.close()
             engine.close()
         return self._solution(engine)
+
+    def _engine(self, correction: Correction, schedule: Schedule, stop: StoppingRule, most: int | None) -> Engine:
+        options: dict[str, Any] = {
+            "problem": self.problem,
+            "u0": self.systems,
+            "rows": self.rows,
+            "grid": self.grid,
+            "fine": self.fine,
+            "correction": correction,
+            "executor": self.executor,
+            "stop": stop,
+            "max_iterations": most,
+            "dense": self.dense,
+        }
+        if isinstance(self.executor, InBlock):
+            return self.executor.engine(keep=self.keep, **options)
+        return Engine(**options, schedule=schedule)
 
     def _check_resume(self, resume: Solution) -> None:
         """Raises unless this run can go on from there."""
@@ -181,12 +195,13 @@ class Run:
             frontier = (
                 torch.from_numpy(engine.iterates.frontier.copy()) if self.samples else int(engine.iterates.frontier[0])
             )
+            rounds, evaluations = engine.spent
             report = IterationReport(
                 iteration=len(self.history) + 1,
                 increments=torch.from_numpy(moved if self.samples else moved[0]),
                 frontier=frontier,
-                rounds=engine.counters.rounds + (before.rounds if before else 0),
-                evaluations=engine.evaluations + (before.evaluations if before else 0),
+                rounds=rounds + (before.rounds if before else 0),
+                evaluations=evaluations + (before.evaluations if before else 0),
             )
             self.history.append(report)
             bar.update(int(engine.iterates.frontier.min()), report.iteration, report.rounds, float(moved.max()))

@@ -13,6 +13,7 @@ from parareal._correction import Coarse, Correction
 from parareal._executor import Batched, Executor
 from parareal._grid import TimeGrid, check_count
 from parareal._problem import Problem
+from parareal._rank_pipeline import RankPipeline
 from parareal._run import Callback, Run
 from parareal._schedule import Barrier, Schedule
 from parareal._signals import raising
@@ -55,7 +56,7 @@ def solve(
         grid: Time points and slices.
         fine: The propagator whose solution is wanted.
         coarse: A cheap integrator, one step a slice unless it says otherwise, or a `Correction`.
-        schedule: Which lanes advance when; `Barrier` by default, `Wavefront` or `Windowed`.
+        schedule: Which lanes advance when; `Barrier` by default, `Wavefront`, `Windowed` or `RankPipeline`.
         executor: How the lanes of a round are evaluated; `Batched` by default, `Distributed` under ``torchrun``.
         stop: When to stop; ``Tolerance(rtol=1e-4, atol=1e-6)`` by default.
         max_iterations: Most iterations; ``None`` or more than there are slices means as many as there are slices.
@@ -97,10 +98,12 @@ def solve(
     """
     executor = Batched() if executor is None else executor
     check_instance(executor, Executor, "executor", "pr.Batched()")
-    with executor.joined() as joined:
+    schedule = Barrier() if schedule is None else schedule
+    check_instance(schedule, Schedule, "schedule", "pr.Barrier()")
+    with schedule.joined(executor) if isinstance(schedule, RankPipeline) else executor.joined() as joined:
         check_keep(keep, dense)
         run = Run(problem, u0, grid, fine, joined, samples, callback, progress, dense, keep)
-        correction, schedule, stop = _parts(run, coarse, schedule, stop)
+        correction, stop = _parts(run, coarse, schedule, stop)
         if max_iterations is not None:
             check_count(max_iterations, "max_iterations")
         if resume is not None:
@@ -129,17 +132,15 @@ def solve(
 
 
 def _parts(
-    run: Run, coarse: Integrator | Correction, schedule: Schedule | None, stop: StoppingRule | None
-) -> tuple[Correction, Schedule, StoppingRule]:
-    """Correction, schedule and stopping rule, checked, those that were left out by default."""
+    run: Run, coarse: Integrator | Correction, schedule: Schedule, stop: StoppingRule | None
+) -> tuple[Correction, StoppingRule]:
+    """Correction and stopping rule, checked."""
     if isinstance(coarse, Integrator):
         coarse = Coarse(coarse)
     check_instance(coarse, Correction, "coarse", "pr.Euler() or pr.Coarse(pr.Euler(steps=2))")
     if coarse.propagator is not None:
         check_solves(coarse.propagator, run.problem, "the coarse propagator")
-    schedule = Barrier() if schedule is None else schedule
     stop = Tolerance() if stop is None else stop
-    check_instance(schedule, Schedule, "schedule", "pr.Barrier()")
     check_instance(stop, StoppingRule, "stop", "pr.Tolerance(rtol=1e-4)")
     slices = run.grid.num_slices
     if schedule.width is not None and schedule.width > slices:
@@ -147,7 +148,7 @@ def _parts(
             f"width={schedule.width} is more than the {slices} slices of the grid; expected 1 ... "
             f"{slices}, or a grid of more slices"
         )
-    return coarse, schedule, stop
+    return coarse, stop
 
 
 def serial(
