@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from parareal import _tree
+from parareal._calls import versions
 from parareal._executor import Batched, Executor
 from parareal._flat import flat
 from parareal._flight import Counters, Flight, play_round
@@ -128,7 +129,7 @@ class Bench:
         at, ids, counters, executor = np.array(slices), np.arange(len(slices)), Counters(), _Watching(self, limit)
         state = _tree.clone(u)
         given = state
-        before = [leaf._version for leaf in _tree.leaves(given)] if not torch.is_inference_mode_enabled() else []
+        before = versions(given)
         if isinstance(method, Multistep) and remembers:
             state = Carried(state, method.begin(state))
         try:
@@ -143,7 +144,7 @@ class Bench:
         finally:
             flight.close()
             self.evaluations += flight.evaluations
-        if before != [leaf._version for leaf in _tree.leaves(given)][: len(before)] or not equal(given, u):
+        if before != versions(given) or not equal(given, u):
             raise InPlaceError("the propagator changed the state that it was given in place")
         return Landing(_tree.map(Tensor.detach, bare(state)), flight.evaluations, counters.rounds)
 

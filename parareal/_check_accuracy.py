@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -11,17 +12,19 @@ from torch import Tensor
 
 from parareal import _tree
 from parareal._bench import Bench, distance, eps_of, finite, size
-from parareal._findings import Finding
 from parareal._grid import TimeGrid
+from parareal._sde import SDE
 from parareal._tree import State
-from parareal.integrators import DormandPrince, Integrator, SciPy
+from parareal.integrators import DormandPrince, EulerMaruyama, Heun, Integrator, SciPy
 
 _MOST = 128
 """Steps of the other solution on a slice."""
-_SHORTER = 8
+SHORTER = 8
 """A slice is looked at a second time, so many times as short."""
 _SMALL = 1e-4
 """Of the change over a slice: an error below that is no sign of anything."""
+ENOUGH = 0.01 * _SMALL
+"""Of the change over a slice: other solutions are known so well."""
 _LARGE = 0.1
 """Of the change over a slice: such an error, where it stays on shorter slices, is no accuracy."""
 
@@ -52,6 +55,8 @@ class Compared:
 
 def compare(bench: Bench, chosen: list[int], starts: list[State], ends: list[State]) -> list[Compared] | str:
     """F on some slices against another solution, or why there is none."""
+    if isinstance(bench.problem, SDE):
+        return _compare_paths(bench, chosen, starts, ends)
     if not bench.deterministic:
         return "no other solution on the same path of noise is known"
     seen: list[Compared] = []
@@ -86,13 +91,43 @@ def _compare_one(bench: Bench, lane: int, n: int, u: State, end: State) -> Compa
     error = _error(bench, lane, u, end, a, c)
     if error is None or error <= _SMALL:
         return None if error is None else Compared(n, error)
-    near = points[0] + (points - points[0]) / _SHORTER
+    near = points[0] + (points - points[0]) / SHORTER
     short = _on(bench, lane, u, near)
     shorter = _error(bench, lane, u, short, a, float(near[-1])) if finite(short) else None
     mistake = None
     if shorter is None or shorter > error / 2:
         mistake = _mistake(bench, lane, u, end, a, c)
     return Compared(n, error, shorter, mistake)
+
+
+def _compare_paths(bench: Bench, chosen: list[int], starts: list[State], ends: list[State]) -> list[Compared] | str:
+    """F against another simple method on the same path, at the right time and at wrong ones.
+
+    Two sound methods differ by less than the noise moves the state; another interval has other noise.
+    """
+    calculus, start = bench.problem.calculus, float(bench.grid.points[0])
+    method: Integrator = Heun() if calculus == "stratonovich" else EulerMaruyama()
+    seen: list[Compared] = []
+    for lane, n in enumerate(chosen):
+        points, u = bench.points_of(n), starts[lane]
+        grid = TimeGrid(points, (0, len(points) - 1))
+        found = bench.fly([0], u, [lane], grid, method).u
+        if not (finite(found) and finite(ends[lane])):
+            continue
+        far, mistake = distance(ends[lane], found), None
+        shifts = {-float(points[0]), start - float(points[0])} - {0.0}
+        for shift, noise_alone in product(shifts, (False, True)):
+            try:
+                other = bench.fly([0], u, [lane], grid, _Mistaken(method, shift, noise_alone=noise_alone)).u
+            except Exception:  # the path need not go there
+                continue
+            if distance(ends[lane], other) < 0.5 * far:
+                mistake = "restart"
+        seen.append(Compared(n, far / max(distance(found, u), 1e-300), mistake=mistake))
+    worst = max((one.error for one in seen), default=0.0)
+    if worst > 0.5 and not any(one.wrong for one in seen):
+        return f"steps are too long: two methods on the same path differ by {worst:.2g} of the change over a slice"
+    return seen or "the states are not finite"
 
 
 def _on(bench: Bench, lane: int, u: State, points: Tensor) -> State:
@@ -141,7 +176,7 @@ def _solution(
 
 def _enough(now: State, u: State, end: State) -> float:
     """How near to each other solutions on n and 2n steps must be; of order 5, the second is 31 times as near."""
-    return max(0.1 * distance(now, end), 0.01 * _SMALL * distance(now, u), 16 * eps_of(now) * size(now))
+    return max(0.1 * distance(now, end), ENOUGH * distance(now, u), 16 * eps_of(now) * size(now))
 
 
 # --- mistakes that are often made ------------------------------------------------------------------------------------
@@ -154,6 +189,7 @@ class _Mistaken(Integrator):
     inner: Integrator
     shift: float = 0.0
     sign: float = 1.0
+    noise_alone: bool = False
 
     @property
     def steps(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -167,13 +203,18 @@ class _Mistaken(Integrator):
     def evaluations(self) -> None:
         return None
 
+    def bind(self, problem: Any, u0: State, grid: Any) -> Integrator:
+        return replace(self, inner=self.inner.bind(problem, u0, grid))
+
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Any:
         stages = self.inner.step(problem, t0, t1, u)
         try:
             request = next(stages)
             while True:
-                fn, t, at = request
-                value = yield fn, t + self.shift, at
+                fn, *times, at = request
+                if not self.noise_alone or getattr(fn, "free", False):
+                    times = [t + self.shift for t in times]
+                value = yield fn, *times, at
                 request = stages.send(_tree.map(lambda leaf: leaf * self.sign, value))
         except StopIteration as stop:
             return stop.value
@@ -205,67 +246,3 @@ def _mistake(bench: Bench, lane: int, u: State, end: State, a: float, c: float) 
 def is_wrong(seen: list[Compared] | str) -> bool:
     """Whether another equation is solved, as far as is known."""
     return not isinstance(seen, str) and any(one.wrong for one in seen)
-
-
-# --- findings --------------------------------------------------------------------------------------------------------
-
-
-def check_time(bench: Bench, seen: list[Compared] | str) -> Finding:
-    """Whether F on a slice is the problem's solution there."""
-    if isinstance(seen, str):
-        return Finding("time", "not applicable", seen)
-    turned = [one for one in seen if one.mistake in ("sign", "mirror")]
-    wrong = [one for one in seen if one.wrong and one not in turned]
-    if not wrong:
-        if turned:
-            return Finding("time", "not applicable", "the direction of time is wrong")
-        worst = max(seen, key=lambda one: one.error)
-        shrinks = "" if worst.shorter is None or worst.shorter > worst.error / 2 else (
-            f", {worst.shorter:.2g} on slices {_SHORTER} times as short"
-        )  # fmt: skip
-        error = f"{worst.error:.2g}" if worst.error > 0.01 * _SMALL else f"below {0.01 * _SMALL:g}"
-        return Finding(
-            "time", "ok", f"local error {error} of the change over slice {worst.slice}{shrinks}", value=worst.error
-        )
-    one = wrong[0]
-    consequence = (
-        "Each slice solves another equation than the one that was asked for: Parareal settles, on a wrong solution."
-    )
-    if one.mistake == "restart":
-        return Finding(
-            "time", "failure",
-            f"slice {one.slice} is solved as if time began anew: error {one.error:.2g} of its change",
-            consequence,
-            "use the t0 and t1 that are given, in every evaluation: f(t0 + s, u) for s in 0 ... t1 - t0; no counter of "
-            "steps, no time that starts at 0.", one.error,
-        )  # fmt: skip
-    also = " Or the problem's right-hand side is not that of the black box." if bench.black_box else ""
-    return Finding(
-        "time", "warning" if bench.black_box else "failure",
-        f"local error {one.error:.2g} of the change over slice {one.slice}, and still {one.shorter:.2g} on a slice "
-        f"{_SHORTER} times as short",
-        consequence,
-        f"make sure that every evaluation is at its own time, and that steps add up to t1 - t0.{also}", one.error,
-    )  # fmt: skip
-
-
-def check_direction(bench: Bench, seen: list[Compared] | str) -> Finding:
-    """Whether F goes the way that time does."""
-    falling = bool(bench.grid.points[-1] < bench.grid.points[0])
-    way = "falling" if falling else "rising"
-    if isinstance(seen, str):
-        return Finding("direction", "not applicable", seen)
-    turned = [one for one in seen if one.mistake in ("sign", "mirror")]
-    if turned:
-        one = turned[0]
-        what = (
-            "the right-hand side with the other sign" if one.mistake == "sign" else "the solution the other way in time"
-        )
-        return Finding(
-            "direction", "failure", f"time is {way}, and slice {one.slice} follows {what}",
-            "Parareal settles on the solution of another equation, which may grow where it should decay.",
-            "take the step with its sign, h = t1 - t0, also in t0 + c * h; no abs().",
-        )  # fmt: skip
-    if is_wrong(seen):
-        return Finding("direction", "not applicable", "the local error is not small in either direction")
-    return Finding("direction", "ok", f"time is {way}, and slices follow the problem")

@@ -15,8 +15,10 @@ import torch
 
 from parareal import _tree
 from parareal._bench import Bench, EndlessError, InPlaceError, Landing, distance, eps_of, equal, finite, size
-from parareal._check_accuracy import check_direction, check_time, compare, is_wrong
+from parareal._check_accuracy import compare, is_wrong
+from parareal._check_cost import check_evaluations
 from parareal._check_steps import check_order, check_steps
+from parareal._check_time import check_direction, check_time
 from parareal._executor import Batched
 from parareal._findings import Finding, PropagatorReport
 from parareal._grid import TimeGrid, check_count
@@ -24,7 +26,7 @@ from parareal._problem import Problem
 from parareal._run import Run
 from parareal._tree import State
 from parareal._undisturbed import undisturbed
-from parareal.integrators import Integrator, Multistep
+from parareal.integrators import Integrator
 
 CHECKS = ("call", "determinism", "lanes", "finite", "stray lanes", "time", "direction", "steps", "evaluations", "order")
 
@@ -104,7 +106,10 @@ class _Checks:
             return self._only([call], "the call failed")
         found = [call, self._determinism()]
         if found[-1].status == "failure":
-            return self._only([*found, self._evaluations()], "the same call gives different results")
+            return self._only(
+                [*found, check_evaluations(self.bench, self.chosen, self.alone)],
+                "the same call gives different results",
+            )
         found += [self._lanes(), self._finite()]
         related = found[2].status == "failure"
         found.append(_na("stray lanes", "lanes depend on each other") if related else self._stray())
@@ -113,7 +118,7 @@ class _Checks:
         found += [check_time(self.bench, seen), check_direction(self.bench, seen)]
         why = "another equation is solved"
         found.append(_na("steps", why) if is_wrong(seen) else check_steps(self.bench, self.chosen, u))
-        found.append(self._evaluations())
+        found.append(check_evaluations(self.bench, self.chosen, self.alone))
         order = self.order
         found.append(_na("order", why) if is_wrong(seen) else check_order(self.bench, self.chosen[0], u[0], order))
         return tuple(found)
@@ -284,41 +289,6 @@ class _Checks:
             consequence + "it spoils the slices beside it, the final ones too.",
             "let nothing be summed, or a step be chosen, over the lane axis; 0 * NaN is NaN: mask with torch.where.",
         )  # fmt: skip
-
-    # --- what it costs -------------------------------------------------------------------------------------------
-
-    def _evaluations(self) -> Finding:
-        bench = self.bench
-        name, direct = "evaluations", bench.direct
-        steps = [bench.steps_of(n) for n in self.chosen]
-        each = [landing.evaluations / s for landing, s in zip(self.alone, steps, strict=True)]
-        said, unit = bench.fine.evaluations, "calls" if bench.black_box else "evaluations"
-        least, most = min(each), max(each)
-        if direct and not bench.black_box:
-            return Finding(
-                name, "warning", f"the problem was called {direct} times past the engine",
-                "These evaluations are not counted, and lanes that set out at different times are not stacked.",
-                "ask for values: k = yield problem.rhs, t, u.", float(direct),
-            )  # fmt: skip
-        if said is not None and not isinstance(bench.fine, Multistep) and any(one != said for one in each):
-            varies = len({landing.rounds / s for landing, s in zip(self.alone, steps, strict=True)}) > 1
-            return Finding(
-                name, "failure" if varies else "warning",
-                f"{least:g} to {most:g} a step were asked for, and evaluations = {said} is said" if least < most
-                else f"{least:g} a step were asked for, and evaluations = {said} is said",
-                "Iterates of a slice may arrive out of order, and an older one then replaces a newer." if varies
-                else "Predicted rounds and speed-ups, of pr.theory and pr.plan, are wrong.",
-                f"evaluations = {'None' if varies else f'{least:g}'} in the class of the propagator.", most,
-            )  # fmt: skip
-        if most > 1.5 * least and said is None:
-            return Finding(
-                name, "warning", f"{least:g} to {most:g} {unit} a step, depending on the slice",
-                "Every iteration waits for the slowest slice: the others' time is lost, and the speed-up with it.",
-                "cut slices so that each needs about as many (pr.TimeGrid.from_edges), or take pr.Wavefront().", most,
-            )  # fmt: skip
-        about = f"{least:g}" if least == most else f"{least:g} to {most:g}"
-        return Finding(name, "ok", f"{about} {unit} a step, on every slice" + ("" if said is None else "; as said"),
-                       value=most)  # fmt: skip
 
 
 def _na(name: str, why: str) -> Finding:

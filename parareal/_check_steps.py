@@ -121,4 +121,5 @@ def _measured(bench: Bench, u: State, a: float, c: float) -> float | None:
     gaps = [gap for gap in gaps if isfinite(gap)][-4:]
     if len(gaps) < 2:
         return None
-    return max(log2(gaps[-2] / gaps[-1]), log2(gaps[0] / gaps[-1]) / (len(gaps) - 1))  # one alone may be chance
+    order = max(log2(gaps[-2] / gaps[-1]), log2(gaps[0] / gaps[-1]) / (len(gaps) - 1))  # one alone may be chance
+    return order if order > -0.5 else None  # where steps are too long for the problem, errors grow

@@ -65,7 +65,7 @@ def test_methods_pass_on_random_problems(case: Case) -> None:
 def test_methods_for_noise_pass(case: NoisyCase) -> None:
     report = pr.check_propagator(case.fine, case.problem, case.u0, case.grid, samples=case.samples)
     assert not wrong(report), str(report)
-    assert report["time"].status == report["order"].status == "not applicable"
+    assert report["direction"].status == report["order"].status == "not applicable"
 
 
 SEMILINEAR = pr.SemilinearODE(-torch.tensor([1.0, 3.0, 9.0], dtype=DOUBLE), lambda t, u: torch.cos(t + u))
@@ -253,6 +253,26 @@ class Planned(pr.Integrator):
         return u
 
 
+@dataclass(frozen=True)
+class Repeating(pr.Integrator):
+    """Euler-Maruyama with a clock that starts anew in each slice."""
+
+    steps: int | None = None
+    edges: Any = None
+    order: Any = None
+    evaluations: Any = 1
+    solves = (pr.SDE,)
+
+    def bind(self, problem: Any, u0: Any, grid: pr.TimeGrid) -> pr.Integrator:
+        return self if self.edges is not None else Repeating(self.steps, grid.edges)
+
+    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: Tensor) -> Any:
+        left = self.edges[torch.searchsorted(self.edges, t0, right=True) - 1]
+        dw = yield problem.increments(self.steps), t0 - left, t1 - left, u
+        f, g = yield problem.terms, t0, u
+        return u + (t1 - t0)[:, None] * f + g * dw
+
+
 @dataclass
 class Counter:
     """Steps that it has made."""
@@ -330,6 +350,14 @@ MUTANTS: dict[str, tuple[Any, pr.Problem, pr.TimeGrid, dict[str, str], str]] = {
         pr.Propagator(lambda t0, t1, u: flow(0 * t0 + 0.5, t1 - t0 + 0.5, u)),
         PROBLEM, RISING, {"time": "failure"}, "t0 + s",
     ),
+    "noise of the first slice": (
+        Repeating(edges=torch.linspace(0, 3, 7, dtype=DOUBLE)),
+        pr.SDE(swing, lambda t, u: 0.2 * u, generator=torch.Generator().manual_seed(0)),
+        pr.TimeGrid.uniform(0.0, 3.0, slices=6, steps=8), {"time": "failure"}, "t0 + s",
+    ),
+    "too long steps": (
+        pr.Euler(), pr.ODE(lambda t, u: -1e3 * (u - torch.cos(t))), RISING, {"time": "warning"}, "implicit"
+    ),
     "late": (Late(), NATIVE, RISING, {"time": "failure"}, "at its own time"),
     "late, falling": (Late(), NATIVE, FALLING, {"time": "failure"}, "at its own time"),
     "forward": (Forward(), NATIVE, FALLING, {"direction": "failure"}, "no abs()"),
@@ -388,6 +416,13 @@ def test_an_order_that_is_asked_for() -> None:
         report = pr.check_propagator(pr.Propagator(two_steps), PROBLEM, U0, RISING, order=order)
         assert report["order"].status == status
         assert report["order"].value == pytest.approx(2.0, abs=0.1)
+
+
+@torch.inference_mode()
+def test_inference_mode() -> None:
+    network = torch.nn.Linear(3, 3).double()
+    report = pr.check_propagator(pr.RK4(), pr.ODE(lambda t, u: network(u), batching="native"), U0, RISING)
+    assert not wrong(report), str(report)
 
 
 def test_low_precision_and_single_slices() -> None:
