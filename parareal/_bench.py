@@ -248,3 +248,19 @@ def _wide(x: Tensor) -> torch.dtype:
 def widened(u: State) -> State:
     """The state in double precision."""
     return _tree.map(lambda leaf: leaf.to(_wide(leaf)), u)
+
+
+def unlike(got: State, u: State) -> str | None:
+    """In what a state differs from another in kind."""
+    if _tree.structure(got) != _tree.structure(u):
+        return f"a nest of {len(_tree.leaves(u))} tensors comes back as another of {len(_tree.leaves(got))}"
+    for x, y in zip(_tree.leaves(got), _tree.leaves(u), strict=True):
+        for what in ("shape", "dtype", "device"):
+            if getattr(x, what) != getattr(y, what):
+                now, then = (_shown(getattr(z, what)) for z in (x, y))
+                return f"{what} {then} comes back as {now}"
+    return None
+
+
+def _shown(value: Any) -> str:
+    return str(tuple(value[1:])) if isinstance(value, torch.Size) else str(value)

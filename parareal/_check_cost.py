@@ -37,5 +37,6 @@ def check_evaluations(bench: Bench, chosen: list[int], alone: list[Landing]) -> 
             "cut slices so that each needs about as many (pr.TimeGrid.from_edges), or take pr.Wavefront().", most,
         )  # fmt: skip
     about = f"{least:g}" if least == most else f"{least:g} to {most:g}"
+    unit = unit[:-1] if about == "1" else unit
     return Finding(name, "ok", f"{about} {unit} a step, on every slice" + ("" if said is None else "; as said"),
                    value=most)  # fmt: skip

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 
 from parareal import _tree
-from parareal._bench import Bench, EndlessError, InPlaceError, Landing, distance, eps_of, equal, finite, size
+from parareal._bench import Bench, EndlessError, InPlaceError, Landing, distance, eps_of, equal, finite, size, unlike
 from parareal._check_accuracy import compare, is_wrong
 from parareal._check_cost import check_evaluations
 from parareal._check_steps import check_order, check_steps
@@ -153,9 +152,9 @@ class _Checks:
                     "pr.solve and pr.serial end with this exception.",
                     "see the message; python's traceback of pr.serial with the same arguments says where.",
                 )  # fmt: skip
-            if (unlike := _unlike(landing.u, u)) is not None:
+            if (said := unlike(landing.u, u)) is not None:
                 return Finding(
-                    "call", "failure", unlike,
+                    "call", "failure", said,
                     "The correction adds and subtracts such states: the run fails, or goes on in another dtype.",
                     "return what came in, in shape, dtype and device; time is float64: (t1 - t0).to(u.dtype).",
                 )  # fmt: skip
@@ -293,22 +292,6 @@ class _Checks:
 
 def _na(name: str, why: str) -> Finding:
     return Finding(name, "not applicable", why)
-
-
-def _unlike(got: State, u: State) -> str | None:
-    """In what a state differs from another in kind."""
-    if _tree.structure(got) != _tree.structure(u):
-        return f"a nest of {len(_tree.leaves(u))} tensors comes back as another of {len(_tree.leaves(got))}"
-    for x, y in zip(_tree.leaves(got), _tree.leaves(u), strict=True):
-        for what in ("shape", "dtype", "device"):
-            if getattr(x, what) != getattr(y, what):
-                now, then = (_shown(getattr(z, what)) for z in (x, y))
-                return f"{what} {then} comes back as {now}"
-    return None
-
-
-def _shown(value: Any) -> str:
-    return str(tuple(value[1:])) if isinstance(value, torch.Size) else str(value)
 
 
 def _said(error: BaseException) -> str:

@@ -70,5 +70,5 @@ def check_direction(bench: Bench, seen: list[Compared] | str) -> Finding:
             "take the step with its sign, h = t1 - t0, also in t0 + c * h; no abs().",
         )  # fmt: skip
     if is_wrong(seen):
-        return Finding("direction", "not applicable", "the local error is not small in either direction")
+        return Finding("direction", "not applicable", "another equation is solved")
     return Finding("direction", "ok", f"time is {way}, and slices follow the problem")

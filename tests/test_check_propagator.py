@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,6 +122,15 @@ def test_a_report_of_a_sound_method() -> None:
     assert lines[-2] == "RK4(steps=None) is fit for Parareal as far as was tried."
     with pytest.raises(KeyError, match="'lanes'"):
         report["lane"]
+
+
+def test_the_docs_show_what_is_printed() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "check.md").read_text()
+    grid = pr.TimeGrid.uniform(0.0, 6.0, slices=12, steps=20)
+    problem = pr.ODE(lambda t, u: torch.cos(t) * u)
+    assert f"```text\n{pr.check_propagator(pr.RK4(), problem, torch.ones(3, dtype=DOUBLE), grid)}\n```" in page
+    rows = re.findall(r"^\| `([a-z ]+)` \|", page, re.MULTILINE)
+    assert rows == [one.name for one in pr.check_propagator(pr.Propagator(raises), problem, U0, grid).findings]
 
 
 def test_wrapped_solvers_of_other_libraries() -> None:
