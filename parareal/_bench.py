@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -150,7 +149,8 @@ class Bench:
 
     def _watched(self, bound: Any) -> Any:
         """A copy of the problem that notes who calls its functions."""
-        watched = copy.copy(bound)
+        watched = object.__new__(type(bound))  # a copy as pickle makes it may begin anew, without what was bound
+        vars(watched).update(vars(bound))
         for name in _FUNCTIONS:
             if (fn := getattr(watched, name, None)) is not None:
                 object.__setattr__(watched, name, self._noting(fn))

@@ -97,6 +97,7 @@ class _Checks:
     training: bool
     starts: list[State] = field(default_factory=list)
     alone: list[Landing] = field(default_factory=list)
+    stacked: list[State] = field(default_factory=list)
 
     def all(self) -> tuple[Finding, ...]:
         """Every finding; what makes no sense after a failure is not applicable."""
@@ -203,7 +204,7 @@ class _Checks:
     def _lanes(self) -> Finding:
         every = list(range(len(self.chosen)))
         try:
-            stacked, turned = self._stacked(every), self._stacked(every[::-1])
+            self.stacked, turned = self._stacked(every), self._stacked(every[::-1])
         except Exception as error:
             return Finding(
                 "lanes", "failure", f"{len(every)} lanes in one call raise {_said(error)}",
@@ -213,7 +214,7 @@ class _Checks:
         far, where, unit = 0.0, 0, 0.0
         rounding = True
         for i in every:
-            apart = max(distance(stacked[i], self.alone[i].u), distance(turned[i], self.alone[i].u))
+            apart = max(distance(self.stacked[i], self.alone[i].u), distance(turned[i], self.alone[i].u))
             if apart > 0:
                 scale = max(size(self.alone[i].u), size(self.starts[i])) if finite(self.alone[i].u) else 0.0
                 rounding = rounding and apart <= self._rounding(i, scale)
@@ -228,6 +229,14 @@ class _Checks:
                 "lanes", "ok",
                 f"equal to rounding, not bit for bit: results depend on the batching to {ulp:.2g} eps", value=far
             )  # fmt: skip
+        if not any(self._coupled(i) for i in every):
+            return Finding(
+                "lanes", "warning",
+                f"results depend on the number of lanes, by {unit:.2g} of their size, not on what is in them",
+                "Increments do not fall below that difference, and the solution is that of pr.serial to within it.",
+                "less precise kernels are chosen for many lanes: no autocast, and no TF32 "
+                "(torch.backends.cudnn.allow_tf32 = False); or a tolerance above it; or executor=pr.Serial().", far,
+            )  # fmt: skip
         return Finding(
             "lanes", "failure", f"slice {where} beside others differs by {far:.2g} from slice {where} alone",
             "A slice's result depends on which others are under way, so that the solution is not that of pr.serial, "
@@ -237,6 +246,18 @@ class _Checks:
             'lane (together=False). batching="loop", or executor=pr.Serial(), also keeps lanes apart.',
             far,
         )  # fmt: skip
+
+    def _coupled(self, lane: int) -> bool:
+        """Whether a lane depends on what is in the others, not only on how many there are."""
+        count = len(self.chosen)
+        copies = self.bench.fly([self.chosen[lane]] * count, _tree.cat([self.starts[lane]] * count), [lane] * count).u
+        beside = _tree.lanes(copies, slice(lane, lane + 1))
+        if equal(beside, self.stacked[lane]):
+            return False
+        # Slices of different length leave the stack one by one, so that there are not as many lanes all the way.
+        apart, scale = distance(self.stacked[lane], self.alone[lane].u), size(self.alone[lane].u)
+        uneven = len({self.bench.steps_of(n) for n in self.chosen}) > 1
+        return not (uneven and apart <= 0.01 * scale and distance(beside, self.alone[lane].u) >= 0.1 * apart)
 
     def _rounding(self, lane: int, scale: float) -> float:
         """What rounding may come to: a few units in each evaluation, enlarged as the slice enlarges a change."""
@@ -278,8 +299,8 @@ class _Checks:
         spoilt = [
             self.chosen[i]
             for i in every[:-1]
-            if distance(ends[i], self.alone[i].u) > 0
-            and not distance(ends[i], self.alone[i].u) <= self._rounding(i, size(self.alone[i].u))
+            if distance(ends[i], self.stacked[i]) > 0
+            and not distance(ends[i], self.stacked[i]) <= self._rounding(i, size(self.alone[i].u))
         ]
         if not spoilt:
             return Finding("stray lanes", "ok", "NaN in one lane leaves the others as they are")

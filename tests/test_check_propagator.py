@@ -15,6 +15,7 @@ import strategies as own
 import torch
 import torchdiffeq
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 from strategies import Case, equal, make_state
 from test_sde import Case as NoisyCase
@@ -264,6 +265,28 @@ class Planned(pr.Integrator):
         return u
 
 
+def solver(kind: str) -> pr.Propagator:
+    """RK4 in eight steps on a problem in which time matters, right or with a mistake."""
+    problem = pr.ODE(own.single(own.TIME_DEPENDENT.rows))
+
+    def mistaken(t: Tensor, u: Any) -> Any:
+        return own.on_leaves(lambda k: -k if kind == "direction" else k, problem.f(t, u))
+
+    def fn(t0: Tensor, t1: Tensor, u: Any) -> Any:
+        a = 0.0 if kind == "time" else t0.item()
+        grid = pr.TimeGrid.uniform(a, a + (t1 - t0).item(), slices=1, steps=8)
+        return pr.serial(pr.ODE(mistaken), u, grid, fine=pr.RK4()).u
+
+    return pr.Propagator(fn)
+
+
+@settings(max_examples=12)
+@given(own.grids(min_slices=2), own.states(), st.sampled_from(["time", "direction", "nothing"]))
+def test_mistakes_in_time_are_told_apart_on_random_grids(grid: pr.TimeGrid, u0: Any, kind: str) -> None:
+    report = pr.check_propagator(solver(kind), pr.ODE(own.single(own.TIME_DEPENDENT.rows)), u0, grid)
+    assert wrong(report) == ({} if kind == "nothing" else {kind: "failure"}), str(report)
+
+
 @dataclass(frozen=True)
 class Repeating(pr.Integrator):
     """Euler-Maruyama with a clock that starts anew in each slice."""
@@ -311,6 +334,11 @@ def first_time(t: Tensor, u: Tensor) -> Tensor:
     return swing(t[:1].expand_as(t), u)
 
 
+def coarser(t: Tensor, u: Tensor) -> Tensor:
+    """As kernels do that are less precise for many lanes."""
+    return swing(t, u) if len(t) == 1 else swing(t, u).bfloat16().to(u.dtype)
+
+
 def picky(t0: Tensor, t1: Tensor, u: Tensor) -> Tensor:
     if not torch.isfinite(u).all():
         raise ValueError("array must not contain infs or NaNs")
@@ -353,6 +381,7 @@ MUTANTS: dict[str, tuple[Any, pr.Problem, pr.TimeGrid, dict[str, str], str]] = {
     "steps of all": (
         pr.TorchDiffEq("dopri5", 1e-5, 1e-7, together=True), PROBLEM, RISING, {"lanes": "failure"}, "together=False"
     ),
+    "less precise": (pr.RK4(), pr.ODE(coarser, batching="native"), RISING, {"lanes": "warning"}, "allow_tf32"),
     "no vmap": (pr.RK4(), pr.ODE(vmapped_only), RISING, {"lanes": "failure"}, 'batching="loop"'),
     "clock": (
         pr.Propagator(lambda t0, t1, u: flow(0 * t0, t1 - t0, u)), PROBLEM, RISING, {"time": "failure"}, "t0 + s"
