@@ -4,7 +4,7 @@ A time interval is cut into slices; a rough solution is refined on all slices at
 See `solve`.
 """
 
-from parareal import theory
+from parareal import plot, theory
 from parareal._anderson import Anderson
 from parareal._brownian import BrownianPath
 from parareal._changes import Change
@@ -178,6 +178,7 @@ __all__ = [
     "check_propagator",
     "odeint",
     "plan",
+    "plot",
     "scaled_phis",
     "serial",
     "solve",

@@ -70,7 +70,7 @@ def stability(tableau: pr.ButcherTableau) -> str:
     return "L-stable" if factor < 1e-6 else "A-stable" if factor < 1 + 1e-6 else "no"
 
 
-@pytest.mark.parametrize("package", [pr, pr.theory, da], ids=lambda package: package.__name__)
+@pytest.mark.parametrize("package", [pr, pr.plot, pr.theory, da], ids=lambda package: package.__name__)
 def test_the_reference_lists_every_public_name_and_no_other(package: ModuleType) -> None:
     page = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
     assert sorted(re.findall(rf"^::: {package.__name__}\.(\w+)$", page, re.MULTILINE)) == sorted(package.__all__)
