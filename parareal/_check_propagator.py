@@ -6,20 +6,19 @@ an iteration that never settles, and no exception.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
 from parareal import _tree
-from parareal._bench import Bench, EndlessError, InPlaceError, Landing, distance, eps_of, equal, finite, size, unlike
+from parareal._bench import Bench, InPlaceError, Landing, distance, equal, finite, size, unlike
 from parareal._check_accuracy import compare, is_wrong
 from parareal._check_cost import check_evaluations
+from parareal._check_lanes import SideBySide
 from parareal._check_steps import check_order, check_steps
 from parareal._check_time import check_direction, check_time
 from parareal._executor import Batched
-from parareal._findings import Finding, PropagatorReport
+from parareal._findings import Finding, PropagatorReport, said
 from parareal._grid import TimeGrid, check_count
 from parareal._problem import Problem
 from parareal._run import Run
@@ -57,8 +56,9 @@ def check_propagator(
         samples: As in `solve`; each lane then carries another sample.
 
     Returns:
-        A `PropagatorReport`. It costs about six times as many evaluations as the propagator needs for so many slices,
-        a few hundred for the other solution of each, and a few hundred steps for the order.
+        A `PropagatorReport`. It costs seven to nine times as many evaluations as the propagator needs for so many
+        slices; 72 to 1,512 evaluations for another solution of each slice, twice that where a shorter slice is looked
+        at, and more where the propagator disagrees with it or the problem is stiff; and up to 254 steps for the order.
 
     Raises:
         TypeError, ValueError: An argument is not what it should be, or `solve` would refuse it too.
@@ -97,7 +97,6 @@ class _Checks:
     training: bool
     starts: list[State] = field(default_factory=list)
     alone: list[Landing] = field(default_factory=list)
-    stacked: list[State] = field(default_factory=list)
 
     def all(self) -> tuple[Finding, ...]:
         """Every finding; what makes no sense after a failure is not applicable."""
@@ -110,9 +109,10 @@ class _Checks:
                 [*found, check_evaluations(self.bench, self.chosen, self.alone)],
                 "the same call gives different results",
             )
-        found += [self._lanes(), self._finite()]
+        side = SideBySide(self.bench, self.chosen, self.starts, self.alone)
+        found += [side.check_lanes(), self._finite()]
         related = found[2].status == "failure"
-        found.append(_na("stray lanes", "lanes depend on each other") if related else self._stray())
+        found.append(_na("stray lanes", "lanes depend on each other") if related else side.check_stray())
         u, ends = self.starts, [landing.u for landing in self.alone]
         seen = compare(self.bench, self.chosen, u, ends)
         found += [check_time(self.bench, seen), check_direction(self.bench, seen)]
@@ -149,13 +149,13 @@ class _Checks:
                 )  # fmt: skip
             except Exception as error:  # whatever a user's code raises
                 return Finding(
-                    "call", "failure", f"slice {n} raises {_said(error)}",
+                    "call", "failure", f"slice {n} raises {said(error)}",
                     "pr.solve and pr.serial end with this exception.",
                     "see the message; python's traceback of pr.serial with the same arguments says where.",
                 )  # fmt: skip
-            if (said := unlike(landing.u, u)) is not None:
+            if (difference := unlike(landing.u, u)) is not None:
                 return Finding(
-                    "call", "failure", said,
+                    "call", "failure", difference,
                     "The correction adds and subtracts such states: the run fails, or goes on in another dtype.",
                     "return what came in, in shape, dtype and device; time is float64: (t1 - t0).to(u.dtype).",
                 )  # fmt: skip
@@ -170,7 +170,7 @@ class _Checks:
             try:
                 again = self.bench.fly([n], self.starts[lane], [lane]).u
             except Exception as error:
-                return self._indeterminate(f"slice {n} raises when it is run again: {_said(error)}", None)
+                return self._indeterminate(f"slice {n} raises when it is run again: {said(error)}", None)
             if not equal(again, self.alone[lane].u):
                 far = distance(again, self.alone[lane].u)
                 worst, where = max((worst, where), (far, n))
@@ -189,84 +189,6 @@ class _Checks:
             value,
         )  # fmt: skip
 
-    # --- side by side --------------------------------------------------------------------------------------------
-
-    def _stacked(self, order: Sequence[int], u: list[State] | None = None, limit: int | None = None) -> list[State]:
-        """All lanes in one call, given in some order; returned in their own."""
-        starts = self.starts if u is None else u
-        lanes = _tree.cat([starts[i] for i in order])
-        end = self.bench.fly([self.chosen[i] for i in order], lanes, order, limit=limit).u
-        ends: list[State] = [None] * len(order)
-        for place, i in enumerate(order):
-            ends[i] = _tree.lanes(end, slice(place, place + 1))
-        return ends
-
-    def _lanes(self) -> Finding:
-        every = list(range(len(self.chosen)))
-        try:
-            self.stacked, turned = self._stacked(every), self._stacked(every[::-1])
-        except Exception as error:
-            return Finding(
-                "lanes", "failure", f"{len(every)} lanes in one call raise {_said(error)}",
-                "pr.solve ends with this exception, though pr.serial does not.",
-                'write it for stacked lanes, or pass batching="loop" to have it called once a lane.',
-            )  # fmt: skip
-        far, where, unit = 0.0, 0, 0.0
-        rounding = True
-        for i in every:
-            apart = max(distance(self.stacked[i], self.alone[i].u), distance(turned[i], self.alone[i].u))
-            if apart > 0:
-                scale = max(size(self.alone[i].u), size(self.starts[i])) if finite(self.alone[i].u) else 0.0
-                rounding = rounding and apart <= self._rounding(i, scale)
-                far, where, unit = max((far, where, unit), (apart, self.chosen[i], apart / max(scale, 1e-300)))
-        if far == 0.0:
-            return Finding(
-                "lanes", "ok", "slices alone, side by side and in another order agree bit for bit", value=0.0
-            )
-        if rounding:
-            ulp = unit / eps_of(self.starts[0])
-            return Finding(
-                "lanes", "ok",
-                f"equal to rounding, not bit for bit: results depend on the batching to {ulp:.2g} eps", value=far
-            )  # fmt: skip
-        if not any(self._coupled(i) for i in every):
-            return Finding(
-                "lanes", "warning",
-                f"results depend on the number of lanes, by {unit:.2g} of their size, not on what is in them",
-                "Increments do not fall below that difference, and the solution is that of pr.serial to within it.",
-                "less precise kernels are chosen for many lanes: no autocast, and no TF32 "
-                "(torch.backends.cudnn.allow_tf32 = False); or a tolerance above it; or executor=pr.Serial().", far,
-            )  # fmt: skip
-        return Finding(
-            "lanes", "failure", f"slice {where} beside others differs by {far:.2g} from slice {where} alone",
-            "A slice's result depends on which others are under way, so that the solution is not that of pr.serial, "
-            "and increments do not fall below that difference.",
-            "let every lane be computed from its own t and u: network.eval() for batch norm, norms and means over the "
-            "axes of the state alone, one time for each lane (t[:, None], not t[0]), and step sizes chosen lane by "
-            'lane (together=False). batching="loop", or executor=pr.Serial(), also keeps lanes apart.',
-            far,
-        )  # fmt: skip
-
-    def _coupled(self, lane: int) -> bool:
-        """Whether a lane depends on what is in the others, not only on how many there are."""
-        count = len(self.chosen)
-        copies = self.bench.fly([self.chosen[lane]] * count, _tree.cat([self.starts[lane]] * count), [lane] * count).u
-        beside = _tree.lanes(copies, slice(lane, lane + 1))
-        if equal(beside, self.stacked[lane]):
-            return False
-        # Slices of different length leave the stack one by one, so that there are not as many lanes all the way.
-        apart, scale = distance(self.stacked[lane], self.alone[lane].u), size(self.alone[lane].u)
-        uneven = len({self.bench.steps_of(n) for n in self.chosen}) > 1
-        return not (uneven and apart <= 0.01 * scale and distance(beside, self.alone[lane].u) >= 0.1 * apart)
-
-    def _rounding(self, lane: int, scale: float) -> float:
-        """What rounding may come to: a few units in each evaluation, enlarged as the slice enlarges a change."""
-        eps, u = eps_of(self.starts[lane]), self.starts[lane]
-        moved = _tree.map(lambda leaf: leaf * (1 + eps**0.5), u)
-        end = self.bench.fly([self.chosen[lane]], moved, [lane]).u
-        growth = distance(end, self.alone[lane].u) / max(distance(moved, u), 1e-300) if size(u) > 0 else 1.0
-        return 4 * eps * max(self.alone[lane].rounds, 16) * scale * max(1.0, growth)
-
     def _finite(self) -> Finding:
         bad = [i for i, landing in enumerate(self.alone) if not finite(landing.u)]
         if not bad:
@@ -281,40 +203,6 @@ class _Checks:
             "too large for the dtype; no division by zero at the ends of the time interval.",
         )  # fmt: skip
 
-    def _stray(self) -> Finding:
-        """One lane is NaN: what do the others give?"""
-        every = list(range(len(self.chosen)))
-        last = every[-1]
-        starts = [*self.starts[:-1], _tree.map(lambda leaf: torch.full_like(leaf, float("nan")), self.starts[last])]
-        limit = 100 + 10 * sum(landing.rounds for landing in self.alone)
-        consequence = "Where one slice's iterate overflows, which finite termination would have mended, "
-        try:
-            ends = self._stacked(every, starts, limit)
-        except Exception as error:
-            did = "does not end" if isinstance(error, EndlessError) else f"raises {_said(error)}"
-            return Finding(
-                "stray lanes", "warning", f"from NaN it {did}", consequence + "the whole run ends with it.",
-                "return NaN for a state that is not finite: if not torch.isfinite(u).all(): return u * float('nan').",
-            )  # fmt: skip
-        spoilt = [
-            self.chosen[i]
-            for i in every[:-1]
-            if distance(ends[i], self.stacked[i]) > 0
-            and not distance(ends[i], self.stacked[i]) <= self._rounding(i, size(self.alone[i].u))
-        ]
-        if not spoilt:
-            return Finding("stray lanes", "ok", "NaN in one lane leaves the others as they are")
-        return Finding(
-            "stray lanes", "failure", f"NaN in another lane changes slice {', '.join(map(str, spoilt))}",
-            consequence + "it spoils the slices beside it, the final ones too.",
-            "let nothing be summed, or a step be chosen, over the lane axis; 0 * NaN is NaN: mask with torch.where.",
-        )  # fmt: skip
-
 
 def _na(name: str, why: str) -> Finding:
     return Finding(name, "not applicable", why)
-
-
-def _said(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

@@ -17,18 +17,20 @@ def check_time(bench: Bench, seen: list[Compared] | str) -> Finding:
         if turned:
             return Finding("time", "not applicable", "the direction of time is wrong")
         worst = max(seen, key=lambda one: one.error)
-        shrinks = "" if worst.shorter is None or worst.shorter > worst.error / 2 else (
-            f", {worst.shorter:.2g} on slices {SHORTER} times as short"
-        )  # fmt: skip
+        shrinks = ""
+        if worst.shorter is not None and worst.shorter <= worst.error / 2:
+            shrinks = f", {_shown(worst.shorter)} on slices {SHORTER} times as short"
         if worst.error > 1.0 and not bench.remembers:  # one begun without its memory is not at its best
             return Finding(
                 "time", "warning", f"local error {worst.error:.2g} of the change over slice {worst.slice}{shrinks}",
                 "The sequential solution, which Parareal reproduces, is itself far from that of the problem.",
                 "shorter steps, or an implicit or exponential method where the problem is stiff.", worst.error,
             )  # fmt: skip
-        error = f"{worst.error:.2g}" if worst.error > ENOUGH else f"below {ENOUGH:g}"
         return Finding(
-            "time", "ok", f"local error {error} of the change over slice {worst.slice}{shrinks}", value=worst.error
+            "time",
+            "ok",
+            f"local error {_shown(worst.error)} of the change over slice {worst.slice}{shrinks}",
+            value=worst.error,
         )
     one = wrong[0]
     consequence = (
@@ -72,3 +74,7 @@ def check_direction(bench: Bench, seen: list[Compared] | str) -> Finding:
     if is_wrong(seen):
         return Finding("direction", "not applicable", "another equation is solved")
     return Finding("direction", "ok", f"time is {way}, and slices follow the problem")
+
+
+def _shown(error: float) -> str:
+    return f"{error:.2g}" if error > ENOUGH else f"below {ENOUGH:g}"

@@ -89,3 +89,9 @@ class PropagatorReport:
         verdict += f": {len(self.failures)} failed." if self.failures else " as far as was tried."
         tried = f"Slices {', '.join(map(str, self.slices))} were tried; {self.evaluations} evaluations."
         return "\n".join([*lines, "", *remarks, *([""] if remarks else []), verdict, tried])
+
+
+def said(error: BaseException) -> str:
+    """An exception in one line."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

@@ -54,7 +54,7 @@ def wrong(report: pr.PropagatorReport) -> dict[str, str]:
 # --- what is sound passes --------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=15)
+@settings(max_examples=12)
 @given(own.cases(with_stiff=False))
 def test_methods_pass_on_random_problems(case: Case) -> None:
     """Whatever the state, its dtype and the grid; local errors may be large where steps are long, orders not met."""
@@ -93,7 +93,7 @@ BUILT_IN: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_every_method_passes(name: str) -> None:
-    for grid in (UNEVEN,) if name in IMPLICIT[1:] else (UNEVEN, FALLING):
+    for grid in (UNEVEN,) if name in IMPLICIT else (UNEVEN, FALLING):
         sign = 1 if grid is UNEVEN else -1  # decays in the direction of time
         problem = pr.SemilinearODE(sign * SEMILINEAR.linear, SEMILINEAR.f)
         report = pr.check_propagator(BUILT_IN[name], problem, U0, grid)
@@ -280,7 +280,7 @@ def solver(kind: str) -> pr.Propagator:
     return pr.Propagator(fn)
 
 
-@settings(max_examples=12)
+@settings(max_examples=10)
 @given(own.grids(min_slices=2), own.states(), st.sampled_from(["time", "direction", "nothing"]))
 def test_mistakes_in_time_are_told_apart_on_random_grids(grid: pr.TimeGrid, u0: Any, kind: str) -> None:
     report = pr.check_propagator(solver(kind), pr.ODE(own.single(own.TIME_DEPENDENT.rows)), u0, grid)
@@ -396,7 +396,7 @@ MUTANTS: dict[str, tuple[Any, pr.Problem, pr.TimeGrid, dict[str, str], str]] = {
         pr.TimeGrid.uniform(0.0, 3.0, slices=6, steps=8), {"time": "failure"}, "t0 + s",
     ),
     "too long steps": (
-        pr.Euler(), pr.ODE(lambda t, u: -1e3 * (u - torch.cos(t))), RISING, {"time": "warning"}, "implicit"
+        pr.Euler(), pr.ODE(lambda t, u: -100 * (u - torch.cos(t))), RISING, {"time": "warning"}, "implicit"
     ),
     "late": (Late(), NATIVE, RISING, {"time": "failure"}, "at its own time"),
     "late, falling": (Late(), NATIVE, FALLING, {"time": "failure"}, "at its own time"),
@@ -516,7 +516,9 @@ def test_the_cost_is_counted_and_bounded() -> None:
 
     report = pr.check_propagator(pr.Heun(), pr.ODE(f, batching="native"), U0, RISING, slices=2)
     assert report.evaluations == calls
-    assert calls < 2 * (6 * 16 + 6 * 2 * 252) + 2 * 127 * 2
+    slices = 2 * 8 * 2  # slices, steps, evaluations
+    other = 6 * (4 + 8 + 16 + 32 + 64 + 128)  # on a slice
+    assert 7 * slices + 2 * 6 * (4 + 8) + 2 * (1 + 2 + 4) <= calls <= 9 * slices + 2 * 2 * other + 2 * 254
 
 
 # --- misuse ----------------------------------------------------------------------------------------------------------
