@@ -81,6 +81,18 @@ def whole_numbers(*sides: Any) -> None:
         side.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
+def log_ticks(side: Any, values: Any) -> None:
+    """Ticks of a logarithmic ``ax.xaxis`` or ``ax.yaxis`` that hold such values, also where they span little."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    values = np.asarray(values, dtype=np.float64)
+    values = values[np.isfinite(values) & (values > 0)]
+    side.set_minor_formatter(NullFormatter())
+    if len(values) and values.max() < 100 * values.min():
+        side.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        side.set_major_formatter("{x:g}")
+
+
 def named(value: Any, name: str, example: str) -> dict[str, Any]:
     """A mapping from names to what is drawn under them.
 

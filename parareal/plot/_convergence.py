@@ -11,7 +11,7 @@ from parareal._norm import NormName
 from parareal._solution import Solution
 from parareal._stop import Floats
 from parareal._tree import State
-from parareal.plot._axes import DASHES, MARKERS, axes, legend, log_line, named, shade, whole_numbers
+from parareal.plot._axes import DASHES, MARKERS, axes, legend, log_line, log_ticks, named, shade, whole_numbers
 from parareal.plot._figures import check_norm, errors_of, increments_of, iterated, of_sample
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def convergence(
         log_line(ax, np.arange(len(values)), values, name, color="0.35", ls=DASHES[i % len(DASHES)], lw=1.2)
     ax.set(xlabel="iteration", ylabel="largest increment" if reference is None else "largest error")
     ax.grid(alpha=0.25)
+    log_ticks(ax.yaxis, np.concatenate([*(values for _, values in curves.values()), *limits.values()]))
     whole_numbers(ax.xaxis)
     legend(ax)
     return ax

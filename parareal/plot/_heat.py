@@ -114,7 +114,7 @@ def _heat(ax: Axes, values: Floats, held: Any, first: int, label: str, rows: str
         floor = max(least, DEPTH * most)
         scale = LogNorm(floor, most) if floor < most else LogNorm(most / 10, most)
         mesh = ax.pcolormesh(x, y, np.ma.array(values, mask=~positive), cmap="viridis", norm=scale, gid="values")
-        ax.figure.colorbar(mesh, ax=ax, label=label, extend="min" if least < floor else "neither")
+        ax.figure.colorbar(mesh, ax=ax, label=label, pad=0.02, extend="min" if least < floor else "neither")
     marks: list[Patch] = []
     _cells(ax, (values == 0) & held, first, "held 0", {"facecolor": "white", "edgecolor": "none"})
     kinds: list[tuple[str, Any, dict[str, Any]]] = [

@@ -11,7 +11,7 @@ from parareal import _tree
 from parareal._norm import NormName
 from parareal._solution import Solution
 from parareal._tree import State
-from parareal.plot._axes import MARKERS, axes, legend, log_line, named, shade
+from parareal.plot._axes import MARKERS, axes, legend, log_line, log_ticks, named, shade
 from parareal.plot._figures import check_norm, check_run, distances
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ def work_precision(
     for i, (name, (cost, error)) in enumerate(lines.items()):
         log_line(ax, cost, error, name, color=shade(i, len(lines)), marker=MARKERS[i % len(MARKERS)], ms=5, lw=1.5)
     ax.set(xlabel=COSTS[against], ylabel="error at the end")
+    for side, values in zip((ax.xaxis, ax.yaxis), zip(*lines.values(), strict=True), strict=True):
+        log_ticks(side, np.concatenate(values))
     ax.grid(alpha=0.25)
     legend(ax)
     return ax

@@ -86,7 +86,7 @@ def speedup(
             *zip(*points, strict=True), color="black", marker="*", ms=9, lw=1, ls="-.", label="planned", gid="planned"
         )
     reach = sorted({*counts, *(count for count, _ in points)})
-    ax.plot(reach, reach, color="0.5", ls=":", lw=1.2, label="ideal: one a worker", gid="ideal")
+    ax.plot(reach, reach, color="0.5", ls=":", lw=1.2, label="ideal", gid="ideal")
     ax.set(xlabel="workers", ylabel="speed-up", ylim=(min(0.9 * min(heights), 1.0), 1.5 * max(heights)))
     ax.grid(alpha=0.25)
     legend(ax)

@@ -83,9 +83,9 @@ def timeline(run: Solution | Layout, *, sample: int | None = None, ax: Axes | No
         rows = rows[rows[:, 5] == sample]
     elif sample is not None:
         check_sample(sample, None)
-    bars, height = _stacked(_lanes(rows))
+    bars, height, low = _stacked(_lanes(rows))
     ax = axes(ax, 7.2, 1.2 + 0.14 * min(max(slices, 16), 40))
-    _draw(ax, bars, height, 0.6 * height)
+    _draw(ax, bars, height, low)
     _frontier(ax, run, sample)
     return _finish(ax, "round", "slice", slices, run.stats.rounds)
 
@@ -103,22 +103,30 @@ def _lanes(rows: Any) -> list[Bar]:
     return bars
 
 
-def _stacked(bars: list[Bar]) -> tuple[list[Bar], float]:
-    """Bars of a slice at the same time one above the other, and how high each may be."""
+def _stacked(bars: list[Bar]) -> tuple[list[Bar], float, float]:
+    """Bars of a slice at the same time one above the other; how high fine and coarse ones may be.
+
+    Coarse bars have a band of their own below the fine ones, a third as high, unless the two never meet.
+    """
+    if _levels(bars)[1] <= 1:
+        return bars, 0.9, 0.9
+    (fine, tall), (coarse, low) = (_levels([bar for bar in bars if bar.fine == kind]) for kind in (True, False))
+    share = 0.9 / (tall + low / 3)
+    placed = [bar._replace(row=bar.slice - 0.45 + share * (low / 3 + level + 0.5)) for bar, level in fine]
+    placed += [bar._replace(row=bar.slice - 0.45 + share * (level + 0.5) / 3) for bar, level in coarse]
+    return placed, share, share / 3
+
+
+def _levels(bars: list[Bar]) -> tuple[list[tuple[Bar, int]], int]:
+    """Each bar with the first level of its slice that is free when it begins, and how many levels there are."""
     ends: dict[int, list[float]] = {}
-    levels: list[int] = []
-    bars = sorted(bars, key=lambda bar: (bar.start, bar.fine, bar.iterate))
-    for bar in bars:
+    placed: list[tuple[Bar, int]] = []
+    for bar in sorted(bars, key=lambda bar: (bar.start, bar.iterate)):
         own = ends.setdefault(bar.slice, [])
         level = next((i for i, end in enumerate(own) if end <= bar.start), len(own))
         own[level : level + 1] = [bar.end]
-        levels.append(level)
-    most = max(levels, default=0) + 1
-    placed = [
-        bar._replace(row=bar.slice + 0.9 * ((level + 0.5) / most - 0.5))
-        for bar, level in zip(bars, levels, strict=True)
-    ]
-    return placed, 0.9 / most
+        placed.append((bar, level))
+    return placed, max((len(own) for own in ends.values()), default=0)
 
 
 def _draw(ax: Axes, bars: list[Bar], height: float, coarse_height: float) -> None:
@@ -139,12 +147,12 @@ def _draw(ax: Axes, bars: list[Bar], height: float, coarse_height: float) -> Non
         made = PolyCollection(boxes(fine, height), cmap=shades, norm=norm, gid="fine", **edge)
         made.set_array([bar.iterate + 1 for bar in fine])
         ax.add_collection(made)
-        side = ax.figure.colorbar(made, ax=ax, label="fine: iteration")
+        side = ax.figure.colorbar(made, ax=ax, label="fine: iteration", pad=0.02)
         step = -(-last // 10)
         side.set_ticks(list(range(1, last + 1, step)))
         side.ax.minorticks_off()
     if coarse:
-        made = PolyCollection(boxes(coarse, coarse_height), facecolor=COARSE, gid="coarse", **edge)
+        made = PolyCollection(boxes(coarse, coarse_height), facecolor=COARSE, gid="coarse", linewidth=0.0)
         ax.add_collection(made)
 
 
