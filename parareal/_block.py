@@ -153,7 +153,7 @@ class BlockEngine(Engine):
             return False
         first, expected = it.start, self._expects
         used = it.fine_from[:, first] if it.free else np.minimum(it.fine_from[:, first], it.coarse_from[:, first])
-        if (used < it.held[:, first])[expected].any():
+        if ((used < it.held[:, first]) | (it.held[:, first + 1] < 0))[expected].any():
             return False
         self._edge = None
         like = it.u.peek(np.arange(it.systems) * (it.slices + 1), np.maximum(it.held[:, 0], 0))

@@ -81,8 +81,8 @@ class Edges:
         frontier: Edges ``0 ... frontier`` are final, ``(M,)``.
         live: Places that are worked on, ``(M, N)``: from the frontier on, of systems that are going on.
         start, end: The block's first and last edge.
-        open_to: Number of the last iterate that edges may take; ``None`` where they go as they can. In step, no final
-            state overtakes an iterate, however slow coarse lanes are.
+        open_to: Number of the last iterate that edges may take; ``None`` where they go as they can. In step, nothing
+            overtakes an iterate or a first guess, however slow coarse lanes are.
     """
 
     def __init__(
@@ -152,10 +152,10 @@ class Edges:
         kept = self.none.copy()
         kept[:, :-1] = (used[:, 1:] < right[:, :-1]) & self.bound[:, 1:]
         if self.open_to is not None:
-            final &= (right >= left) & (right < self.open_to)
+            wait, in_step = True, right < self.open_to
+            in_step[:, :-1] &= (right[:, 1:] >= 0) | ~self.live[:, 1:]  # a first guess is made from the first iterate
+            final, solved = final & in_step & (right >= left), solved & in_step
         refined = solved & (new > right) & ~final
-        if self.open_to is not None:
-            refined &= right < self.open_to
         return Moves(guess, final & ~kept if wait else final, refined & ~kept, (final | refined) & kept)
 
     def runs_from(self, refined: Bools) -> Runs | None:
