@@ -46,12 +46,14 @@ types: $(STAMP) ## pyright, strict on parareal/
 docs: $(STAMP) ## the documentation, into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-examples: $(STAMP) ## every script in examples/, results into out/
+examples: $(STAMP) ## every script in examples/, results into out/, their counts held to docs/gallery.md
 	@mkdir -p "$(OUT)"
 	@set -e; for script in examples/*.py; do \
 		[ -e "$$script" ] || continue; \
-		echo "== $$script"; $(BIN)/python "$$script"; \
+		echo "== $$script"; said="$(OUT)/$$(basename "$$script" .py).txt"; \
+		$(BIN)/python "$$script" > "$$said" || { cat "$$said"; exit 1; }; cat "$$said"; \
 	done
+	$(BIN)/python scripts/check_gallery.py "$(OUT)"
 
 bench: $(STAMP) ## every script in benchmarks/: the tables that the docs quote
 	@mkdir -p "$(OUT)"

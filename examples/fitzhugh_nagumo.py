@@ -15,6 +15,13 @@ from scipy.integrate import solve_ivp
 import parareal as pr
 
 SPAN, SLICES, STEPS = (0.0, 40.0), 40, 40
+COARSE: dict[str, pr.Integrator | pr.Correction] = {
+    "Euler": pr.Euler(),
+    "Heun": pr.Heun(),
+    "RK4": pr.RK4(),
+    "RK4, 4 steps a slice": pr.RK4(steps=4),
+    "Picard with a secant, free": pr.Secant(pr.Identity()),
+}
 
 
 def neuron(t: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
@@ -29,19 +36,12 @@ def main() -> int:
     grid = pr.TimeGrid.uniform(*SPAN, slices=SLICES, steps=STEPS)
     serial = pr.serial(problem, u0, grid, fine=pr.RK4())
     stop = pr.Tolerance(rtol=1e-8, atol=1e-10)
-    coarse: dict[str, pr.Integrator | pr.Correction] = {
-        "Euler": pr.Euler(),
-        "Heun": pr.Heun(),
-        "RK4": pr.RK4(),
-        "RK4, 4 steps a slice": pr.RK4(steps=4),
-        "Picard with a secant, free": pr.Secant(pr.Identity()),
-    }
     print(
         f"FitzHugh-Nagumo, t in {SPAN}, {SLICES} slices of {STEPS} RK4 steps; in sequence {serial.stats.rounds} rounds"
     )
     print(f"{'coarse':<28}{'iterations':>11}{'rounds':>8}{'evaluations':>13}{'error':>10}")
     worst = 0.0
-    for name, one in coarse.items():
+    for name, one in COARSE.items():
         sol = pr.solve(problem, u0, grid, fine=pr.RK4(), coarse=one, stop=stop, schedule=pr.Wavefront())
         error = (sol.us - serial.us).abs().max().item()
         worst = max(worst, error)

@@ -17,8 +17,8 @@ import parareal as pr
 DRIFT, VOLATILITY, PATHS, SLICES, STEPS = 0.3, 0.5, 256, 16, 16
 
 
-def main() -> int:
-    """Solves, compares, prints."""
+def setup() -> tuple[pr.SDE, torch.Tensor, pr.TimeGrid]:
+    """The problem, whose noise follows from a seed, the initial states and the grid."""
     problem = pr.SDE(
         lambda t, u: DRIFT * u,
         lambda t, u: VOLATILITY * u,
@@ -26,7 +26,12 @@ def main() -> int:
         generator=torch.Generator().manual_seed(0),
     )
     u0 = torch.ones(PATHS, 1, dtype=torch.float64)
-    grid = pr.TimeGrid.uniform(0.0, 1.0, slices=SLICES, steps=STEPS)
+    return problem, u0, pr.TimeGrid.uniform(0.0, 1.0, slices=SLICES, steps=STEPS)
+
+
+def main() -> int:
+    """Solves, compares, prints."""
+    problem, u0, grid = setup()
     stop = pr.Tolerance(rtol=1e-6, atol=0.0)
     print(f"{PATHS} paths, {SLICES} slices of {STEPS} steps")
     print(f"{'method':<16}{'iterations':>12}{'rounds':>8}{'in sequence':>13}{'to serial':>11}{'to exact':>10}")

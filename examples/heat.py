@@ -17,16 +17,20 @@ import parareal as pr
 POINTS, SLICES, STEPS, END = 63, 32, 16, 0.4
 
 
-def main() -> int:
-    """Solves, compares, prints."""
+def setup() -> tuple[pr.ODE, torch.Tensor, pr.TimeGrid, torch.Tensor]:
+    """The problem, its initial state, the grid, and the matrix of second differences."""
     x = torch.linspace(0.0, 1.0, POINTS + 2, dtype=torch.float64)[1:-1]
     width = 1.0 / (POINTS + 1)
     off = torch.ones(POINTS - 1, dtype=torch.float64)
     laplacian = (torch.diag(off, 1) + torch.diag(off, -1) - 2 * torch.eye(POINTS, dtype=torch.float64)) / width**2
     problem = pr.ODE(lambda t, u: u @ laplacian, batching="native")
     u0 = torch.sin(math.pi * x) + 0.5 * torch.sin(3 * math.pi * x)
+    return problem, u0, pr.TimeGrid.uniform(0.0, END, slices=SLICES, steps=STEPS), laplacian
 
-    grid = pr.TimeGrid.uniform(0.0, END, slices=SLICES, steps=STEPS)
+
+def main() -> int:
+    """Solves, compares, prints."""
+    problem, u0, grid, laplacian = setup()
     fine, stop = pr.SDIRK2(), pr.Tolerance(rtol=0.0, atol=1e-6)
     serial = pr.serial(problem, u0, grid, fine=fine)
     sol = pr.solve(problem, u0, grid, fine=fine, coarse=pr.ImplicitEuler(), stop=stop, schedule=pr.Wavefront())

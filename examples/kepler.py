@@ -28,21 +28,26 @@ def energy(u: torch.Tensor) -> torch.Tensor:
     return 0.5 * (u[:, 2:] ** 2).sum(1) - 1 / u[:, :2].norm(dim=1)
 
 
-def main() -> int:
-    """Solves, compares, prints."""
+def setup() -> tuple[pr.ODE, torch.Tensor, pr.TimeGrid, torch.Tensor]:
+    """The problem, its initial state, the grid, and the exact positions at the slice edges."""
     anomaly = torch.linspace(0.0, 2 * math.pi * TURNS, SLICES * STEPS + 1, dtype=torch.float64)
     times = anomaly - ECCENTRICITY * anomaly.sin()  # Kepler's equation
     grid = pr.TimeGrid.from_points(times, slices=SLICES)
     start = math.sqrt((1 + ECCENTRICITY) / (1 - ECCENTRICITY))
     u0 = torch.tensor([1 - ECCENTRICITY, 0.0, 0.0, start], dtype=torch.float64)
-    problem, fine = pr.ODE(gravity), pr.DormandPrince()
+    at = anomaly[list(grid.bounds)]
+    exact = torch.stack([at.cos() - ECCENTRICITY, math.sqrt(1 - ECCENTRICITY**2) * at.sin()], 1)
+    return pr.ODE(gravity), u0, grid, exact
 
+
+def main() -> int:
+    """Solves, compares, prints."""
+    problem, u0, grid, exact = setup()
+    fine = pr.DormandPrince()
     serial = pr.serial(problem, u0, grid, fine=fine)
     stop = pr.Tolerance(rtol=1e-8, atol=1e-10)
     sol = pr.solve(problem, u0, grid, fine=fine, coarse=pr.RK4(steps=2), stop=stop, schedule=pr.Wavefront())
 
-    at = anomaly[list(grid.bounds)]
-    exact = torch.stack([at.cos() - ECCENTRICITY, math.sqrt(1 - ECCENTRICITY**2) * at.sin()], 1)
     to_serial = (sol.us - serial.us).abs().max().item()
     to_exact = (sol.us[:, :2] - exact).abs().max().item()
     drift = (energy(sol.us) - energy(u0[None])).abs().max().item()

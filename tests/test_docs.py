@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,6 +72,7 @@ def run(page: Path, text: str) -> None:
 def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run(page, page.read_text(encoding="utf-8"))
+    plt.close("all")
 
 
 @pytest.mark.parametrize("fence", ["python no-run", "{.python .no-run}", "{ .python .no-run }"])
