@@ -9,6 +9,7 @@ whatever the number of processes, and no message is on its way to somebody who h
 from __future__ import annotations
 
 import time
+from collections import deque
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, cast
 
@@ -70,7 +71,7 @@ class BlockEngine(Engine):
         self._post = Post(link, [*left, 0] if rank else others, [*right, 0] if rank else others)
         self._workers, self._round = workers, 0
         self._edge: Letter | None = None
-        self._decision: Letter | None = None
+        self._decisions: deque[Letter] = deque()  # several, where this block has been done for long
         self._increments: Floats | None = None  # of a decision that the others have still to hear of
         self._packets: dict[int, Packet] = {}
         self._fronts = [np.zeros_like(self.iteration) for _ in sizes]
@@ -142,7 +143,7 @@ class BlockEngine(Engine):
         if letter.kind is Kind.EDGE:
             self._edge = letter
         elif letter.kind is Kind.DECISION:
-            self._decision = letter
+            self._decisions.append(letter)
         else:
             self._note(letter.source, unpack(letter.content))
 
@@ -252,10 +253,10 @@ class BlockEngine(Engine):
 
     def _obey(self) -> tuple[Ints, Floats] | None:
         """Takes over what the first process has decided."""
-        letter, it = self._decision, self.iterates
-        if letter is None or letter.number != self._round:
+        it = self.iterates
+        if not self._decisions:
             return None
-        self._decision = None
+        letter = self._decisions.popleft()
         arrays = unpack(letter.content)
         decided, active, iteration, status, frontier, errors, settled, proven, accepted, increments, spent = arrays
         self.counters.rounds = max(self.counters.rounds, letter.clock)

@@ -35,7 +35,8 @@ class RankPipeline(Schedule):
     First guesses are computed by every process for itself, from the start of the grid to the end of its block, which
     takes no longer than waiting for them. Rounds are those of the longest chain of calls through all processes;
     evaluations are the sum over all of them. Each evaluates its lanes with the ``executor`` of `solve`, a `Batched` or
-    `Serial`. A callback is called everywhere; what it returns counts on the first process. States are handed over
+    `Serial`. Which lanes share a call depends on when messages come, so that a right-hand side with messages of its own,
+    such as a model split over processes, belongs under `Distributed`. A callback is called everywhere; what it returns counts on the first process. States are handed over
     through the memory of the host. Nothing is differentiated across processes.
 
     Args:

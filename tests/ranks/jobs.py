@@ -178,9 +178,7 @@ def any_correction_ends_with_the_serial_run(group: Any, examples: int) -> None:
     def check(data: st.DataObject) -> None:
         case = data.draw(cases(max_slices=6, with_stiff=False))
         coarse = data.draw(corrections().filter(lambda c: not c.mixing))
-        many = solve(
-            case, coarse, executor=pr.Serial(), stop=NEVER, throw=False, schedule=pr.RankPipeline(group)
-        )
+        many = solve(case, coarse, executor=pr.Serial(), stop=NEVER, throw=False, schedule=pr.RankPipeline(group))
         ref = pr.serial(case.problem, case.u0, case.grid, fine=case.fine)
         together(group, lambda: _is_serial(many, ref))
 
@@ -190,3 +188,211 @@ def any_correction_ends_with_the_serial_run(group: Any, examples: int) -> None:
 def _is_serial(many: pr.Solution, ref: pr.Solution) -> None:
     assert equal(many.us, ref.us), distance(many.us, ref.us)
     assert many.converged
+
+
+# --- what goes wrong -------------------------------------------------------------------------------------------------
+
+U0 = torch.linspace(0.5, 1.5, 6, dtype=torch.float64)
+GRID = pr.TimeGrid.uniform(0.0, 3.0, slices=6, steps=5)
+
+
+def ways(group: Any, timeout: float = 60.0) -> dict[str, dict[str, Any]]:
+    return {
+        "lanes": {"executor": pr.Distributed(group, timeout=timeout)},
+        "blocks": {"schedule": pr.RankPipeline(group, timeout=timeout)},
+    }
+
+
+def plain(problem: pr.Problem | None = None, u0: Any = U0, grid: pr.TimeGrid = GRID, **options: Any) -> pr.Solution:
+    problem = problem or pr.ODE(lambda t, u: torch.cos(t) * u - 0.3 * u**3)
+    with torch.no_grad():
+        return pr.solve(problem, u0, grid, **{"fine": pr.RK4(), "coarse": pr.Euler(), "stop": NEVER, **options})
+
+
+def caught(call: Callable[[], Any]) -> tuple[str, str, bool]:
+    """The type and the text of what it raises, and whether a partial solution comes with it."""
+    try:
+        call()
+    except BaseException as error:
+        return type(error).__name__, str(error), isinstance(getattr(error, "solution", None), pr.Solution)
+    return "", "", False
+
+
+def _failing(group: Any, where: int, after: int) -> pr.ODE:
+    calls = [0]
+
+    def f(t: Tensor, u: Tensor) -> Tensor:
+        calls[0] += 1
+        if dist.get_rank(group) == where and calls[0] > after:
+            raise ZeroDivisionError(f"in call {calls[0]}")
+        return torch.cos(t) * u
+
+    return pr.ODE(f, batching="loop")
+
+
+def one_raises(group: Any, way: str, where: int, after: int) -> tuple[tuple[str, str, bool], bool]:
+    """What comes of it on this rank, and whether the group can be used afterwards."""
+    came = caught(lambda: plain(_failing(group, where, after), **ways(group)[way]))
+    return came, torch.equal(plain(**ways(group)[way]).us, plain().us)
+
+
+def callback_raises(group: Any, way: str, where: int) -> tuple[str, str, bool]:
+    def callback(report: pr.IterationReport) -> None:
+        if report.iteration == 2 and dist.get_rank(group) == where:
+            raise LookupError("no")
+
+    return caught(lambda: plain(callback=callback, **ways(group)[way]))
+
+
+def callback_stops(group: Any, way: str, where: int) -> tuple[str, int]:
+    def callback(report: pr.IterationReport) -> bool:
+        return report.iteration == 2 and dist.get_rank(group) == where
+
+    solution = plain(callback=callback, **ways(group)[way])
+    return solution.status.name, int(solution.iterations)
+
+
+def they_disagree(group: Any, way: str, on: str) -> tuple[str, str, bool]:
+    other = dist.get_rank(group) == dist.get_world_size(group) - 1
+    options: dict[str, Any] = dict(ways(group)[way])
+    if on == "shape":
+        options["u0"] = U0[:3] if other else U0
+    elif on == "dtype":
+        options["u0"] = U0.float() if other else U0
+    elif on == "value":
+        options["u0"] = U0 + other
+    elif on == "grid":
+        options["grid"] = pr.TimeGrid.uniform(0.0, 3.0 + other, slices=6, steps=5)
+    elif on == "slices":
+        options["grid"] = pr.TimeGrid.uniform(0.0, 3.0, slices=6 + other, steps=5)
+    elif on == "fine":
+        options["fine"] = pr.Heun() if other else pr.RK4()
+    elif on == "stop":
+        options["stop"] = pr.Iterations(2 + other)
+    elif on == "noise":
+        seed = torch.Generator().manual_seed(int(other))
+        options["problem"] = pr.SDE(lambda t, u: -u, lambda t, u: 0.1 * u, generator=seed)
+        options["fine"], options["coarse"] = pr.EulerMaruyama(), pr.EulerMaruyama()
+    elif on == "refusal":
+        options["max_iterations"] = -1 if other else None
+    return caught(lambda: plain(**options))
+
+
+def gradients(group: Any, way: str) -> tuple[str, str, bool]:
+    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+    u0 = U0.clone().requires_grad_()
+    problem = pr.ODE(lambda t, u: weight * u)
+    return caught(lambda: pr.solve(problem, u0, GRID, fine=pr.RK4(), coarse=pr.Euler(), **ways(group)[way]))
+
+
+def refused(group: Any) -> list[tuple[str, str, bool]]:
+    lanes, blocks = pr.Distributed(group), pr.RankPipeline(group)
+    return [
+        caught(lambda: plain(executor=lanes, schedule=blocks)),
+        caught(lambda: plain(schedule=blocks, keep="all")),
+        caught(lambda: plain(schedule=blocks, dense=False)),
+        caught(lambda: plain(schedule=blocks, coarse=pr.Anderson(pr.Identity()))),
+        caught(lambda: plain(u0=U0.to("meta"), executor=lanes)),
+        caught(lambda: plain(executor=pr.Distributed("time"))),
+        caught(lambda: plain(schedule=pr.RankPipeline(dist.GroupMember.NON_GROUP_MEMBER))),
+    ]
+
+
+def a_rank_never_comes(group: Any, way: str) -> tuple[tuple[str, str, bool], float]:
+    """The last rank is elsewhere; the others give it up after the time told."""
+    began = time.perf_counter()
+    came = ("", "", False)
+    if dist.get_rank(group) < dist.get_world_size(group) - 1:
+        came = caught(lambda: plain(**ways(group, timeout=1.5)[way]))
+    return came, time.perf_counter() - began
+
+
+def a_signal(group: Any, way: str, where: int, number: int, path: str) -> tuple[tuple[str, str, bool], bool]:
+    """One rank gets a signal in the midst; then all go on from the checkpoint."""
+    if dist.get_rank(group) == where:
+        threading.Timer(0.4, os.kill, (os.getpid(), number)).start()
+
+    def slow(t: Tensor, u: Tensor) -> Tensor:
+        time.sleep(0.004)
+        return torch.cos(t) * u - 0.3 * u**3
+
+    problem = pr.ODE(slow, batching="native")
+    native = pr.ODE(lambda t, u: torch.cos(t)[:, None] * u - 0.3 * u**3, batching="native")
+    problem = pr.ODE(lambda t, u: slow(t[:, None], u), batching="native")
+    grid = pr.TimeGrid.uniform(0.0, 3.0, slices=12, steps=10)
+    came = caught(lambda: plain(problem, grid=grid, checkpoint=path, **ways(group)[way]))
+    handlers = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    again = plain(native, grid=grid, checkpoint=path, **ways(group)[way])
+    undisturbed = plain(native, grid=grid)
+    torch.testing.assert_close(again.us, undisturbed.us, rtol=1e-12, atol=0.0)
+    assert again.iterations == undisturbed.iterations == len(again.history)
+    return came, handlers
+
+
+# --- shapes of groups ------------------------------------------------------------------------------------------------
+
+
+def beside_a_sharded_model(group: Any) -> bool:
+    """A mesh of two dimensions: lanes over one, the columns of a layer over the other."""
+    from torch.distributed.device_mesh import DeviceMesh
+
+    mesh = DeviceMesh("cpu", torch.arange(4).reshape(2, 2), mesh_dim_names=("time", "model"))
+    model = mesh["model"].get_group()
+    torch.manual_seed(1)
+    weight = torch.randn(8, 6, dtype=torch.float64) / 3
+    mine = weight.chunk(2)[mesh["model"].get_local_rank()]
+
+    def f(t: Tensor, u: Tensor) -> Tensor:
+        hidden = torch.tanh(u @ mine.T) @ mine  # a part of the sum over hidden units
+        dist.all_reduce(hidden, group=model)
+        return -hidden
+
+    def whole(t: Tensor, u: Tensor) -> Tensor:
+        return -torch.tanh(u @ weight.T) @ weight
+
+    one = plain(pr.ODE(whole, batching="native"), stop=pr.Iterations(3))
+    problem = pr.ODE(f, batching="native")
+    many = plain(problem, stop=pr.Iterations(3), executor=pr.Distributed(mesh["time"]))
+    torch.testing.assert_close(many.us, one.us, rtol=1e-12, atol=1e-14)
+    return True
+
+
+def traffic(group: Any, slices: int, elements: int, iterations: int) -> dict[str, int]:
+    """Bytes of states that this rank has sent, as counted, and as seen at torch's own functions."""
+    from unittest import mock
+
+    from parareal import _block, _distributed
+
+    grid, u0 = pr.TimeGrid.uniform(0.0, 1.0, slices=slices, steps=3), torch.linspace(0.1, 1.0, elements)
+    seen, engines, lanes = [0], [], []
+    real, finish, settle = dist.isend, _block.BlockEngine.finish, _distributed._Joined.calls
+
+    def isend(tensor: Tensor, *args: Any, **more: Any) -> Any:
+        seen[0] += tensor.numel() * tensor.element_size()
+        return real(tensor, *args, **more)
+
+    def finished(engine: Any) -> None:
+        engines.append(engine.sent)
+        finish(engine)
+
+    def calls(self: Any, lanes_: int) -> int:
+        lanes.append(self.sent)
+        return settle(self, lanes_)
+
+    options: dict[str, Any] = {"stop": pr.Iterations(iterations), "grid": grid, "u0": u0}
+    problem = pr.ODE(lambda t, u: -u, batching="native")
+    with (
+        mock.patch.object(dist, "isend", isend),
+        mock.patch.object(_block.BlockEngine, "finish", finished),
+        mock.patch.object(_distributed._Joined, "calls", calls),
+    ):
+        plain(problem, schedule=pr.RankPipeline(group), **options)
+        run = plain(problem, executor=pr.Distributed(group), **options)
+    size = u0.numel() * u0.element_size()
+    return {
+        "edges": engines[0],
+        "all": seen[0],
+        "lanes": lanes[-1],
+        "evaluations": run.stats.evaluations,
+        "state": size,
+    }

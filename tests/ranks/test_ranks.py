@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from ranks import jobs
 from ranks.pool import Pool
 
 import parareal as pr
+
+WAYS = ("lanes", "blocks")
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +24,9 @@ def pool() -> Iterator[Pool]:
     made.close()
 
 
+# --- the same results ------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 @pytest.mark.parametrize(
     "law",
@@ -25,8 +34,157 @@ def pool() -> Iterator[Pool]:
         jobs.lanes_are_only_dealt_out,
         jobs.samples_too,
         jobs.blocks_give_the_iterates_of_barrier,
+        jobs.sums_in_other_rows_differ_by_rounding,
         jobs.any_correction_ends_with_the_serial_run,
     ],
 )
-def test_law(pool: Pool, size: int, law: object) -> None:
-    pool.run(size, law, 12)  # type: ignore[arg-type]
+def test_law(pool: Pool, size: int, law: Any) -> None:
+    pool.run(size, law, 12)
+
+
+def test_lanes_of_a_model_that_is_sharded_over_another_dimension(pool: Pool) -> None:
+    assert pool.run(4, jobs.beside_a_sharded_model) == [True] * 4
+
+
+# --- what is sent ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "slices"), [(2, 8), (3, 8), (4, 4), (4, 3)])
+def test_a_pipeline_sends_one_state_for_each_iteration_and_block_edge(pool: Pool, size: int, slices: int) -> None:
+    elements, iterations = 16384, 3
+    sent = pool.run(size, jobs.traffic, slices, elements, iterations)
+    least = pool.run(1, jobs.traffic, slices, elements, iterations)
+    assert least[0]["all"] == least[0]["lanes"] == 0
+    edges = min(size, slices) - 1
+    state = sent[0]["state"]
+    starts = [sum(len(part) for part in torch.arange(slices).tensor_split(size)[:r]) for r in range(1, edges + 1)]
+    # An edge is final, and sent no more, after as many iterations as there are slices on its left.
+    expected = sum(min(iterations, start) for start in starts) * state
+    assert sum(rank["edges"] for rank in sent) == pytest.approx(expected, rel=1e-3)  # and which are final: a byte
+    assert sum(rank["all"] for rank in sent) <= 1.1 * iterations * edges * state
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_lanes_send_their_values_and_nothing_else(pool: Pool, size: int) -> None:
+    sent = pool.run(size, jobs.traffic, 8, 4096, 3)
+    values = sent[0]["evaluations"] * sent[0]["state"]
+    # The last round's own bytes are counted after the figures are taken: it has at most as many lanes as slices.
+    assert sum(rank["lanes"] for rank in sent) <= values * (size - 1)
+    assert sum(rank["lanes"] for rank in sent) >= (values - 8 * sent[0]["state"]) * (size - 1)
+
+
+# --- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize(("where", "after"), [(0, 0), (0, 7), (1, 0), (1, 7)])
+def test_a_rank_that_raises_makes_all_raise(pool: Pool, way: str, size: int, where: int, after: int) -> None:
+    for rank, ((name, text, partial), usable) in enumerate(pool.run(size, jobs.one_raises, way, where, after)):
+        assert name == ("ZeroDivisionError" if rank == where else "RankError"), text
+        assert partial and usable
+        if rank != where:
+            assert f"rank {where} of {size} raised ZeroDivisionError: in call" in text
+            assert "Its traceback" in text and "in f" in text
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("where", [0, 2])
+def test_so_does_one_whose_callback_raises(pool: Pool, way: str, where: int) -> None:
+    for rank, (name, text, partial) in enumerate(pool.run(3, jobs.callback_raises, way, where)):
+        assert name == ("LookupError" if rank == where else "RankError"), text
+        assert partial
+
+
+@pytest.mark.parametrize("where", [0, 2])
+def test_any_callback_stops_lanes(pool: Pool, where: int) -> None:
+    assert pool.run(3, jobs.callback_stops, "lanes", where) == [("STOPPED", 2)] * 3
+
+
+def test_the_first_callback_stops_a_pipeline(pool: Pool) -> None:
+    assert pool.run(3, jobs.callback_stops, "blocks", 0) == [("STOPPED", 2)] * 3
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("on", "words"),
+    [
+        ("shape", "disagree on the state"),
+        ("dtype", "disagree on the state"),
+        ("value", "disagree on the initial state"),
+        ("grid", "disagree on the grid"),
+        ("slices", "disagree on the grid"),
+        ("fine", "disagree on the fine propagator"),
+        ("stop", "disagree on the stopping rule"),
+        ("noise", "disagree on the per-sample data or noise"),
+    ],
+)
+def test_ranks_that_disagree_are_told_so_on_every_rank(pool: Pool, way: str, on: str, words: str) -> None:
+    for name, text, _ in pool.run(3, jobs.they_disagree, way, on):
+        assert name == "ValueError"
+        assert words in text and "rank 2: " in text and "expected the same call" in text
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_one_rank_refuses_the_others_hear_of(pool: Pool, way: str) -> None:
+    answers = pool.run(3, jobs.they_disagree, way, "refusal")
+    assert [name for name, _, _ in answers] == ["RankError", "RankError", "ValueError"]
+    assert all("max_iterations" in text for _, text, _ in answers)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_gradients_are_refused(pool: Pool, way: str) -> None:
+    for name, text, _ in pool.run(2, jobs.gradients, way):
+        assert (name in ("ValueError", "RankError")) and "torch.no_grad()" in text
+
+
+def test_what_does_not_go_together_is_refused_on_every_rank(pool: Pool) -> None:
+    words = [
+        "expected how one process evaluates its lanes",
+        'keep="all" came with',
+        "dense=False came with",
+        "looks at all edges together",
+        "the state lies on 'meta'",
+        "group='time'",
+        "this process is not in it",
+    ]
+    for answers in pool.run(2, jobs.refused):
+        assert [name for name, _, _ in answers] == ["TypeError", *["ValueError"] * 4, "TypeError", "TypeError"]
+        for (_, text, _), word in zip(answers, words, strict=True):
+            assert word in text and "expected" in text
+
+
+def test_without_a_group_it_says_how_to_get_one() -> None:
+    for options in ({"executor": pr.Distributed()}, {"schedule": pr.RankPipeline()}):
+        with pytest.raises(ValueError, match=r"init_process_group\(\).*torchrun"):
+            jobs.plain(**options)
+
+
+@pytest.mark.parametrize("made", [pr.Distributed, pr.RankPipeline])
+def test_settings_are_checked(made: Any) -> None:
+    with pytest.raises(TypeError, match="timeout='1' is a str; expected seconds"):
+        made(timeout="1")
+    with pytest.raises(ValueError, match="timeout=0.0 is no time to wait"):
+        made(timeout=0.0)
+    with pytest.raises(TypeError, match="local is a Distributed; expected how one process"):
+        pr.Distributed(local=pr.Distributed())
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("where", [0, 1])
+def test_a_signal_on_any_rank_ends_all_in_order(pool: Pool, way: str, number: int, where: int, tmp_path: Path) -> None:
+    name = {signal.SIGINT: "KeyboardInterrupt", signal.SIGTERM: "SystemExit"}[signal.Signals(number)]
+    answers = pool.run(2, jobs.a_signal, way, where, int(number), str(tmp_path / "run.safetensors"))
+    assert [(came[0], came[2], handlers) for came, handlers in answers] == [(name, True, True)] * 2
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_rank_that_does_not_come_is_given_up(way: str) -> None:
+    pool = Pool(patience=60.0)
+    try:
+        for (name, text, _), seconds in pool.run(2, jobs.a_rank_never_comes, way)[:-1]:
+            assert name == "RankError" and "has not answered for 1.5 s" in text
+            assert seconds < 20
+    finally:
+        pool.close()
