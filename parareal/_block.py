@@ -30,7 +30,7 @@ from parareal._tree import State
 _STATUSES = list(Status)
 
 
-class Woken(Exception):
+class WokenError(Exception):
     """Another process has raised, or got a signal; all meet to hear what."""
 
 
@@ -62,7 +62,7 @@ class BlockEngine(Engine):
     def __init__(self, link: Link, sizes: list[int], **options: Any) -> None:
         self._blocks = list(pairwise(accumulate(sizes, initial=0)))
         self._link, rank = link, link.rank
-        super().__init__(**options | {"schedule": Wavefront(), "block": self._blocks[rank]})
+        super().__init__(**options, schedule=Wavefront(), block=self._blocks[rank])
         workers = [other for other, size in enumerate(sizes) if size]
         self._right = rank + 1 if rank + 1 in workers else None
         left = [rank - 1] if rank and rank in workers else []
@@ -95,7 +95,7 @@ class BlockEngine(Engine):
         """Goes on until an iteration is complete on all processes and decided about; see `Engine.advance`."""
         self._announce()
         it = self.iterates
-        if self._round == 0:
+        if self._round == 0 or it.open_to is None:
             it.open_to = it.held[:, :1]
             self._fronts = [it.frontier.copy() for _ in self._fronts]
         it.open_to = it.open_to + 1
@@ -133,11 +133,11 @@ class BlockEngine(Engine):
     def _heed(self, letter: Letter | None) -> None:
         """Puts a letter where it will be looked for."""
         if self._link.signal:
-            raise Woken
+            raise WokenError
         if letter is None:
             return
         if letter.kind is Kind.FAILED:
-            raise Woken
+            raise WokenError
         if letter.kind is Kind.LOST:
             raise self._link.lost(bytes(letter.content.numpy()).decode())
         if letter.kind is Kind.EDGE:
@@ -318,15 +318,9 @@ class BlockEngine(Engine):
         Raises:
             RankError, KeyboardInterrupt, SystemExit: What happened elsewhere.
         """
-        if not self._link.over:
-            try:
-                self._post.tell_all(Kind.FAILED)
-                self._post.close(quietly=True)
-            except RuntimeError:
-                self._link.over = True
-        else:
-            self._post.close(quietly=True)
-        if isinstance(error, Woken):
+        self._post.tell_all(Kind.FAILED, quietly=True)
+        self._post.close(quietly=True)
+        if isinstance(error, WokenError):
             self._link.settle()
             raise RankError("another process has ended the run") from None
 

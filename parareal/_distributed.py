@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any
 
 import torch
@@ -61,7 +60,7 @@ class Distributed(Executor):
         check_timeout(self.timeout)
 
     @contextmanager
-    def joined(self) -> Iterator[Executor]:
+    def joined(self) -> Generator[Executor]:
         """This executor in a run; the others are told when an exception leaves it."""
         with linked(self.group, self.timeout, "pr.Distributed()") as link:
             yield _Joined(self, link)
@@ -80,14 +79,14 @@ class Distributed(Executor):
 
 def check_timeout(timeout: Any) -> None:
     """Raises unless it is a number of seconds."""
-    if isinstance(timeout, bool) or not isinstance(timeout, Real):
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
         raise TypeError(f"timeout={timeout!r} is a {type(timeout).__name__}; expected seconds, such as 300.0")
     if not 0 < timeout < float("inf"):
         raise ValueError(f"timeout={timeout!r} is no time to wait; expected seconds above 0, such as 300.0")
 
 
 @contextmanager
-def linked(group: Any, timeout: float, name: str) -> Iterator[Link]:
+def linked(group: Any, timeout: float, name: str) -> Generator[Link]:
     """A link to the others, who hear of signals and of an exception that leaves it."""
     link = Link(group, timeout, name)
 

@@ -41,7 +41,7 @@ class Executor(ABC):
         """What evaluates the rounds of one run, for as long as it lasts."""
         return nullcontext(self)
 
-    def meet(self, state: State, parts: Callable[[], dict[str, Any]]) -> None:
+    def meet(self, state: State, parts: Callable[[], dict[str, Any]]) -> None:  # noqa: B027  nobody to meet
         """Raises on every process, before any work, unless all came with the same ``parts``."""
 
     def agree(self, figures: Tensor) -> Tensor:

@@ -246,7 +246,7 @@ def as_bytes(whole: Tensor) -> Tensor:
     return (torch.view_as_real(whole) if whole.is_complex() else whole).reshape(-1).view(torch.uint8)
 
 
-_all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_all_gather: Any = getattr(dist, "all_gather_single", None) or getattr(dist, "all_gather_into_tensor")  # noqa: B009  by age
 _controls: dict[Any, Any] = {}
 
 

@@ -87,10 +87,16 @@ class Post:
         while len(self._under_way[to]) > 8:
             self._link.wait(self._under_way[to].popleft()[0])
 
-    def tell_all(self, kind: Kind, number: int = 0, clock: int = 0, content: Tensor | None = None) -> None:
-        """Sends a letter to everybody who reads."""
+    def tell_all(
+        self, kind: Kind, number: int = 0, clock: int = 0, content: Tensor | None = None, quietly: bool = False
+    ) -> None:
+        """Sends a letter to everybody who reads; ``quietly`` where some may be gone."""
         for rank in self._readers:
-            self.send(rank, kind, number, clock, content)
+            try:
+                self.send(rank, kind, number, clock, content)
+            except RuntimeError:
+                if not quietly:
+                    raise
 
     def take(self, seconds: float = 0.0) -> Letter | None:
         """The next letter, waited for as long as told; ``None`` where none has come."""
@@ -100,9 +106,11 @@ class Post:
             return None
 
     def close(self, quietly: bool = False) -> None:
-        """Says goodbye, and waits until the others have; ``quietly`` where they may be gone."""
+        """Says goodbye, and waits until the others have; ``quietly`` where they may be gone, and are not waited for."""
+        self.tell_all(Kind.BYE, quietly=quietly)
+        if self._link.over:
+            return
         try:
-            self.tell_all(Kind.BYE)
             for letters in self._under_way.values():
                 while letters:
                     self._link.wait(letters.popleft()[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,9 +35,10 @@ class RankPipeline(Schedule):
     First guesses are computed by every process for itself, from the start of the grid to the end of its block, which
     takes no longer than waiting for them. Rounds are those of the longest chain of calls through all processes;
     evaluations are the sum over all of them. Each evaluates its lanes with the ``executor`` of `solve`, a `Batched` or
-    `Serial`. Which lanes share a call depends on when messages come, so that a right-hand side with messages of its own,
-    such as a model split over processes, belongs under `Distributed`. A callback is called everywhere; what it returns counts on the first process. States are handed over
-    through the memory of the host. Nothing is differentiated across processes.
+    `Serial`. A callback is called everywhere; what it returns counts on the first process. States are handed over
+    through the memory of the host. Nothing is differentiated across processes. Which lanes share a call depends on when
+    messages come: a right-hand side with messages of its own, as a model split over processes has, belongs under
+    `Distributed`, where all processes make their calls in one order.
 
     Args:
         group: A process group; a `torch.distributed.device_mesh.DeviceMesh` of one dimension; or ``None`` for the
@@ -70,7 +71,7 @@ class RankPipeline(Schedule):
         return progress.fine_ready, progress.coarse_ready
 
     @contextmanager
-    def joined(self, executor: Executor) -> Iterator[Executor]:
+    def joined(self, executor: Executor) -> Generator[Executor]:
         """An executor in a run of this schedule."""
         check_inner(executor, "executor beside schedule=pr.RankPipeline()")
         with linked(self.group, self.timeout, "pr.RankPipeline()") as link:

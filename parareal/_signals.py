@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
 
 @contextmanager
-def held_back(note: Callable[[int], None]) -> Iterator[Callable[[], None]]:
+def held_back(note: Callable[[int], None]) -> Generator[Callable[[], None]]:
     """SIGINT and SIGTERM are noted instead of raised, so that processes that wait for each other can stop together.
 
     A second one goes its usual way at once. What was noted and not heeded by the end is sent again.
@@ -48,7 +48,7 @@ def held_back(note: Callable[[int], None]) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def raising() -> Iterator[None]:
+def raising() -> Generator[None]:
     """SIGTERM raises SystemExit, as SIGINT raises KeyboardInterrupt: what is open can be closed."""
     previous: dict[int, Any] = {}
 
@@ -64,7 +64,7 @@ def raising() -> Iterator[None]:
 
 
 def _install(previous: dict[int, Any], numbers: tuple[int, ...], handle: Callable[[int, Any], None]) -> None:
-    """Takes the place of usual handlers; those of somebody else are left alone, and so is all outside the main thread."""
+    """Takes the place of usual handlers; those of somebody else are left alone, and other threads can have none."""
     if threading.current_thread() is not threading.main_thread():
         return
     for number in numbers:

@@ -11,10 +11,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-import pytest
 import torch
 import torch.distributed as dist
 from hypothesis import Phase, given, settings
@@ -47,7 +45,8 @@ def solve(case: Case, coarse: pr.Correction, **options: Any) -> pr.Solution:
 def same_run(a: pr.Solution, b: pr.Solution, rtol: float = 0.0) -> None:
     """The same decisions and states, bit for bit, and the same figures within ``rtol``; costs apart."""
     torch.testing.assert_close(a.us, b.us, rtol=0.0, atol=0.0, equal_nan=True)  # edges not reached hold NaN
-    assert a.status is b.status and a.sample_status == b.sample_status
+    assert a.status is b.status
+    assert a.sample_status == b.sample_status
     assert torch.equal(torch.as_tensor(a.iterations), torch.as_tensor(b.iterations))
     assert len(a.history) == len(b.history)
     for x, y in zip(a.history, b.history, strict=True):

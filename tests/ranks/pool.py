@@ -6,6 +6,7 @@ for with a group of just these; what it returns comes back from all of them, and
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -27,10 +28,9 @@ def serve(rank: int, store: str, pipe: Connection) -> None:
     """What each process does until it is told to end."""
     import faulthandler
 
+    import conftest  # noqa: F401  the profile of Hypothesis, and torch's threads
     import torch
     import torch.distributed as dist
-
-    import conftest  # noqa: F401  the profile of Hypothesis, and torch's threads
 
     faulthandler.register(signal.SIGUSR1)  # where it hangs, if it does
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=MOST)
@@ -82,10 +82,8 @@ class Pool:
 
     def close(self) -> None:
         for pipe in self._pipes:
-            try:
+            with contextlib.suppress(OSError):
                 pipe.send(None)
-            except OSError:
-                pass
         for process in self._processes:
             process.join(5)
             if process.is_alive():
