@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from parareal import _tree
-from parareal._executor import Batched, Executor, check_inner
+from parareal._executor import Batched, Executor, blocks, check_inner
 from parareal._link import Like, Link
 from parareal._signals import held_back
 from parareal._standing import Identity, nameless
@@ -63,7 +63,8 @@ class Distributed(Executor):
     def joined(self) -> Generator[Executor]:
         """This executor in a run; the others are told when an exception leaves it."""
         with linked(self.group, self.timeout, "pr.Distributed()") as link:
-            yield _Joined(self, link)
+            with self.local.joined() as local:
+                yield _Joined(link, local)
             link.settle()  # nobody leaves before all have done
 
     def evaluate(self, fn: Callable[..., State], args: tuple[Any, ...], lanes: int) -> State:
@@ -101,11 +102,6 @@ def linked(group: Any, timeout: float, name: str) -> Generator[Link]:
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 heed()
             raise
-
-
-def blocks(count: int, parts: int) -> list[int]:
-    """``count`` things in ``parts`` blocks as even as can be: the sizes, larger ones first."""
-    return [count // parts + (i < count % parts) for i in range(parts)]
 
 
 def signature(parts: dict[str, Any]) -> dict[str, str]:
@@ -181,9 +177,9 @@ class Crew(Executor):
 class _Joined(Crew):
     """A `Distributed` in one run."""
 
-    def __init__(self, settings: Distributed, link: Link) -> None:
+    def __init__(self, link: Link, local: Executor) -> None:
         super().__init__(link, "pr.Distributed()")
-        self._local = settings.local
+        self._local = local
         self._known: dict[Any, State] = {}
 
     def agree(self, figures: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 from parareal import _tree
 from parareal._block import BlockEngine
 from parareal._correction import Correction
-from parareal._distributed import Crew, blocks, check_timeout, linked
-from parareal._executor import Executor, check_inner
+from parareal._distributed import Crew, check_timeout, linked
+from parareal._executor import Executor, blocks, check_inner
 from parareal._link import Link
 from parareal._schedule import Bools, Progress, Schedule
 from parareal._tree import State
@@ -75,7 +75,8 @@ class RankPipeline(Schedule):
         """An executor in a run of this schedule."""
         check_inner(executor, "executor beside schedule=pr.RankPipeline()")
         with linked(self.group, self.timeout, "pr.RankPipeline()") as link:
-            yield InBlock(link, executor)
+            with executor.joined() as local:
+                yield InBlock(link, local)
             link.settle()  # nobody leaves before all have done
 
 
