@@ -51,7 +51,10 @@ examples: $(STAMP) ## every script in examples/, results into out/, their counts
 	@set -e; for script in examples/*.py; do \
 		[ -e "$$script" ] || continue; \
 		echo "== $$script"; said="$(OUT)/$$(basename "$$script" .py).txt"; \
-		$(BIN)/python "$$script" > "$$said" || { cat "$$said"; exit 1; }; cat "$$said"; \
+		start="$(BIN)/python"; \
+		case "$$script" in examples/distributed_*) \
+			start="env OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node=2";; esac; \
+		$$start "$$script" > "$$said" || { cat "$$said"; exit 1; }; cat "$$said"; \
 	done
 	$(BIN)/python scripts/check_gallery.py "$(OUT)"
 

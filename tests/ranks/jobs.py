@@ -328,6 +328,22 @@ def a_signal(group: Any, way: str, where: int, number: int, path: str) -> tuple[
     return came, handlers
 
 
+def halted(group: Any, way: str, path: str) -> int:
+    """Stops after two iterations, which are saved."""
+    return int(plain(checkpoint=path, callback=lambda report: report.iteration == 2, **ways(group)[way]).iterations)
+
+
+def gone_on(group: Any, way: str, path: str) -> tuple[float, list[int], int]:
+    """Goes on from there: how far from an undisturbed run it ends, iterations made now, and all of them."""
+    made: list[int] = []
+    again = plain(checkpoint=path, callback=lambda report: made.append(report.iteration), **ways(group)[way])
+    return float((again.us - plain().us).abs().max()), made, len(again.history)
+
+
+def foreign(group: Any, way: str, path: str) -> tuple[str, str, bool]:
+    return caught(lambda: plain(checkpoint=path, **ways(group)[way]))
+
+
 # --- shapes of groups ------------------------------------------------------------------------------------------------
 
 

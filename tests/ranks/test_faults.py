@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from ranks import faults
 
 import parareal as pr
 
-KILLS = 0
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "distributed_ode.py"
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +36,19 @@ def test_a_killed_job_goes_on_where_it_was(
         # Lanes are stepped beside others than in one process: a few units of rounding.
         torch.testing.assert_close(us, undisturbed.us, rtol=1e-13, atol=0.0)
         assert iterations == reports == undisturbed.iterations == faults.SLICES
+
+
+def test_torchrun_starts_a_killed_job_again(tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=2"]
+    script = [str(EXAMPLE), "--checkpoint", str(tmp_path / "run.file"), "--fail-at", "3"]
+    done = subprocess.run(
+        [*torchrun, *script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo")},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    # It died once in each way, and what had been solved before was not solved again.
+    assert done.stdout.count("the sequential run takes") == 3
+    assert done.stdout.count("blocks of slices: 6 iterations") == 1

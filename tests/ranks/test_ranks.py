@@ -185,6 +185,32 @@ def test_a_signal_on_any_rank_ends_all_in_order(pool: Pool, way: str, number: in
     assert [(came[0], came[2], handlers) for came, handlers in answers] == [(name, True, True)] * 2
 
 
+@pytest.mark.parametrize(("before", "after"), [(("blocks", 3), ("lanes", 2)), (("lanes", 3), ("blocks", 2))])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_job_goes_on_with_other_ranks_in_another_way(
+    pool: Pool, before: tuple[str, int], after: tuple[str, int], damaged: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.safetensors"
+    assert pool.run(before[1], jobs.halted, before[0], str(path)) == [2] * before[1]
+    if damaged:  # then the one before it is taken
+        path.write_bytes(path.read_bytes()[:-100])
+    (way, size), expected = after, list(range(3, 7))  # it was saved once more as it ended
+    for difference, made, reports in pool.run(size, jobs.gone_on, way, str(path)):
+        assert difference <= 1e-14  # states are of size 1
+        assert made == expected
+        assert reports == 6
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_foreign_checkpoint_is_refused_on_every_rank(pool: Pool, way: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    path.write_bytes(b"something else")
+    for rank, (name, text, _) in enumerate(pool.run(2, jobs.foreign, way, str(path))):
+        assert name == ("RankError" if rank else "ValueError")
+        assert "the checkpoint cannot be gone on from" in text
+    assert path.read_bytes() == b"something else"
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_rank_that_does_not_come_is_given_up(way: str) -> None:
     pool = Pool(patience=60.0)
