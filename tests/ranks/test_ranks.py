@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import jobs
+from ranks import jobs, kinds
 from ranks.pool import Pool
 
 import parareal as pr
@@ -221,3 +221,12 @@ def test_a_rank_that_does_not_come_is_given_up(way: str) -> None:
             assert seconds < 20
     finally:
         pool.close()
+
+
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_kinds_of_problems_and_methods(pool: Pool, kind: str) -> None:
+    for found in pool.run(3, kinds.runs, kind):
+        for difference, same, status, _ in found:
+            assert same, status
+            # Stacks of other heights are rounded otherwise; states are of size 1, and errors grow little.
+            assert difference <= {"half": 0.04, "nested": 1e-6}.get(kind, 1e-13)
