@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,34 +20,18 @@ from parareal import _tree
 from parareal._engine import Engine, Figures
 from parareal._flight import Counters, play_round
 from parareal._judge import account
-from parareal._link import Like, Link, RankError, as_bytes
+from parareal._link import Like, Link, RankError
+from parareal._packets import Packet, edge_content, edge_states
 from parareal._post import Kind, Letter, Post, pack, unpack
-from parareal._schedule import Bools, Ints, Wavefront
+from parareal._schedule import Ints, Wavefront
 from parareal._solution import Status
 from parareal._stop import Floats
-from parareal._tree import State
 
 _STATUSES = list(Status)
 
 
 class WokenError(Exception):
     """Another process has raised, or got a signal; all meet to hear what."""
-
-
-class Packet(NamedTuple):
-    """What a block's edges have moved by in an iteration.
-
-    Attributes:
-        grid: Figures of each slice's right edge, ``(M, B, 1 + C)``.
-        moved: Systems, slices, iterates, whether final, ``(P,)`` each, and their figures, ``(P, C)``.
-        finite: Whether the states at the frontiers are, ``(M,)``.
-        frontier: ``(M,)``.
-    """
-
-    grid: Floats
-    moved: tuple[Ints, Ints, Ints, Bools, Floats]
-    finite: Bools
-    frontier: Ints
 
 
 class BlockEngine(Engine):
@@ -158,7 +142,7 @@ class BlockEngine(Engine):
             return False
         self._edge = None
         like = it.u.peek(np.arange(it.systems) * (it.slices + 1), np.maximum(it.held[:, 0], 0))
-        value, final = _states(letter.content, like, it.systems)
+        value, final = edge_states(letter.content, like, it.systems)
         self.counters.rounds = max(self.counters.rounds, letter.clock)
         it.receive(value, expected, final)
         return True
@@ -169,7 +153,7 @@ class BlockEngine(Engine):
         if self._right is not None:
             ids = np.arange(it.systems) * (it.slices + 1) + it.end
             value = it.u.take(ids, np.maximum(it.held[:, it.end], 0))
-            content = _content(value, it.frontier >= it.end)
+            content = edge_content(value, it.frontier >= it.end)
             self._post.send(self._right, Kind.EDGE, self._round, self.counters.rounds, content)
         complete = self._part.nonzero()[0]
         figures, known = self._measure(complete)
@@ -323,22 +307,3 @@ class BlockEngine(Engine):
         if isinstance(error, WokenError):
             self._link.settle()
             raise RankError("another process has ended the run") from None
-
-
-def _content(value: State, final: Bools) -> torch.Tensor:
-    """States of all systems and what is final, as bytes on the host."""
-    parts = [as_bytes(leaf.detach().contiguous()).cpu() for leaf in _tree.leaves(value)]
-    return torch.cat([*parts, torch.from_numpy(final).to(torch.uint8)])
-
-
-def _states(content: torch.Tensor, like: State, systems: int) -> tuple[State, Bools]:
-    """The inverse of `_content`, for states that look like ``like``."""
-    parts: list[torch.Tensor] = []
-    at = 0
-    for leaf in _tree.leaves(like):
-        size = leaf.numel() * leaf.element_size()
-        raw, at = content[at : at + size].clone(), at + size
-        real = raw.view(leaf.real.dtype if leaf.is_complex() else leaf.dtype)
-        whole = torch.view_as_complex(real.reshape(*leaf.shape, 2)) if leaf.is_complex() else real.reshape(leaf.shape)
-        parts.append(whole.to(leaf.device))
-    return _tree.rebuild(parts, like), content[-systems:].numpy() > 0
