@@ -14,13 +14,15 @@ import parareal as pr
 from diffusion_adapters._conditioning import map_tensors
 from diffusion_adapters._model import DiffusionModel
 from diffusion_adapters._noise import start_noise
-from diffusion_adapters._sample import SampleResult, fine_of, sample
+from diffusion_adapters._sample import SampleResult, correction_of, fine_of, grid_of, sample
 from diffusion_adapters._sde import NoisyFlow
 from diffusion_adapters._spacing import Spacing
 from diffusion_adapters._validate import count
+from parareal._check import check_instance
 from parareal._costs import Hopeless, Recording, state_bytes, time_rounds
 from parareal._plan import conclude
 from parareal._trials import trial
+from parareal._ways import check_budget
 
 WIDTHS = (4, 8, 16, 32, 64, 100)
 
@@ -32,7 +34,7 @@ def plan(
     steps: int = 50,
     spacing: Spacing | None = None,
     solver: str | pr.Integrator = "ddim",
-    coarse: Sequence[str | pr.Correction | pr.Integrator] = ("gaussian",),
+    coarse: str | pr.Correction | pr.Integrator | Sequence[str | pr.Correction | pr.Integrator] = ("gaussian",),
     widths: Sequence[int] = WIDTHS,
     rtol: float = 1e-3,
     generator: Any = None,
@@ -49,8 +51,8 @@ def plan(
         steps: As in `sample`.
         spacing: As in `sample`.
         solver: As in `sample`.
-        coarse: What to try for it.
-        widths: Widths to try, as far as there are so many steps.
+        coarse: What to try for it, one or several.
+        widths: Widths to try; those of more than there are slices mean all of them.
         rtol: As in `sample`.
         generator: As in `sample`.
         budget: Seconds after which no further candidate is tried.
@@ -60,8 +62,8 @@ def plan(
 
     Raises:
         TypeError, ValueError: An argument is not what it should be.
-        Exception: What the network raises on a single row; on more of them, out of memory for instance, it is reported,
-            and such widths are left out.
+        Exception: What the network raises on a single row, or in the serial sampler; on more of them, out of memory for
+            instance, it is reported, and such widths are left out.
 
     Examples:
         >>> import torch, diffusion_adapters as da
@@ -71,12 +73,19 @@ def plan(
         16
     """
     begun = time.perf_counter()
+    check_instance(model, DiffusionModel, "model", 'da.DiffusionModel(network, da.VP(), "eps")')
+    check_budget(budget)
+    if isinstance(widths, int):
+        raise TypeError(f"widths is an int; expected a list, such as [{widths}]")
     state = start_noise(noise, None if isinstance(noise, Tensor) else generator, model)
     given = {"steps": steps, "spacing": spacing, "solver": solver, "rtol": rtol, "throw": False}
     number, fine = len(model.noise_schedule.times(steps, spacing)) - 1, fine_of(solver)
     for width in widths:
         count(width, "widths")
-    ways = [(min(width, number), one) for one in coarse for width in sorted(widths)]
+    several = [coarse] if isinstance(coarse, str | pr.Correction | pr.Integrator) else coarse
+    points = torch.arange(number + 1.0, dtype=torch.float64)
+    most = [grid_of(points, None, correction_of(one, fine), fine).num_slices for one in several]
+    ways = [(min(width, n), one) for one, n in zip(several, most, strict=True) for width in sorted(widths)]
     ways = list(dict.fromkeys(ways))
     if not ways or not len(state):
         raise ValueError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,7 +97,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def first_call(
-    problem: Any, fine: Integrator, grid: Any, systems: State, rows: State
+    problem: Any, fine: Integrator, grid: Any, systems: State, rows: State, executor: Executor
 ) -> Callable[[int], Callable[[], Any]]:
     """The first evaluation of a fine step, on any number of lanes that all stand at the beginning."""
     problem = problem.bind(_tree.one(systems, 0), grid, fine)
@@ -121,8 +122,8 @@ def first_call(
         extra = () if given is None else (given,)
         while getattr(request[0], "free", False):
             request = stages.send(request[0](*request[1:], *extra))
-        function, arguments = request[0], request[1:]
-        return lambda: function(*arguments, *extra)
+        function, arguments = request[0], (*request[1:], *extra)
+        return lambda: executor.evaluate(function, arguments, lanes)
 
     return call
 
@@ -147,6 +148,16 @@ class Recording(Executor):
     lanes: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
+
+    @contextmanager
+    def joined(self) -> Generator[Executor]:
+        """This executor, while ``inner`` is in the run."""
+        alone = self.inner
+        with alone.joined() as self.inner:
+            try:
+                yield self
+            finally:
+                self.inner = alone
 
     def evaluate(self, fn: Callable[..., State], args: tuple[Any, ...], lanes: int) -> State:
         """As ``inner`` does."""

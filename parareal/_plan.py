@@ -11,16 +11,20 @@ from parareal import _tree
 from parareal._check import as_lanes, check_instance, check_state
 from parareal._correction import Correction
 from parareal._costs import RoundTimes, first_call, state_bytes, table, time_rounds
-from parareal._executor import Executor
+from parareal._distributed import Distributed
+from parareal._executor import Batched, Executor
 from parareal._grid import TimeGrid, check_count
+from parareal._jacobian import Jacobian
 from parareal._problem import Problem
+from parareal._rank_pipeline import RankPipeline
 from parareal._schedule import Barrier, Schedule, Wavefront
-from parareal._solution import Solution
+from parareal._solution import Solution, Status
 from parareal._solve import serial, solve
 from parareal._stop import StoppingRule, Tolerance
 from parareal._tree import State
-from parareal._trials import Candidate, serial_time, shown, time_of, trial, untried
-from parareal._ways import lanes_of, name_of, points_of, ways_to_solve
+from parareal._trials import SLOW, Candidate, serial_time, shown, shown_bytes, time_of, trial, untried
+from parareal._ways import check_budget, lanes_of, name_of, points_of, ways_to_solve
+from parareal._wrappers import Wrapper
 from parareal.integrators import Integrator
 from parareal.theory._makespan import makespan
 
@@ -75,9 +79,9 @@ class Plan:
         )
         failed = "".join(f"\nA round of {lanes} lanes fails: {said}" for lanes, said in self.round_times.failed.items())
         serial_row = ["serial", shown(self.serial_seconds), "1.00", str(self.serial_rounds), str(self.serial_rounds)]
-        rows = [[*serial_row, "", "1", ""]]
+        rows = [[*serial_row, "", "1", "", ""]]
         for one in self.candidates:
-            sign = "" if one.finished else "> "
+            sign = "" if one.finished or one.seconds == float("inf") else "> "
             rows.append(
                 [
                     one.name,
@@ -87,11 +91,12 @@ class Plan:
                     str(one.evaluations),
                     str(one.iterations),
                     str(one.max_lanes),
+                    shown_bytes(one.memory),
                     one.note,
                     *([] if self.workers is None else ["" if one.on_workers is None else shown(one.on_workers)]),
                 ]
             )
-        header = ["candidate", "time", "speed-up", "rounds", "evaluations", "iterations", "lanes", ""]
+        header = ["candidate", "time", "speed-up", "rounds", "evaluations", "iterations", "lanes", "memory", ""]
         if self.workers is not None:
             rows[0].append("")
             header.append(f"on {self.workers} devices")
@@ -130,11 +135,12 @@ def plan(
             corrections without a propagator one slice a step.
         schedules: ``None`` for `Wavefront`, and for many slices `Windowed` in some widths.
         stop: The rule that solutions are held to; as in `solve`.
-        executor: As in `solve`.
+        executor: As in `solve`, but of one process.
         samples: As in `solve`.
-        workers: Predict for so many devices like this one, of which each takes one lane at a time and messages cost
-            nothing, by laying out the solves in time (`parareal.theory.makespan`). Trials then go to their end, since
-            what is slow on one device may be quick on many; `Windowed` is not predicted.
+        workers: Predict for so many devices like this one, of which each takes one lane at a time, as quickly as the
+            serial run does, and messages cost nothing, by laying out the solves in time (`parareal.theory.makespan`).
+            Trials then go to their end, since what is slow on one device may be quick on many. Neither `Windowed` nor
+            methods whose evaluations vary are predicted.
         budget: Seconds after which no further candidate is tried.
 
     Returns:
@@ -142,8 +148,8 @@ def plan(
 
     Raises:
         TypeError, ValueError: An argument is not what it should be, or leaves no candidate.
-        Exception: Whatever the right-hand side raises on a single lane. What it raises on more of them, out of memory
-            for instance, is reported, and such numbers of lanes are left out.
+        Exception: Whatever the right-hand side raises on a single lane, or in the serial run. What it raises on more of
+            them, out of memory for instance, is reported, and such numbers of lanes are left out.
 
     Examples:
         >>> import torch, parareal as pr
@@ -160,14 +166,21 @@ def plan(
     own = points if isinstance(grid, tuple) else grid
     if workers is not None:
         check_count(workers, "workers")
+    check_budget(budget)
+    executor = _of_one_process(executor)
     stop = Tolerance() if stop is None else stop
     systems = as_lanes(u0, count if samples else None)
     device = _tree.leaves(u0)[0].device
     ways = ways_to_solve(points, own, fine, coarse, slices, schedules)
+    if any(isinstance(schedule, RankPipeline) for _, _, schedule in ways):
+        raise ValueError(
+            "schedules has RankPipeline, and one process plans; expected pr.Wavefront(), and workers=P for P"
+        )
     data = problem.rows(count if samples else None, device)
     rows = None if data is None else as_lanes(data, count if samples else None)
     most = max(lanes_of(cut, schedule) for cut, _, schedule in ways) * (count if samples else 1)
-    times = time_rounds(first_call(problem, fine, own, systems, rows), most, device)
+    with executor.joined() as joined:
+        times = time_rounds(first_call(problem, fine, own, systems, rows, joined), most, device)
 
     def run_serial(part: TimeGrid) -> Solution:
         return serial(problem, u0, part, fine=fine, samples=samples, executor=executor)
@@ -195,14 +208,28 @@ def plan(
             second = trial(run, name, settings, memory, limit, times, device, executor)
             candidate = second if second.finished and second.seconds < candidate.seconds else candidate
         if workers is not None and candidate.finished:
-            candidate = replace(candidate, on_workers=_on_workers(candidate, fine, times(1), workers))
+            candidate = replace(candidate, on_workers=_on_workers(candidate, fine, seconds / rounds, workers))
         tried.append(candidate)
     return conclude(tried, seconds, rounds, times, time.perf_counter() - begun, workers)
 
 
+def _of_one_process(executor: Executor | None) -> Executor:
+    """Batched by default; others would end trials at times of their own."""
+    executor = Batched() if executor is None else executor
+    check_instance(executor, Executor, "executor", "pr.Batched()")
+    if isinstance(executor, Distributed):
+        raise ValueError("executor is a Distributed, and one process plans; expected pr.Batched(), and workers=P for P")
+    return executor
+
+
 def _on_workers(one: Candidate, fine: Integrator, evaluation: float, workers: int) -> float | None:
-    """Seconds on so many devices, from what an evaluation takes on one lane; ``None`` where solves vary in length."""
+    """Seconds on so many devices, from what an evaluation takes in the serial run; ``None`` where solves vary."""
     grid: TimeGrid = one.settings["grid"]
+    base = one.settings["coarse"]
+    while isinstance(base, Wrapper):
+        base = base.correction
+    if isinstance(base, Jacobian):  # its lanes have more to do than those of the serial run
+        return None
     schedule, propagator = one.settings["schedule"], one.settings["coarse"].propagator
     coarse = 0 if propagator is None else propagator.evaluations
     if not isinstance(schedule, Barrier | Wavefront) or fine.evaluations is None or coarse is None or fine.implicit:
@@ -227,19 +254,39 @@ def conclude(
             f"{seconds / taken:.2f} times as fast."
         )
     else:
-        reason = f"Nothing beats the serial run here ({shown(seconds)}): {_why(tried, times, rounds)}"
+        reason = _failure(tried) or (
+            f"Nothing beats the serial run here ({shown(seconds)}): {_why(tried, times, rounds, workers)}"
+        )
     return Plan(tuple(tried), seconds, rounds, times, best, reason, cost, workers)
 
 
-def _why(tried: list[Candidate], times: RoundTimes, rounds: int) -> str:
+def _failure(tried: list[Candidate]) -> str:
+    """Why there is nothing to compare, if there is not."""
+    notes = [one.note for one in tried]
+    for status in (Status.NONFINITE, Status.UNSOLVED):
+        if status.name.lower() in notes and not any(one.finished for one in tried):
+            return f"Nothing is recommended: {status.value}"
+    if not any(one.finished or one.note == SLOW for one in tried):
+        return f"Nothing is recommended, since no candidate was tried to its end: {notes[0]}."
+    return ""
+
+
+def _why(tried: list[Candidate], times: RoundTimes, rounds: int, workers: int | None) -> str:
+    finished = [one for one in tried if one.finished]
+    if workers is not None and finished:
+        if finished[0].on_workers is None:
+            return (
+                f"what the candidates take on {workers} devices cannot be predicted; expected Barrier or Wavefront, "
+                "and methods of a fixed number of evaluations."
+            )
+        return f"on {workers} devices {finished[0].name} takes {shown(finished[0].on_workers)}."
     wide = min(times.lanes[-1], 8)
     factor = times(wide) / times(1)
-    if factor > wide / 2:
+    if wide >= 4 and factor > wide / 2 and times(wide) / times(2) > wide / 4:  # vmap costs the second lane something
         return (
             f"a round of {wide} lanes takes {factor:.1f} times as long as one of a single lane, so that lanes do not "
             "run side by side on this device."
         )
-    finished = [one for one in tried if one.finished]
     if finished and finished[0].rounds >= rounds / 2:
         return (
             f"the best candidate takes {finished[0].rounds} rounds and the serial run {rounds}: the correction does "

@@ -14,6 +14,8 @@ from parareal._executor import Batched, Executor
 from parareal._grid import TimeGrid
 from parareal._solution import Solution
 
+SLOW = "ended: slower than what is known"
+
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
@@ -80,8 +82,12 @@ def trial(
             note, finished = solution.status.name.lower(), False
     except Hopeless:
         own = max(0.0, time.perf_counter() - recording.started - sum(recording.seconds))
-        note, finished = "ended: slower than what is known", False
-    except (RuntimeError, MemoryError) as error:
+        note, finished = SLOW, False
+    except (RuntimeError, MemoryError, ValueError) as error:  # as in `time_rounds`; before any round it is the caller's
+        if isinstance(error, ValueError) and not recording.lanes:
+            raise
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
         own = 0.0
         note, finished = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:60], False
     # What calls took is taken from this run where it is less than what was measured on single calls, and the other way
@@ -136,6 +142,14 @@ def serial_time(run: Callable[[TimeGrid], Solution], grid: TimeGrid, device: tor
 def untried(name: str, settings: dict[str, Any], memory: int, lanes: int, note: str) -> Candidate:
     """A candidate without a trial."""
     return Candidate(name, settings, float("inf"), 0, 0, 0, lanes, memory, False, note)
+
+
+def shown_bytes(count: int) -> str:
+    """A size with its unit."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} B"
 
 
 def shown(seconds: float) -> str:

@@ -24,7 +24,7 @@ def points_of(grid: Any) -> TimeGrid:
         return grid
     if isinstance(grid, tuple | list) and len(grid) == 3:
         check_count(grid[2], "steps of the span")
-        return TimeGrid.uniform(float(grid[0]), float(grid[1]), slices=1, steps=grid[2])
+        return TimeGrid.uniform(grid[0], grid[1], slices=1, steps=grid[2])
     raise TypeError(f"grid is {grid!r}; expected a TimeGrid, or a span (t0, t1, steps) such as (0.0, 10.0, 1000)")
 
 
@@ -35,6 +35,9 @@ def ways_to_solve(
     if coarse is None:
         coarse = (Secant(Identity()), Euler())
     corrections = [Coarse(one) if isinstance(one, Integrator) else one for one in _several(coarse)]
+    for name, given, example in (("slices", slices, "[8, 16]"), ("schedules", schedules, "[pr.Wavefront()]")):
+        if given is not None and not isinstance(given, Iterable):
+            raise TypeError(f"{name} is a {type(given).__name__}; expected a list, such as {example}")
     for one in corrections:
         check_instance(one, Correction, "coarse", "pr.Euler() or pr.Identity(), or a list of such")
     steps = points.num_steps
@@ -45,20 +48,29 @@ def ways_to_solve(
             cuts = [own.num_slices]
         elif slices is None:
             root = steps**0.5
-            sizes = {max(2, min(steps, round(root * factor))) for factor in (0.5, 1.0, 2.0)}
-            cuts = sorted({*sizes, *([steps] if free else [])} - {0})
+            sizes = {min(steps, max(2, round(root * factor))) for factor in (0.5, 1.0, 2.0)}
+            cuts = sorted({*sizes, *([steps] if free else [])})
         else:
-            cuts = [one for one in slices if check_count(one, "slices") is None and one <= steps]
+            cuts = [one for one in dict.fromkeys(slices) if check_count(one, "slices") is None and one <= steps]
         for cut in cuts:
             grid = own if cut == own.num_slices else TimeGrid.from_points(points.points, slices=cut)
             for schedule in _schedules(schedules, grid, correction):
                 found.append((grid, correction, schedule))
     if not found:
         raise ValueError(
-            f"there is no candidate: slices={slices!r} leave none for {steps} steps with these schedules; expected "
-            f"numbers of slices in 1 ... {steps}, and windows no wider than there are slices"
+            f"there is no candidate: coarse={coarse!r}, slices={slices!r} and schedules={schedules!r} leave none for "
+            f"{steps} steps; expected a coarse propagator or correction, numbers of slices in 1 ... {steps}, and a "
+            "schedule whose window is no wider than there are slices"
         )
     return found
+
+
+def check_budget(budget: Any) -> None:
+    """Raises unless it is a time."""
+    if isinstance(budget, bool) or not isinstance(budget, int | float):
+        raise TypeError(f"budget is a {type(budget).__name__}; expected seconds, such as 60.0")
+    if not budget >= 0:
+        raise ValueError(f"budget={budget} is no time; expected seconds, at least 0")
 
 
 def _several(value: Any) -> list[Any]:

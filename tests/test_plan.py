@@ -85,6 +85,7 @@ def test_the_report_is_a_table_of_all_candidates() -> None:
         assert one.name in text
         assert torch.equal(one.settings["grid"].points, grid.points)
         assert one.memory > 0
+        assert f"{one.memory} B" in text
     assert found.reason in text
     assert "speed-up" in text
     assert found.cost > 0
@@ -125,6 +126,128 @@ def test_numbers_of_lanes_that_fail_are_reported_and_left_out(kind: type[Excepti
     assert not left_out[0].finished
     assert "A round of 16 lanes fails" in str(found)
     assert "no room for so many" in str(found)
+
+
+@pytest.mark.parametrize("kind", [Full, MemoryError, ValueError])
+def test_what_fails_only_in_a_trial_is_reported(kind: type[Exception]) -> None:
+    """Under `Wavefront` coarse lanes come on top of as many fine ones as were timed."""
+
+    def f(t: Tensor, u: Tensor) -> Tensor:
+        if len(t) > 8:
+            raise kind("no room")
+        return -u
+
+    schedules = [pr.Wavefront()]
+    found = pr.plan(
+        pr.ODE(f, batching="native"),
+        torch.ones(3),
+        (0.0, 1.0, 64),
+        fine=pr.RK4(),
+        coarse=pr.RK4(),
+        slices=[8, 4],
+        schedules=schedules,
+    )
+    assert not found.round_times.failed
+    notes = {one.settings["grid"].num_slices: one.note for one in found.candidates}
+    assert notes == {8: f"{kind.__name__}: no room", 4: ""}
+    with pytest.raises(ValueError, match="is for a Semilinear"):  # an argument that does not fit is no such thing
+        pr.plan(pr.ODE(f, batching="native"), torch.ones(3), (0.0, 1.0, 8), fine=pr.RK4(), coarse=pr.ETDRK2())
+
+
+def test_where_every_width_fails_that_is_the_reason() -> None:
+    def f(t: Tensor, u: Tensor) -> Tensor:
+        if len(t) > 1:
+            raise Full("no room")
+        return -u
+
+    problem = pr.ODE(f, batching="native")
+    found = pr.plan(problem, torch.ones(3), (0.0, 1.0, 16), fine=pr.Euler(), coarse=pr.Identity(), slices=[4])
+    assert found.best is None
+    assert found.reason == "Nothing is recommended, since no candidate was tried to its end: rounds of 4 lanes fail."
+    assert found.serial_rounds == 16
+    in_chunks = pr.plan(
+        problem,
+        torch.ones(3),
+        (0.0, 1.0, 16),
+        fine=pr.Euler(),
+        coarse=pr.Identity(),
+        slices=[4],
+        executor=pr.Batched(max_lanes=1),
+    )
+    assert in_chunks.round_times.lanes == (1, 2, 4)
+    assert in_chunks.candidates[0].max_lanes == 4
+
+
+def test_rounds_are_timed_as_the_executor_makes_them() -> None:
+    problem = waiting(seconds_a_call=1e-3)
+    for executor, calls in ((pr.Serial(), 16), (pr.Batched(max_lanes=4), 4), (pr.Batched(devices=["cpu", "cpu"]), 0)):
+        found = pr.plan(
+            problem,
+            torch.ones(3),
+            (0.0, 1.0, 16),
+            fine=pr.Euler(),
+            coarse=pr.Identity(),
+            slices=[16],
+            executor=executor,
+            budget=0.0,
+        )
+        assert found.round_times(16) >= 1e-3 * calls
+
+
+@pytest.mark.parametrize(
+    ("f", "fine", "sentence"),
+    [
+        (lambda t, u: u * float("nan"), pr.RK4(), pr.Status.NONFINITE),
+        (lambda t, u: u**3 * 1e4, pr.ImplicitEuler(), pr.Status.UNSOLVED),
+    ],
+)
+def test_a_serial_run_that_fails_is_said_to(f: Any, fine: Any, sentence: pr.Status) -> None:
+    u0 = torch.ones(3, dtype=torch.float64)
+    grid = pr.TimeGrid.uniform(0.0, 1.0, slices=1, steps=16)
+    assert pr.serial(pr.ODE(f), u0, grid, fine=fine).status.failed
+    found = pr.plan(pr.ODE(f), u0, grid, fine=fine, coarse=pr.Identity(), slices=[4])
+    assert found.best is None
+    assert found.reason == f"Nothing is recommended: {sentence.value}"
+
+
+def test_a_second_lane_that_costs_something_once_is_no_reason() -> None:
+    """As with vmap, which a single lane goes without."""
+
+    def f(t: Tensor, u: Tensor) -> Tensor:
+        end = time.perf_counter() + (1e-4 if len(t) == 1 else 6e-4)
+        while time.perf_counter() < end:
+            pass
+        return -u
+
+    found = pr.plan(pr.ODE(f, batching="native"), torch.ones(2), (0.0, 1.0, 32), fine=pr.Euler(), slices=[8])
+    assert found.best is None
+    assert "side by side" not in found.reason
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_grids_of_few_steps(steps: int) -> None:
+    found = pr.plan(pr.ODE(decay), torch.ones(2), (1.0, 0.0, steps), fine=pr.Euler())
+    assert found.serial_rounds == steps
+    assert all(one.settings["grid"].num_slices <= steps for one in found.candidates)
+
+
+@pytest.mark.parametrize(
+    ("coarse", "schedule"), [(pr.Secant(pr.Jacobian()), pr.Wavefront()), (pr.Identity(), pr.Windowed(2))]
+)
+def test_what_cannot_be_laid_out_is_not_predicted(coarse: pr.Correction, schedule: pr.Schedule) -> None:
+    found = pr.plan(
+        pr.ODE(decay),
+        torch.ones(2),
+        (0.0, 1.0, 16),
+        fine=pr.RK4(),
+        coarse=coarse,
+        slices=[4],
+        schedules=[schedule],
+        workers=4,
+    )
+    assert [one.on_workers for one in found.candidates] == [None]
+    assert found.best is None
+    assert "on 4 devices cannot be predicted" in found.reason
 
 
 def test_what_fails_on_a_single_lane_is_the_callers() -> None:
@@ -169,9 +292,11 @@ def test_on_many_devices_what_does_not_pay_here_may() -> None:
     assert there.workers == 16
     assert "on 16 devices" in str(there)
     k = there.best.iterations
-    evaluation = there.round_times(1)
+    evaluation = there.serial_seconds / there.serial_rounds
     alone = pr.theory.makespan(pr.Wavefront(), 16, k, fine=10 * evaluation, coarse=evaluation, workers=16)
     assert there.best.on_workers == pytest.approx(alone)
+    assert there.speedup == pytest.approx(pr.theory.speedup(pr.Wavefront(), 16, k, 0.1, workers=16))
+    assert there.best.on_workers is not None
     assert there.speedup == there.serial_seconds / there.best.on_workers > 1.5
     one = pr.plan(problem, u0, (0.0, 1.0, 160), **given, workers=1)
     assert one.best is None  # a single one gains nothing
@@ -210,6 +335,17 @@ def test_the_budget_ends_the_search() -> None:
         ({"slices": [40]}, ValueError, "no candidate"),
         ({"coarse": []}, ValueError, "no candidate"),
         ({"slices": [0]}, ValueError, "slices=0"),
+        ({"slices": []}, ValueError, r"no candidate: .* slices=\[\]"),
+        ({"schedules": []}, ValueError, r"no candidate: .* schedules=\[\]"),
+        ({"slices": [4], "schedules": [pr.Windowed(8)]}, ValueError, "no candidate"),
+        ({"slices": 4}, TypeError, "slices is a int; expected a list"),
+        ({"schedules": pr.Wavefront()}, TypeError, "schedules is a Wavefront; expected a list"),
+        ({"schedules": [pr.RankPipeline()]}, ValueError, "one process plans"),
+        ({"executor": pr.Distributed()}, ValueError, "one process plans"),
+        ({"executor": "batched"}, TypeError, "executor is a str"),
+        ({"budget": "long"}, TypeError, "budget is a str"),
+        ({"budget": float("nan")}, ValueError, "budget=nan"),
+        ({"grid": ("now", 1.0, 8)}, TypeError, "t0 is 'now'"),
         ({"schedules": ["barrier"]}, TypeError, "schedules is a str"),
         ({"fine": "rk4"}, TypeError, "fine is a str"),
         ({"problem": decay}, TypeError, "problem is a function"),

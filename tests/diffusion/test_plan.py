@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import diffusion_adapters as da
+import parareal as pr
 
 
 def model(seconds_a_call: float = 0.0, seconds_a_row: float = 0.0, most: int | None = None) -> da.DiffusionModel:
@@ -55,6 +56,57 @@ def test_widths_that_fail_are_left_out() -> None:
     notes = {one.settings["width"]: one.note for one in found.candidates}
     assert notes[16] == "calls on 32 rows fail"
     assert notes[8] != notes[16]
+
+
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, MemoryError, ValueError])
+def test_a_network_that_runs_out_of_memory_on_more_rows_is_reported(kind: type[Exception]) -> None:
+    exact = model()
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        if len(x) > 4:
+            raise kind("no room\nfor so many")
+        return exact.network(x, t)
+
+    narrow = da.DiffusionModel(network, exact.noise_schedule, exact.prediction)
+    found = da.plan(narrow, (1, 1), steps=16, widths=[4, 8, 16], generator=generator())
+    assert found.round_times.lanes == (1, 2, 4)
+    assert list(found.round_times.failed) == [8]
+    assert "A round of 8 lanes fails: " in str(found)
+    notes = {one.settings["width"]: one.note for one in found.candidates}
+    assert notes[8] == "calls on 8 rows fail"
+    assert notes[16] == "calls on 16 rows fail"
+    assert "fail" not in notes[4]
+    none = da.plan(narrow, (4, 1), steps=16, widths=[4, 8], generator=generator())
+    assert none.reason == "Nothing is recommended, since no candidate was tried to its end: calls on 16 rows fail."
+    with pytest.raises(kind, match="no room"):  # the serial sampler has no room either
+        da.plan(narrow, (5, 1), steps=16, widths=[4], generator=generator())
+
+
+@pytest.mark.parametrize(
+    ("coarse", "solver", "slices"),
+    [(["same"], "ddim", 4), ([pr.Euler()], "ddim", 4), ("gaussian", "dpm3", 6), (pr.Identity(), "dpm++2s", 8)],
+)
+def test_windows_are_no_wider_than_there_are_slices(coarse: Any, solver: str, slices: int) -> None:
+    found = da.plan(model(), (2, 1), steps=16, coarse=coarse, solver=solver, generator=generator())
+    widths = {one.settings["width"] for one in found.candidates}
+    assert widths == {4, slices}
+    out = da.sample(model(), (2, 1), steps=16, solver=solver, generator=generator(), **found.candidates[-1].settings)
+    assert out.solution.converged
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ({"widths": 4}, TypeError, "widths is an int"),
+        ({"budget": "long"}, TypeError, "budget is a str"),
+        ({"model": lambda x, t: x}, TypeError, "model is a function"),
+        ({"coarse": "gauss"}, ValueError, "coarse='gauss' is unknown"),
+    ],
+)
+def test_arguments_of_the_wrong_kind(arguments: dict[str, Any], kind: type[Exception], message: str) -> None:
+    given: dict[str, Any] = {"model": model(), "noise": (1, 1), "steps": 8, **arguments}
+    with pytest.raises(kind, match=message):
+        da.plan(**given)
 
 
 @pytest.mark.parametrize(
