@@ -20,7 +20,7 @@ demo: $(STAMP) ## diffusion sampling, serial against parallel in time: a table a
 	$(BIN)/python examples/quickstart.py
 
 test: $(STAMP) ## the test suite, a worker on each core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -q $(ARGS)
 
 venv: $(STAMP) ## set up .venv with the package and all that tests and checks need
 

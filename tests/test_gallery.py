@@ -39,8 +39,10 @@ def test_the_page_shows_what_is_printed(name: str, capsys: pytest.CaptureFixture
 
 def test_every_example_has_its_place() -> None:
     scripts = {path.stem for path in (ROOT / "examples").glob("*.py")}
-    assert set(SHOWN) == scripts - {"diffusers_tiny"}  # which has a page of its own
-    assert "examples/diffusers_tiny.py" in (ROOT / "docs" / "diffusers.md").read_text(encoding="utf-8")
+    elsewhere = {"diffusers_tiny": "diffusers", "distributed_ode": "distributed", "distributed_digits": "distributed"}
+    assert set(SHOWN) == scripts - set(elsewhere)
+    for name, page in elsewhere.items():
+        assert f"examples/{name}.py" in (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES)

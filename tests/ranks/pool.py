@@ -32,6 +32,7 @@ def serve(rank: int, store: str, pipe: Connection) -> None:
     import torch
     import torch.distributed as dist
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     faulthandler.register(signal.SIGUSR1)  # where it hangs, if it does
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=MOST)
     groups = {size: dist.new_group(list(range(size)), timeout=timedelta(seconds=60)) for size in range(1, MOST + 1)}

@@ -14,6 +14,8 @@ from ranks.pool import Pool
 
 import parareal as pr
 
+pytestmark = pytest.mark.xdist_group("ranks")  # one pool of processes, not one for each worker
+
 WAYS = ("lanes", "blocks")
 
 
