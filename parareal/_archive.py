@@ -29,6 +29,7 @@ FORMAT, VERSION = "parareal.Solution", 1
 def save(solution: Solution, path: str | os.PathLike[str], previous: Path | None = None) -> None:
     """See `Solution.save`; a file that is replaced is kept as ``previous``."""
     safetensors = _safetensors()
+    check_place(path)
     tensors: dict[str, Tensor] = {}
     packed = {"format": FORMAT, "version": VERSION, **_pack(solution, tensors)}
     metadata = {"parareal": json.dumps({**packed, "sha256": _digest(packed, tensors)})}
@@ -48,6 +49,16 @@ def save(solution: Solution, path: str | os.PathLike[str], previous: Path | None
         name.unlink(missing_ok=True)
 
 
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Raises unless a file of that name can be made."""
+    if not Path(path).parent.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {str(Path(path).parent)!r}; make it before {str(path)!r} is written"
+        )
+    if Path(path).is_dir():
+        raise ValueError(f"{str(path)!r} is a folder; expected the name of a file, such as {str(Path(path, 'run'))!r}")
+
+
 def load(path: str | os.PathLike[str], device: torch.device | str) -> Solution:
     """See `Solution.load`."""
     safetensors = _safetensors()
@@ -62,18 +73,15 @@ def load(path: str | os.PathLike[str], device: torch.device | str) -> Solution:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, ValueError, RuntimeError, OSError) as error:
         raise _damaged(path, str(error)) from None
-    if packed is None:
+    known: dict[str, Any] = packed if isinstance(packed, dict) else {}  # pyright: ignore[reportUnknownVariableType]
+    if known.get("format") != FORMAT:
         raise ValueError(
             f"{str(path)!r} is a file of safetensors, but no solution; expected one that solution.save(path) wrote"
         )
-    if not isinstance(packed, dict):
-        raise _damaged(path, "its header is no object")
-    known: dict[str, Any] = packed
-    if (known.get("format"), known.get("version")) != (FORMAT, VERSION):
+    if known.get("version") != VERSION:
         raise ValueError(
-            f"{str(path)!r} is in version {known.get('version')!r} of the format {known.get('format')!r}; expected "
-            f"version {VERSION} of {FORMAT!r}: load it with the torch-parareal that wrote it, "
-            f"{known.get('written_by')!r}"
+            f"{str(path)!r} is in version {known.get('version')!r} of the format {FORMAT!r}; expected version "
+            f"{VERSION}: load it with the torch-parareal that wrote it, {known.get('written_by')!r}"
         )
     if known.pop("sha256", None) != _digest(known, tensors):
         raise _damaged(path, "what it holds is not what was written")

@@ -42,13 +42,15 @@ class Checkpoint:
         """What was saved last, or ``None`` where nothing was.
 
         Raises:
-            ValueError: There are files, but none that can be read.
+            ValueError: There are files, but none that can be read; or it is a folder.
+            FileNotFoundError: There is no folder to write to.
         """
         solution = self._executor.shared(self._read)
         self.iterations = 0 if solution is None else len(solution.history)
         return solution
 
     def _read(self) -> Solution | None:
+        _archive.check_place(self._path)
         damaged: ValueError | None = None
         for path in (self._path, self._previous):
             if not path.exists():

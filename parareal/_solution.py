@@ -217,6 +217,8 @@ class Solution:
 
         Raises:
             TypeError: The state holds something other than tuples, lists and dicts with strings as keys.
+            FileNotFoundError: There is no folder of that name to write to.
+            ValueError: It is the name of a folder.
             ImportError: safetensors is not installed.
         """
         from parareal import _archive

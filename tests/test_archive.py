@@ -220,6 +220,10 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     safetensors.torch.save_file({"x": torch.ones(2)}, path)
     with pytest.raises(ValueError, match="a file of safetensors, but no solution"):
         pr.Solution.load(path)
+    for header in ("{}", "[3]", '"me"', '{"format": "other.Solution", "version": 1}'):
+        safetensors.torch.save_file({"x": torch.ones(2)}, path, {"parareal": header})
+        with pytest.raises(ValueError, match="a file of safetensors, but no solution"):
+            pr.Solution.load(path)
     torch.save(torch.ones(2), path)
     with pytest.raises(ValueError, match="damaged or no solution"):
         pr.Solution.load(path)
@@ -234,6 +238,14 @@ def test_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.undo()
     with pytest.raises(ValueError, match=rf"version 2 of the format.*expected version 1.*wrote it, '{pr.__version__}'"):
         pr.Solution.load(tmp_path / "sol")
+
+
+def test_where_no_file_can_be_it_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no folder '.*none'; make it before"):
+        run().save(tmp_path / "none" / "sol")
+    with pytest.raises(ValueError, match="is a folder; expected the name of a file"):
+        run().save(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_safetensors_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

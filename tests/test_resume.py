@@ -530,6 +530,14 @@ def test_a_file_that_is_no_checkpoint_is_left_alone(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_a_place_without_a_folder_is_refused_before_any_work(tmp_path: Path) -> None:
+    seen: list[int] = []
+    for path, kind in ((tmp_path / "none" / "job", FileNotFoundError), (tmp_path, ValueError)):
+        with pytest.raises(kind, match="folder"):
+            run(checkpoint=path, callback=lambda report: seen.append(report.iteration))
+    assert not seen
+
+
 def test_an_exception_in_the_callback_comes_after_its_iteration_was_saved(tmp_path: Path) -> None:
     def callback(report: pr.IterationReport) -> None:
         if report.iteration == 3:
