@@ -37,6 +37,32 @@ def run(grid: pr.TimeGrid, fine: pr.Integrator, coarse: Any, schedule: pr.Schedu
 # --- rounds and evaluations ------------------------------------------------------------------------------------------
 
 
+def uneven(steps: list[int]) -> pr.TimeGrid:
+    points = torch.linspace(0.0, 1.0, sum(steps) + 1, dtype=torch.float64)
+    return pr.TimeGrid(points, (0, *np.cumsum(steps).tolist()))
+
+
+@pytest.mark.parametrize("coarse", [pr.Identity(), pr.Euler(), pr.Heun()])
+@pytest.mark.parametrize("k", [1, 2, 3, 6])
+def test_iterates_wait_in_short_slices_for_long_ones_before_them(k: int, coarse: Any) -> None:
+    """Iterate 2 would be early in slice 2, but comes out of slice 1 when the run is at its end."""
+    steps, fine = [3, 5, 2, 2, 1, 2], pr.BogackiShampine()
+    stats, widths = run(uneven(steps), fine, coarse, WAVEFRONT, pr.Iterations(k))
+    counts = theory.counts(WAVEFRONT, 6, steps, k, fine=fine, coarse=coarse)
+    assert counts.lanes.tolist() == widths
+    assert counts.evaluations == stats.evaluations
+
+
+def test_where_only_some_coarse_lanes_are_overtaken_there_is_no_count() -> None:
+    steps, settings = [5, 1, 1, 5, 3, 1], {"fine": pr.Heun(), "coarse": pr.Heun(steps=2)}
+    for count in (theory.rounds, theory.counts):
+        with pytest.raises(ValueError, match=r"a coarse slice takes 4 rounds"):
+            count(WAVEFRONT, 6, steps, 2, **settings)
+    for steps in ([1, 2, 1], [2, 2, 2]):  # where none is in time, the final states are all there is
+        stats, _ = run(uneven(steps), pr.Heun(), pr.Heun(steps=2), WAVEFRONT, pr.Iterations(1))
+        assert theory.rounds(WAVEFRONT, 3, steps, 1, **settings) == stats.rounds == 2 * sum(steps)
+
+
 @given(st.integers(1, 10), st.integers(1, 6), st.data())
 def test_the_counts_of_the_contract(N: int, S: int, data: Any) -> None:
     k = data.draw(st.integers(1, N), label="k")
@@ -59,7 +85,12 @@ def test_every_round_of_the_engine_is_as_wide_as_counted(
     for schedule in (BARRIER, WAVEFRONT, pr.Windowed(width)):
         stats, widths = run(grid, fine, coarse, schedule, pr.Iterations(k))
         settings = {"fine": fine, "coarse": coarse}
-        expected = theory.rounds(schedule, N, steps, k, **settings)
+        try:
+            expected = theory.rounds(schedule, N, steps, k, **settings)
+        except ValueError:  # some coarse lanes are overtaken
+            assert schedule is WAVEFRONT
+            assert len(set(steps)) > 1
+            continue
         assert stats.rounds == expected
         try:
             counts = theory.counts(schedule, N, steps, k, **settings)

@@ -61,9 +61,9 @@ def rounds(
     With one coarse step of a one-evaluation method, S fine steps a slice and N slices these are
     N + k (N + S - 1) - k (k + 1) / 2 for `Barrier` and k S + N - k for `Wavefront`. With phi rounds a fine slice and
     gamma a coarse one `Wavefront` takes k phi + (N - k) gamma. Where slices differ, it is the sum of all gamma and of
-    the k largest phi - gamma; a gamma above phi counts as phi, since a final state then overtakes the coarse lane. A
-    `Windowed` run whose rule accepts no slice early moves its frontier by a slice an iteration, which takes k phi; one
-    that accepts takes no more than N phi in all.
+    the k largest phi - gamma; where no phi is above its gamma, the sum of all phi, since final states then overtake all
+    coarse lanes. A `Windowed` run whose rule accepts no slice early moves its frontier by a slice an iteration, which
+    takes k phi; one that accepts takes no more than N phi in all.
 
     Args:
         schedule: `Barrier`, `Wavefront` or `Windowed`.
@@ -75,7 +75,8 @@ def rounds(
 
     Raises:
         TypeError: An argument is not of its type, or the schedule is another.
-        ValueError: A count is out of range, or a method's evaluations vary.
+        ValueError: A count is out of range, a method's evaluations vary, or under `Wavefront` coarse lanes are
+            overtaken in some slices only.
 
     Examples:
         >>> import parareal as pr
@@ -92,6 +93,12 @@ def rounds(
         return int(work.fine[:k].sum())
     if isinstance(schedule, Wavefront):
         least = np.minimum(work.coarse, work.fine)
+        if (least < work.coarse).any() and (least < work.fine).any():
+            raise ValueError(
+                f"a coarse slice takes {work.coarse.max()} rounds, and fine ones {work.fine.min()} to "
+                f"{work.fine.max()}; expected no more than in any fine slice: final states overtake coarse lanes in the short slices, and "
+                "there is no count for that"
+            )
         return int(least.sum() + np.sort(work.fine - least)[slices - k :].sum())
     raise _unknown(schedule)
 
@@ -247,6 +254,7 @@ def _wavefront(work: _Work, end: int) -> Counts:
     there = np.array([0])  # when each iterate reaches this edge: those up to edge's number, the last of which is final
     fine = coarse = 0
     for n in range(slices):
+        late = end if (there >= end).any() else 0  # the next iterate: it comes too late, or is that after the final one
         there = there[there < end]
         for start, stop in ((there + work.shared, there + work.fine[n]), (there, there + work.coarse[n])):
             np.add.at(change, np.minimum(start, end), 1)
@@ -254,5 +262,5 @@ def _wavefront(work: _Work, end: int) -> Counts:
         fine += int(np.clip(end - there - work.shared, 0, work.fine[n] - work.shared).sum())
         coarse += int(np.minimum(end - there, work.coarse[n]).sum())
         refined = np.concatenate([[0], there + work.fine[n]])
-        there = np.maximum(refined, np.concatenate([there + work.coarse[n], [0]]))
+        there = np.maximum(refined, np.concatenate([there + work.coarse[n], [late]]))
     return Counts(np.cumsum(change[:-1]), fine, coarse)
