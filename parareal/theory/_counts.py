@@ -96,8 +96,8 @@ def rounds(
         if (least < work.coarse).any() and (least < work.fine).any():
             raise ValueError(
                 f"a coarse slice takes {work.coarse.max()} rounds, and fine ones {work.fine.min()} to "
-                f"{work.fine.max()}; expected no more than in any fine slice: final states overtake coarse lanes in the short slices, and "
-                "there is no count for that"
+                f"{work.fine.max()}; expected no more than any fine slice takes: final states overtake coarse lanes in "
+                "short slices, and there is no count for that"
             )
         return int(least.sum() + np.sort(work.fine - least)[slices - k :].sum())
     raise _unknown(schedule)
