@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from math import isfinite, log2
+from math import inf, isfinite, log2
 
 import torch
 
@@ -90,7 +90,7 @@ def check_order(bench: Bench, n: int, u: State, order: float | None) -> Finding:
             "order", "not applicable", f"no double precision: {type(error).__name__}: {str(error).strip()[:80]}"
         )
     if measured is None:
-        return Finding("order", "not applicable", "errors are at rounding level, or do not fall")
+        return Finding("order", "not applicable", "errors are at rounding level, not finite, or do not fall")
     if measured >= claimed - 0.5:
         return Finding("order", "ok", f"order {measured:.1f} measured, {claimed:g} claimed", value=measured)
     return Finding(
@@ -113,7 +113,8 @@ def _measured(bench: Bench, u: State, a: float, c: float) -> float | None:
         if any(x.dtype != y.dtype for x, y in zip(_tree.leaves(ends[-1]), _tree.leaves(u), strict=True)):
             raise TypeError("the dtype comes back as another")
         if len(ends) > 1:
-            gaps.append(distance(ends[-1], ends[-2]))
+            known = finite(ends[-1]) and finite(ends[-2])
+            gaps.append(distance(ends[-1], ends[-2]) if known else inf)
             if gaps[-1] <= 1e3 * eps_of(u) * max(size(ends[-1]), size(u)):
                 gaps.pop()
                 break

@@ -458,6 +458,13 @@ def test_an_order_that_is_asked_for() -> None:
         assert report["order"].value == pytest.approx(2.0, abs=0.1)
 
 
+def test_states_that_are_not_finite_have_no_order() -> None:
+    report = pr.check_propagator(pr.RK4(), pr.ODE(lambda t, u: u * float("nan")), U0, RISING)
+    assert report["finite"].status == "failure"
+    assert report["order"].status == "not applicable"
+    assert "not finite" in report["order"].measured
+
+
 @torch.inference_mode()
 def test_inference_mode() -> None:
     network = torch.nn.Linear(3, 3).double()
