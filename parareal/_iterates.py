@@ -96,7 +96,10 @@ class Iterates(Edges):
     def record(self, recorder: Recorder) -> None:
         """From now on all iterates and solutions are recorded, with what the edges hold now."""
         self._recorder = recorder
-        ids = (self.held.reshape(-1) >= 0).nonzero()[0]
+        new = self.held >= 0
+        if recorder.goes_on:  # final edges are in the record before; nothing sets out from those on the frontier's left
+            new &= np.arange(self.slices + 1) >= self.frontier[:, None]
+        ids = new.reshape(-1).nonzero()[0]
         iterate = self.held.reshape(-1)[ids]
         recorder.add("u", ids, iterate, self.u.peek(ids, iterate))
 

@@ -61,9 +61,12 @@ class Record:
         """What the edges held at number k, leaves ``(N + 1, *state)``: their last iterate up to that one.
 
         Raises:
+            TypeError: ``k`` is not an int.
             ValueError: ``k`` is not one of 0 ... K.
         """
         last = len(self.has_u) - 1
+        if isinstance(k, bool) or not isinstance(k, int | np.integer):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"k={k!r} is a {type(k).__name__}; expected an int in 0 ... {last}")
         if not 0 <= k <= last:
             raise ValueError(f"k={k} is no iterate of this record; expected 0 ... {last}")
         number = torch.arange(k + 1).reshape(-1, *[1] * (self.has_u.ndim - 1))
@@ -99,6 +102,11 @@ class Recorder:
         self._systems, self._slices, self._samples, self._before = systems, slices, samples, before
         self._coarse = coarse or (before is not None and before.coarse is not None)
         self._parts: dict[str, list[tuple[Ints, Ints, State]]] = {"u": [], "fine": [], "coarse": []}
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is a record that this one goes on from."""
+        return self._before is not None
 
     def add(self, what: str, ids: Ints, iterate: Ints, value: State) -> None:
         """States or values at places ``ids``: an edge's number ``m (N + 1) + n``, a slice's ``m N + n``."""
