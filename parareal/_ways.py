@@ -42,6 +42,7 @@ def ways_to_solve(
         check_instance(one, Correction, "coarse", "pr.Euler() or pr.Identity(), or a list of such")
     steps = points.num_steps
     found: list[Way] = []
+    cuts: list[int]
     for correction in corrections:
         free = correction.propagator is None
         if fine.steps is not None:  # other slices would be another solution
