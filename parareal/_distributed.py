@@ -15,6 +15,7 @@ from parareal._executor import Batched, Executor, blocks, check_inner
 from parareal._link import Like, Link
 from parareal._signals import held_back
 from parareal._standing import Identity, nameless
+from parareal._swap import Swap, suits
 from parareal._tree import State
 
 
@@ -197,39 +198,61 @@ class _Joined(Crew):
         link = self.link
         sizes = blocks(lanes, link.size)
         start, own = sum(sizes[: link.rank]), sizes[link.rank]
-        error, value = None, None
+        device = _tree.leaves(args)[0].device
+        key = _key(fn, args)
+        like = None if key is None else self._known.get(key)
+        error, value, swap = None, None, None
         try:
+            if like is not None and suits(link, device):
+                swap = Swap(link, like, sizes)
             if own:
                 some = slice(start, start + own)
                 value = self._local.evaluate(fn, tuple(_tree.lanes(arg, some) for arg in args), own)
                 _check_plain(value)
+                _check_like(value, like)
         except BaseException as raised:
-            error = raised
+            error, value = raised, None
+        if swap is not None:
+            return swap.give(value, error)
         link.settle(error)
-        like = self._like(fn, args, value, sizes)
-        return link.gather(value, like, sizes, _tree.leaves(args)[0].device)
+        return link.gather(value, like if like is not None else self._learn(key, value, sizes), sizes, device)
 
     def calls(self, lanes: int) -> int:
         return self._local.calls(-(-lanes // self.link.size))
 
-    def _like(self, fn: Any, args: tuple[Any, ...], value: State, sizes: Sequence[int]) -> State:
-        """What the values look like; a process without a lane has to be told, the first time.
+    def _learn(self, key: Any, value: State, sizes: Sequence[int]) -> State:
+        """What the values look like; a process without a lane has to be told.
 
         All processes ask for the same functions in the same order, so that all know the same ones.
         """
         like = None if value is None else _tree.map(Like.of, value)
-        if sizes[-1]:
-            return like
-        key: Any = (fn, tuple(Like.of(leaf) for leaf in _tree.leaves(args)))
-        try:
-            known = self._known.get(key)
-        except TypeError:  # a function that cannot be a key is told of each time
-            return self.link.shared(like)
-        if known is None:
+        if not sizes[-1]:
+            like = self.link.shared(like)
+        if key is not None:
             if len(self._known) > 256:
                 self._known.clear()
-            known = self._known[key] = self.link.shared(like)
-        return known
+            self._known[key] = like
+        return like
+
+
+def _key(fn: Any, args: tuple[Any, ...]) -> Any:
+    """By which a function and the kind of its arguments are known; ``None`` where it cannot be a key."""
+    key = (fn, tuple(Like.of(leaf) for leaf in _tree.leaves(args)))
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return key
+
+
+def _check_like(value: State, like: State | None) -> None:
+    """Raises if values have changed from one call to the next: the others wait for what they were."""
+    now = _tree.map(Like.of, value)
+    if like is not None and now != like:
+        raise ValueError(
+            f"the right-hand side gave values like {now}, and before, for arguments like these, like {like}; expected "
+            "the same shapes and dtypes each time"
+        )
 
 
 def _check_plain(value: State) -> None:

@@ -7,7 +7,7 @@ raised is not waited for: all learn of it at the same point, and all raise.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import accumulate
@@ -111,10 +111,25 @@ class Link:
             if error is not None:
                 raise error
             return flag
+        return self.heard(*self.ask(error, flag), error)
+
+    def ask(self, error: BaseException | None, flag: bool = False) -> tuple[Tensor, Any]:
+        """Sets out to hear from every process: what `heard` takes."""
         seen = torch.tensor([_FAILED if error is not None else self.signal, flag], dtype=torch.int32)
-        self.wait(dist.all_reduce(seen, dist.ReduceOp.MAX, group=self.control, async_op=True))
+        if self.size == 1:
+            return seen, None
+        return seen, dist.all_reduce(seen, dist.ReduceOp.MAX, group=self.control, async_op=True)
+
+    def heard(
+        self, seen: Tensor, work: Any, error: BaseException | None, leave: Callable[[], None] | None = None
+    ) -> bool:
+        """The rest of `settle`; ``leave`` is called before anything is raised."""
+        if work is not None:
+            self.wait(work)
         worst, any_flag = seen.tolist()
         if worst:
+            if leave is not None:
+                leave()
             self._raise(worst, error)
         return bool(any_flag)
 
@@ -210,6 +225,8 @@ class Link:
         Returns:
             Leaves ``(sum(sizes), *state)``.
         """
+        if self.size == 1 and sizes[0]:
+            return part
         ends = list(accumulate(sizes, initial=0))
         mine = slice(ends[self.rank], ends[self.rank + 1])
         works: list[Any] = []

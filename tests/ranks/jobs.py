@@ -235,6 +235,19 @@ def one_raises(group: Any, way: str, where: int, after: int) -> tuple[tuple[str,
     return came, torch.equal(plain(**ways(group)[way]).us, plain().us)
 
 
+def values_change(group: Any, where: int) -> tuple[tuple[str, str, bool], bool]:
+    """The same, where one rank's values are of another dtype from some call on."""
+    calls = [0]
+
+    def f(t: Tensor, u: Tensor) -> Tensor:
+        calls[0] += 1
+        return -(u.float() if dist.get_rank(group) == where and calls[0] > 7 else u)
+
+    problem = pr.ODE(f, batching="native")
+    came = caught(lambda: plain(problem, **ways(group)["lanes"]))
+    return came, torch.equal(plain(**ways(group)["lanes"]).us, plain().us)
+
+
 def callback_raises(group: Any, way: str, where: int) -> tuple[str, str, bool]:
     def callback(report: pr.IterationReport) -> None:
         if report.iteration == 2 and dist.get_rank(group) == where:
@@ -376,14 +389,15 @@ def traffic(group: Any, slices: int, elements: int, iterations: int) -> dict[str
     """Bytes of states that this rank has sent, as counted, and as seen at torch's own functions."""
     from unittest import mock
 
-    from parareal import _block, _distributed
+    from parareal import _block, _distributed, _post
 
     grid, u0 = pr.TimeGrid.uniform(0.0, 1.0, slices=slices, steps=3), torch.linspace(0.1, 1.0, elements)
-    seen, engines, lanes = [0], [], []
+    seen, engines, lanes = {"letters": 0, "lanes": 0}, [], []
     real, finish, settle = dist.isend, _block.BlockEngine.finish, _distributed._Joined.calls
 
     def isend(tensor: Tensor, *args: Any, **more: Any) -> Any:
-        seen[0] += tensor.numel() * tensor.element_size()
+        kind = "letters" if more["tag"] == _post._TAG else "lanes"
+        seen[kind] += tensor.numel() * tensor.element_size()
         return real(tensor, *args, **more)
 
     def finished(engine: Any) -> None:
@@ -406,8 +420,9 @@ def traffic(group: Any, slices: int, elements: int, iterations: int) -> dict[str
     size = u0.numel() * u0.element_size()
     return {
         "edges": engines[0],
-        "all": seen[0],
+        "all": seen["letters"],
         "lanes": lanes[-1],
+        "seen": seen["lanes"],
         "evaluations": run.stats.evaluations,
         "state": size,
     }

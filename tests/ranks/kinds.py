@@ -26,6 +26,15 @@ def semilinear() -> pr.SemilinearODE:
     return pr.SemilinearODE(-2.0, lambda t, u: torch.sin(t) * torch.tanh(u))
 
 
+class Unhashable:
+    """A right-hand side that cannot be looked up."""
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    def __call__(self, t: Tensor, u: Tensor) -> Tensor:
+        return f(t, u)
+
+
 KINDS: dict[str, dict[str, Any]] = {
     "adaptive": {"fine": pr.TorchDiffEq("dopri5", rtol=1e-6, atol=1e-8)},
     "scipy": {"fine": pr.SciPy("RK45", rtol=1e-6, atol=1e-8), "problem": lambda: pr.ODE(f, batching="loop")},
@@ -40,6 +49,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "u0": {"a": U0, "b": [U0.reshape(2, 2).float(), (U0[:1],)]},
         "problem": lambda: pr.ODE(lambda t, u: {"a": -u["a"], "b": [u["b"][0] * 0.1, (u["a"][:1],)]}),
     },
+    "unhashable": {"problem": lambda: pr.ODE(Unhashable(), batching="loop")},
     "scalar": {"u0": U0[0]},
     "half": {"u0": U0.to(torch.bfloat16)},
     "empty batch": {"u0": torch.empty(0, 3), "samples": True},

@@ -73,6 +73,8 @@ def test_lanes_send_their_values_and_nothing_else(pool: Pool, size: int) -> None
     # The last round's own bytes are counted after the figures are taken: it has at most as many lanes as slices.
     assert sum(rank["lanes"] for rank in sent) <= values * (size - 1)
     assert sum(rank["lanes"] for rank in sent) >= (values - 8 * sent[0]["state"]) * (size - 1)
+    # Seen at torch's functions: the values of all rounds but the first, before which nobody knows what they look like.
+    assert (values - 8 * sent[0]["state"]) * (size - 1) <= sum(rank["seen"] for rank in sent) <= values * (size - 1)
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------
@@ -90,6 +92,15 @@ def test_a_rank_that_raises_makes_all_raise(pool: Pool, way: str, size: int, whe
             assert f"rank {where} of {size} raised ZeroDivisionError: in call" in text
             assert "Its traceback" in text
             assert "in f" in text
+
+
+@pytest.mark.parametrize("where", [0, 1])
+def test_values_that_change_their_kind_are_refused(pool: Pool, where: int) -> None:
+    for rank, ((name, text, partial), usable) in enumerate(pool.run(3, jobs.values_change, where)):
+        assert name == ("RankError" if rank != where else "TypeError")
+        assert "dtype" in text
+        assert partial
+        assert usable
 
 
 @pytest.mark.parametrize("way", WAYS)
