@@ -426,3 +426,15 @@ def traffic(group: Any, slices: int, elements: int, iterations: int) -> dict[str
         "evaluations": run.stats.evaluations,
         "state": size,
     }
+
+
+def pipeline_rounds(group: Any, slices: int, steps: int, iterations: int) -> int:
+    """Rounds of a pipeline whose fine solves take so many, and whose coarse ones take one."""
+    problem, grid = pr.ODE(lambda t, u: -u), pr.TimeGrid.uniform(0.0, 1.0, slices=slices, steps=steps)
+    options: dict[str, Any] = {
+        "grid": grid,
+        "fine": pr.Euler(),
+        "coarse": pr.Euler(),
+        "stop": pr.Iterations(iterations),
+    }
+    return pr.solve(problem, torch.ones(3), **options, schedule=pr.RankPipeline(group)).stats.rounds

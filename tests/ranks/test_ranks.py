@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,6 +76,23 @@ def test_lanes_send_their_values_and_nothing_else(pool: Pool, size: int) -> None
     assert sum(rank["lanes"] for rank in sent) >= (values - 8 * sent[0]["state"]) * (size - 1)
     # Seen at torch's functions: the values of all rounds but the first, before which nobody knows what they look like.
     assert (values - 8 * sent[0]["state"]) * (size - 1) <= sum(rank["seen"] for rank in sent) <= values * (size - 1)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize(("slices", "steps", "iterations"), [(6, 9, 1), (6, 9, 3), (7, 11, 7), (3, 5, 2), (12, 16, 4)])
+def test_simulated_rounds_are_those_of_runs(
+    pool: Pool, size: int, slices: int, steps: int, iterations: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The simulation of many ranks of `benchmarks/distributed.py`, held to runs."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    model = importlib.import_module("network.model")
+    blocks = [len(part) for part in torch.arange(slices).tensor_split(size)]
+    times = model.pipeline(blocks, iterations, model.Slices(float(steps), 1.0, 1.0), model.Network())
+    made, simulated = pool.run(size, jobs.pipeline_rounds, slices, steps, iterations), round(times.solved)
+    if size == 1:
+        assert made == [simulated]
+    else:  # what comes late, on one machine or another, is a round of its own
+        assert min(made) == max(made) >= simulated
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------

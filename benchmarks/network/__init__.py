@@ -1,0 +1,1 @@
+"""Parts of `benchmarks/distributed.py`: what ranks cost here, and how long many of them would take elsewhere."""
