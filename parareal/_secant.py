@@ -137,8 +137,8 @@ class Secant(Wrapper):
             damping.append(_DAMPING + apart * apart)
         a = torch.stack(rows, 2)  # (R, L, P, D)
         system = a.conj() @ a.transpose(-1, -2) + torch.diag_embed(torch.stack(damping, -1)).to(a.dtype)
-        solved = torch.linalg.solve_ex(system.conj(), a)[0]
-        return list(solved.unbind(2)), errors
+        # The inverse of a few numbers, well damped, and not a solution with as many columns as the state has numbers.
+        return list((torch.linalg.inv_ex(system.conj())[0] @ a).unbind(2)), errors
 
     def _inner(self, at: Where, new: Known, old: Known) -> State | None:
         return self._base.difference(at, new, old)
@@ -164,8 +164,8 @@ class Secant(Wrapper):
         first = flat(flow.whiten(t0[:, 0], sweep.moved), 1)
         defects = flat(flow.whiten(t1, sweep.defects), 2)
         c = _triangular(a, b, _left(first, defects))
-        gained = defects + (a * c.unsqueeze(-1)).sum(2)
-        x = _left(first, gained) + (a * c.unsqueeze(-1)).sum(2)
+        update = (c.unsqueeze(2) @ a).squeeze(2)
+        x = _left(first, defects + update) + update
         return flow.colour(t1, unflat(x, like, 2))
 
 
@@ -189,7 +189,7 @@ def _triangular(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
         size = max(1, _MOST_NUMBERS // (length * pairs) ** 2)
         parts = zip(*(tensor.split(size) for tensor in (a, b, x)), strict=True)
         return torch.cat([_triangular(*part) for part in parts])
-    r = (b.conj() * x.unsqueeze(2)).sum(-1).reshape(rows, length * pairs, 1)
+    r = (b.conj() @ x.unsqueeze(-1)).reshape(rows, length * pairs, 1)
     matrix = b.conj().flatten(1, 2) @ a.flatten(1, 2).transpose(1, 2)  # (R, L m, L m)
     slices = torch.arange(length, device=a.device).repeat_interleave(pairs)
     matrix = torch.where(slices[:, None] > slices[None, :], -matrix, 0.0)
@@ -205,9 +205,9 @@ def orthonormal(moves: list[Tensor], errors: list[Tensor]) -> tuple[list[Tensor]
     out: tuple[list[Tensor], list[Tensor]] = ([], [])
     for move, error in zip(moves, errors, strict=True):
         # Before anything is made of them: what is masked later still counts for gradients.
-        sound = torch.isfinite(move).all(-1, keepdim=True) & torch.isfinite(error).all(-1, keepdim=True)
+        size, its_size = (torch.linalg.vector_norm(one.detach(), dim=-1, keepdim=True) for one in (move, error))
+        sound = torch.isfinite(size) & torch.isfinite(its_size)
         move, error = torch.where(sound, move, 0.0), torch.where(sound, error, 0.0)
-        size = torch.linalg.vector_norm(move, dim=-1, keepdim=True)
         for known, its_error in zip(*out, strict=True):
             part = (known.conj() * move).sum(-1, keepdim=True)
             move, error = move - known * part, error - its_error * part
