@@ -119,26 +119,28 @@ class Secant(Wrapper):
             now = before
         return moves, errors
 
-    def _pooled(
-        self, flow: Whitened, at: Where, moves: list[Tensor], errors: list[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """The slices' own pairs and those of neighbours, as a damped least-squares problem: the more, the further."""
+    def _pooled(self, flow: Whitened, at: Where, moves: Tensor, errors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The slices' own pairs and those of neighbours, as a damped least-squares problem: the more, the further.
+
+        Returns:
+            Moves and errors ``(R, L, m, D)``, and the inverse ``(R, L, m, m)`` of what the moves' products are with
+            the damping.
+        """
         clock, weight = flow.clock(at.t0), flow.weight(at)
-        damping = [torch.full_like(clock, _DAMPING)] * len(moves)
-        rows, errors = list(moves), list(errors)
+        damping = [torch.full_like(clock, _DAMPING)] * moves.shape[2]
+        rows, columns = [moves], [errors]
         for place in self.neighbours:
             if place >= clock.shape[1]:
                 continue
             there, here = slice(None, -place), slice(place, None)
-            ratio = (weight[:, here] / weight[:, there]).to(moves[0].real.dtype).unsqueeze(-1)
-            rows.append(torch.nn.functional.pad(moves[0][:, there], (0, 0, place, 0)))
-            errors.append(torch.nn.functional.pad(errors[0][:, there] * ratio, (0, 0, place, 0)))
+            ratio = (weight[:, here] / weight[:, there]).to(moves.real.dtype)[..., None, None]
+            rows.append(torch.nn.functional.pad(moves[:, there, :1], (0, 0, 0, 0, place, 0)))
+            columns.append(torch.nn.functional.pad(errors[:, there, :1] * ratio, (0, 0, 0, 0, place, 0)))
             apart = torch.nn.functional.pad(clock[:, here] - clock[:, there], (place, 0))
             damping.append(_DAMPING + apart * apart)
-        a = torch.stack(rows, 2)  # (R, L, P, D)
-        system = a.conj() @ a.transpose(-1, -2) + torch.diag_embed(torch.stack(damping, -1)).to(a.dtype)
-        # The inverse of a few numbers, well damped, and not a solution with as many columns as the state has numbers.
-        return list((torch.linalg.inv_ex(system.conj())[0] @ a).unbind(2)), errors
+        moves, errors = torch.cat(rows, 2), torch.cat(columns, 2)
+        system = moves.conj() @ moves.transpose(-1, -2) + torch.diag_embed(torch.stack(damping, -1)).to(moves.dtype)
+        return moves, errors, torch.linalg.inv_ex(system)[0]
 
     def _inner(self, at: Where, new: Known, old: Known) -> State | None:
         return self._base.difference(at, new, old)
@@ -153,17 +155,18 @@ class Secant(Wrapper):
         assert isinstance(flow, Whitened)
         assert old is not None
         t0, t1 = at.t0, at.t1
-        moves, errors = self._pairs(at, old, 2)
-        moves, errors = orthonormal(moves, errors)
+        moves, errors = (torch.stack(each, 2) for each in orthonormal(*self._pairs(at, old, 2)))
+        products = None
         if self.neighbours:
-            moves, errors = self._pooled(flow, at, moves, errors)
+            moves, errors, products = self._pooled(flow, at, moves, errors)
         like = sweep.defects
         # (R, L, m, D): m pairs of each slice
-        a = torch.stack([flat(flow.whiten(t1, unflat(error, like, 2)), 2) for error in errors], 2)
-        b = torch.stack([flat(flow.dual(t0, unflat(move, like, 2)), 2) for move in moves], 2)
+        starts, ends = (t.unsqueeze(2).expand(moves.shape[:3]) for t in (t0, t1))
+        a = flat(flow.whiten(ends, unflat(errors, like, 2)), 3)
+        b = flat(flow.dual(starts, unflat(moves, like, 2)), 3)
         first = flat(flow.whiten(t0[:, 0], sweep.moved), 1)
         defects = flat(flow.whiten(t1, sweep.defects), 2)
-        c = _triangular(a, b, _left(first, defects))
+        c = _triangular(a, b, _left(first, defects), products)
         update = (c.unsqueeze(2) @ a).squeeze(2)
         x = _left(first, defects + update) + update
         return flow.colour(t1, unflat(x, like, 2))
@@ -182,18 +185,24 @@ def _left(first: Tensor, gained: Tensor) -> Tensor:
     return torch.cat([first.unsqueeze(1), gained[:, :-1]], dim=1).cumsum(dim=1)
 
 
-def _triangular(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
-    """The inner products c, ``(R, L, m)``, of which each depends on those to its left."""
+def _triangular(a: Tensor, b: Tensor, x: Tensor, products: Tensor | None) -> Tensor:
+    """The inner products c, ``(R, L, m)``, of which each depends on those to its left.
+
+    With ``products`` the b are those given, multiplied by it: few numbers do, and not as many as the state has.
+    """
     rows, length, pairs, _ = a.shape
     if rows > 1 and rows * (length * pairs) ** 2 > _MOST_NUMBERS:  # a large batch, a part at a time
         size = max(1, _MOST_NUMBERS // (length * pairs) ** 2)
-        parts = zip(*(tensor.split(size) for tensor in (a, b, x)), strict=True)
+        mixes = [None] * -(-rows // size) if products is None else products.split(size)
+        parts = zip(*(tensor.split(size) for tensor in (a, b, x)), mixes, strict=True)
         return torch.cat([_triangular(*part) for part in parts])
-    r = (b.conj() @ x.unsqueeze(-1)).reshape(rows, length * pairs, 1)
-    matrix = b.conj().flatten(1, 2) @ a.flatten(1, 2).transpose(1, 2)  # (R, L m, L m)
+    r = b.conj() @ x.unsqueeze(-1)
+    matrix = (b.conj().flatten(1, 2) @ a.flatten(1, 2).transpose(1, 2)).unflatten(1, (length, pairs))
+    if products is not None:
+        r, matrix = products @ r, products @ matrix
     slices = torch.arange(length, device=a.device).repeat_interleave(pairs)
-    matrix = torch.where(slices[:, None] > slices[None, :], -matrix, 0.0)
-    c = torch.linalg.solve_triangular(matrix, r, upper=False, unitriangular=True)
+    matrix = torch.where(slices[:, None] > slices[None, :], -matrix.flatten(1, 2), 0.0)  # (R, L m, L m)
+    c = torch.linalg.solve_triangular(matrix, r.flatten(1, 2), upper=False, unitriangular=True)
     return c.reshape(rows, length, pairs)
 
 
