@@ -42,7 +42,7 @@ def pool() -> Iterator[Pool]:
     ],
 )
 def test_law(pool: Pool, size: int, law: Any) -> None:
-    pool.run(size, law, 12)
+    pool.run(size, law, 8)
 
 
 def test_lanes_of_a_model_that_is_sharded_over_another_dimension(pool: Pool) -> None:
@@ -256,7 +256,7 @@ def test_a_rank_that_does_not_come_is_given_up(way: str) -> None:
 
 @pytest.mark.parametrize("kind", kinds.KINDS)
 def test_kinds_of_problems_and_methods(pool: Pool, kind: str) -> None:
-    for found in pool.run(3, kinds.runs, kind):
+    for found in pool.run(2, kinds.runs, kind):
         for difference, same, status, _ in found:
             assert same, status
             # Stacks of other heights are rounded otherwise; states are of size 1, and errors grow little.
