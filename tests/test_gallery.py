@@ -60,3 +60,6 @@ def test_a_changed_count_is_noticed_and_a_changed_time_is_not() -> None:
     assert len(check.differences(shown, same.replace("622", "623"))) == 1
     assert len(check.differences(shown, same.replace("error", "errors"))) == 1
     assert len(check.differences(shown, same + "more\n")) == 1
+    many = "lanes 14410\n"
+    assert check.differences(many, "lanes 14411\n") == []  # a slice within its tolerance or not: rounding
+    assert len(check.differences(many, "lanes 14460\n")) == 1
