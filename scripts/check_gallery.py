@@ -2,8 +2,8 @@
 
 Floating point numbers are passed over, wall times and figures at the level of rounding among them, and so are the
 number of threads and the paths of pictures. Counts from 10,000 on may differ by one in a thousand: whether a slice is
-within its tolerance may be a matter of rounding, and so of the processor. `make examples` runs it on the output that it has kept:
-`python scripts/check_gallery.py out` looks for out/lorenz.txt and the others.
+within its tolerance may be a matter of rounding, and so of the processor. `make examples` runs it on the output that it
+has kept: `python scripts/check_gallery.py out` looks for out/lorenz.txt and the others.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def alike(page: str, line: str) -> bool:
     """Whether two lines say the same."""
     ours, theirs = (essence(text).split() for text in (page, line))
     return len(ours) == len(theirs) and all(
-        a == b or (a.isdigit() and b.isdigit() and 10_000 <= int(a) and abs(int(a) - int(b)) * 1000 <= int(a))
+        a == b or (a.isdigit() and b.isdigit() and int(a) >= 10_000 and abs(int(a) - int(b)) * 1000 <= int(a))
         for a, b in zip(ours, theirs, strict=True)
     )
 
