@@ -18,6 +18,7 @@ from torch import Tensor
 
 from parareal import _tree
 from parareal._memory import Carried, Memory, bare
+from parareal._past import Past
 from parareal._record import Record
 from parareal._solution import History, IterationReport, Solution, Stats, Status
 from parareal._standing import Identity, Standing, digest
@@ -194,13 +195,11 @@ def _pack_standing(at: Standing, tensors: dict[str, Tensor]) -> dict[str, Any]:
     for key, rows in at.increments.items():
         _put(tensors, f"standing.increments.{key}", torch.from_numpy(rows))
     _put(tensors, "standing.points", at.identity.points)
-    memory: Any = at.u.memory if isinstance(at.u, Carried) else None
-    if memory is not None:
-        _put(tensors, "standing.memory.clock", memory.clock)
     identity = at.identity
     return {
         "u": _put_state(tensors, "standing.u", bare(at.u)) if at.own else None,
-        "memory": memory and [_put_state(tensors, f"standing.memory.{i}", list(memory[i])) for i in (0, 1)],
+        "memory": _put_memory(tensors, "standing.memory", at.u),
+        "past": None if at.past is None else _pack_past(at.past, tensors),
         "statuses": [status and status.name for status in at.statuses],
         "increments": list(at.increments),
         "account": list(at.account),
@@ -220,11 +219,7 @@ def _unpack_standing(packed: Any, tensors: dict[str, Tensor], device: torch.devi
         u = _tree.map(lambda leaf: leaf.transpose(0, 1).flatten(0, 1).unsqueeze(1), us)
     else:
         u = us
-    if packed["memory"] is not None:
-        values, states = (
-            tuple(_get_state(tensors, f"standing.memory.{i}", spec, device)) for i, spec in enumerate(packed["memory"])
-        )
-        u = Carried(u, Memory(values, states, tensors["standing.memory.clock"].to(device)))
+    u = _get_memory(tensors, "standing.memory", packed["memory"], u)
     return Standing(
         u=u,
         own=own,
@@ -233,8 +228,31 @@ def _unpack_standing(packed: Any, tensors: dict[str, Tensor], device: torch.devi
         increments={key: tensors[f"standing.increments.{key}"].numpy() for key in packed["increments"]},
         account={name: tensors[f"standing.account.{name}"].numpy() for name in packed["account"]},
         rule=packed["rule"],
+        past=None if packed["past"] is None else _unpack_past(packed["past"], tensors, device),
         identity=Identity(points=tensors["standing.points"], bounds=tuple(identity.pop("bounds")), **identity),
     )
+
+
+def _pack_past(past: Past, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    for name in ("places", "edges"):
+        _put(tensors, f"standing.past.{name}", torch.from_numpy(getattr(past, name)))
+    states = {
+        key: {
+            "u": _put_state(tensors, f"standing.past.{key}", bare(state)),
+            "memory": _put_memory(tensors, f"standing.past.{key}.memory", state),
+        }
+        for key, state in past.states.items()
+    }
+    return {"correction": past.correction, "states": states}
+
+
+def _unpack_past(packed: Any, tensors: dict[str, Tensor], device: torch.device) -> Past:
+    places, edges = (tensors[f"standing.past.{name}"].numpy() for name in ("places", "edges"))
+    states: dict[str, State] = {}
+    for key, spec in packed["states"].items():
+        u = _get_state(tensors, f"standing.past.{key}", spec["u"], device)
+        states[key] = _get_memory(tensors, f"standing.past.{key}.memory", spec["memory"], u)
+    return Past(packed["correction"], places, edges, states)
 
 
 # --- trees of tensors ------------------------------------------------------------------------------------------------
@@ -252,6 +270,22 @@ def _put_state(tensors: dict[str, Tensor], name: str, state: State) -> Any:
     for i, leaf in enumerate(parts):
         _put(tensors, f"{name}.{i}", leaf)
     return _spec(state)
+
+
+def _put_memory(tensors: dict[str, Tensor], name: str, state: State) -> Any:
+    """The memory that travels with a state, if any."""
+    if not isinstance(state, Carried):
+        return None
+    _put(tensors, f"{name}.clock", state.memory.clock)
+    return [_put_state(tensors, f"{name}.{i}", list(state.memory[i])) for i in (0, 1)]
+
+
+def _get_memory(tensors: dict[str, Tensor], name: str, specs: Any, u: State) -> State:
+    if specs is None:
+        return u
+    device = _tree.leaves(u)[0].device
+    values, states = (tuple(_get_state(tensors, f"{name}.{i}", spec, device)) for i, spec in enumerate(specs))
+    return Carried(u, Memory(values, states, tensors[f"{name}.clock"].to(device)))
 
 
 def _parts(state: State) -> Iterator[Tensor]:

@@ -112,6 +112,11 @@ class Edges:
         self.look()
 
     @property
+    def whole(self) -> bool:
+        """Whether all slices are worked on here."""
+        return self.end - self.start == self.slices
+
+    @property
     def bound(self) -> Bools:
         """Live slices whose left edge must not move before lanes have set out from it.
 
@@ -130,7 +135,7 @@ class Edges:
         self.live = self.active[:, None] & (self.n >= front)
         if self.width < self.slices:
             self.live &= self.n < front + self.width
-        if self.end - self.start < self.slices:
+        if not self.whole:
             guessing = self.held[:, self.start : self.start + 1] < 0
             self.live &= (self.n < self.end) & ((self.n >= self.start) | guessing)
         self.guessing = some(self.live & (self.held[:, 1:] < 0))

@@ -332,7 +332,8 @@ class Iterates(Edges):
             right = system * self.slices + np.minimum(n + 1, self.slices - 1)
             oldest = np.where(n + 1 == self.slices, iterate, self.back(right, iterate))
             if self.correction.mixing:
-                oldest = np.maximum(np.minimum(oldest, iterate - self.correction.mixing), self.born[system, n + 1])
+                # One more than is mixed: a run that is cut short may go back by one.
+                oldest = np.maximum(np.minimum(oldest, iterate - self.correction.mixing - 1), self.born[system, n + 1])
         self.u.put(system * (self.slices + 1) + n + 1, iterate, value, oldest)
         self.held[system, n + 1] = iterate
         if self._recorder is not None:

@@ -69,8 +69,7 @@ def solve(
             three states for each slice and iteration.
         resume: A solution to go on from, partial or not, of a run with the same problem, initial state, grid, fine
             propagator and ``samples``. Everything else may be another. Iterations, history and costs are counted on.
-            With the default schedule the run goes on as if it had never stopped, but that corrections which look back
-            begin with an empty memory; see ``docs/resume.md``.
+            With the default schedule the run goes on as if it had never stopped; see ``docs/resume.md``.
         checkpoint: A file that is written after each iteration, see `Solution.save`, and gone on from where it exists
             already: the same call, made again after a crash, does the rest. The file before it is kept as
             ``checkpoint + ".previous"``, and is taken with a warning where the last one is damaged.

@@ -1,8 +1,8 @@
 """Where a run stands between two iterations: all that it takes to go on with it.
 
 That is the states at the edges, which of them are final, and how many iterations were made. Whatever else a run holds
-is computed from these: coarse values and first stages anew, at the price of one coarse step a slice. Corrections that
-look back (`Secant`, `Anderson`) begin with an empty memory.
+is computed from these: coarse values and first stages anew, at the price of one coarse step a slice. What corrections
+look back to (`Secant`, `Anderson`, and all with a multistep method) is kept beside it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 from parareal import _tree
 from parareal._errors import Floats
 from parareal._judge import account
+from parareal._past import Past, bring_back, remember
 from parareal._schedule import Bools, Ints
 from parareal._solution import Status
 from parareal._tree import State
@@ -45,6 +46,7 @@ class Standing:
         increments: Those of iterations that are not in the history yet, ``(M, N)`` each.
         account: What the stopping rule remembers.
         rule: The stopping rule.
+        past: What the correction looks back to, if it does.
         identity: What it was a run of.
     """
 
@@ -60,6 +62,7 @@ class Standing:
     increments: dict[int, Floats]
     account: dict[str, Any]
     rule: str
+    past: Past | None
     identity: Identity
 
 
@@ -169,6 +172,8 @@ def capture(engine: Engine, u: State, increments: dict[int, Floats], identity: I
     back = (it.held >= 0).all(1) & (it.held.max(1) <= engine.iteration + 1) & ~ended & (not engine.slides)
     frontier, number = it.frontier.copy(), np.where(back, engine.iteration, it.held.max(1))
     u, own = _undone(engine, u, back, frontier) if back.any() else (u, False)
+    slice_ = np.arange(it.slices)
+    going = ~ended[:, None] & (slice_ >= frontier[:, None]) & (slice_ < frontier[:, None] + it.width)
     return Standing(
         u=u,
         own=own,
@@ -182,6 +187,7 @@ def capture(engine: Engine, u: State, increments: dict[int, Floats], identity: I
         increments={key: rows.copy() for key, rows in increments.items()},
         account={name: array.copy() for name, array in account(engine.judge).items()},
         rule=nameless(repr(engine.stop)),
+        past=remember(it, nameless(repr(it.correction)), number, going) if it.whole else None,
         identity=identity,
     )
 
@@ -206,6 +212,8 @@ def restore(engine: Engine, at: Standing, most: int | None) -> None:
     it, same = engine.iterates, at.rule == nameless(repr(engine.stop))
     frontier = at.frontier if same else at.proven
     it.put_back(_tree.map(lambda leaf: leaf.to(it.device), at.u), at.reached, at.number, frontier)
+    if at.past is not None and at.past.correction == nameless(repr(it.correction)):
+        bring_back(it, at.past, at.number)
     engine.iteration, engine.errors = at.iteration.copy(), at.errors.copy()
     engine.proven, engine.accepted = at.proven.copy(), at.proven < frontier
     engine.settled = frontier.copy()

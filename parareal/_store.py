@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from parareal import _tree
-from parareal._schedule import Ints
+from parareal._schedule import Bools, Ints
 from parareal._tree import State
 
 
@@ -61,6 +61,15 @@ class Ring:
                 leaf[index] = new
             else:
                 leaf.index_copy_(0, index, new)
+
+    def has(self, ids: Ints, iterate: Ints) -> Bools:
+        """Whether these iterates are still there, of places that are held."""
+        return self._iterate[self._rows(ids, iterate)] == iterate
+
+    def reserve(self, depth: int) -> None:
+        """Makes room for so many iterates of each place."""
+        if depth > self.depth:
+            self._grow(depth)
 
     def _rows(self, ids: Ints, iterate: Ints) -> Ints:
         if self._keep < self._per:

@@ -93,13 +93,15 @@ def assert_same_run(got: pr.Solution, expected: pr.Solution) -> None:
 
 # --- laws ------------------------------------------------------------------------------------------------------------
 
-WITHOUT_MEMORY = st.one_of(
-    own.classical(), st.sampled_from((pr.LinearFlow(0.9), pr.Damped(pr.Identity()), pr.Damped(pr.Heun(), 0.8)))
+CORRECTIONS = st.one_of(
+    own.classical(),
+    own.corrections(),
+    st.sampled_from((pr.Secant(pr.Euler()), pr.Secant(pr.Identity(), memory=2), pr.Anderson(pr.Identity(), 2))),
 )
 RULES = (pr.Tolerance(1e-3, 0.0), pr.Tolerance(1e-6, 1e-9, rule="error"), pr.Tolerance(1e-5, freeze=True), NEVER)
 
 
-@given(own.cases(one_step=True), WITHOUT_MEMORY, st.sampled_from(RULES), st.booleans(), st.data())
+@given(own.cases(), CORRECTIONS, st.sampled_from(RULES), st.booleans(), st.data())
 def test_a_run_with_a_barrier_goes_on_bit_for_bit_wherever_it_was_cut(
     tmp_path_factory: pytest.TempPathFactory,
     case: Case,
@@ -117,7 +119,7 @@ def test_a_run_with_a_barrier_goes_on_bit_for_bit_wherever_it_was_cut(
     assert_same_run(pr.solve(case.problem, case.u0, case.grid, fine=case.fine, resume=sol, **call), whole)
 
 
-@given(own.cases(batch=(3,), one_step=True), WITHOUT_MEMORY, st.sampled_from(RULES), st.booleans(), st.data())
+@given(own.cases(batch=(3,)), CORRECTIONS, st.sampled_from(RULES), st.booleans(), st.data())
 def test_so_does_a_batch_of_samples(
     tmp_path_factory: pytest.TempPathFactory,
     case: Case,
@@ -132,6 +134,36 @@ def test_so_does_a_batch_of_samples(
     if by_file:
         sol = through_file(sol, tmp_path_factory.mktemp("runs") / "sol")
     assert_same_run(pr.solve(case.problem, case.u0, case.grid, fine=case.fine, resume=sol, **call), whole)
+
+
+@given(own.cases(), st.sampled_from((pr.Secant(pr.Identity()), *own.FREE)), st.sampled_from(RULES), st.data())
+def test_a_window_that_was_stopped_goes_on_bit_for_bit(
+    tmp_path_factory: pytest.TempPathFactory, case: Case, coarse: pr.Correction, stop: pr.Tolerance, data: st.DataObject
+) -> None:
+    schedule = pr.Windowed(data.draw(st.integers(1, case.grid.num_slices), label="width"))
+    call = {"coarse": coarse, "stop": stop, "executor": pr.Serial(), "schedule": schedule, "fine": case.fine}
+    whole = pr.solve(case.problem, case.u0, case.grid, **call)
+    last = data.draw(st.integers(1, whole.iterations), label="iteration")
+    sol = pr.solve(case.problem, case.u0, case.grid, **call, callback=after(last), throw=False)
+    sol = through_file(sol, tmp_path_factory.mktemp("runs") / "sol")
+    assert_same_run(pr.solve(case.problem, case.u0, case.grid, resume=sol, **call), whole)
+
+
+@pytest.mark.parametrize(
+    "coarse", [pr.Euler(), pr.Secant(pr.Identity()), pr.Secant(pr.Euler()), pr.Anderson(pr.Identity())]
+)
+def test_what_a_multistep_method_looks_back_to_is_kept(coarse: pr.Correction | pr.Propagator) -> None:
+    grid, u0 = pr.TimeGrid.uniform(0.0, 1.0, slices=5, steps=3), torch.tensor([0.7, 0.2, -0.1])
+    call = {"fine": pr.AdamsBashforth(2), "coarse": coarse, "executor": pr.Serial(), "stop": pr.Tolerance(1e-6, 1e-9)}
+
+    def f(t: Any, u: Any) -> Any:
+        return torch.cos(3 * t) * u.roll(1, -1)
+
+    whole = pr.solve(pr.ODE(f), u0, grid, **call)
+    for last in range(1, whole.stats.evaluations, 3):
+        with pytest.raises(PowerCutError) as caught:
+            pr.solve(pr.ODE(cut_short(f, last)), u0, grid, **call)
+        assert_same_run(pr.solve(pr.ODE(f), u0, grid, resume=caught.value.solution, **call), whole)  # type: ignore[attr-defined]
 
 
 def test_every_call_of_the_right_hand_side_may_be_the_last() -> None:
@@ -473,7 +505,7 @@ def test_functions_of_another_process_have_other_addresses_only() -> None:
 # --- checkpoints -----------------------------------------------------------------------------------------------------
 
 
-@given(own.cases(one_step=True), WITHOUT_MEMORY, st.data())
+@given(own.cases(), CORRECTIONS, st.data())
 def test_a_job_that_is_started_again_goes_on(
     tmp_path_factory: pytest.TempPathFactory, case: Case, coarse: pr.Correction, data: st.DataObject
 ) -> None:
