@@ -43,8 +43,9 @@ format: $(STAMP) ## ruff: apply the fixes and the formatting
 types: $(STAMP) ## pyright, strict on parareal/
 	$(BIN)/pyright
 
-docs: $(STAMP) ## the documentation, into site/; a warning is an error
+docs: $(STAMP) ## the documentation, into site/: a warning is an error; and every snippet of its pages is run
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q scripts/check_snippets.py
 
 examples: $(STAMP) ## every script in examples/, results into out/, their counts held to docs/gallery.md
 	@mkdir -p "$(OUT)"

@@ -1,7 +1,8 @@
 """Every Python snippet of the README and the docs runs, so that a page cannot fall behind the code.
 
 The blocks of one page are one script: they share a namespace and run in order, in an empty working directory. A block
-whose fence says ``python no-run``, or ``{.python .no-run}`` as the pages are rendered, is only compiled.
+whose fence says ``python no-run``, or ``{.python .no-run}`` as the pages are rendered, is only compiled. `make docs`
+runs it: ``pytest scripts/check_snippets.py``.
 """
 
 import re
@@ -11,8 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib
 import matplotlib.pyplot as plt
 import pytest
+
+matplotlib.use("Agg")
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
