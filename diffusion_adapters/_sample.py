@@ -46,6 +46,7 @@ VARIANCE = 0.1
 """Of the Gaussian whose flow ``coarse="gaussian"`` takes. The secant makes up for what it is off: on the packaged
 digits anything from 0.07 to 0.15 does as well, and the variance of the data no better."""
 NEIGHBOURS = (1, 2, 4)
+MEMORY = 2
 WIDTH = 100
 """Most slices at a time, unless told otherwise: where the time a sample takes is least on the packaged digits."""
 
@@ -82,6 +83,7 @@ def sample(
     executor: pr.Executor | None = None,
     stop: pr.StoppingRule | None = None,
     max_iterations: int | None = None,
+    verify: bool = False,
     throw: bool = True,
     callback: Callable[[pr.IterationReport], bool | None] | None = None,
 ) -> SampleResult:
@@ -122,6 +124,7 @@ def sample(
         executor: How the lanes of a round are evaluated; ``pr.Batched(max_lanes=...)`` bounds the network's batch.
         stop: A stopping rule in place of ``rtol``.
         max_iterations: Most iterations; ``None`` for as many as there are slices.
+        verify: Evaluate every boundary once more after convergence; see `parareal.solve`.
         throw: Raise `parareal.SolveError` when the run does not reach what was asked.
         callback: Called with a report after each iteration; returning True stops the run.
 
@@ -177,6 +180,7 @@ def sample(
             stop=tolerance if stop is None else stop,
             max_iterations=max_iterations,
             samples=True,
+            verify=verify,
             throw=throw,
             progress=progress,
             callback=callback,
@@ -211,7 +215,7 @@ def correction_of(coarse: Any, fine: pr.Integrator) -> pr.Correction:
         return pr.Coarse(coarse)
     one_of(coarse, COARSE, "coarse", "a correction or an integrator such as pr.Coarse(pr.Euler())")
     if coarse == "gaussian":
-        return pr.Secant(GaussianFlow(variance=VARIANCE), neighbours=NEIGHBOURS)
+        return pr.Secant(GaussianFlow(variance=VARIANCE), memory=MEMORY, neighbours=NEIGHBOURS)
     if coarse == "none":
         return pr.Identity()
     if fine.steps is None:

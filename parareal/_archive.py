@@ -125,6 +125,8 @@ def _pack(solution: Solution, tensors: dict[str, Tensor]) -> dict[str, Any]:
     _put(tensors, "iterations", torch.as_tensor(solution.iterations))
     if solution.error_estimate is not None:
         _put(tensors, "error_estimate", torch.as_tensor(solution.error_estimate, dtype=torch.float64))
+    if solution.residuals is not None:
+        _put(tensors, "residuals", solution.residuals)
     return {
         "written_by": __version__,
         "us": _put_state(tensors, "us", solution.us),
@@ -158,6 +160,7 @@ def _unpack(packed: Any, tensors: dict[str, Tensor], device: torch.device) -> So
         stats=Stats(**packed["stats"]),
         sample_status=None if samples is None else tuple(Status[name] for name in samples),
         error_estimate=float(estimate) if estimate is not None and estimate.ndim == 0 else estimate,
+        residuals=tensors.get("residuals"),
         iterates=None if packed["iterates"] is None else _unpack_record(packed["iterates"], tensors, device),
         standing=None if packed["standing"] is None else _unpack_standing(packed["standing"], tensors, device, us),
     )
@@ -184,7 +187,7 @@ def _unpack_record(packed: Any, tensors: dict[str, Tensor], device: torch.device
     return Record(**states, **masks, lanes=tensors.get("iterates.lanes"))  # pyright: ignore[reportArgumentType]
 
 
-_ARRAYS = ("reached", "number", "iteration", "frontier", "proven", "errors")
+_ARRAYS = ("reached", "number", "iteration", "frontier", "proven", "errors", "residuals")
 
 
 def _pack_standing(at: Standing, tensors: dict[str, Tensor]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from parareal._solution import Status
 from parareal._stop import Floats
 
 _STATUSES = list(Status)
+_RESIDUALS = "residuals of the run"
 
 
 class WokenError(Exception):
@@ -279,12 +280,13 @@ class BlockEngine(Engine):
             it.u.put(ids, it.held[:, 1:].T.reshape(-1)[there], some)
         for name, array in account(self.judge).items():
             np.copyto(array, memory[0][name])
+        self.residuals = memory[0][_RESIDUALS]
         self._costs = np.stack(costs)
         self._count()
 
     @property
     def _memory(self) -> dict[str, np.ndarray[Any, Any]] | None:
-        return account(self.judge) if self._link.rank == 0 else None
+        return {**account(self.judge), _RESIDUALS: self.residuals} if self._link.rank == 0 else None
 
     def finish(self) -> None:
         """The run is over: every process has all of it."""

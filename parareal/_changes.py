@@ -23,22 +23,29 @@ class Change:
         new: The new iterates.
         old: The iterates before.
         fine: Fine solutions from the inputs before: ``fine - old`` is the defect of the old iterate.
+        earlier: Fine solutions from the inputs before those, NaN where there were none; ``None`` where they are not kept.
     """
 
-    def __init__(self, new: State, old: State, fine: State) -> None:
+    def __init__(self, new: State, old: State, fine: State, earlier: State = None) -> None:
         self._parts: dict[str, Callable[[], State]] = {
             "increment": lambda: _tree.sub(new, old),
             "defect": lambda: _tree.sub(fine, old),
             "size": lambda: new,
+            "carried": lambda: _tree.sub(bare(fine), bare(earlier)),
         }
+        self._grows = earlier is not None
         self._norms: dict[tuple[str, str], Tensor] = {}
 
-    def norm(self, what: Literal["increment", "defect", "size"], kind: NormName) -> Tensor:
+    def norm(self, what: Literal["increment", "defect", "size", "carried"], kind: NormName) -> Tensor:
         """Norm of the new iterate minus the old, of F(old input) minus the old iterate, or of the new iterate.
+
+        Or of what the fine propagator made of the last move of its input, ``"carried"``; NaN where that is not known.
 
         Where a multistep method's memory travels with the state, the larger of what both moved by.
         """
         key = (what, kind)
+        if what == "carried" and not self._grows:
+            return torch.full_like(self.norm("size", kind), float("nan"))
         if key not in self._norms:
             tree = self._parts[what]()
             value = norm(bare(tree), kind)
@@ -58,32 +65,33 @@ class Changes:
 
     def __init__(self, slices: int) -> None:
         self._slices = slices
-        self._parts: list[tuple[Ints, Ints, State, State, State, Bools]] = []
+        self._parts: list[tuple[Ints, Ints, Bools, tuple[State, ...]]] = []
 
-    def add(self, ids: Ints, iterate: Ints, new: State, old: State, fine: State, final: bool = False) -> None:
-        """Right edges of slices ``ids`` have taken the iterates numbered ``iterate``, or final ones."""
-        self._parts.append((ids, iterate, new, old, fine, np.full(len(ids), final)))
+    def add(
+        self, ids: Ints, iterate: Ints, new: State, old: State, fine: State, earlier: State = None, final: bool = False
+    ) -> None:
+        """Right edges of slices ``ids`` have taken the iterates numbered ``iterate``, or final ones; see `Change`."""
+        states = (new, old, fine) if earlier is None else (new, old, fine, earlier)
+        self._parts.append((ids, iterate, np.full(len(ids), final), states))
 
     def newest_first(self) -> Iterator[tuple[Ints, State, Bools]]:
         """Slices whose right edges have moved and were not measured, what these held before, and which became final."""
-        return ((ids, old, final) for ids, _, _, old, _, final in reversed(self._parts))
+        return ((ids, states[1], final) for ids, _, final, states in reversed(self._parts))
 
     def take(self, systems: Ints, last: Ints | None) -> tuple[Ints, Ints, Bools, Change]:
         """Takes out the changes of some systems, up to iterate ``last[system]``, with slices and iterates."""
-        ids = np.concatenate([part[0] for part in self._parts])
-        iterate = np.concatenate([part[1] for part in self._parts])
-        final = np.concatenate([part[5] for part in self._parts])
-        new, old, fine = (_tree.cat([part[i] for part in self._parts]) for i in (2, 3, 4))
+        ids, iterate, final = (np.concatenate([part[i] for part in self._parts]) for i in range(3))
+        states = tuple(_tree.cat(list(parts)) for parts in zip(*(part[3] for part in self._parts), strict=True))
         owner = ids // self._slices
         chosen = np.isin(owner, systems)
         if last is not None:
             chosen &= iterate <= last[owner]
         self._parts = []
         if not chosen.all():
-            device = _tree.leaves(new)[0].device
+            device = _tree.leaves(states[0])[0].device
             later, now = (torch.from_numpy(mask.nonzero()[0]).to(device) for mask in (~chosen, chosen))
-            kept = [_tree.lanes(part, later) for part in (new, old, fine)]
-            self._parts = [(ids[~chosen], iterate[~chosen], kept[0], kept[1], kept[2], final[~chosen])]
+            kept = tuple(_tree.lanes(part, later) for part in states)
+            self._parts = [(ids[~chosen], iterate[~chosen], final[~chosen], kept)]
             ids, iterate, final = ids[chosen], iterate[chosen], final[chosen]
-            new, old, fine = (_tree.lanes(part, now) for part in (new, old, fine))
-        return ids, iterate, final, Change(new, old, fine)
+            states = tuple(_tree.lanes(part, now) for part in states)
+        return ids, iterate, final, Change(*states)

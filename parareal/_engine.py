@@ -12,12 +12,14 @@ import numpy as np
 import torch
 
 from parareal import _tree
+from parareal._changes import Change
 from parareal._correction import Correction
 from parareal._executor import Executor
 from parareal._flight import Counters, Flight, play_round
 from parareal._grid import Mesh, Span, TimeGrid
 from parareal._iterates import Iterates, some
 from parareal._memory import Carried, bare
+from parareal._probes import COUNT, Probes
 from parareal._schedule import Bools, Ints, Progress, Schedule
 from parareal._solution import Status
 from parareal._stop import Floats, Seen, Start, StoppingRule, Verdict
@@ -41,6 +43,7 @@ class Engine:
         max_iterations: Most iterations; never more than N.
         dense: Whether states behind the frontier are kept.
         block: The slices that are worked on here; see `Edges`.
+        start: First iterates in place of guesses, leaves ``(M * (N + 1), *state)``.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Engine:
         max_iterations: int | None,
         dense: bool = True,
         block: tuple[int, int] | None = None,
+        start: State = None,
     ) -> None:
         one = _tree.one(u0, 0)
         problem = problem.bind(one, grid, fine)
@@ -69,11 +73,25 @@ class Engine:
             stop = stop.accepting()
         width = min(schedule.width or grid.num_slices, grid.num_slices)
         mismatch = correction.mismatch(Span(grid.edges, np.arange(grid.num_slices)))
-        least = 10.0 if correction.mixing else 0.0
         systems = _tree.leaves(u0)[0].shape[0]
-        self.judge = stop.begin(Start(systems, width, mismatch.numpy(), least, empty is not None))
-        self.iterates = Iterates(u0, grid, correction, stop.uses_defect, width, dense, schedule.guess, empty, block)
-        self.schedule, self.executor, self.stop = schedule, executor, stop
+        rounding = max(torch.finfo(leaf.dtype).eps for leaf in _tree.leaves(bare(u0)))
+        self.judge = stop.begin(
+            Start(systems, width, mismatch.numpy(), correction.mixing > 0, empty is not None, rounding)
+        )
+        keep = stop.uses_growth
+        self.iterates = Iterates(u0, grid, correction, keep, width, dense, schedule.guess, empty, block, start)
+        self.schedule, self.executor, self.stop, self.problem = schedule, executor, stop, problem
+        self.remembers, self._times = empty is not None, grid.edges.to(self.iterates.device)
+        # Worth it where a prior promises more than nothing, and the window holds more slices than are tried.
+        self._probing = (
+            width < grid.num_slices
+            and width >= 2 * COUNT + 2
+            and float(mismatch.min()) < 1.0
+            and not (self.remembers or correction.mixing or correction.carries)
+            and correction.propagator is None
+            and start is None
+        )
+        self._probes: Probes | None = None
         self.counters = Counters()
         self._rows = rows
         device, coarse = self.iterates.device, correction.propagator
@@ -104,10 +122,21 @@ class Engine:
         self.settled = np.zeros(systems, dtype=np.int64)  # the frontier after the last decision
         self.accepted = np.zeros(systems, dtype=bool)  # the frontier rests on a tolerance, not on the recursion alone
         self.proven = np.zeros(systems, dtype=np.int64)  # where it was before it did
+        self.doubtful = np.zeros(systems, dtype=bool)  # all was accepted, but not to within the tolerance
+        self.residuals = np.full((systems, grid.num_slices), np.nan)  # relative defects, as they were last seen
 
     def begin(self) -> None:
-        """Makes what guesses cost nothing."""
-        self.iterates.update(wait=False)
+        """Makes what guesses cost nothing, and lets probes set out beside the lanes of a narrow window."""
+        it = self.iterates
+        probing = self._probing and not it.frontier.any() and bool(self.active.all())
+        it.spared = COUNT if probing else 0
+        it.look()
+        it.update(wait=False)
+        if probing:
+            integrator, mesh = self.fine.integrator, self.fine.mesh
+            flight = Flight(self.problem, integrator, mesh, places=it.count)
+            self._probes = Probes(flight, it, self._rows, self._times)
+            self._flights = [*self._flights, flight]
 
     def advance(self) -> tuple[Ints, Floats]:
         """Goes on until some systems complete an iteration, and decides about them.
@@ -119,7 +148,7 @@ class Engine:
             self._set_out()
             while not self._collect():
                 played = play_round(self._flights, self.executor, self.counters)
-                if not (played or any(flight.arrived for flight in self._flights)):
+                if not (played or self.fine.arrived or (self.coarse is not None and self.coarse.arrived)):
                     raise RuntimeError(self._stuck())
             # What has just come in may let lanes set out from an edge that is about to move. A window is filled up once
             # it is decided how far it slides, unless guesses come in one by one.
@@ -164,6 +193,48 @@ class Engine:
     def coarse_evaluations(self) -> int:
         """Those of the correction: of its propagator, or directional derivatives."""
         return self._carries * self.fine.evaluations + (0 if self.coarse is None else self.coarse.evaluations)
+
+    def evaluate(self, system: int) -> tuple[float, float]:
+        """Evaluates the boundaries of a system that were accepted, as many slices at a time as are worked on at a time.
+
+        Returns:
+            What their defects add up to at the end, and what that may be, both relative; `residuals` holds the defects.
+        """
+        it, begin = self.iterates, int(self.proven[system] if self.accepted[system] else self.settled[system])
+        sizes = np.full(it.slices, np.nan)
+        for n in range(begin, it.slices, it.width):
+            slices = np.arange(n, min(n + it.width, it.slices))
+            value = self._solved(system, slices)
+            edge = system * (it.slices + 1) + slices + 1
+            held = bare(it.u.take(edge, it.held[system, slices + 1]))
+            change = Change(held, held, bare(value))
+            defect, size = change.norm("defect", self.stop.norm), change.norm("size", self.stop.norm)
+            sizes[slices] = size.cpu().numpy()
+            self.residuals[system, slices] = (defect / size).cpu().numpy()
+        self.residuals[system, :begin] = 0.0
+        error, allowed = self.judge.verified(system, self.residuals[system], sizes, begin)
+        self.errors[system] = error * sizes[-1]
+        return float(error), float(allowed)
+
+    def _solved(self, system: int, slices: Ints) -> State:
+        """What the fine propagator makes of the states that these slices begin with."""
+        it = self.iterates
+        flight = Flight(self.problem, self.fine.integrator, self.fine.mesh, remembers=self.remembers, places=it.count)
+        u = it.u.take(system * (it.slices + 1) + slices, it.held[system, slices])
+        rows = None
+        if self._rows is not None:
+            rows = _tree.lanes(self._rows, torch.full((len(slices),), system, device=it.device))
+        flight.launch(system * it.slices + slices, slices, u, rows)
+        try:
+            while play_round([flight], self.executor, self.counters):
+                pass
+        finally:
+            flight.close()
+        self.fine.evaluations += flight.evaluations
+        arrived = flight.take_arrived()
+        ids = np.concatenate([one for one, _ in arrived])
+        value = _tree.cat([state for _, state in arrived])
+        return _tree.lanes(value, torch.from_numpy(np.argsort(ids)).to(it.device))
 
     # --- lanes set out and arrive -----------------------------------------------------------------------------------
 
@@ -246,13 +317,29 @@ class Engine:
         figures, finite = self._measure(complete)
         return self._conclude(complete, figures, finite, self.iterates.frontier[complete])
 
+    def _heed_probes(self) -> None:
+        """Takes in what probes have shown, or does without where they take longer than the first iteration."""
+        if self._probes is None:
+            return
+        shown, probes, self._probes = self._probes.shown(self.stop.norm), self._probes, None
+        if shown is not None:
+            self.judge.witness(*shown)
+        self.fine.evaluations += probes.flight.evaluations
+        probes.flight.close()
+        self._flights = [flight for flight in self._flights if flight is not probes.flight]
+        self.iterates.spared = 0
+
     def _conclude(self, complete: Ints, figures: Figures, finite: Bools, frontier: Ints) -> Floats:
         """What follows from the figures of an iteration, in which frontiers have moved as given, ``(D,)``."""
+        self._heed_probes()
         self.iteration[complete] += 1  # not before all is measured: Ctrl-C often comes while the device is waited for
         it = self.iterates
         iteration = self.iteration[complete]
         before, self.settled[complete] = self.settled[complete], frontier
-        verdict = self.judge.decide(Seen(complete, figures.grid[..., 1:], *figures.moved, before, frontier, iteration))
+        *which, values = figures.moved
+        self._note_residuals(complete, which, values)
+        moved = Seen(complete, figures.grid[..., 1:-2], *which, values[:, :-2], before, frontier, iteration)
+        verdict = self.judge.decide(moved)
         if verdict.error is not None:
             self.errors[complete] = verdict.error
         self.proven[complete] = np.where(self.accepted[complete], self.proven[complete], frontier)
@@ -266,6 +353,14 @@ class Engine:
         self._go_on()
         return figures.grid[..., 0]
 
+    def _note_residuals(self, complete: Ints, which: list[Any], values: Floats) -> None:
+        """What the changes of an iteration show of boundaries: a final one is what the fine propagator makes of it."""
+        row, n, _, final = which
+        defect, size = values[:, -2], values[:, -1]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            relative = np.where(final | (defect == 0), 0.0, defect / size)
+        self.residuals[complete[row], n] = relative
+
     def _go_on(self) -> None:
         """Who goes on has been decided."""
         it = self.iterates
@@ -278,10 +373,13 @@ class Engine:
     def _status(self, verdict: Verdict, i: int, system: int, frontier: int, finite: bool) -> Status | None:
         if not finite:
             return Status.UNSOLVED if self.fine.integrator.implicit else Status.NONFINITE
-        if frontier == self.iterates.slices:
-            return Status.CONVERGED if self.accepted[system] else Status.FINAL
+        if frontier == self.iterates.slices and not self.accepted[system]:
+            return Status.FINAL
+        if frontier == self.iterates.slices or (verdict.stop[i] and verdict.converged[i]):
+            self.doubtful[system] = verdict.sound is not None and not verdict.sound[i]
+            return Status.UNCERTAIN if self.doubtful[system] else Status.CONVERGED
         if verdict.stop[i]:
-            return Status.CONVERGED if verdict.converged[i] else Status.ITERATIONS
+            return Status.ITERATIONS
         return Status.MAX_ITERATIONS if self.iteration[system] >= self.most[system] else None
 
     def _measure(self, complete: Ints) -> tuple[Figures, Bools]:
@@ -291,7 +389,9 @@ class Engine:
         """
         last = None if self.slides else self._reached()
         ids, numbers, final, changes = self.iterates.changes.take(complete, last)
-        columns = [changes.norm("increment", self.stop.norm), *self.stop.measure(changes)]
+        kind = self.stop.norm
+        columns = [changes.norm("increment", kind), *self.stop.measure(changes)]
+        columns += [changes.norm("defect", kind), changes.norm("size", kind)]
         front = self.iterates.at_frontier(complete)
         finite = [(leaf - leaf == 0).reshape(len(complete), -1).all(1) for leaf in _tree.leaves(front)]
         packed = self.executor.agree(torch.cat([*columns, torch.stack(finite).all(0)]).cpu()).numpy()
@@ -306,7 +406,10 @@ class Engine:
 
 
 class Figures(NamedTuple):
-    """What was measured: of each slice's right edge, ``(D, N, 1 + C)``, and of each change as it came, see `Seen`."""
+    """What was measured: of each slice's right edge, ``(D, N, 1 + C + 2)``, and of each change as it came; see `Seen`.
+
+    The increment comes first, then what the stopping rule asks for, then the defect and the size of the iterate.
+    """
 
     grid: Floats
     moved: tuple[Ints, Ints, Ints, Bools, Floats]

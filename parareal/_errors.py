@@ -1,13 +1,19 @@
 """How far the iterates are from the sequential solution: estimated from what they show of themselves.
 
-The error e of an edge obeys, with D what the left edge of a slice has just moved by,
+The error e of a boundary obeys, with D what the left boundary of a slice has just moved by,
 
     e_{n+1} = F(U_n) - F(U*_n) - [ F(U_n) - F(U_n - D) - J D ],
 
-the error of its left edge carried on, less what the correction's J D misses of the change. Of that, the defect of an
-edge shows what was missed of the move before: its norm over the norm of that move is the slice's mismatch. So the error
-added by a slice is about its mismatch times what its left edge has moved by. Errors are taken relative to the size of
-the state, and it is assumed that the fine propagator carries relative errors on as they are.
+the error of its left boundary carried on, less what the correction's J D misses of the change. Both parts are measured:
+
+- the defect of a boundary shows what was missed of the move before; its norm over that of the move is the slice's
+  *mismatch*, so that a slice adds about its mismatch times what its left boundary has moved by;
+- F(U_n) less the solution before it, over what U_n moved by, is the slice's *growth*: errors that pass through a slice
+  are taken to grow as moves do, and relative to the size of the state never to shrink.
+
+A correction also says beforehand what it may miss (`Correction.mismatch`). That is a model of the problem and may be
+false, so it vouches for nothing: a slice on which no mismatch was seen is given that of a few slices seen in this run,
+scaled by the ratio of what was expected of the two, and counts as unknown before there are any.
 """
 
 from __future__ import annotations
@@ -28,15 +34,17 @@ class Start(NamedTuple):
         systems: M.
         width: Slices that are worked on at a time.
         mismatch: What a correction may miss of a move, as a part of it, before any was seen; ``(N,)``.
-        least: The least that it is taken to miss: much where iterates are mixed, whose defects show something else.
+        mixed: Whether iterates are mixed, so that defects do not show what was missed of the move before.
         carried: Whether states carry the memory of a multistep method, whose errors come on top.
+        rounding: Of the states, relative: what moves that are hardly larger show is rounding.
     """
 
     systems: int
     width: int
     mismatch: Floats
-    least: float = 0.0
+    mixed: bool = False
     carried: bool = False
+    rounding: float = 2.2e-16
 
 
 class Seen(NamedTuple):
@@ -66,27 +74,42 @@ class Seen(NamedTuple):
     final: Ints
     iteration: Ints
 
-
-_WEIGHT = 0.7
+_WEIGHT = 0.6
 """Of the mismatch: errors add up to less than the sum of their sizes."""
 _WEIGHT_CARRIED = 1.0
-"""The same where a memory is carried: what it is off enters the slices to come once more. It does so the more often,
+"""The same where a multistep history is carried: an accepted error enters the slices to come once more, the more often
 the more windows there are to a run: this is multiplied by one more than the binary logarithm of their number."""
 _MEMORY = 0.7
-"""A mismatch seen before counts for this much in the next iteration, in case that now a move was easy by chance."""
-_PREFIX, _TAIL, _END = 0.1, 0.03, 0.6
-"""Parts of the tolerance that may be spent: on edges accepted early, on those that a window has reached the end with,
-where accepting saves no rounds, and on the last edge."""
-_CAUTION = 3.0
+"""A mismatch, or a growth, seen before counts for this much in the next iteration, in case that now a move was easy by
+chance."""
+_PREFIX, _TAIL, _END = 0.15, 0.03, 0.6
+"""Parts of the tolerance that may be spent: on boundaries accepted early, on those that a window has reached the end
+with, where accepting saves no rounds, and on the last one."""
+_CAUTION = 1.6
 """By which the estimate that is reported exceeds what is reckoned with, so that it is seldom too small."""
 _KEPT = 8
 """Iterates of which moves and errors are remembered, for slices that are not in step."""
 _ROUNDING = 1e-16
-"""No mismatch is below this, so that only edges that stand still have no error."""
+"""No mismatch is below this, so that only boundaries that stand still have no error."""
+_UNKNOWN = 1e3
+"""Of a mismatch, where none was seen on this slice nor on others of this run: only moves of the size of rounding pass."""
+_TRUST, _WITNESSES = 1.3, 3
+"""A mismatch that was not seen is taken for this many times what the nearest slices that have shown theirs suggest, of
+which there must be so many."""
+_FLOOR = 0.5
+_CLEAR = 30.0
+_SMALL = 0.1
+_PROJECT = 1e9
+_REACH, _DOUBT = 8.0, 2.0
+_GMEM = 0.2
+_AGAIN = 3
+"""A run that has accepted too much is opened this many times before it accepts nothing any more but at its end."""
+_MOST = 1e3
+"""Of a growth in one slice."""
 
 
 class Errors:
-    """The account of one run.
+    """The record of one run.
 
     Args:
         start: The run.
@@ -96,17 +119,23 @@ class Errors:
 
     def __init__(self, start: Start, rtol: float, atol: float) -> None:
         slices = len(start.mismatch)
-        self._rtol, self._atol = rtol, atol
-        self._least = max(_ROUNDING, start.least)
+        self._rtol, self._atol, self._mixed = rtol, atol, start.mixed
+        self._noise = _CLEAR * start.rounding
         windows = slices / max(1, min(start.width, slices))
         self._weight = _WEIGHT_CARRIED * (1 + np.log2(windows)) if start.carried else _WEIGHT
-        self._mismatch = np.tile(start.mismatch, (start.systems, 1))
+        self._prior = np.maximum(np.nan_to_num(start.mismatch, nan=1.0, posinf=1e300), _ROUNDING)
+        self._mismatch = np.full((start.systems, slices), np.nan)  # as seen; NaN where it was not
+        self._first = np.full((start.systems, slices), np.nan)  # the first that was seen, over what was expected
+        self._near = max(_WITNESSES, start.width)
+        self._growth = np.ones((start.systems, slices))  # of the last move
+        self._most = np.ones((start.systems, slices))  # of all moves that were not large
         self._moved_by = np.zeros((start.systems, slices))  # what the left edge moved by when the right one last did
+        self._size = np.full((start.systems, slices + 1), np.nan)
         self._spent = np.zeros(start.systems)
         self._share = np.arange(slices + 1) / slices
         part = np.where(np.arange(1, slices + 1) > slices - start.width, _TAIL, _PREFIX)
         part[-1] = _END
-        self._part = part
+        self._part = np.tile(part, (start.systems, 1))
         # Of every edge: numbers of its last iterates, what it moved by, and its error.
         shape = (start.systems, slices + 1, _KEPT)
         self._number = np.full(shape, -1)
@@ -116,8 +145,13 @@ class Errors:
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """All that changes, by name."""
         return {
+            "part": self._part,
             "mismatch": self._mismatch,
+            "first": self._first,
+            "growth": self._growth,
+            "most": self._most,
             "moved_by": self._moved_by,
+            "size": self._size,
             "spent": self._spent,
             "number": self._number,
             "move": self._move,
@@ -139,11 +173,11 @@ class Errors:
         once = (np.diff(edges[order]) > 0).all()
         if once and in_step.all():
             added = self._added(seen, np.arange(len(n)))
-            with np.errstate(over="ignore", invalid="ignore"):
-                gain = np.zeros_like(self._error[seen.systems])
-                gain[system, n] = added
-                error = np.cumsum(gain, axis=1)[system, n]
-            self._note(seen, np.arange(len(n)), error)
+            shape = self._error[seen.systems].shape
+            gain, log = np.zeros(shape), np.zeros(shape)
+            gain[system, n] = added
+            log[system, n] = np.log(self._carrying(seen.systems[system], n))
+            self._note(seen, np.arange(len(n)), _summed(gain, log)[system, n])
         else:
             for i in range(len(n)):
                 self._one(seen, np.array([i]))
@@ -153,28 +187,65 @@ class Errors:
         system, n, k = int(seen.system[at[0]]), int(seen.n[at[0]]), int(seen.number[at[0]])
         row, added = seen.systems[system], self._added(seen, at)
         before = self._error_of[row, n, k % _KEPT] if self._number[row, n, k % _KEPT] == k else np.nan
-        self._note(seen, at, added if seen.exact[at[0]] else before + added)
+        carried = before * self._carrying(np.array([row]), np.array([n]))
+        self._note(seen, at, added if seen.exact[at[0]] or self._mixed else carried + added)
 
     def _added(self, seen: Seen, at: Ints) -> Floats:
-        """What slices add to errors of right edges, in the changes ``at``; notes what these show of mismatches."""
+        """What slices add to errors of right edges, in the changes ``at``; notes what these show."""
         system, n, k = seen.system[at], seen.n[at], seen.number[at]
-        size, increment, defect = (seen.values[at, i] for i in (1, 2, 3))
-        row = seen.systems[system]
+        size, increment, defect, carried = (seen.values[at, i] for i in (1, 2, 3, 4))
+        row, exact = seen.systems[system], seen.exact[at]
+        last = self._move[row, n + 1, (k - 1) % _KEPT] * (self._number[row, n + 1, (k - 1) % _KEPT] == k - 1)
         self._number[row, n + 1, k % _KEPT] = k
         self._move[row, n + 1, k % _KEPT] = increment
         # What the left edge moved by to its iterate of the same number, also where it has become final since.
-        exact, known = seen.exact[at], self._number[row, n, k % _KEPT] == k
+        known = self._number[row, n, k % _KEPT] == k
         moved_by = np.where(exact, 0.0, np.where(known, self._move[row, n, k % _KEPT], np.nan))
-        before, mismatch = self._moved_by[row, n], self._mismatch[row, n]
+        before, left = self._moved_by[row, n], self._size[row, n]
+        tiny = np.finfo(np.float64).tiny
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             shown = np.where(before > 0, defect / before, 0.0)
             shown = np.where(np.isfinite(shown), shown, np.inf)
-            mismatch = np.where(shown > 0, np.maximum(shown, _MEMORY * mismatch), mismatch)
-            added = np.maximum(mismatch, self._least) * moved_by / np.maximum(size, np.finfo(np.float64).tiny)
-        self._mismatch[row, n] = mismatch
+            known_before = self._mismatch[row, n]
+            self._mismatch[row, n] = _remembered(known_before, shown)
+            first = np.isnan(known_before) & (shown > 0)
+            ratio = np.fmax(self._first[row, n], shown / self._prior[n])
+            self._first[row, n] = np.where(first, ratio, self._first[row, n])
+            grown = carried / before * np.where(left > 0, left, size) / np.maximum(size, tiny)
+            clear = before > self._noise * np.where(left > 0, left, size)
+            grown = np.where(clear & np.isfinite(grown), np.clip(grown, 1e-3, _MOST), 0.0)
+            growth = self._growth[row, n]
+            self._growth[row, n] = np.where(grown > 0, np.maximum(grown, np.where(growth > 1, 1 + _GMEM * (growth - 1), 0.0)), growth)
+            small = (grown > 0) & (before <= _SMALL * np.where(left > 0, left, size))
+            self._most[row, n] = np.where(small, np.maximum(grown, self._most[row, n]), self._most[row, n])
+        self._size[row, n + 1] = size
         self._moved_by[row, n] = np.where(np.isfinite(moved_by), moved_by, 0.0)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            if self._mixed:
+                rate = np.clip(np.where(last > 0, increment / last, 0.75), 0.0, 0.95)
+                return np.where(exact, 0.0, np.maximum(1.0, rate / (1 - rate)) * increment / np.maximum(size, tiny))
+            added = np.maximum(self._missed(row, n), _ROUNDING) * moved_by / np.maximum(size, tiny)
         # Also where the mismatch is infinite a slice adds nothing whose left edge stands still.
         return np.where(moved_by == 0, 0.0, self._weight * added)
+
+    def _missed(self, row: Ints, n: Ints) -> Floats:
+        """The mismatch of slices, as seen on themselves or on others."""
+        missed = self._mismatch[row, n]
+        unseen = np.isnan(missed)
+        for system in np.unique(row[unseen]):
+            here = unseen & (row == system)
+            shown = (~np.isnan(self._first[system])).nonzero()[0]
+            missed[here] = _UNKNOWN
+            if len(shown) >= _WITNESSES:
+                ratio = self._first[system, shown[-_WITNESSES:]].max()
+                away = np.maximum(n - shown[-1], 0) / self._near
+                close = here & (away <= _REACH)
+                missed[close] = self._prior[n[close]] * np.maximum(_FLOOR, ratio * _TRUST * _DOUBT ** away[close])
+        return missed
+
+    def _carrying(self, row: Ints, n: Ints) -> Floats:
+        """By how much an error grows that passes through slices: relative errors are not taken to shrink."""
+        return np.ones(len(n)) if self._mixed else np.maximum(self._growth[row, n], 1.0)
 
     def _note(self, seen: Seen, at: Ints, error: Floats) -> None:
         system, n = seen.system[at], seen.n[at]
@@ -182,23 +253,37 @@ class Errors:
         self._error_of[row, n + 1, seen.number[at] % _KEPT] = error
         self._error[row, n] = error
 
+    def _ahead(self, systems: Ints) -> Floats:
+        """By how much an error at each boundary, the first included, may grow on the way through slices seen; ``(D, N + 1)``."""
+        log = np.cumsum(np.pad(np.log(self._most[systems]), ((0, 0), (1, 0))), axis=1)
+        most = np.maximum.accumulate(log[:, ::-1], axis=1)[:, ::-1]
+        return np.exp(np.minimum(most - log, 600.0))
+
     def passed(self, seen: Seen, size: Floats) -> Ints:
         """How many slices may be accepted, ``(D,)``: up to the last edge whose error keeps within what is left.
 
         ``size`` is that of the states at right edges, ``(D, N)``.
         """
-        error, spent = self._error[seen.systems], self._spent[seen.systems, None]
-        with np.errstate(divide="ignore", invalid="ignore"):
+        error, ahead = self._error[seen.systems], self._ahead(seen.systems)
+        rows = np.arange(len(seen.systems))
+        spent = (self._spent[seen.systems] * ahead[rows, seen.frontier])[:, None]
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             tolerance = self._rtol + self._atol / np.maximum(size, np.finfo(np.float64).tiny)
             share, begun = self._share[1:], self._share[seen.frontier][:, None]
-            # Where more was spent than planned, the slices to come have still their own share.
+            # Where more was spent than planned, the slices to come have still their own share: the run gets to its end,
+            # where it is known by how much errors grow, and is opened again if that is too much.
             left = np.maximum(tolerance * share - spent, tolerance * (share - begun))
-            good = np.isfinite(size) & (error <= self._part * left)
+            good = np.isfinite(size) & (error * np.minimum(ahead[:, 1:], _PROJECT) <= self._part[seen.systems] * left)
         edges = np.arange(1, size.shape[1] + 1)
         return np.where(good, edges, 0).max(axis=1)
 
     def accept(self, seen: Seen, accepted: Ints) -> None:
-        """Keeps account of the errors of slices that are no longer computed."""
+        """Keeps record of the errors of slices that are no longer computed."""
+        for i, row in enumerate(seen.systems):
+            begun, end = seen.frontier[i], max(seen.final[i], accepted[i])
+            if end > begun:
+                growth = np.exp(min(600.0, np.log(self._most[row, begun:end]).sum()))
+                self._spent[row] *= max(1.0, growth)
         further = accepted > seen.frontier + 1
         last = np.maximum(accepted - 1, 0)
         error = self._error[seen.systems, last]
@@ -206,5 +291,40 @@ class Errors:
 
     def at_end(self, seen: Seen, size: Floats) -> Floats:
         """The estimate at the last edge, in the norm's own units, ``(D,)``; NaN where it is not reached."""
-        with np.errstate(invalid="ignore", over="ignore"):
-            return _CAUTION * (self._spent[seen.systems] + self._error[seen.systems, -1]) * size
+        ahead = self._ahead(seen.systems)[np.arange(len(seen.systems)), seen.frontier]
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            error = self._spent[seen.systems] * ahead + self._error[seen.systems, -1]
+            allowed = self._rtol + self._atol / np.maximum(size, np.finfo(np.float64).tiny)
+            # What is within the tolerance is not said to be beyond it by caution.
+            return np.where(error <= allowed, np.minimum(_CAUTION * error, allowed), _CAUTION * error) * size
+
+    def witness(self, systems: Ints, n: Ints, shown: Floats) -> None:
+        """Mismatches ``shown`` of slices, on a change that was tried beside the run; ``(P,)`` each."""
+        shown = np.where(np.isfinite(shown), shown, np.inf) / self._prior[n]
+        self._first[systems, n] = np.fmax(self._first[systems, n], shown)
+
+    def reopen(self, systems: Bools, times: int) -> None:
+        """What was accepted is open again, and less is accepted from now on; what slices have shown stays known."""
+        self._spent[systems] = 0.0
+        self._number[systems] = -1
+        self._moved_by[systems] = 0.0
+        self._error[systems] = np.nan
+        self._part[systems, :-1] *= 0.2 if times < _AGAIN else 0.0
+
+    def carried(self, system: int, residuals: Floats, begin: int) -> float:
+        """What relative defects of the boundaries after ``begin`` slices add up to at the end, as errors that grow."""
+        ahead = self._ahead(np.array([system]))[0, 1:]
+        with np.errstate(over="ignore", invalid="ignore"):
+            return float((residuals * np.minimum(ahead, 1e100))[begin:].sum())
+
+
+def _remembered(before: Floats, shown: Floats) -> Floats:
+    """What is known of mismatches after some were shown; zeros show nothing."""
+    return np.where(shown > 0, np.fmax(shown, _MEMORY * before), before)
+
+
+def _summed(added: Floats, log: Floats) -> Floats:
+    """Running sums e_{n} = exp(log_n) e_{n-1} + added_n over the last axis."""
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        total = np.cumsum(log, axis=1)
+        return np.exp(np.minimum(total, 600.0)) * np.cumsum(added * np.exp(-total), axis=1)

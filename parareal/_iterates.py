@@ -36,12 +36,13 @@ class Iterates(Edges):
         u0: Initial states, leaves ``(M, *state)``.
         grid: The time grid.
         correction: What stands in the brackets of the recursion.
-        keep_fine: Whether fine solutions are kept for the defects of a stopping rule.
+        keep_earlier: Whether fine solutions are kept for one iterate more, for what a stopping rule makes of them.
         width: Most slices that are worked on at a time, from the frontier on.
         dense: Whether states behind the frontier are kept.
         guess: First guesses in place of the correction's own.
         empty: Gives the empty memory that first guesses have, where states carry the memory of a multistep method.
         block: The slices that are worked on; see `Edges`.
+        start: First iterates in place of guesses, leaves ``(M * (N + 1), *state)``.
     """
 
     def __init__(
@@ -49,21 +50,23 @@ class Iterates(Edges):
         u0: State,
         grid: TimeGrid,
         correction: Correction,
-        keep_fine: bool,
+        keep_earlier: bool,
         width: int,
         dense: bool,
         guess: Guess | None,
         empty: Callable[[State], Memory] | None = None,
         block: tuple[int, int] | None = None,
+        start: State = None,
     ) -> None:
         coarse = correction.propagator is not None
-        lookback = correction.lookback if empty is None else max(correction.lookback, 1)
-        super().__init__(u0, grid.num_slices, width, lookback, coarse, guess is None, block)
-        self.correction, self._keep_fine, self._own_guess = correction, keep_fine, guess
+        lookback = max(correction.lookback, int(empty is not None or keep_earlier))
+        super().__init__(u0, grid.num_slices, width, lookback, coarse, guess is None and start is None, block)
+        self.correction, self._own_guess = correction, guess
+        self._keep_earlier, self._start = keep_earlier, start
         self._times = grid.edges.to(self.device)
         self._u0, self._dense, self._empty = u0, dense, empty
         systems, slices = self.systems, self.slices
-        self._by_run = correction.stacked or guess is not None
+        self._by_run = correction.stacked or guess is not None or start is not None
         self.u = Ring(u0, systems, slices + 1, None if dense else width + 3, 2 if correction.uses_input else 1)
         start = np.arange(systems) * (slices + 1)
         self.u.put(start, np.zeros_like(start), u0)
@@ -174,6 +177,9 @@ class Iterates(Edges):
 
     def _guess(self, guess: Bools) -> None:
         """The first iterates of right edges: one after another, or all those of the live slices at once."""
+        if self._start is not None:
+            self._take_start(guess)
+            return
         if not self._by_run:
             system, n = guess.nonzero()
             iterate = self.held[system, n] if self.free else self.coarse_done[system, n]
@@ -203,6 +209,18 @@ class Iterates(Edges):
         self._write(system, n, iterate, value if self._empty is None else Carried(value, self._empty(value)))
         self.look()
 
+    def _take_start(self, guess: Bools) -> None:
+        """First iterates that are given, in place of guesses."""
+        rows = self.runs_to_guess(guess)
+        inside = rows.valid.reshape(-1)
+        system, n = (part[inside] for part in rows.flat())
+        iterate = np.repeat(self.held[rows.system, rows.n[:, 0]], rows.n.shape[1])[inside]
+        if self.correction.mixing:
+            self.born[system, n + 1] = iterate
+        place = torch.from_numpy(system * (self.slices + 1) + n + 1).to(self.device)
+        self._write(system, n, iterate, _tree.lanes(self._start, place))
+        self.look()
+
     def receive(self, value: State, systems: Bools, final: Bools) -> None:
         """The block's left edge takes its next iterate from outside, leaves ``(M, *state)``, and what is final there.
 
@@ -227,7 +245,7 @@ class Iterates(Edges):
         # Where coarse lanes are as slow as fine ones this overtakes an iterate, or even the first guess.
         held = self.held[system, n + 1]
         k = np.where(held < 0, self.held[system, n], held)
-        self._change(system, n, k + 1, f, f, final=True)
+        self._change(system, n, k + 1, f, f, self.held[system, n], final=True)
         self._write(system, n, k + 1, f)
         self.frontier[system] = n + 1
         self.look()
@@ -236,7 +254,7 @@ class Iterates(Edges):
         """U_{n+1}^{k+1} = F_n(U_n^k) + [G_n(U_n^{k+1}) - G_n(U_n^k)], or another correction in the brackets."""
         k = self.held[system, n + 1]
         new, old = self._known(system, n, k + 1), self._known(system, n, k, self.correction.lookback)
-        f = self._fine(system, n, k) if self._keep_fine or self._empty else old.f
+        f = self._fine(system, n, k)
         change = self.correction.difference(Span(self._times, n), new, old)
         if change is not None:
             check_like(change, bare(f), "the correction's difference")
@@ -279,7 +297,7 @@ class Iterates(Edges):
     def _correct(self, system: Ints, n: Ints, value: State, f: State, held: State = None, mixed: State = None) -> None:
         # A mixed iterate may stand still where the recursion does not: what the recursion gives is what counts.
         k = self.held[system, n + 1]
-        held = self._change(system, n, k + 1, value, f if self._keep_fine else value, held)
+        held = self._change(system, n, k + 1, value, f, k, held)
         self._write(system, n, k + 1, _tree.finite_or(value if mixed is None else mixed, held))
 
     def _mix(self, rows: Runs, value: State) -> State:
@@ -315,16 +333,38 @@ class Iterates(Edges):
         return self.u.take(system * (self.slices + 1) + n + 1, np.maximum(self.held[system, n + 1], 0))
 
     def _change(
-        self, system: Ints, n: Ints, iterate: Ints, value: State, fine: State, held: State = None, final: bool = False
+        self,
+        system: Ints,
+        n: Ints,
+        iterate: Ints,
+        value: State,
+        fine: State,
+        solved: Ints,
+        held: State = None,
+        final: bool = False,
     ) -> State:
-        """Notes what the right edges held and what they are to hold; returns the former."""
+        """Notes what the right edges held and what they are to hold; returns the former.
+
+        ``fine`` are the solutions from the inputs' iterates ``solved``.
+        """
         if held is None:
             held = self._held(system, n)
             if not (there := self.held[system, n + 1] >= 0).all():  # the place may hold what another left there
                 mask = torch.from_numpy(there).to(self.device)
                 held = _tree.map(lambda x: torch.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, float("nan")), held)
-        self.changes.add(system * self.slices + n, iterate, value, held, fine, final)
+        earlier = self._earlier(system * self.slices + n, solved - 1) if self._keep_earlier else None
+        self.changes.add(system * self.slices + n, iterate, value, held, fine, earlier, final)
         return held
+
+    def _earlier(self, place: Ints, iterate: Ints) -> State:
+        """A copy of fine solutions, without a multistep history; NaN where they are not there."""
+        there = (iterate >= 0) & self.f.has(place, np.maximum(iterate, 0))
+        f = self.f.take(place, np.where(there, iterate, 0))
+        f = bare(f[0] if self._carries else f)
+        if there.all():
+            return f
+        mask = torch.from_numpy(there).to(self.device)
+        return _tree.map(lambda x: torch.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, float("nan")), f)
 
     def _write(self, system: Ints, n: Ints, iterate: Ints, value: State) -> None:
         oldest = None

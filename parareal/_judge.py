@@ -22,12 +22,14 @@ class Verdict(NamedTuple):
         accepted: How many slices it accepts, ``(D,)``.
         error: Estimated distance of the final state from the sequential one, in the norm of the rule, ``(D,)``; NaN
             where there is no estimate.
+        sound: Whether that estimate keeps within the tolerance, ``(D,)``; ``None`` for rules that promise nothing of it.
     """
 
     stop: Bools
     converged: Bools
     accepted: Ints
     error: Floats | None = None
+    sound: Bools | None = None
 
 
 class Judge:
@@ -47,6 +49,23 @@ class Judge:
     def account(self) -> dict[str, np.ndarray[Any, Any]]:
         """What it remembers, by name: the very arrays, so that another run's can be copied into them."""
         return {}
+
+    def witness(self, systems: Ints, n: Ints, shown: Floats) -> None:
+        """What the correction has missed of changes that were tried on slices, as parts of them; ``(P,)`` each."""
+
+    def reopen(self, systems: Bools, times: int) -> None:
+        """Slices of these systems that were accepted are open again, for the ``times``-th time."""
+
+    def verified(self, system: int, residuals: Floats, size: Floats, begin: int) -> Floats:
+        """The error that defects add up to at the end, relative, and what it may be.
+
+        Args:
+            system: The system.
+            residuals: Relative defects of all boundaries, ``(N,)``.
+            size: The norm of the states there, ``(N,)``.
+            begin: Slices that are final.
+        """
+        return np.array([residuals.sum(), 0.0])
 
 
 def account(judge: Any) -> dict[str, np.ndarray[Any, Any]]:
@@ -71,10 +90,27 @@ class ErrorJudge(Judge):
             verdict = Verdict(stop, stop, accepted if self._tolerance.freeze else np.zeros_like(accepted))
         else:
             verdict = self._tolerance.decide(seen.figures, seen.iteration)
-        error = errors.at_end(seen, size[:, -1])
+        error, sound = errors.at_end(seen, size[:, -1]), None
+        if self._tolerance.rule == "error":
+            tolerance = self._tolerance.atol + self._tolerance.rtol * size[:, -1]
+            sound = ~(error > tolerance * (1 + 1e-12))
         errors.accept(seen, verdict.accepted)
-        return verdict._replace(error=error)
+        return verdict._replace(error=error, sound=sound)
 
     def account(self) -> dict[str, np.ndarray[Any, Any]]:
-        """The account of errors."""
+        """The record of errors."""
         return self._errors.arrays()
+
+    def witness(self, systems: Ints, n: Ints, shown: Floats) -> None:
+        """See `Errors.witness`."""
+        self._errors.witness(systems, n, shown)
+
+    def reopen(self, systems: Bools, times: int) -> None:
+        """With stricter acceptance each time."""
+        self._errors.reopen(systems, times)
+
+    def verified(self, system: int, residuals: Floats, size: Floats, begin: int) -> Floats:
+        """Defects carried to the end as errors are."""
+        rule = self._tolerance
+        allowed = rule.rtol + rule.atol / max(float(size[-1]), np.finfo(np.float64).tiny)
+        return np.array([self._errors.carried(system, residuals, begin), allowed])

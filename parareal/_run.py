@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,8 @@ from parareal._memory import Carried, bare
 from parareal._problem import Problem
 from parareal._progress import Bar
 from parareal._rank_pipeline import InBlock
-from parareal._record import Recorder
-from parareal._schedule import Schedule
+from parareal._record import Record, Recorder
+from parareal._schedule import Bools, Schedule
 from parareal._solution import History, IterationReport, Solution, Stats, Status
 from parareal._standing import Identity, capture, describe, nameless, raw, restore
 from parareal._stop import Floats, StoppingRule
@@ -51,6 +51,7 @@ class Run:
     progress: bool
     dense: bool
     keep: str = "last"
+    verify: bool = False
     started: float = field(default_factory=time.perf_counter)
     history: list[IterationReport] = field(default_factory=list)
     _increments: dict[int, Floats] = field(
@@ -92,30 +93,20 @@ class Run:
         if resume is not None:
             self._check_resume(resume)
         bar = Bar(self.progress and self.executor.leads, self.grid.num_slices)
-        engine = self._engine(correction, schedule, stop, most)
+        parts = (correction, schedule, stop, most)
+        engine = self._engine(*parts)
         if resume is not None and resume.standing is not None:
             restore(engine, resume.standing, most)
             self.history, self._before = list(resume.history), resume.stats
             self._increments = {key: rows.copy() for key, rows in resume.standing.increments.items()}
-        if self.keep == "all":
-            before = None if resume is None else resume.iterates
-            systems, has_coarse = engine.iterates.systems, correction.propagator is not None
-            rounds = 0 if resume is None else resume.stats.rounds
-            self._recorder = Recorder(systems, self.grid.num_slices, self.samples, has_coarse, before, rounds)
-            engine.iterates.record(self._recorder)
-            engine.counters.log = self._recorder.log
+        self._record(engine, None if resume is None else resume.iterates)
         try:
-            engine.begin()
-            while engine.active.any():
-                complete, moved = engine.advance()
-                for system, row in zip(complete, moved, strict=True):
-                    key = int(engine.iteration[system])
-                    self._increments.setdefault(key, np.zeros(engine.iterates.live.shape))[system] = row
-                if self.executor.any(self._report(engine, bar)):
-                    engine.halt(Status.STOPPED)
-                if checkpoint is not None:
-                    engine.together()
-                    checkpoint.save(self._solution(engine))
+            self._advance(engine, bar, checkpoint)
+            again = 0
+            while self.dense and (reopen := self._doubtful(engine)).any():
+                again += 1
+                engine = self._reopened(engine, reopen, again, parts)
+                self._advance(engine, bar, checkpoint)
             engine.finish()
         except BaseException as error:
             engine.halt(Status.INTERRUPTED)
@@ -136,7 +127,66 @@ class Run:
             engine.close()
         return self._solution(engine)
 
-    def _engine(self, correction: Correction, schedule: Schedule, stop: StoppingRule, most: int | None) -> Engine:
+    def _advance(self, engine: Engine, bar: Bar, checkpoint: Checkpoint | None) -> None:
+        """Goes on until every system has come to its end."""
+        engine.begin()
+        while engine.active.any():
+            complete, moved = engine.advance()
+            for system, row in zip(complete, moved, strict=True):
+                key = int(engine.iteration[system])
+                self._increments.setdefault(key, np.zeros(engine.iterates.live.shape))[system] = row
+            if self.executor.any(self._report(engine, bar)):
+                engine.halt(Status.STOPPED)
+            if checkpoint is not None:
+                engine.together()
+                checkpoint.save(self._solution(engine))
+
+    def _record(self, engine: Engine, before: Record | None) -> None:
+        """Records all iterates, after those of a run before, where they are wanted."""
+        if self.keep == "all":
+            systems, has_coarse = engine.iterates.systems, engine.coarse is not None
+            rounds = 0 if self._before is None else self._before.rounds
+            self._recorder = Recorder(systems, self.grid.num_slices, self.samples, has_coarse, before, rounds)
+            engine.iterates.record(self._recorder)
+            engine.counters.log = self._recorder.log
+
+    def _doubtful(self, engine: Engine) -> Bools:
+        """Which systems have ended with more error than they may have, and are to go on from what was not accepted."""
+        return engine.doubtful | (self._verify(engine) if self.verify else np.zeros_like(engine.doubtful))
+
+    def _verify(self, engine: Engine) -> Bools:
+        """Evaluates all boundaries that were accepted; returns the systems in which too many of them are off."""
+        failed = np.zeros_like(engine.doubtful)
+        for system, status in enumerate(engine.status):
+            if status is Status.CONVERGED:
+                error, allowed = engine.evaluate(system)
+                failed[system] = not error <= allowed
+                if not failed[system]:
+                    engine.status[system] = Status.VERIFIED
+        return failed
+
+    def _reopened(self, engine: Engine, systems: Bools, times: int, parts: Any) -> Engine:
+        """A new engine that goes on where an old one has ended: some systems from the last state that is proven.
+
+        Their states are first iterates now, so that it takes few iterations. What slices have shown stays known.
+        """
+        at = capture(engine, engine.iterates.states, self._increments, self.identity)
+        statuses = tuple(None if again else status for again, status in zip(systems, engine.status, strict=True))
+        frontier = np.where(systems, at.proven, at.frontier)
+        engine.close()
+        self._before = self._stats(engine.counters, engine.fine.evaluations, engine.coarse_evaluations)
+        self.started = time.perf_counter()
+        record = self._recorder.record() if self._recorder else None
+        new = self._engine(*parts, start=at.u)
+        restore(new, replace(at, frontier=frontier, statuses=statuses, past=None), parts[-1])
+        new.accepted &= ~systems
+        new.judge.reopen(systems, times)
+        self._record(new, record)
+        return new
+
+    def _engine(
+        self, correction: Correction, schedule: Schedule, stop: StoppingRule, most: int | None, start: State = None
+    ) -> Engine:
         options: dict[str, Any] = {
             "problem": self.problem,
             "u0": self.systems,
@@ -151,7 +201,7 @@ class Run:
         }
         if isinstance(self.executor, InBlock):
             return self.executor.engine(keep=self.keep, **options)
-        return Engine(**options, schedule=schedule)
+        return Engine(**options, schedule=schedule, start=start)
 
     def _check_resume(self, resume: Solution) -> None:
         """Raises unless this run can go on from there."""
@@ -227,6 +277,7 @@ class Run:
             stats=self._stats(engine.counters, engine.fine.evaluations, engine.coarse_evaluations),
             sample_status=statuses if self.samples else None,
             error_estimate=torch.from_numpy(engine.errors.copy()) if self.samples else float(engine.errors[0]),
+            residuals=torch.from_numpy(engine.residuals.copy() if self.samples else engine.residuals[0].copy()),
             iterates=self._recorder.record() if self._recorder else None,
             standing=capture(engine, states, self._increments, self.identity) if self.dense else None,
         )

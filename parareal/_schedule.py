@@ -23,6 +23,7 @@ from parareal._tree import State
 Guess: TypeAlias = Callable[[Where, State, tuple[Any, ...]], State]
 Ints: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Bools: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
+Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 class Status(Enum):
     """How a run ended; the value is a sentence that says what to do about it."""
 
+    VERIFIED = (
+        "The stopping rule was met, and verified: the defects of all slice boundaries, evaluated after it was met, add up "
+        "to less than the tolerance."
+    )
     CONVERGED = "The stopping rule was met: every slice has settled to within the tolerance."
     FINAL = "Every slice is final: the result is the sequential solution itself."
     ITERATIONS = "The iterations asked for were made; no tolerance was met, or none was asked for."
@@ -38,17 +42,27 @@ class Status(Enum):
         "so the sequential run fails there as well: use smaller fine steps, allow more Newton iterations, or look at "
         "the right-hand side near the time named by the frontier."
     )
+    UNCERTAIN = (
+        "Slices were accepted whose errors have grown beyond the tolerance since: keep the states of all slice "
+        "boundaries (dense=True), so that the run can go back to them, or ask for a smaller tolerance."
+    )
     INTERRUPTED = "An exception ended the run: the solution holds the iterates computed before it."
 
     @property
     def converged(self) -> bool:
         """Whether the tolerance was met or every slice is final."""
-        return self in (Status.CONVERGED, Status.FINAL)
+        return self in (Status.CONVERGED, Status.FINAL, Status.VERIFIED)
 
     @property
     def failed(self) -> bool:
         """Whether the run ended without what was asked of it."""
-        return self in (Status.MAX_ITERATIONS, Status.NONFINITE, Status.UNSOLVED, Status.INTERRUPTED)
+        return self in (
+            Status.MAX_ITERATIONS,
+            Status.NONFINITE,
+            Status.UNSOLVED,
+            Status.UNCERTAIN,
+            Status.INTERRUPTED,
+        )
 
     @staticmethod
     def worst(statuses: tuple[Status, ...]) -> Status:
@@ -180,6 +194,10 @@ class Solution:
             its own units; 0 where the result is the sequential solution itself, NaN where nothing is known.
             With ``samples=True`` one number for each sample, float64, shape ``(B,)``. It rests on what the iterates
             show and on the assumption that relative errors are carried on as they are: it is no bound.
+        residuals: Relative defect of every slice's right boundary, |F(U_n) - U_{n+1}| / |U_{n+1}|, as it was last seen in
+            the run, in the norm of the stopping rule: float64, shape ``(N,)``, or ``(B, N)`` with ``samples=True``. Zero
+            where the boundary is final, NaN where none was ever computed. The state that is returned is one move better
+            than the one that was looked at, but for ``verify=True``, where it is that state itself.
         iterates: With ``keep="all"`` every iterate and what the propagators made of them, a `Record`; else ``None``.
         standing: What ``solve(..., resume=solution)`` goes on from; ``None`` with ``dense=False`` and from `serial`.
         sample_status: With ``samples=True`` the status of each sample, else ``None``.
@@ -193,6 +211,7 @@ class Solution:
     stats: Stats
     sample_status: tuple[Status, ...] | None = None
     error_estimate: float | Tensor | None = None
+    residuals: Tensor | None = None
     iterates: Record | None = None
     standing: Standing | None = field(default=None, repr=False)
 

@@ -13,7 +13,7 @@ from parareal._correction import Coarse, Correction
 from parareal._executor import Batched, Executor
 from parareal._grid import TimeGrid, check_count
 from parareal._problem import Problem
-from parareal._rank_pipeline import RankPipeline
+from parareal._rank_pipeline import InBlock, RankPipeline
 from parareal._run import Callback, Run
 from parareal._schedule import Barrier, Schedule
 from parareal._signals import raising
@@ -38,6 +38,7 @@ def solve(
     samples: bool = False,
     dense: bool = True,
     keep: Literal["last", "all"] = "last",
+    verify: bool = False,
     resume: Solution | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     throw: bool = True,
@@ -67,6 +68,9 @@ def solve(
             memory then grows with its width, not with the number of slices.
         keep: ``"all"`` keeps every iterate and the fine and coarse solutions from it, in `Solution.iterates`: about
             three states for each slice and iteration.
+        verify: After convergence, evaluate every boundary once more that was accepted without its own evaluation, as many
+            slices at a time as the window has; where their defects add up to more than the tolerance at the end, the
+            run goes on from the states that it has. The status is then `Status.VERIFIED`, or FINAL.
         resume: A solution to go on from, partial or not, of a run with the same problem, initial state, grid, fine
             propagator and ``samples``. Everything else may be another. Iterations, history and costs are counted on.
             With the default schedule the run goes on as if it had never stopped; see ``docs/resume.md``.
@@ -101,7 +105,9 @@ def solve(
     check_instance(schedule, Schedule, "schedule", "pr.Barrier()")
     with schedule.joined(executor) if isinstance(schedule, RankPipeline) else executor.joined() as joined:
         check_keep(keep, dense)
-        run = Run(problem, u0, grid, fine, joined, samples, callback, progress, dense, keep)
+        run = Run(problem, u0, grid, fine, joined, samples, callback, progress, dense, keep, verify)
+        if verify:
+            _check_verify(dense, joined)
         correction, stop = _parts(run, coarse, schedule, stop)
         if max_iterations is not None:
             check_count(max_iterations, "max_iterations")
@@ -128,6 +134,18 @@ def solve(
     if throw and solution.status.failed:
         raise SolveError(solution)
     return solution
+
+
+def _check_verify(dense: bool, executor: Executor) -> None:
+    if not dense:
+        raise ValueError(
+            "verify=True came with dense=False, which keeps no states to evaluate; expected dense=True, or verify=False"
+        )
+    if isinstance(executor, InBlock):
+        raise ValueError(
+            "verify=True came with RankPipeline, whose ranks hold a block of slices each; expected another schedule, "
+            "such as pr.Wavefront() with executor=pr.Distributed(), or verify=False"
+        )
 
 
 def _parts(

@@ -42,6 +42,7 @@ class Standing:
         frontier: Slices final or accepted, ``(M,)``.
         proven: Slices final without any accepted, ``(M,)``.
         errors: Estimated errors, ``(M,)``.
+        residuals: Relative defects as last seen, ``(M, N)``.
         statuses: How systems ended; ``None`` for those that did not.
         increments: Those of iterations that are not in the history yet, ``(M, N)`` each.
         account: What the stopping rule remembers.
@@ -58,6 +59,7 @@ class Standing:
     frontier: Ints
     proven: Ints
     errors: Floats
+    residuals: Floats
     statuses: tuple[Status | None, ...]
     increments: dict[int, Floats]
     account: dict[str, Any]
@@ -158,7 +160,7 @@ def raw(leaf: Tensor) -> Tensor:
 
 # --- out of an engine, and into one ----------------------------------------------------------------------------------
 
-_ENDED = (Status.CONVERGED, Status.FINAL, Status.NONFINITE, Status.UNSOLVED)
+_ENDED = (Status.CONVERGED, Status.VERIFIED, Status.UNCERTAIN, Status.FINAL, Status.NONFINITE, Status.UNSOLVED)
 
 
 def capture(engine: Engine, u: State, increments: dict[int, Floats], identity: Identity) -> Standing:
@@ -183,6 +185,7 @@ def capture(engine: Engine, u: State, increments: dict[int, Floats], identity: I
         frontier=frontier,
         proven=np.where(engine.accepted, engine.proven, frontier),
         errors=engine.errors.copy(),
+        residuals=engine.residuals.copy(),
         statuses=tuple(status if status in _ENDED else None for status in engine.status),
         increments={key: rows.copy() for key, rows in increments.items()},
         account={name: array.copy() for name, array in account(engine.judge).items()},
@@ -207,6 +210,9 @@ def _undone(engine: Engine, u: State, back: Bools, frontier: Ints) -> tuple[Stat
     return u, own
 
 
+_ACCEPTED = (Status.CONVERGED, Status.VERIFIED, Status.UNCERTAIN)
+
+
 def restore(engine: Engine, at: Standing, most: int | None) -> None:
     """Puts a new engine where a run stood; slices that another rule has accepted are not taken for final."""
     it, same = engine.iterates, at.rule == nameless(repr(engine.stop))
@@ -214,7 +220,7 @@ def restore(engine: Engine, at: Standing, most: int | None) -> None:
     it.put_back(_tree.map(lambda leaf: leaf.to(it.device), at.u), at.reached, at.number, frontier)
     if at.past is not None and at.past.correction == nameless(repr(it.correction)):
         bring_back(it, at.past, at.number)
-    engine.iteration, engine.errors = at.iteration.copy(), at.errors.copy()
+    engine.iteration, engine.errors, engine.residuals = at.iteration.copy(), at.errors.copy(), at.residuals.copy()
     engine.proven, engine.accepted = at.proven.copy(), at.proven < frontier
     engine.settled = frontier.copy()
     engine.decided = frontier.copy() if engine.slides else at.number.copy()
@@ -226,7 +232,7 @@ def restore(engine: Engine, at: Standing, most: int | None) -> None:
         engine.most = np.minimum(engine.most, most)
     spent = engine.stop.spent(engine.iteration)
     for system, status in enumerate(at.statuses):
-        if status is Status.CONVERGED and not same:
+        if status in _ACCEPTED and not same:
             status = None
         if status is None and frontier[system] == it.slices:
             status = Status.CONVERGED if engine.accepted[system] else Status.FINAL

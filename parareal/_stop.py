@@ -40,6 +40,11 @@ class StoppingRule(ABC):
         """Whether `measure` asks for the defect; fine solutions are kept for it only then."""
 
     @property
+    def uses_growth(self) -> bool:
+        """Whether `measure` asks for what moves are carried to; earlier fine solutions are kept for it only then."""
+        return False
+
+    @property
     @abstractmethod
     def width(self) -> int:
         """How many figures `measure` gives."""
@@ -135,14 +140,19 @@ class Tolerance(StoppingRule):
         return True
 
     @property
+    def uses_growth(self) -> bool:
+        """Where errors decide."""
+        return self.rule == "error"
+
+    @property
     def width(self) -> int:
-        """Four figures."""
-        return 4
+        """Five figures."""
+        return 5
 
     def measure(self, change: Change) -> list[Tensor]:
-        """The norm of what must be small, of the iterate, of the increment and of the defect."""
+        """The norm of what must be small, of the iterate, the increment, the defect, and what a move was carried to."""
         rule = "defect" if self.rule == "defect" else "increment"
-        return [change.norm(what, self.norm) for what in (rule, "size", "increment", "defect")]
+        return [change.norm(what, self.norm) for what in (rule, "size", "increment", "defect", "carried")]
 
     def decide(self, figures: Floats, iteration: Ints) -> Verdict:
         """Stops where every edge passes; with ``freeze`` accepts those that pass in a row."""
@@ -234,6 +244,11 @@ class _Combined(StoppingRule):
         return self.first.uses_defect or self.second.uses_defect
 
     @property
+    def uses_growth(self) -> bool:
+        """Where either does."""
+        return self.first.uses_growth or self.second.uses_growth
+
+    @property
     def width(self) -> int:
         """The figures of both."""
         return self.first.width + self.second.width
@@ -252,9 +267,10 @@ class _Combined(StoppingRule):
         """One verdict of two."""
         error = b.error if a.error is None else a.error
         converged = (a.stop & a.converged) | (b.stop & b.converged)
+        sound = b.sound if a.sound is None else a.sound if b.sound is None else a.sound & b.sound
         if self.how == "|":
-            return Verdict(a.stop | b.stop, converged, np.maximum(a.accepted, b.accepted), error)
-        return Verdict(a.stop & b.stop, converged, np.minimum(a.accepted, b.accepted), error)
+            return Verdict(a.stop | b.stop, converged, np.maximum(a.accepted, b.accepted), error, sound)
+        return Verdict(a.stop & b.stop, converged, np.minimum(a.accepted, b.accepted), error, sound)
 
 
 class _Both(Judge):
@@ -272,6 +288,22 @@ class _Both(Judge):
             for part in (slice(cut), slice(cut, None))
         )
         return self._join(*(judge.decide(part) for judge, part in zip((self._first, self._second), parts, strict=True)))
+
+    def witness(self, systems: Ints, n: Ints, shown: Floats) -> None:
+        """Both."""
+        self._first.witness(systems, n, shown)
+        self._second.witness(systems, n, shown)
+
+    def reopen(self, systems: Bools, times: int) -> None:
+        """Both."""
+        self._first.reopen(systems, times)
+        self._second.reopen(systems, times)
+
+    def verified(self, system: int, residuals: Floats, size: Floats, begin: int) -> Floats:
+        """By the stricter of those that have a tolerance."""
+        parts = [judge.verified(system, residuals, size, begin) for judge in (self._first, self._second)]
+        parts = [part for part in parts if part[1] > 0] or parts
+        return min(parts, key=lambda part: part[1] - part[0])
 
     def account(self) -> dict[str, np.ndarray[Any, Any]]:
         """Of both."""
