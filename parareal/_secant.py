@@ -219,10 +219,9 @@ def _triangular(a: Tensor, b: Tensor, x: Tensor, products: Tensor | None) -> Ten
     mixes = [None] * -(-length // size) if products is None else products.split(size, 1)
     parts = list(zip(*(tensor.split(size, 1) for tensor in (a, b, x)), mixes, strict=True))
     done = [_solved(*parts[0])]
-    gained: Tensor | None = None  # by x, from the blocks on the left, (R, 1, D)
+    gained = x.new_zeros(rows, 1, numbers)  # by x, from the blocks on the left
     for i in range(1, len(parts)):
-        new = done[-1].flatten(1).unsqueeze(1) @ parts[i - 1][0].flatten(1, 2)
-        gained = new if gained is None else gained + new
+        gained = gained + done[-1].flatten(1).unsqueeze(1) @ parts[i - 1][0].flatten(1, 2)
         a, b, x, mix = parts[i]
         done.append(_solved(a, b, x + gained, mix))
     return torch.cat(done, 1)

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import Literal
 
 from parareal import _tree
-from parareal._check import check_instance, check_keep, check_solves
+from parareal._check import check_history, check_instance, check_keep, check_solves
 from parareal._checkpoint import Checkpoint
 from parareal._correction import Coarse, Correction
 from parareal._executor import Batched, Executor
@@ -38,6 +38,7 @@ def solve(
     samples: bool = False,
     dense: bool = True,
     keep: Literal["last", "all"] = "last",
+    history: Literal["full", "summary"] | None = None,
     resume: Solution | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     throw: bool = True,
@@ -64,9 +65,12 @@ def solve(
             then per sample, a sample that has finished leaves the rounds, and none depends on the others. The
             right-hand side sees states with a batch axis of 1.
         dense: Keep the states at all edges. ``False`` keeps the first and the last alone, and with `Windowed` the
-            memory then grows with its width, not with the number of slices.
+            memory for states and history then grows with its width, not with the number of slices.
         keep: ``"all"`` keeps every iterate and the fine and coarse solutions from it, in `Solution.iterates`: about
             three states for each slice and iteration.
+        history: What `Solution.history` keeps of each iteration: ``"full"``, the increments of all slices; or
+            ``"summary"``, the largest of them. ``None`` for ``"full"`` with ``dense=True`` and ``"summary"`` without.
+            The callback sees the increments of all slices in either case.
         resume: A solution to go on from, partial or not, of a run with the same problem, initial state, grid, fine
             propagator and ``samples``. Everything else may be another. Iterations, history and costs are counted on.
             With the default schedule the run goes on as if it had never stopped; see ``docs/resume.md``.
@@ -101,7 +105,8 @@ def solve(
     check_instance(schedule, Schedule, "schedule", "pr.Barrier()")
     with schedule.joined(executor) if isinstance(schedule, RankPipeline) else executor.joined() as joined:
         check_keep(keep, dense)
-        run = Run(problem, u0, grid, fine, joined, samples, callback, progress, dense, keep)
+        summary = check_history(history, dense)
+        run = Run(problem, u0, grid, fine, joined, samples, callback, progress, dense, keep, summary)
         correction, stop = _parts(run, coarse, schedule, stop)
         if max_iterations is not None:
             check_count(max_iterations, "max_iterations")
@@ -116,7 +121,7 @@ def solve(
                 "correction": correction,
                 "schedule": schedule,
                 "stopping rule": stop,
-                "settings": f"{max_iterations=}, {dense=}, {keep=}, checkpoint={saved is not None}",
+                "settings": f"{max_iterations=}, {dense=}, {keep=}, {history=}, checkpoint={saved is not None}",
             },
         )
         with nullcontext() if saved is None else raising():

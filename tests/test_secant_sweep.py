@@ -63,7 +63,13 @@ def test_blocks_are_the_dense_solve(
     assert np.abs(found - expected).max() <= DTYPES[dtype] * max(1.0, np.abs(expected).max())
 
 
-@given(st.integers(1, 64), st.integers(1, 20_000), st.integers(1, 14), st.integers(1, 10**6), st.sampled_from(["cpu", "cuda"]))
+@given(
+    st.integers(1, 64),
+    st.integers(1, 20_000),
+    st.integers(1, 14),
+    st.integers(1, 10**6),
+    st.sampled_from(["cpu", "cuda"]),
+)
 def test_blocks_are_as_long_as_they_may_be(rows: int, length: int, pairs: int, numbers: int, device: str) -> None:
     size = _secant._block(rows, length, pairs, numbers, device)
     assert 1 <= size <= min(length, 2 * _secant._MOST)
