@@ -61,7 +61,8 @@ def _why(part: nn.Module) -> str:
         return "takes the statistics of whatever is computed together"
     if isinstance(part, _STATISTICS) and part.track_running_stats:
         return "changes its statistics with every call"
-    hooks = (type(hook).__name__ for hook in part._forward_pre_hooks.values())
+    before: dict[int, Any] = vars(part).get("_forward_pre_hooks", {})
+    hooks = [type(hook).__name__ for hook in before.values()]
     if name == "_SpectralNorm" or "SpectralNorm" in hooks:
         return "takes another step of a power iteration in every call"
     return ""
