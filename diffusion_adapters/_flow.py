@@ -16,6 +16,7 @@ from diffusion_adapters._coordinates import Coordinates, Name, coordinates_for
 from diffusion_adapters._model import DiffusionModel
 from diffusion_adapters._prediction import ROWS, between, per_row
 from diffusion_adapters._split import diffusion_split
+from diffusion_adapters._training import check_mode
 from diffusion_adapters._validate import check_floating
 
 
@@ -178,8 +179,12 @@ class RightHandSide:
     coordinates: Coordinates
     join: Callable[[list[Tensor]], dict[str, Any]]
     dtype: torch.dtype | None
+    _checked: list[bool] = field(default_factory=list[bool], init=False, repr=False)
 
     def __call__(self, tau: Tensor, u: Tensor, rows: list[Tensor] | None = None) -> Tensor:
+        if not self._checked:  # before the first call, and not at construction: a model is also made for training
+            check_mode(self.model.network)
+            self._checked.append(True)
         model, coordinates, schedule = self.model, self.coordinates, self.model.noise_schedule
         direct = model.prediction == coordinates.same_as  # the network's output is the derivative itself
         t = coordinates.time(tau)

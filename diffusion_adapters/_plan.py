@@ -17,6 +17,7 @@ from diffusion_adapters._noise import start_noise
 from diffusion_adapters._sample import SampleResult, correction_of, fine_of, grid_of, sample
 from diffusion_adapters._sde import NoisyFlow
 from diffusion_adapters._spacing import Spacing
+from diffusion_adapters._training import check_mode
 from diffusion_adapters._validate import count
 from parareal._check import check_instance
 from parareal._costs import Hopeless, Recording, state_bytes, time_rounds
@@ -36,7 +37,7 @@ def plan(
     solver: str | pr.Integrator = "ddim",
     coarse: str | pr.Correction | pr.Integrator | Sequence[str | pr.Correction | pr.Integrator] = ("gaussian",),
     widths: Sequence[int] = WIDTHS,
-    rtol: float = 1e-3,
+    rtol: float | None = None,
     generator: Any = None,
     budget: float = 60.0,
 ) -> pr.Plan:
@@ -92,6 +93,7 @@ def plan(
             f"there is no candidate: widths={widths!r}, coarse={coarse!r} and {len(state)} samples leave none; "
             "expected at least one of each"
         )
+    check_mode(model.network)
     times = time_rounds(_calls(model, state), max(width for width, _ in ways) * len(state), state.device)
 
     seed = generator if NoisyFlow in fine.solves else None

@@ -47,6 +47,8 @@ VARIANCE = 0.1
 digits anything from 0.07 to 0.15 does as well, and the variance of the data no better."""
 NEIGHBOURS = (1, 2, 4)
 MEMORY = 2
+"""Pairs of the secant: two take fewer rounds than one where guidance is strong (benchmarks/rounds.py)."""
+RTOL = 1e-3
 WIDTH = 100
 """Most slices at a time, unless told otherwise: where the time a sample takes is least on the packaged digits."""
 
@@ -75,7 +77,7 @@ def sample(
     slices: int | None = None,
     width: int | None = None,
     schedule: pr.Schedule | None = None,
-    rtol: float = 1e-3,
+    rtol: float | None = None,
     parallel: bool = True,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
     progress: bool = False,
@@ -110,10 +112,10 @@ def sample(
         width: Slices that are worked on at a time in a window that slides along (`parareal.Windowed`), and so the rows
             of a network call for each sample. ``None`` for at most 100 with ``"gaussian"``, and no window otherwise.
         schedule: Which slices advance when, in place of ``width``.
-        rtol: Tolerance on the samples: the distance from the sequential sampler's, relative to each sample, in the root
-            mean square. In a window the error is estimated as it builds up, and this is what was found of 95% of
-            samples and more; ``solution.error_estimate`` tells. Without one, no edge of a slice has moved by more in
-            the last iteration. Neither is a bound.
+        rtol: Tolerance on the samples, ``None`` for 1e-3: the distance from the sequential sampler's, relative to each
+            sample, in the root mean square. In a window the error is estimated as it builds up, and this is what was
+            found of 95% of samples and more; ``solution.error_estimate`` tells. Without one, no edge of a slice has
+            moved by more in the last iteration. Neither is a bound.
         parallel: ``False`` for the sequential sampler: same grid, same problem, same result object. What steers
             iterations (``coarse``, ``schedule``, ``rtol``, ``stop``, ``max_iterations``, ``progress``, ``callback``) is
             checked as well, and not used.
@@ -122,7 +124,7 @@ def sample(
             after the noise to start from: it is the same in sequence and in parallel, whatever the lanes.
         progress: Show a progress bar (needs tqdm).
         executor: How the lanes of a round are evaluated; ``pr.Batched(max_lanes=...)`` bounds the network's batch.
-        stop: A stopping rule in place of ``rtol``.
+        stop: A stopping rule in place of ``rtol``; both together are an error.
         max_iterations: Most iterations; ``None`` for as many as there are slices.
         verify: Evaluate every boundary once more after convergence; see `parareal.solve`.
         throw: Raise `parareal.SolveError` when the run does not reach what was asked.
@@ -132,7 +134,8 @@ def sample(
         A `SampleResult`. An empty batch gives an empty result without a call of the network.
 
     Raises:
-        TypeError, ValueError: An argument is not what it should be; the network was not called.
+        TypeError, ValueError: An argument is not what it should be, or the network is in training mode and has layers
+            that make it no function of its input; it was not called.
         parareal.SolveError: The tolerance was not met, or the samples are not finite (with ``throw=True``).
 
     Source:
@@ -146,8 +149,8 @@ def sample(
         (torch.Size([8, 1]), True, True)
     """
     flow = probability_flow(model)
-    tolerance = pr.Tolerance(rtol=rtol, atol=0.0)
     _check_run(schedule, stop, max_iterations, callback)
+    stop = stopping(rtol, stop, RTOL)
     fine = fine_of(solver)
     correction = correction_of(coarse, fine)
     times = model.noise_schedule.times(steps, spacing)
@@ -177,7 +180,7 @@ def sample(
             coarse=correction,
             schedule=schedule,
             executor=executor,
-            stop=tolerance if stop is None else stop,
+            stop=stop,
             max_iterations=max_iterations,
             samples=True,
             verify=verify,
@@ -198,6 +201,18 @@ def _check_run(schedule: Any, stop: Any, max_iterations: Any, callback: Any) -> 
         count(max_iterations, "max_iterations")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback is a {type(callback).__name__}; expected a function of an IterationReport")
+
+
+def stopping(rtol: float | None, stop: pr.StoppingRule | None, default: float) -> pr.StoppingRule:
+    """The rule that ``rtol`` or ``stop`` asks for; raises where both do."""
+    if stop is None:
+        return pr.Tolerance(rtol=default if rtol is None else rtol, atol=0.0)
+    if rtol is not None:
+        raise ValueError(
+            f"rtol={rtol!r} came with stop={stop!r}, which takes its place; expected one of them: a tolerance together "
+            f"with something else is stop=pr.Tolerance(rtol={rtol!r}, atol=0.0) | pr.Iterations(20)"
+        )
+    return stop
 
 
 def fine_of(solver: Any) -> pr.Integrator:

@@ -15,6 +15,7 @@ from parareal._executor import Batched, Executor, Serial
 from parareal._findings import Finding, PropagatorReport
 from parareal._frozen import FrozenPath
 from parareal._grid import TimeGrid
+from parareal._history import History, IterationReport
 from parareal._jacobian import Jacobian
 from parareal._linear import Identity, Linear, LinearFlow, Whitened, Zero
 from parareal._link import RankError
@@ -29,7 +30,7 @@ from parareal._schedule import Barrier, Progress, Schedule, Wavefront, Windowed
 from parareal._sde import SDE
 from parareal._secant import Secant
 from parareal._semilinear import Prediction, Semilinear, SemilinearODE, Split, Weights, scaled_phis
-from parareal._solution import History, IterationReport, Solution, SolveError, Stats, Status
+from parareal._solution import Solution, SolveError, Stats, Status
 from parareal._solve import serial, solve
 from parareal._stop import Iterations, StoppingRule, Tolerance, Verdict
 from parareal._trials import Candidate

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from parareal import _tree
+from parareal._history import History, IterationReport
 from parareal._memory import Carried, Memory, bare
 from parareal._past import Past
 from parareal._record import Record
-from parareal._solution import History, IterationReport, Solution, Stats, Status
+from parareal._solution import Solution, Stats, Status
 from parareal._standing import Identity, Standing, digest
 from parareal._tree import State
 
@@ -120,7 +121,12 @@ def _pack(solution: Solution, tensors: dict[str, Tensor]) -> dict[str, Any]:
     history = solution.history
     _put(tensors, "ts", solution.ts)
     if history:
-        _put(tensors, "history.increments", torch.stack([report.increments for report in history]))
+        full = [report.kept for report in history if report.kept is not None]
+        if full:
+            _put(tensors, "history.increments", torch.stack(full))
+        if len(full) < len(history):  # summaries
+            largest = [torch.as_tensor(report.increment, dtype=torch.float64) for report in history]
+            _put(tensors, "history.increment", torch.stack(largest))
         _put(tensors, "history.frontier", torch.stack([torch.as_tensor(report.frontier) for report in history]))
     _put(tensors, "iterations", torch.as_tensor(solution.iterations))
     if solution.error_estimate is not None:
@@ -133,6 +139,7 @@ def _pack(solution: Solution, tensors: dict[str, Tensor]) -> dict[str, Any]:
         "status": solution.status.name,
         "sample_status": None if solution.sample_status is None else [s.name for s in solution.sample_status],
         "history": [[report.iteration, report.rounds, report.evaluations] for report in history],
+        "summaries": [[i, report.slices] for i, report in enumerate(history) if report.kept is None],
         "stats": solution.stats.to_dict(),
         "iterates": None if solution.iterates is None else _pack_record(solution.iterates, tensors),
         "standing": None if solution.standing is None else _pack_standing(solution.standing, tensors),
@@ -141,15 +148,7 @@ def _pack(solution: Solution, tensors: dict[str, Tensor]) -> dict[str, Any]:
 
 def _unpack(packed: Any, tensors: dict[str, Tensor], device: torch.device) -> Solution:
     samples = packed["sample_status"]
-    iterations, history = tensors["iterations"], History()
-    if packed["history"]:
-        columns = tensors["history.increments"], tensors["history.frontier"]
-        history = History(
-            IterationReport(
-                iteration, increments, int(frontier) if frontier.ndim == 0 else frontier, rounds, evaluations
-            )
-            for (iteration, rounds, evaluations), increments, frontier in zip(packed["history"], *columns, strict=True)
-        )
+    iterations, history = tensors["iterations"], _unpack_history(packed, tensors)
     us, estimate = _get_state(tensors, "us", packed["us"], device), tensors.get("error_estimate")
     return Solution(
         us=us,
@@ -164,6 +163,24 @@ def _unpack(packed: Any, tensors: dict[str, Tensor], device: torch.device) -> So
         iterates=None if packed["iterates"] is None else _unpack_record(packed["iterates"], tensors, device),
         standing=None if packed["standing"] is None else _unpack_standing(packed["standing"], tensors, device, us),
     )
+
+
+def _unpack_history(packed: Any, tensors: dict[str, Tensor]) -> History:
+    summaries: dict[int, int] = dict(packed.get("summaries", []))  # files of older versions have none
+    full, reports = iter(tensors.get("history.increments", ())), list[IterationReport]()
+    for i, (iteration, rounds, evaluations) in enumerate(packed["history"]):
+        frontier: Any = _number(tensors["history.frontier"][i], int)
+        if i in summaries:
+            largest: Any = _number(tensors["history.increment"][i], float)
+            reports.append(IterationReport(iteration, None, frontier, rounds, evaluations, largest, summaries[i]))
+        else:
+            reports.append(IterationReport(iteration, next(full), frontier, rounds, evaluations))
+    return History(reports)
+
+
+def _number(value: Tensor, kind: type) -> Any:
+    """One number of one system, or a tensor of those of a batch."""
+    return kind(value) if value.ndim == 0 else value
 
 
 def _pack_record(record: Record, tensors: dict[str, Tensor]) -> dict[str, Any]:

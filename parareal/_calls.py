@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias, get_args
@@ -42,7 +43,7 @@ class OnLanes:
         self._f, self._name, what = f, name, f"{name}(t, u)"
         self._check = check or (lambda value, u: check_like(value, u, what))
         self._vmapped = torch.func.vmap(self._compared)
-        self._fresh = Fresh(name)
+        self._fresh, self._drew = Fresh(name), 0  # calls in a row that drew random numbers, from the first on
         ways: dict[str, Callable[..., State]] = {
             "vmap": self._call_vmapped,
             "native": self._checked,
@@ -53,7 +54,26 @@ class OnLanes:
 
     def __call__(self, t: Tensor, u: State, rows: State = None) -> State:
         """Values on L lanes: ``t`` of shape ``(L,)``, leaves ``(L, *state)``."""
-        return self._call(t, u) if rows is None else self._call(t, u, rows)
+        if self._drew < 0:  # as in nearly every call
+            return self._call(t, u) if rows is None else self._call(t, u, rows)
+        before = _generators(u)
+        value = self._call(t, u) if rows is None else self._call(t, u, rows)
+        self._note_draws(all(torch.equal(a, b) for a, b in zip(before, _generators(u), strict=True)))
+        return value
+
+    def _note_draws(self, untouched: bool) -> None:
+        """Warns where the first two calls drew random numbers: one may set something up."""
+        self._drew = -1 if untouched else self._drew + 1
+        if self._drew == 2:
+            self._drew = -1
+            warnings.warn(
+                f"{self._name} draws random numbers from torch's global generator, so that it is another function in "
+                "every call, and no solver settles on its noise. Where it calls a network with dropout, call "
+                "network.eval(); where noise is wanted, use pr.SDE, whose noise is a function of a seed. "
+                "pr.check_propagator shows how far two calls are apart",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _checked(self, t: Tensor, u: State, *rows: State) -> State:
         return self._fresh.check(self._compared(t, u, *rows))
@@ -91,6 +111,14 @@ class OnLanes:
         value = self._check(value, u)
         check_untouched(given, before, self._name)
         return _tree.clone(value)
+
+
+def _generators(u: State) -> list[Tensor]:
+    """States of torch's global generators, of the CPU and of the device of ``u``."""
+    states, device = [torch.get_rng_state()], _tree.leaves(u)[0].device
+    if device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
+        states.append(torch.cuda.get_rng_state(device))
+    return states
 
 
 def _from_numpy(leaf: Any, device: torch.device) -> Any:

@@ -27,6 +27,18 @@ def check_keep(keep: Any, dense: bool) -> None:
         raise ValueError("keep='all' came with dense=False, which keeps nothing; expected one of them")
 
 
+def check_history(history: Any, dense: bool) -> bool:
+    """Whether a summary of the history is kept; raises where it is unknown what is."""
+    if history is None:
+        return not dense
+    if not (isinstance(history, str) and history in ("full", "summary")):
+        raise ValueError(
+            f"history={history!r} is unknown; expected 'full', 'summary' for the largest increment of each iteration "
+            "alone, or None for 'full' with dense=True and 'summary' without"
+        )
+    return history == "summary"
+
+
 def with_article(name: str) -> str:
     """An ODE, but a SemilinearODE."""
     return f"{'an' if name[0] in 'AEIO' or name == 'SDE' else 'a'} {name}"

@@ -105,9 +105,9 @@ class Edges:
         (self.start, self.end), self.open_to = block or (0, slices), None if block is None else np.array([[0]])
         self.held = np.full((self.systems, slices + 1), -1)
         self.held[:, 0] = 0
-        self.fine_from, self.fine_done, self.coarse_from, self.coarse_done, self.first_of, self.since = (
-            np.full(shape, -1) for _ in range(6)
-        )
+        self.fine_from, self.fine_done, self.since = (np.full(shape, -1) for _ in range(3))
+        none = np.broadcast_to(np.array(-1), shape)  # read-only, and of the size of one number
+        self.coarse_from, self.coarse_done, self.first_of = (np.full(shape, -1) if coarse else none for _ in range(3))
         self.frontier = np.zeros(self.systems, dtype=np.int64)
         self.active = np.ones(self.systems, dtype=bool)
         self.none = np.zeros(shape, dtype=bool)

@@ -21,13 +21,14 @@ from parareal._engine import Engine
 from parareal._executor import Executor
 from parareal._flight import Counters, Flight, play_round
 from parareal._grid import Mesh, TimeGrid
+from parareal._history import History, IterationReport, Moved
 from parareal._memory import Carried, bare
 from parareal._problem import Problem
 from parareal._progress import Bar
 from parareal._rank_pipeline import InBlock
 from parareal._record import Record, Recorder
 from parareal._schedule import Bools, Schedule
-from parareal._solution import History, IterationReport, Solution, Stats, Status
+from parareal._solution import Solution, Stats, Status
 from parareal._standing import Identity, capture, describe, nameless, raw, restore
 from parareal._stop import Floats, StoppingRule
 from parareal._store import Ring
@@ -52,9 +53,10 @@ class Run:
     dense: bool
     keep: str = "last"
     verify: bool = False
+    summary: bool = False  # the history keeps the largest increment of each iteration alone
     started: float = field(default_factory=time.perf_counter)
     history: list[IterationReport] = field(default_factory=list)
-    _increments: dict[int, Floats] = field(
+    _increments: dict[int, Moved] = field(
         default_factory=dict
     )  # of iterations that some samples have still before them
     _before: Stats | None = None  # what the run that is gone on with has cost
@@ -98,7 +100,10 @@ class Run:
         if resume is not None and resume.standing is not None:
             restore(engine, resume.standing, most)
             self.history, self._before = list(resume.history), resume.stats
-            self._increments = {key: rows.copy() for key, rows in resume.standing.increments.items()}
+            for key, rows in resume.standing.increments.items():
+                self._increments[key] = Moved(*rows.shape)
+                for system, row in enumerate(rows):
+                    self._increments[key].put(system, row)
         self._record(engine, None if resume is None else resume.iterates)
         try:
             self._advance(engine, bar, checkpoint)
@@ -239,9 +244,9 @@ class Run:
         halt, before = False, self._before
         done = engine.iteration[engine.active] if engine.active.any() else engine.iteration.max(keepdims=True)
         while len(self.history) < done.min():
-            moved = self._increments.pop(len(self.history) + 1, None)
-            if moved is None:  # Ctrl-C came between an iteration and its report
-                moved = np.full(engine.iterates.live.shape, np.nan)
+            rows = self._increments.pop(len(self.history) + 1, None)
+            # Ctrl-C may come between an iteration and its report.
+            moved = np.full(engine.iterates.live.shape, np.nan) if rows is None else rows.table()
             frontier = (
                 torch.from_numpy(engine.iterates.frontier.copy()) if self.samples else int(engine.iterates.frontier[0])
             )
@@ -253,8 +258,9 @@ class Run:
                 rounds=rounds + (before.rounds if before else 0),
                 evaluations=evaluations + (before.evaluations if before else 0),
             )
-            self.history.append(report)
-            bar.update(int(engine.iterates.frontier.min()), report.iteration, report.rounds, float(moved.max()))
+            self.history.append(report.summary() if self.summary else report)
+            largest = float(torch.as_tensor(report.increment, dtype=torch.float64).max())
+            bar.update(int(engine.iterates.frontier.min()), report.iteration, report.rounds, largest)
             halt |= self.callback is not None and bool(self.callback(report))
         return halt
 
@@ -279,8 +285,12 @@ class Run:
             error_estimate=torch.from_numpy(engine.errors.copy()) if self.samples else float(engine.errors[0]),
             residuals=torch.from_numpy(engine.residuals.copy() if self.samples else engine.residuals[0].copy()),
             iterates=self._recorder.record() if self._recorder else None,
-            standing=capture(engine, states, self._increments, self.identity) if self.dense else None,
+            standing=capture(engine, states, self._pending(), self.identity) if self.dense else None,
         )
+
+    def _pending(self) -> dict[int, Floats]:
+        """Increments of iterations that are not in the history yet, ``(M, N)`` each."""
+        return {key: moved.table() for key, moved in self._increments.items()}
 
     # --- one slice after another ----------------------------------------------------------------------------------
 

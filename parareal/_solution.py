@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from parareal import _tree
+from parareal._history import History
 from parareal._record import Record
 from parareal._tree import State
 
@@ -71,74 +72,6 @@ class Status(Enum):
         return max(statuses, key=order.index)
 
 
-@dataclass(frozen=True, eq=False)
-class IterationReport:
-    """One iteration, as the callback sees it and the history keeps it.
-
-    Attributes:
-        iteration: Counted from 1.
-        increments: How far each slice's right edge moved, in the norm of the stopping rule and its own units, float64,
-            shape ``(N,)``, or ``(B, N)`` with ``samples=True``. Zero where nothing was computed any more; NaN or Inf
-            where the new iterate was not finite, or where there was none before it.
-        frontier: Number of slices known final from the left, or with ``samples=True`` one number for each sample,
-            int64, shape ``(B,)``.
-        rounds: Rounds since the start of the run.
-        evaluations: Evaluations since the start of the run.
-    """
-
-    iteration: int
-    increments: Tensor
-    frontier: int | Tensor
-    rounds: int
-    evaluations: int
-
-
-class History(tuple[IterationReport, ...]):
-    """Reports of all iterations, one after another: a tuple that becomes a dict or a pandas frame."""
-
-    __slots__ = ()
-
-    def to_dict(self) -> dict[str, list[Any]]:
-        """Columns with an entry for each iteration, of plain numbers and lists, as JSON takes them.
-
-        ``iteration``, ``frontier``, ``rounds``, ``evaluations`` and ``increments``, each a list over the slices; with
-        ``samples=True`` ``frontier`` is a list over the samples, and ``increments`` a list of such lists.
-        """
-
-        def plain(value: int | Tensor) -> Any:
-            return value.tolist() if isinstance(value, Tensor) else value
-
-        names = [each.name for each in fields(IterationReport)]
-        return {name: [plain(getattr(report, name)) for report in self] for name in names}
-
-    def to_frame(self) -> Any:
-        """A pandas frame with a row for each iteration and slice, and with ``samples=True`` for each sample.
-
-        Columns ``iteration``, ``sample`` (with ``samples=True``), ``slice``, ``increment``, ``final`` (whether the
-        slice was final or accepted after the iteration), ``rounds`` and ``evaluations``.
-
-        Raises:
-            ImportError: pandas is not installed.
-        """
-        try:
-            import pandas  # pyright: ignore
-        except ImportError as error:
-            raise ImportError(
-                "history.to_frame() needs pandas: pip install 'torch-parareal[pandas]', or take history.to_dict()"
-            ) from error
-        rows: list[dict[str, Any]] = []
-        for report in self:
-            table = report.increments.reshape(-1, report.increments.shape[-1]).tolist()
-            samples = report.increments.ndim == 2
-            frontier = report.frontier.tolist() if isinstance(report.frontier, Tensor) else [report.frontier]
-            for i, increments in enumerate(table):
-                for n, increment in enumerate(increments):
-                    row = {"iteration": report.iteration, **({"sample": i} if samples else {}), "slice": n}
-                    row |= {"increment": increment, "final": n < frontier[i]}
-                    rows.append(row | {"rounds": report.rounds, "evaluations": report.evaluations})
-        return pandas.DataFrame(rows)
-
-
 @dataclass(frozen=True)
 class Stats:
     """What a run cost.
@@ -188,7 +121,8 @@ class Solution:
         ts: Their times, float64, shape ``(N + 1,)``, or ``(2,)``.
         status: How the run ended; ``status.value`` is a sentence. With ``samples=True`` the worst of all samples.
         iterations: Iterations made; with ``samples=True`` one number for each sample, int64, shape ``(B,)``.
-        history: One report for each iteration, a `History`: ``history.to_dict()``, ``history.to_frame()``.
+        history: One report for each iteration, a `History`: ``history.to_dict()``, ``history.to_frame()``. With
+            ``dense=False`` reports keep the largest increment alone; see ``solve(..., history=...)``.
         stats: Rounds, evaluations and wall time.
         error_estimate: Estimated distance of the final state from that of `serial`, in the norm of the `Tolerance` and
             its own units; 0 where the result is the sequential solution itself, NaN where nothing is known.
@@ -262,7 +196,7 @@ class Solution:
         return _archive.load(path, device)
 
     def __repr__(self) -> str:
-        slices = self.history[-1].increments.shape[-1] if self.history else len(self.ts) - 1
+        slices = self.history[-1].slices if self.history else len(self.ts) - 1
         made: Any = self.iterations if isinstance(self.iterations, int) else self.iterations.tolist()
         return (
             f"Solution({self.status.name}, slices={slices}, iterations={made}, rounds={self.stats.rounds}, "

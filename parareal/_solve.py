@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import Literal
 
 from parareal import _tree
-from parareal._check import check_instance, check_keep, check_solves
+from parareal._check import check_history, check_instance, check_keep, check_solves
 from parareal._checkpoint import Checkpoint
 from parareal._correction import Coarse, Correction
 from parareal._executor import Batched, Executor
@@ -38,7 +38,11 @@ def solve(
     samples: bool = False,
     dense: bool = True,
     keep: Literal["last", "all"] = "last",
+<<<<<<< HEAD
     verify: bool = False,
+=======
+    history: Literal["full", "summary"] | None = None,
+>>>>>>> wt-misc
     resume: Solution | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     throw: bool = True,
@@ -65,12 +69,18 @@ def solve(
             then per sample, a sample that has finished leaves the rounds, and none depends on the others. The
             right-hand side sees states with a batch axis of 1.
         dense: Keep the states at all edges. ``False`` keeps the first and the last alone, and with `Windowed` the
-            memory then grows with its width, not with the number of slices.
+            memory for states and history then grows with its width, not with the number of slices.
         keep: ``"all"`` keeps every iterate and the fine and coarse solutions from it, in `Solution.iterates`: about
             three states for each slice and iteration.
+<<<<<<< HEAD
         verify: After convergence, evaluate every boundary once more that was accepted without its own evaluation, as many
             slices at a time as the window has; where their defects add up to more than the tolerance at the end, the
             run goes on from the states that it has. The status is then `Status.VERIFIED`, or FINAL.
+=======
+        history: What `Solution.history` keeps of each iteration: ``"full"``, the increments of all slices; or
+            ``"summary"``, the largest of them. ``None`` for ``"full"`` with ``dense=True`` and ``"summary"`` without.
+            The callback sees the increments of all slices in either case.
+>>>>>>> wt-misc
         resume: A solution to go on from, partial or not, of a run with the same problem, initial state, grid, fine
             propagator and ``samples``. Everything else may be another. Iterations, history and costs are counted on.
             With the default schedule the run goes on as if it had never stopped; see ``docs/resume.md``.
@@ -105,9 +115,14 @@ def solve(
     check_instance(schedule, Schedule, "schedule", "pr.Barrier()")
     with schedule.joined(executor) if isinstance(schedule, RankPipeline) else executor.joined() as joined:
         check_keep(keep, dense)
+<<<<<<< HEAD
         run = Run(problem, u0, grid, fine, joined, samples, callback, progress, dense, keep, verify)
         if verify:
             _check_verify(dense, joined)
+=======
+        summary = check_history(history, dense)
+        run = Run(problem, u0, grid, fine, joined, samples, callback, progress, dense, keep, summary)
+>>>>>>> wt-misc
         correction, stop = _parts(run, coarse, schedule, stop)
         if max_iterations is not None:
             check_count(max_iterations, "max_iterations")
@@ -122,7 +137,7 @@ def solve(
                 "correction": correction,
                 "schedule": schedule,
                 "stopping rule": stop,
-                "settings": f"{max_iterations=}, {dense=}, {keep=}, checkpoint={saved is not None}",
+                "settings": f"{max_iterations=}, {dense=}, {keep=}, {history=}, checkpoint={saved is not None}",
             },
         )
         with nullcontext() if saved is None else raising():

@@ -187,7 +187,7 @@ def capture(engine: Engine, u: State, increments: dict[int, Floats], identity: I
         errors=engine.errors.copy(),
         residuals=engine.residuals.copy(),
         statuses=tuple(status if status in _ENDED else None for status in engine.status),
-        increments={key: rows.copy() for key, rows in increments.items()},
+        increments=increments,
         account={name: array.copy() for name, array in account(engine.judge).items()},
         rule=nameless(repr(engine.stop)),
         past=remember(it, nameless(repr(it.correction)), number, going) if it.whole else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
@@ -22,7 +23,8 @@ def undisturbed(*owners: Any) -> Generator[list[torch.nn.Module], None, None]:
     modes = [(module, module.training) for one in networks for module in one.modules()]
     python, numbers = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".* draws random numbers")  # the findings of a trial say more
             yield networks
     finally:
         random.setstate(python)

@@ -449,14 +449,6 @@ def test_gradients_are_those_of_the_sequential_run(correction: pr.Correction, sc
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-8, atol=1e-10)
 
 
-def test_large_batches_are_swept_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    u0 = torch.randn(7, SIZE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    options: dict[str, Any] = {"fine": pr.Heun(), "coarse": pr.Secant(pr.Identity(), 2), "stop": pr.Iterations(4)}
-    whole = pr.solve(PROBLEM, u0, GRID, samples=True, **options).us
-    monkeypatch.setattr("parareal._secant._MOST_NUMBERS", 3 * (2 * SLICES) ** 2)
-    assert distance(pr.solve(PROBLEM, u0, GRID, samples=True, **options).us, whole) < 1e-12
-
-
 @pytest.mark.parametrize("tolerance", [1e-1, 1e-2, 1e-3])
 def test_mixing_is_the_same_for_samples_whose_frontiers_differ(tolerance: float) -> None:
     """Rows of unequal length are padded: what stands in the padding must not be taken for the last slice's."""

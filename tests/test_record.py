@@ -199,7 +199,7 @@ def test_history_as_a_dict() -> None:
     sol = run(stop=pr.Iterations(3))
     assert isinstance(sol.history, pr.History)
     columns = json.loads(json.dumps(sol.history.to_dict()))
-    assert list(columns) == ["iteration", "increments", "frontier", "rounds", "evaluations"]
+    assert list(columns) == ["iteration", "increments", "frontier", "rounds", "evaluations", "increment"]
     assert columns["iteration"] == columns["frontier"] == [1, 2, 3]
     assert columns["rounds"] == [report.rounds for report in sol.history]
     assert columns["increments"] == [report.increments.tolist() for report in sol.history]

@@ -130,7 +130,7 @@ def _size(run: Solution, ratio: Any) -> tuple[int, int]:
         )
     if isinstance(ratio, bool) or not isinstance(ratio, int | float):
         raise TypeError(f"ratio={ratio!r} is a {type(ratio).__name__}; expected a number, for example ratio=1 / 64")
-    slices = iterated(run).history[-1].increments.shape[-1]
+    slices = iterated(run).history[-1].slices
     return slices, int(torch.as_tensor(run.iterations).max())
 
 

@@ -72,7 +72,7 @@ def timeline(run: Solution | Layout, *, sample: int | None = None, ax: Axes | No
     lanes = record_of(run, "a timeline").lanes
     if lanes is None:
         raise ValueError("the file of this solution is from a version that did not keep its rounds; make the run anew")
-    rows, slices = lanes.numpy(), run.history[-1].increments.shape[-1] if run.history else len(run.ts) - 1
+    rows, slices = lanes.numpy(), run.history[-1].slices if run.history else len(run.ts) - 1
     if rows.shape[1] == 6:
         if sample is None:
             raise ValueError(

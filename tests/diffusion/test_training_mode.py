@@ -1,0 +1,188 @@
+"""Networks that are no function of their input, and tolerances that came twice: said before anything is computed."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import diffusion_adapters as da
+import parareal as pr
+
+
+class Net(nn.Module):
+    """A layer on channels, (B, 4, 2, 2), between two of its own."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.first, self.layer = nn.Conv2d(4, 4, 1), layer
+
+    def forward(self, x: Tensor, t: Tensor, **_: Any) -> Tensor:
+        return torch.tanh(self.layer(self.first(x)))
+
+
+class Asking(nn.Module):
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return 0.5 * x if self.training else 0.4 * x
+
+
+class DropPath(nn.Module):
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Caller:
+    def __init__(self, network: nn.Module, other: nn.Module) -> None:
+        self.network, self.other = network, other
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.network(x, t)
+
+    def method(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.network(x, t)
+
+
+UNSOUND: list[Callable[[], nn.Module]] = [
+    lambda: nn.Dropout(0.1),
+    lambda: nn.Dropout2d(0.1),
+    lambda: nn.AlphaDropout(0.1),
+    lambda: nn.BatchNorm2d(4),
+    lambda: nn.BatchNorm2d(4, track_running_stats=False),
+    lambda: nn.InstanceNorm2d(4, track_running_stats=True),
+    lambda: nn.RReLU(),
+    lambda: nn.Sequential(nn.Identity(), nn.Sequential(nn.Dropout(0.3))),
+    lambda: nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 4, 1)),
+    lambda: DropPath(0.2),
+]
+SOUND: list[Callable[[], nn.Module]] = [
+    nn.Identity,
+    lambda: nn.Dropout(0.0),
+    lambda: nn.GroupNorm(2, 4),
+    lambda: nn.InstanceNorm2d(4),
+    lambda: DropPath(0.0),
+    lambda: nn.Dropout(0.1).eval(),
+    lambda: nn.BatchNorm2d(4).eval(),
+]
+NOISE = torch.randn(2, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+
+
+def drawn(network: Any, **options: Any) -> da.SampleResult:
+    return da.sample(da.DiffusionModel(network, da.VP()), NOISE, **{"steps": 6, **options})
+
+
+@pytest.mark.parametrize("make", UNSOUND)
+@pytest.mark.parametrize("parallel", [True, False])
+def test_layers_that_differ_in_training_are_refused_until_eval(make: Callable[[], nn.Module], parallel: bool) -> None:
+    network = Net(make())
+    with pytest.raises(ValueError, match=r"training mode.*Net\.layer.*network\.eval\(\)"):
+        drawn(network, parallel=parallel)
+    assert drawn(network.eval(), parallel=parallel).solution.converged
+
+
+@pytest.mark.parametrize("make", SOUND)
+def test_other_networks_may_be_in_training_mode(make: Callable[[], nn.Module]) -> None:
+    assert drawn(Net(make())).solution.converged
+
+
+def wrapped(network: nn.Module) -> dict[str, Any]:
+    fine = Net(nn.Identity())
+    model = da.DiffusionModel(lambda x, t, label: network(x, t), da.VP())
+    label = torch.zeros(2)
+    return {
+        "a function": lambda x, t: network(x, t),
+        "a partial": functools.partial(network, scale=1.0),
+        "a partial with a network": functools.partial(lambda x, t, net: net(x, t), net=network),
+        "a method": network.forward,
+        "an object": Caller(network, fine),
+        "an object's method": Caller(network, fine).method,
+        "no_grad": torch.no_grad()(lambda x, t: network(x, t)),
+        "guided": da.guided(model, 2.0, {"label": label}, {"label": label}),
+    }
+
+
+@pytest.mark.parametrize("how", list(wrapped(nn.Identity())))
+def test_networks_are_found_behind_what_calls_them(how: str) -> None:
+    network = Net(nn.Dropout(0.2))
+    model = wrapped(network)[how]
+    model = model if isinstance(model, da.DiffusionModel) else da.DiffusionModel(model, da.VP())
+    with pytest.raises(ValueError, match=r"network\.eval\(\)"):
+        da.sample(model, NOISE, steps=6)
+    with pytest.raises(ValueError, match=r"network\.eval\(\)"):
+        da.plan(model, NOISE, steps=6)
+    flow = da.probability_flow(model)
+    grid = flow.grid(da.VP().times(6), 3)
+    with pytest.raises(ValueError, match=r"network\.eval\(\)"):
+        pr.solve(flow.problem, NOISE, grid, fine=pr.Euler(), coarse=pr.Identity())
+    network.eval()
+    assert da.sample(model, NOISE, steps=6).solution.converged
+
+
+def test_what_an_object_holds_and_does_not_call_is_left_alone() -> None:
+    assert drawn(Caller(Net(nn.Identity()), Net(nn.Dropout(0.2)))).solution.converged
+
+
+def test_from_denoiser_looks_at_what_it_was_given() -> None:
+    network = Net(nn.BatchNorm2d(4))
+    model = da.from_denoiser(lambda x, sigma: network(x, sigma))
+    with pytest.raises(ValueError, match=r"network\.eval\(\)"):
+        da.sample(model, NOISE, steps=6)
+
+
+def test_code_that_asks_for_the_mode_is_warned_about() -> None:
+    with pytest.warns(RuntimeWarning, match=r"Asking.*self\.training.*network\.eval\(\)"):
+        drawn(Asking())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn(Asking().eval())
+
+
+def test_random_numbers_inside_a_plain_function_are_warned_about() -> None:
+    with pytest.warns(RuntimeWarning, match=r"draws random numbers from torch's global generator.*network\.eval"):
+        drawn(lambda x, t: nn.functional.dropout(x, 0.1), throw=False)
+
+
+@pytest.mark.parametrize("batching", ["native", "loop"])
+def test_stochastic_right_hand_sides_are_warned_about(batching: Any) -> None:
+    grid = pr.TimeGrid.uniform(0.0, 1.0, 4)
+    options: dict[str, Any] = {"fine": pr.Euler(), "coarse": pr.Identity(), "stop": pr.Iterations(2)}
+    drew: list[Tensor] = []
+
+    def noisy(t: Tensor, u: Tensor) -> Tensor:
+        return 0.01 * torch.randn(u.shape, dtype=u.dtype) - u
+
+    def sets_up(t: Tensor, u: Tensor) -> Tensor:  # a layer made in the first call, for example
+        if not drew:
+            drew.append(torch.randn(3))
+        return -u
+
+    with pytest.warns(RuntimeWarning, match=r"f draws random numbers.*pr\.SDE.*check_propagator"):
+        pr.solve(pr.ODE(noisy, batching=batching), torch.ones(3), grid, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pr.solve(pr.ODE(sets_up, batching=batching), torch.ones(3), grid, **options)
+    assert drew
+
+
+@pytest.mark.parametrize("stop", [pr.Iterations(3), pr.Tolerance(1e-3)])
+def test_rtol_and_stop_together_are_refused(stop: pr.StoppingRule) -> None:
+    with pytest.raises(ValueError, match=r"rtol=0\.01 came with stop=.*expected one of them"):
+        drawn(Net(nn.Identity()), rtol=1e-2, stop=stop)
+    with pytest.raises(ValueError, match=r"rtol=0\.01 came with stop="):
+        drawn(Net(nn.Identity()), rtol=1e-2, stop=stop, parallel=False)
+
+
+def test_the_default_tolerance_is_what_the_documentation_says() -> None:
+    network = Net(nn.Identity())
+    default, given = drawn(network), drawn(network, rtol=1e-3)
+    assert torch.equal(default.samples, given.samples)
+    assert default.solution.stats.rounds == given.solution.stats.rounds
+    assert drawn(network, stop=pr.Iterations(2), coarse="none", throw=False).solution.iterations.tolist() == [2, 2]
