@@ -14,10 +14,11 @@ import torch
 from parareal import _tree
 from parareal._correction import Correction
 from parareal._executor import Executor
-from parareal._flight import Counters, Flight, play_round
+from parareal._flight import Flight
 from parareal._grid import Mesh, Span, TimeGrid
 from parareal._iterates import Iterates, some
 from parareal._memory import Carried, bare
+from parareal._rounds import Counters, play_round
 from parareal._schedule import Bools, Ints, Progress, Schedule
 from parareal._solution import Status
 from parareal._stop import Floats, Seen, Start, StoppingRule, Verdict
@@ -82,6 +83,7 @@ class Engine:
         places = self.iterates.count
         mesh = Mesh.build(grid, fine.steps, device)
         self.fine = Flight(stepped, fine, mesh, remembers=empty is not None, places=places)
+        self.fine.final = self._from_final
         self._carries = correction.carries
         self.coarse: Flight | None = None
         if coarse is not None:
@@ -223,7 +225,7 @@ class Engine:
     def _collect(self) -> bool:
         """Stores what has arrived; returns whether anything has."""
         it = self.iterates
-        brought = [(self.fine.take_arrived(self._from_final), it.f, it.fine_done)] if self.fine.arrived else []
+        brought = [(self.fine.take_arrived(self._from_final), it.f, it.fine_done)] if self.fine.may_arrive else []
         if self.coarse is not None and (self.coarse.arrived or self.coarse.first):
             brought += [(self.coarse.first, it.first, it.first_of), (self.coarse.take_arrived(), it.g, it.coarse_done)]
             self.coarse.first = []
@@ -274,6 +276,7 @@ class Engine:
             it.update(wait=False)  # first guesses for the slices that have come into the window
         for flight in self._flights:
             flight.leave_behind(it.live.reshape(-1))
+        self.fine.hasten()
 
     def _status(self, verdict: Verdict, i: int, system: int, frontier: int, finite: bool) -> Status | None:
         if not finite:

@@ -19,13 +19,14 @@ from parareal._checkpoint import Checkpoint
 from parareal._correction import Correction
 from parareal._engine import Engine
 from parareal._executor import Executor
-from parareal._flight import Counters, Flight, play_round
+from parareal._flight import Flight
 from parareal._grid import Mesh, TimeGrid
 from parareal._memory import Carried, bare
 from parareal._problem import Problem
 from parareal._progress import Bar
 from parareal._rank_pipeline import InBlock
 from parareal._record import Recorder
+from parareal._rounds import Counters, play_round
 from parareal._schedule import Schedule
 from parareal._solution import History, IterationReport, Solution, Stats, Status
 from parareal._standing import Identity, capture, describe, nameless, raw, restore

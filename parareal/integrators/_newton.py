@@ -118,6 +118,11 @@ class Correction:
             stiffness = system.stiffness
         return delta, stiffness, took
 
+    @property
+    def varies(self) -> bool:
+        """Whether some lanes may take longer than others."""
+        return self.inner is not None
+
     def cost(self, value: tuple[Tensor, Tensor, Tensor], lanes: int) -> Cost:
         """Those of the lanes that wanted a correction; see `parareal.ImplicitRungeKutta` for how many."""
         evaluations, rounds = value[2].unbind(1)
