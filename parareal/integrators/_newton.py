@@ -20,6 +20,7 @@ from torch import Tensor
 
 from parareal import _tree
 from parareal._flat import flat, unflat
+from parareal._forward import differentiating
 from parareal._tree import State
 from parareal.integrators._base import Cost
 from parareal.integrators._gmres import Solved
@@ -224,7 +225,8 @@ def weighted(weights: tuple[float, ...], k: Tensor) -> Tensor:
 def _differentiated(call: Any) -> Tensor:
     """Directional derivatives; raises ValueError, with the fix, where torch cannot take them."""
     try:
-        return call()
+        with differentiating():
+            return call()
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, NotImplementedError) as error:  # f itself has just worked, at this very point
