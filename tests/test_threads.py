@@ -14,8 +14,10 @@ from torch import Tensor
 
 import parareal as pr
 from parareal._forward import differentiating
+from parareal.integrators._lockstep import Coroutine
 
 START = torch.tensor([1.0, -0.5, 0.3], dtype=torch.float64)
+SHORT = pr.TimeGrid.uniform(0.0, 0.1, slices=2)
 GRID = pr.TimeGrid.uniform(0.0, 1.0, slices=3, steps=2)
 ESDIRK = pr.ButcherTableau(a=((0.0, 0.0), (0.5, 0.5)), b=(0.5, 0.5), order=2)
 METHODS: dict[str, tuple[pr.Integrator, Any]] = {
@@ -88,29 +90,51 @@ def test_devices_of_one_process(name: str) -> None:
     assert torch.equal(states(name, several)[0], states(name, pr.Serial())[0])
 
 
-@pytest.mark.parametrize(
-    "inner", [pr.Batched(), pr.Batched(devices=["cpu", "cpu"])], ids=["one device", "several devices"]
-)
-@pytest.mark.parametrize("outer", ["ImplicitEuler", "krylov", "Jacobian", "SciPy", "TorchDiffEq"])
-def test_a_right_hand_side_may_solve_itself(outer: str, inner: pr.Executor) -> None:
-    """Of something else, by a method that takes derivatives, in threads of its own: nobody waits for himself."""
+@pytest.mark.parametrize("inner", [pr.Batched(), pr.Batched(devices=["cpu", "cpu"])], ids=["one", "several devices"])
+@pytest.mark.parametrize("outer", [pr.Euler(), pr.SciPy("RK23", rtol=0.1, atol=0.1)], ids=lambda m: type(m).__name__)
+def test_a_right_hand_side_may_solve_itself(outer: pr.Integrator, inner: pr.Executor) -> None:
+    """Something else, by a method that takes derivatives, in threads of its own."""
 
     def nested(t: Tensor, u: Tensor) -> Tensor:
-        fine = pr.ImplicitEuler()
-        sol = pr.solve(pr.ODE(f), START, GRID, fine=fine, coarse=pr.Identity(), executor=inner, stop=pr.Iterations(1))
-        return -u * sol.u.abs().sum()
-
-    fine, coarse = (METHODS | BESIDE)[outer]
-    grid = pr.TimeGrid.uniform(0.0, 0.1, slices=2)
+        options: dict[str, Any] = {"fine": pr.ImplicitEuler(), "coarse": pr.Identity(), "stop": pr.Iterations(1)}
+        return -u * pr.solve(pr.ODE(f), START, SHORT, executor=inner, **options).u.abs().sum()
 
     def run() -> list[Tensor]:
         problem = pr.ODE(nested, batching="native")
-        options: dict[str, Any] = {"fine": fine, "coarse": coarse, "stop": pr.Iterations(1)}
-        return [pr.solve(problem, START, grid, executor=pr.Serial(), **options).us]
+        options: dict[str, Any] = {"fine": outer, "coarse": pr.Identity(), "stop": pr.Iterations(1)}
+        return [pr.solve(problem, START, SHORT, executor=pr.Serial(), **options).us]
 
     alone = run()
     for together in at_once([run, run]):
         assert torch.equal(alone[0], together[0])
+
+
+def derived(u: Tensor) -> Tensor:
+    with differentiating():
+        return torch.func.jvp(torch.sin, (u,), (torch.ones_like(u),))[1]
+
+
+@pytest.mark.parametrize(
+    "devices", [["cpu", "cpu", "cpu"], ["cpu"]], ids=lambda devices: f"{len(devices)} devices"
+)
+def test_who_has_the_turn_may_wait_for_threads_that_want_it(devices: list[str]) -> None:
+    """They are its own, started with its context: the threads of devices, and those of other libraries' solvers."""
+    done: list[Tensor] = []
+
+    def work() -> None:
+        executor = pr.Batched(devices=devices)
+        with differentiating():
+            done.append(executor.evaluate(derived, (START,), 3))
+            solver = Coroutine(lambda ask: derived(ask(1)), START)
+            assert solver.advance(None)
+            assert not solver.advance(START)
+            done.append(solver.result)
+
+    thread = threading.Thread(target=work, daemon=True)  # were it to wait for itself, the test would not
+    thread.start()
+    thread.join(60)
+    assert len(done) == 2
+    assert all(torch.equal(value, START.cos()) for value in done)
 
 
 def test_turns_are_taken_by_threads_and_passed_on_within_one() -> None:
