@@ -23,6 +23,7 @@ from parareal._schedule import Bools, Ints
 from parareal._tree import State
 from parareal.integrators import Integrator, Multistep
 
+
 @dataclass(eq=False, slots=True)
 class Lanes:
     """L lanes at a point of their mesh, between two steps.
@@ -308,7 +309,9 @@ class Flight:
         # The sequential run steps samples together that stand at the same place.
         slices, most = len(self.mesh.count), int(self.mesh.count.max()) + 1
         place = np.where(final, lanes.ids % slices * most + lanes.left + 1, 0)
-        return place if variants is None else place + (int(place.max()) + 1) * np.unique(variants, return_inverse=True)[1]
+        return (
+            place if variants is None else place + (int(place.max()) + 1) * np.unique(variants, return_inverse=True)[1]
+        )
 
     def _next(self, lanes: Lanes) -> tuple[Tensor, Tensor]:
         """Index of the next point of the mesh, and its time."""

@@ -62,8 +62,9 @@ def odeint(
 ) -> Any:
     """Solves dy/dt = f(t, y), y(t[0]) = y0, with the arguments and the result of ``torchdiffeq.odeint``.
 
-    The result agrees with the sequential run of the same method over the same slices to about ``rtol |y| + atol``, and
-    so do its gradients with respect to ``y0`` and to whatever ``f`` is made of. There is none with respect to ``t``.
+    The result agrees with the sequential run of the same method over the same slices to about ``rtol |y| + atol``. Its
+    gradients with respect to ``y0`` and to whatever ``f`` is made of are about an iteration behind. There is none with
+    respect to ``t``.
 
     Args:
         f: ``f(t, y)`` with a scalar ``t``, of the real dtype of ``y0``, and one state. Fixed-step methods call its

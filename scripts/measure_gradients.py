@@ -1,6 +1,6 @@
 """How far gradients of a run that stopped at a tolerance are from those of the sequential run; a table for the docs.
 
-    python scripts/measure_gradients.py
+python scripts/measure_gradients.py
 """
 
 from __future__ import annotations

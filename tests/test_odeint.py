@@ -308,7 +308,8 @@ class Noting:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("falling", [False, True])
 @pytest.mark.parametrize(
-    "options", [None, {"step_size": 0.3}, {"grid_constructor": lambda f, y, t: torch.cat([t[:1], (t[:1] + t[1:]) / 2, t[-1:]])}]
+    "options",
+    [None, {"step_size": 0.3}, {"grid_constructor": lambda f, y, t: torch.cat([t[:1], (t[:1] + t[1:]) / 2, t[-1:]])}],
 )
 @pytest.mark.parametrize("method", ["euler", "rk4"])
 def test_the_callback_of_steps_is_called_as_torchdiffeq_calls_it(
@@ -333,7 +334,7 @@ def test_the_callback_of_steps_is_called_as_torchdiffeq_calls_it(
 def test_callbacks_that_are_not_called_are_named_in_one_warning(method: Any, called: tuple[str, ...]) -> None:
     names = (*CALLBACKS, *(f"{name}_adjoint" for name in CALLBACKS))
     f, t = Noting(*names), torch.tensor([0.0, 0.5, 1.0])
-    with pytest.warns(UserWarning) as said:
+    with pytest.warns(UserWarning, match="does not call") as said:
         pr.odeint(f, torch.ones(2), t, method=method, rtol=1e-3)
     (warning,) = said
     assert warning.filename == __file__

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import parareal as pr
+from parareal._engine import Engine
 from parareal._queue import Queue
 from tests import strategies as own
 
@@ -125,10 +126,10 @@ def test_an_iterate_that_is_overtaken_keeps_its_number_to_itself() -> None:
 
 @pytest.mark.parametrize("memory", [1, 2, 3])
 @pytest.mark.parametrize("cut", [3, 5, 6])
-def test_mixing_that_goes_back_by_an_iterate_finds_all_that_it_mixes(memory: int, cut: int) -> None:
-    """Edges on the left are an iterate ahead when a wavefront ends; gone on with, they set out from the last common one."""
+def test_mixing_goes_on_with_all_that_it_mixes(memory: int, cut: int) -> None:
+    """All edges know as many iterates as are mixed, and a run gone on with is the uninterrupted one."""
     problem, u0 = pr.ODE(lambda t, u: torch.sin(3 * u.flip(0)) - u + torch.cos(t)), torch.tensor([0.4, -1.0], dtype=D)
-    grid = pr.TimeGrid.from_points(torch.linspace(0.0, 4.0, 22, dtype=D), slices=11)  # the first has a step more
+    grid = pr.TimeGrid.from_points(torch.linspace(0.0, 4.0, 22, dtype=D), slices=11)
     run: dict[str, Any] = {"fine": pr.Euler(), "coarse": pr.Anderson(pr.Identity(), memory), "executor": pr.Serial()}
     run |= {"schedule": pr.Wavefront()}
     whole = pr.solve(problem, u0, grid, stop=pr.Iterations(cut + 2), **run)
@@ -139,3 +140,29 @@ def test_mixing_that_goes_back_by_an_iterate_finds_all_that_it_mixes(memory: int
     assert (first.standing.past.edges[first.standing.past.edges > 0] == min(memory, cut)).all()
     second = pr.solve(problem, u0, grid, stop=pr.Iterations(cut + 2), resume=first, **run)
     assert torch.equal(second.us, whole.us)
+
+
+@pytest.mark.parametrize("memory", [1, 3])
+def test_edges_that_may_go_back_by_one_keep_one_iterate_more_than_is_mixed(memory: int) -> None:
+    problem, u0 = pr.ODE(lambda t, u: torch.sin(3 * u) + torch.cos(t)), torch.tensor([[0.4]], dtype=D)
+    engine = Engine(
+        problem,
+        u0,
+        None,
+        pr.TimeGrid.uniform(0.0, 4.0, slices=12),
+        pr.Euler(),
+        pr.Anderson(pr.Identity(), memory),
+        pr.Wavefront(),
+        pr.Batched(),
+        pr.Iterations(12),
+        None,
+    )
+    engine.begin()
+    for _ in range(memory + 4):
+        engine.advance()
+    it = engine.iterates
+    _, edge = (it.held - it.born > memory).nonzero()
+    edge = edge[edge > it.frontier[0]]
+    assert len(edge)
+    for back in range(memory + 2):
+        assert it.u.has(edge, it.held[0, edge] - back).all()

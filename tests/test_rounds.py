@@ -113,7 +113,10 @@ if find_spec("torchode") is not None:
 @st.composite
 def problems(draw: st.DrawFn, stiff: bool) -> tuple[pr.ODE, Tensor]:
     """Stiff and not, of which bad iterates are far from anything that Newton's method can begin with."""
-    rate, size = draw(st.sampled_from((200.0, 20.0, 1.0) if stiff else (2.0, 0.5))), draw(st.sampled_from((3.0, 1.0, 0.2) if stiff else (1.0, 0.2)))
+    rate, size = (
+        draw(st.sampled_from((200.0, 20.0, 1.0) if stiff else (2.0, 0.5))),
+        draw(st.sampled_from((3.0, 1.0, 0.2) if stiff else (1.0, 0.2))),
+    )
     cubic = draw(st.booleans())
 
     def f(t: Tensor, u: Tensor) -> Tensor:

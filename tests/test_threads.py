@@ -114,9 +114,7 @@ def derived(u: Tensor) -> Tensor:
         return torch.func.jvp(torch.sin, (u,), (torch.ones_like(u),))[1]
 
 
-@pytest.mark.parametrize(
-    "devices", [["cpu", "cpu", "cpu"], ["cpu"]], ids=lambda devices: f"{len(devices)} devices"
-)
+@pytest.mark.parametrize("devices", [["cpu", "cpu", "cpu"], ["cpu"]], ids=lambda devices: f"{len(devices)} devices")
 def test_who_has_the_turn_may_wait_for_threads_that_want_it(devices: list[str]) -> None:
     """They are its own, started with its context: the threads of devices, and those of other libraries' solvers."""
     done: list[Tensor] = []
