@@ -14,10 +14,11 @@ from parareal import _tree
 from parareal._calls import versions
 from parareal._executor import Batched, Executor
 from parareal._flat import flat
-from parareal._flight import Counters, Flight, play_round
+from parareal._flight import Flight
 from parareal._grid import Mesh, TimeGrid
 from parareal._memory import Carried, bare
 from parareal._problem import ODE
+from parareal._rounds import Counters, play_round
 from parareal._run import Run
 from parareal._tree import State
 from parareal.integrators import Integrator, Multistep, Propagator

@@ -18,11 +18,11 @@ import torch
 
 from parareal import _tree
 from parareal._engine import Engine, Figures
-from parareal._flight import Counters, play_round
 from parareal._judge import account
 from parareal._link import Like, Link, RankError
 from parareal._packets import Packet, edge_content, edge_states
 from parareal._post import Kind, Letter, Post, pack, unpack
+from parareal._rounds import Counters, play_round
 from parareal._schedule import Ints, Wavefront
 from parareal._solution import Status
 from parareal._stop import Floats

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import copy
 import functools
 import types
@@ -43,7 +44,8 @@ class _Spread(Executor):
             parts.append(tuple(_tree.lanes(arg, slice(start, start + size)) for arg in args))
             start += size
         for i in range(1, len(sizes)):
-            futures.append(self._threads.submit(self._one, i, copies[i], parts[i], sizes[i], home, modes))
+            call = (self._one, i, copies[i], parts[i], sizes[i], home, modes)
+            futures.append(self._threads.submit(contextvars.copy_context().run, *call))
         try:
             values = [self._one(0, copies[0], parts[0], sizes[0], home, modes)]
         finally:

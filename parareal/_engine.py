@@ -15,11 +15,12 @@ from parareal import _tree
 from parareal._changes import Change
 from parareal._correction import Correction
 from parareal._executor import Executor
-from parareal._flight import Counters, Flight, play_round
+from parareal._flight import Flight
 from parareal._grid import Mesh, Span, TimeGrid
 from parareal._iterates import Iterates, some
 from parareal._memory import Carried, bare
 from parareal._probes import COUNT, Probes
+from parareal._rounds import Counters, play_round
 from parareal._schedule import Bools, Ints, Progress, Schedule
 from parareal._solution import Status
 from parareal._stop import Floats, Seen, Start, StoppingRule, Verdict
@@ -100,6 +101,7 @@ class Engine:
         places = self.iterates.count
         mesh = Mesh.build(grid, fine.steps, device)
         self.fine = Flight(stepped, fine, mesh, remembers=empty is not None, places=places)
+        self.fine.final = self._from_final
         self._carries = correction.carries
         self.coarse: Flight | None = None
         if coarse is not None:
@@ -148,7 +150,7 @@ class Engine:
             self._set_out()
             while not self._collect():
                 played = play_round(self._flights, self.executor, self.counters)
-                if not (played or self.fine.arrived or (self.coarse is not None and self.coarse.arrived)):
+                if not (played or self.fine.may_arrive or (self.coarse is not None and self.coarse.may_arrive)):
                     raise RuntimeError(self._stuck())
             # What has just come in may let lanes set out from an edge that is about to move. A window is filled up once
             # it is decided how far it slides, unless guesses come in one by one.
@@ -294,7 +296,7 @@ class Engine:
     def _collect(self) -> bool:
         """Stores what has arrived; returns whether anything has."""
         it = self.iterates
-        brought = [(self.fine.take_arrived(self._from_final), it.f, it.fine_done)] if self.fine.arrived else []
+        brought = [(self.fine.take_arrived(self._from_final), it.f, it.fine_done)] if self.fine.may_arrive else []
         if self.coarse is not None and (self.coarse.arrived or self.coarse.first):
             brought += [(self.coarse.first, it.first, it.first_of), (self.coarse.take_arrived(), it.g, it.coarse_done)]
             self.coarse.first = []
@@ -369,6 +371,7 @@ class Engine:
             it.update(wait=False)  # first guesses for the slices that have come into the window
         for flight in self._flights:
             flight.leave_behind(it.live.reshape(-1))
+        self.fine.hasten()
 
     def _status(self, verdict: Verdict, i: int, system: int, frontier: int, finite: bool) -> Status | None:
         if not finite:

@@ -6,25 +6,22 @@ belong to and whenever they set out, so that the work in Python does not grow wi
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from parareal import _tree
-from parareal._executor import Executor
+from parareal._edges import some
 from parareal._grid import Mesh
 from parareal._memory import Carried, bare
 from parareal._problem import Stages
+from parareal._queue import Final, Queue
 from parareal._schedule import Bools, Ints
 from parareal._tree import State
 from parareal.integrators import Integrator, Multistep
-
-Final: TypeAlias = Callable[[Ints], Bools]
 
 
 @dataclass(eq=False, slots=True)
@@ -74,7 +71,14 @@ def _merge(parts: list[Lanes]) -> Lanes:
 
 @dataclass(eq=False, slots=True)
 class Cohort:
-    """Lanes in the middle of one step, waiting for the value of ``request``."""
+    """Lanes in the middle of one step, waiting for the value of ``request``.
+
+    Attributes:
+        final: All of them set out from final states, of methods whose number of calls varies.
+        value: What was asked for, where it is there already and took several rounds.
+        due: The round from which it counts as there, if so.
+        gone: Lanes of which a twin has made this step before; ``None`` for none.
+    """
 
     flight: Flight
     lanes: Lanes
@@ -83,12 +87,19 @@ class Cohort:
     stages: Stages
     request: tuple[Any, ...] = ()
     at_left_edge: bool = False
+    final: bool = False
+    value: State = None
+    due: int | None = None
+    gone: Bools | None = None
 
     def resume(self, value: State) -> None:
         """Goes on with the value asked for, up to the next request or to the end of the step."""
         if self.at_left_edge and self.flight.remember_first:
             self.flight.remember(self.lanes, value)
-        self.at_left_edge = False
+        self.at_left_edge, self.value, self.due = False, None, None
+        if self.gone is not None and self.gone.all():
+            self.stages.close()
+            return
         try:
             self.request = self.stages.send(value)
             while getattr(self.request[0], "free", False):
@@ -109,6 +120,9 @@ class Flight:
         first: Values of the right-hand side at left edges, as ``(ids, values)``, when ``remember_first``.
         cohorts: Lanes waiting for a value.
         evaluations: Those of the right-hand side so far.
+        final: Which lanes set out from final states, if anybody knows. Where the number of calls varies, these share
+            cohorts only with lanes that the sequential run steps together with them: they never wait for others, some
+            of which may come from bad iterates and take long. So a run takes no more rounds than the sequential one.
 
     Args:
         problem: The problem.
@@ -137,6 +151,8 @@ class Flight:
         self.first: list[tuple[Ints, State]] = []
         self.cohorts: list[Cohort] = []
         self.evaluations = 0
+        self.final: Final | None = None
+        self._twins: list[int] = []  # ids of lanes that are in two cohorts
         self._waiting: list[Lanes] = []
         self._wanted: Bools | None = None
 
@@ -162,7 +178,7 @@ class Flight:
         """Lanes whose place, ``ids % len(wanted)``, is not wanted any more make no further step."""
         under_way = bool(self._waiting or self.cohorts)
         self._wanted = wanted if under_way else None
-        if self.integrator.apart:  # a step may go on for long: it is not waited for
+        if self.queue is not None:  # a step may go on for long: it is not waited for
             unwanted = [cohort for cohort in self.cohorts if not wanted[cohort.lanes.ids % len(wanted)].any()]
             for cohort in unwanted:
                 cohort.stages.close()
@@ -199,6 +215,11 @@ class Flight:
     def step_done(self, cohort: Cohort, u: State) -> None:
         """The lanes of a cohort have made one step: they arrive, or wait for the next."""
         lanes = cohort.lanes
+        if self._twins:
+            lanes, u = self._first_of_twins(cohort, u)
+            if not len(lanes.ids):
+                return
+        at1, t1 = (cohort.at1, cohort.t1) if lanes is cohort.lanes else self._next(lanes)
         left = lanes.left - 1
         done = left == 0
         ended = np.count_nonzero(done)
@@ -207,15 +228,50 @@ class Flight:
             return
         fresh = np.zeros(len(left), dtype=bool)
         number = None if lanes.number is None else lanes.number + np.array([1, 0])
-        lanes = Lanes(lanes.ids, left, cohort.at1, cohort.t1, u, lanes.rows, fresh, number)
+        lanes = Lanes(lanes.ids, left, at1, t1, u, lanes.rows, fresh, number)
         if ended:
             at_end = lanes[done]
             self._arrive(at_end.ids, at_end.u)
             lanes = lanes[~done]
         self._waiting.append(lanes)
 
+    def hasten(self) -> None:
+        """Lanes that turn out to have set out from final states leave others behind with which they share a cohort.
+
+        They begin the step anew, and whichever twin is through first counts.
+        """
+        if self.queue is None or self.final is None:
+            return
+        for cohort in [cohort for cohort in self.cohorts if not cohort.final]:
+            final = self.final(cohort.lanes.ids)
+            if final.all():
+                cohort.final = True
+            elif some(new := final & ~np.isin(cohort.lanes.ids, self._twins)):
+                lanes = cohort.lanes[new]
+                self._twins += lanes.ids.tolist()
+                self._begin(lanes)
+
+    def _first_of_twins(self, cohort: Cohort, u: State) -> tuple[Lanes, State]:
+        """Those lanes of a cohort that has made its step, with their states, whose twins have not made it before."""
+        lanes = cohort.lanes
+        if cohort.gone is not None:
+            here = torch.from_numpy((~cohort.gone).nonzero()[0]).to(lanes.t.device)
+            lanes, u = lanes[~cohort.gone], _tree.lanes(u, here)
+        through = lanes.ids[np.isin(lanes.ids, self._twins)]
+        if len(through):
+            self._twins = [number for number in self._twins if number not in through]
+            for other in self.cohorts:
+                if some(same := np.isin(other.lanes.ids, through)):
+                    other.gone = same if other.gone is None else other.gone | same
+        return lanes, u
+
     def _arrive(self, ids: Ints, u: State) -> None:
         self.arrived.append((ids, u if self._remembers else bare(u)))
+
+    @property
+    def may_arrive(self) -> bool:
+        """Whether there may be something to take out."""
+        return bool(self.arrived) or (self.queue is not None and bool(self.queue.held))
 
     def take_arrived(self, final: Final | None = None) -> list[tuple[Ints, State]]:
         """Takes out the lanes that have arrived, those of one place in the order in which they set out.
@@ -227,29 +283,46 @@ class Flight:
         return arrived if self.queue is None else self.queue.in_order(arrived, final)
 
     def _begin(self, lanes: Lanes, first: State = None) -> None:
-        if self.integrator.apart and len(lanes.ids) > 1:
-            for i in range(len(lanes.ids)):
-                alone = np.arange(len(lanes.ids)) == i
-                index = torch.tensor([i], device=lanes.t.device)
-                self._begin(lanes[alone], None if first is None else _tree.lanes(first, index))
+        groups = self._groups(lanes)
+        if groups is None:
+            self._set_off(lanes, first)
             return
-        if lanes.number is None or self._multistep is None:
-            self._set_off(lanes, first, ())
-            return
-        variants = self._multistep.variants(*lanes.number.T)
-        for variant in np.unique(variants):
-            chosen = variants == variant
+        for group in np.unique(groups):
+            chosen = groups == group
             if chosen.all():
-                self._set_off(lanes, first, (int(variant),))
+                self._set_off(lanes, first)
             else:
                 index = torch.from_numpy(chosen.nonzero()[0]).to(lanes.t.device)
-                part = None if first is None else _tree.lanes(first, index)
-                self._set_off(lanes[chosen], part, (int(variant),))
+                self._set_off(lanes[chosen], None if first is None else _tree.lanes(first, index))
 
-    def _set_off(self, lanes: Lanes, first: State, variant: tuple[int, ...]) -> None:
-        at1 = lanes.at + 1
-        t1 = self.mesh.points.index_select(0, at1)
+    def _groups(self, lanes: Lanes) -> Ints | None:
+        """Lanes with different numbers shall not share a cohort; ``None`` where all may."""
+        if len(lanes.ids) == 1:
+            return None
+        if self.integrator.apart:
+            return np.arange(len(lanes.ids))
+        variants = None
+        if lanes.number is not None and self._multistep is not None:
+            variants = self._multistep.variants(*lanes.number.T)
+        if self.queue is None or self.final is None or not some(final := self.final(lanes.ids)):
+            return variants
+        # The sequential run steps samples together that stand at the same place.
+        slices, most = len(self.mesh.count), int(self.mesh.count.max()) + 1
+        place = np.where(final, lanes.ids % slices * most + lanes.left + 1, 0)
+        return (
+            place if variants is None else place + (int(place.max()) + 1) * np.unique(variants, return_inverse=True)[1]
+        )
+
+    def _next(self, lanes: Lanes) -> tuple[Tensor, Tensor]:
+        """Index of the next point of the mesh, and its time."""
+        return lanes.at + 1, self.mesh.points.index_select(0, lanes.at + 1)
+
+    def _set_off(self, lanes: Lanes, first: State) -> None:
+        variant, (at1, t1) = (), self._next(lanes)
+        if lanes.number is not None and self._multistep is not None:
+            variant = (int(self._multistep.variants(*lanes.number[:1].T)[0]),)
         cohort = Cohort(self, lanes, at1, t1, self.integrator.step(self.problem, lanes.t, t1, lanes.u, *variant))
+        cohort.final = self.queue is not None and self.final is not None and bool(self.final(lanes.ids[:1])[0])
         cohort.resume(None)
         request = cohort.request
         cohort.at_left_edge = (
@@ -261,125 +334,3 @@ class Flight:
         if first is not None and cohort.at_left_edge:
             self.cohorts.pop()
             cohort.resume(first)
-
-
-class Queue:
-    """Lanes of methods whose steps take longer on some than on others, held back until those before them are in.
-
-    A place's next iterate may set out while the last is under way. Were it to arrive first, what it brought would be
-    overwritten by what is older.
-
-    Args:
-        places: Number of places: a lane's number is its place plus a multiple of it.
-    """
-
-    def __init__(self, places: int) -> None:
-        self._places = places
-        self._under_way: dict[int, deque[int]] = {}
-        self._here: dict[int, State] = {}
-
-    def set_out(self, ids: Ints) -> None:
-        """Lanes set out."""
-        for number in ids.tolist():
-            self._under_way.setdefault(number % self._places, deque()).append(number)
-
-    def in_order(self, arrived: list[tuple[Ints, State]], final: Final | None) -> list[tuple[Ints, State]]:
-        """Those lanes of ``arrived``, and of those held back, that have none of their place before them.
-
-        One from a final state takes the place of all that set out before it.
-        """
-        for ids, u in arrived:
-            last = np.zeros(len(ids), dtype=bool) if final is None else final(ids)
-            for i, number in enumerate(ids.tolist()):
-                queue = self._under_way[number % self._places]
-                while last[i] and queue and queue[0] != number:
-                    self._here.pop(queue.popleft(), None)
-                if number in queue:
-                    self._here[number] = _tree.lanes(u, slice(i, i + 1))
-        waves: list[tuple[Ints, State]] = []
-        while True:  # a place once in each, so that what is older is stored before what is newer
-            ready = [queue[0] for queue in self._under_way.values() if queue and queue[0] in self._here]
-            if not ready:
-                return waves
-            for number in ready:
-                self._under_way[number % self._places].popleft()
-            waves.append((np.array(ready), _tree.cat([self._here.pop(number) for number in ready])))
-
-
-@dataclass
-class Counters:
-    """What was spent so far: rounds, the calls that the executor made of them, and the widest round.
-
-    Where ``log`` is a list, it takes for each cohort in each round: the round, the round after it, whether its lanes
-    are coarse ones, and their ids.
-    """
-
-    rounds: int = 0
-    calls: int = 0
-    max_lanes: int = 0
-    log: list[tuple[int, int, bool, Ints]] | None = None
-
-    def note(self, begun: int, cohorts: list[Cohort]) -> None:
-        """Notes who was in the round that has just been played."""
-        if self.log is not None:  # only the coarse flight remembers first values
-            self.log += [(begun, self.rounds, one.flight.remember_first, one.lanes.ids) for one in cohorts]
-
-
-def play_round(flights: list[Flight], executor: Executor, counters: Counters) -> bool:
-    """One round: all lanes under way get the value they wait for. Returns whether there were any.
-
-    Requests for the same function are stacked into one call, whichever propagator they come from.
-    """
-    waiting = [cohort for flight in flights for cohort in flight.begin_steps()]
-    if not waiting:
-        return False
-    begun = counters.rounds
-    if len(waiting) == 1:  # what the general case does, without its loops
-        (cohort,) = waiting
-        counters.max_lanes = max(counters.max_lanes, len(cohort.lanes.ids))
-        (value,), rounds = _evaluate(waiting, executor, counters)
-        counters.rounds += rounds
-        counters.note(begun, waiting)
-        cohort.flight.cohorts = []
-        cohort.resume(value)
-        return True
-    counters.max_lanes = max(counters.max_lanes, sum([len(cohort.lanes.ids) for cohort in waiting]))
-    groups = _by_function(waiting)
-    values = [_evaluate(cohorts, executor, counters) for cohorts in groups]
-    counters.rounds += max(rounds for _, rounds in values)
-    counters.note(begun, waiting)
-    for flight in flights:
-        flight.cohorts = []
-    for cohorts, (parts, _) in zip(groups, values, strict=True):
-        for cohort, value in zip(cohorts, parts, strict=True):
-            cohort.resume(value)
-    return True
-
-
-def _by_function(waiting: list[Cohort]) -> list[list[Cohort]]:
-    groups: dict[Any, list[Cohort]] = {}
-    for cohort in waiting:
-        groups.setdefault(cohort.request[0], []).append(cohort)
-    return list(groups.values())
-
-
-def _evaluate(cohorts: list[Cohort], executor: Executor, counters: Counters) -> tuple[list[State], int]:
-    """The function that all these cohorts ask for, on all their lanes as one stack; also how many rounds it took."""
-    fn, *args = cohorts[0].request
-    sizes = [len(cohort.lanes.ids) for cohort in cohorts]
-    lanes = sum(sizes)
-    if len(cohorts) > 1:
-        args = [_tree.cat(parts) for parts in zip(*(cohort.request[1:] for cohort in cohorts), strict=True)]
-    if cohorts[0].lanes.rows is not None:
-        args.append(_tree.cat([cohort.lanes.rows for cohort in cohorts]))
-    value = executor.evaluate(fn, tuple(args), lanes)
-    counters.calls += executor.calls(lanes)
-    parts, cost = _tree.split(value, sizes), getattr(fn, "cost", None)
-    if cost is None:
-        for cohort, size in zip(cohorts, sizes, strict=True):
-            cohort.flight.evaluations += size
-        return parts, 1
-    costs = [cost(part, size) for part, size in zip(parts, sizes, strict=True)]
-    for cohort, took in zip(cohorts, costs, strict=True):
-        cohort.flight.evaluations += took.evaluations
-    return parts, max(took.rounds for took in costs)

@@ -13,6 +13,7 @@ from parareal import _tree
 from parareal._check import with_article
 from parareal._correction import Correction, Edge, Known, Sweep
 from parareal._flat import flat, unflat
+from parareal._forward import differentiating
 from parareal._grid import Where, check_count
 from parareal._linear import held, sweep_through
 from parareal._problem import ODE
@@ -188,4 +189,6 @@ class Lifted:
         def slope(v: State) -> State:
             return torch.func.jvp(lambda x: self._problem.rhs(t, x, rows), (u,), (v,))[1]
 
-        return self._problem.rhs(t, u, rows), self._jacobian.rate(slope, u, tangents)
+        value = self._problem.rhs(t, u, rows)
+        with differentiating():
+            return value, self._jacobian.rate(slope, u, tangents)

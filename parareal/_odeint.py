@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from parareal import _tree
+from parareal._callbacks import call_for_steps, warn_of_callbacks
 from parareal._calls import Batching
 from parareal._check import check_instance, check_state
 from parareal._correction import Correction
@@ -61,11 +62,14 @@ def odeint(
 ) -> Any:
     """Solves dy/dt = f(t, y), y(t[0]) = y0, with the arguments and the result of ``torchdiffeq.odeint``.
 
-    The result agrees with the sequential run of the same method over the same slices to about ``rtol |y| + atol``, and
-    so do its gradients with respect to ``y0`` and to whatever ``f`` is made of. There is none with respect to ``t``.
+    The result agrees with the sequential run of the same method over the same slices to about ``rtol |y| + atol``. Its
+    gradients with respect to ``y0`` and to whatever ``f`` is made of are about an iteration behind. There is none with
+    respect to ``t``.
 
     Args:
-        f: ``f(t, y)`` with a scalar ``t``, of the real dtype of ``y0``, and one state.
+        f: ``f(t, y)`` with a scalar ``t``, of the real dtype of ``y0``, and one state. Fixed-step methods call its
+            ``callback_step(t0, y0, dt)``, if it has one, for each step of the result once that is there; a warning
+            names other callbacks of torchdiffeq, which are not called.
         y0: State at ``t[0]``: a tensor, or a tuple or other nest of tensors.
         t: Times, strictly rising or strictly falling, any real dtype, shape ``(T,)`` with T >= 2.
         rtol: Relative tolerance of adaptive methods, and of the iteration for all methods. The iteration stops at a few
@@ -113,6 +117,7 @@ def odeint(
     if not isinstance(return_solution, bool):
         raise TypeError(f"return_solution is a {type(return_solution).__name__}; expected True or False")
     plan = _plan(method, options, f, y0, times, rtol, atol, slices)
+    warn_of_callbacks(f, method or "dopri5", plan.interp is not None)
     executor = Batched() if executor is None else executor
     check_instance(executor, Executor, "executor", "pr.Batched()")
     rounding = 16 * torch.finfo(dtype).eps
@@ -134,6 +139,7 @@ def odeint(
         states, rounds, evaluations = fill(problem, plan.fine, plan.grid, solution.us, executor)
         solution = _with(solution, rounds, evaluations)
         result = at_times(problem, plan.grid.points, states, times, plan.interp, executor)
+        call_for_steps(f, plan.grid.points, states, t)
     return (result, solution) if return_solution else result
 
 

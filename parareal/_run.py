@@ -19,7 +19,7 @@ from parareal._checkpoint import Checkpoint
 from parareal._correction import Correction
 from parareal._engine import Engine
 from parareal._executor import Executor
-from parareal._flight import Counters, Flight, play_round
+from parareal._flight import Flight
 from parareal._grid import Mesh, TimeGrid
 from parareal._history import History, IterationReport, Moved
 from parareal._memory import Carried, bare
@@ -27,6 +27,7 @@ from parareal._problem import Problem
 from parareal._progress import Bar
 from parareal._rank_pipeline import InBlock
 from parareal._record import Record, Recorder
+from parareal._rounds import Counters, play_round
 from parareal._schedule import Bools, Schedule
 from parareal._solution import Solution, Stats, Status
 from parareal._standing import Identity, capture, describe, nameless, raw, restore

@@ -38,11 +38,8 @@ def solve(
     samples: bool = False,
     dense: bool = True,
     keep: Literal["last", "all"] = "last",
-<<<<<<< HEAD
     verify: bool = False,
-=======
     history: Literal["full", "summary"] | None = None,
->>>>>>> wt-misc
     resume: Solution | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     throw: bool = True,
@@ -72,15 +69,12 @@ def solve(
             memory for states and history then grows with its width, not with the number of slices.
         keep: ``"all"`` keeps every iterate and the fine and coarse solutions from it, in `Solution.iterates`: about
             three states for each slice and iteration.
-<<<<<<< HEAD
         verify: After convergence, evaluate every boundary once more that was accepted without its own evaluation, as many
             slices at a time as the window has; where their defects add up to more than the tolerance at the end, the
             run goes on from the states that it has. The status is then `Status.VERIFIED`, or FINAL.
-=======
         history: What `Solution.history` keeps of each iteration: ``"full"``, the increments of all slices; or
             ``"summary"``, the largest of them. ``None`` for ``"full"`` with ``dense=True`` and ``"summary"`` without.
             The callback sees the increments of all slices in either case.
->>>>>>> wt-misc
         resume: A solution to go on from, partial or not, of a run with the same problem, initial state, grid, fine
             propagator and ``samples``. Everything else may be another. Iterations, history and costs are counted on.
             With the default schedule the run goes on as if it had never stopped; see ``docs/resume.md``.
@@ -115,14 +109,10 @@ def solve(
     check_instance(schedule, Schedule, "schedule", "pr.Barrier()")
     with schedule.joined(executor) if isinstance(schedule, RankPipeline) else executor.joined() as joined:
         check_keep(keep, dense)
-<<<<<<< HEAD
-        run = Run(problem, u0, grid, fine, joined, samples, callback, progress, dense, keep, verify)
+        summary = check_history(history, dense)
+        run = Run(problem, u0, grid, fine, joined, samples, callback, progress, dense, keep, verify, summary)
         if verify:
             _check_verify(dense, joined)
-=======
-        summary = check_history(history, dense)
-        run = Run(problem, u0, grid, fine, joined, samples, callback, progress, dense, keep, summary)
->>>>>>> wt-misc
         correction, stop = _parts(run, coarse, schedule, stop)
         if max_iterations is not None:
             check_count(max_iterations, "max_iterations")

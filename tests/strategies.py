@@ -43,6 +43,11 @@ def expand(scalars: Tensor, leaf: Tensor) -> Tensor:
     return scalars.to(leaf.real.dtype if leaf.is_complex() else leaf.dtype).reshape(-1, *[1] * (leaf.ndim - 1))
 
 
+def after(u: State, h: Tensor, slope: State) -> State:
+    """States after an Euler step of length ``h``, ``(L,)``."""
+    return pytree.tree_map(lambda x, k: x + expand(h, x) * k, u, slope)
+
+
 def _mean(leaves: list[Tensor]) -> Tensor:
     """The mean over all leaves' means, row by row: what couples the leaves of a nest."""
     return torch.stack([leaf.reshape(leaf.shape[0], -1).mean(1) for leaf in leaves]).mean(0)

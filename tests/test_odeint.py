@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -284,3 +285,66 @@ def test_what_is_wrong_is_said(arguments: dict[str, Any], error: type[Exception]
     with pytest.raises(error) as caught:
         pr.odeint(given.pop("f"), given.pop("y0"), given.pop("t"), **given)
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+# --- callbacks -------------------------------------------------------------------------------------------------------
+
+CALLBACKS = ("callback_step", "callback_accept_step", "callback_reject_step")
+
+
+class Noting:
+    """A right-hand side, on a tensor or a pair, that notes which of its callbacks are called, with what."""
+
+    def __init__(self, *names: str) -> None:
+        self.calls: list[tuple[str, Any, Any, Any]] = []
+        for name in names:
+            setattr(self, name, lambda t0, y0, dt, name=name: self.calls.append((name, t0, y0, dt)))
+
+    def __call__(self, t: Tensor, y: Any) -> Any:
+        return (torch.cos(t) * y[0], y[0][:1] - y[1]) if isinstance(y, tuple) else torch.cos(t) * y
+
+
+@pytest.mark.parametrize("nest", ["tensor", "pair"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("falling", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [None, {"step_size": 0.3}, {"grid_constructor": lambda f, y, t: torch.cat([t[:1], (t[:1] + t[1:]) / 2, t[-1:]])}],
+)
+@pytest.mark.parametrize("method", ["euler", "rk4"])
+def test_the_callback_of_steps_is_called_as_torchdiffeq_calls_it(
+    method: str, options: Any, falling: bool, dtype: torch.dtype, nest: str
+) -> None:
+    t = torch.tensor([0.0, 0.4, 1.0, 2.0], dtype=dtype)
+    t = 2.0 - t if falling else t
+    y0: Any = torch.tensor([1.0, -2.0], dtype=dtype)
+    y0 = (y0, y0[:1].clone()) if nest == "pair" else y0
+    ours, theirs = Noting("callback_step"), Noting("callback_step")
+    pr.odeint(ours, y0, t, method=method, options=options, slices=3)
+    torchdiffeq.odeint(theirs, y0, t, method=method, options=options and dict(options))
+    assert len(ours.calls) == len(theirs.calls) >= 3
+    rtol = 1e-5 if dtype == torch.float32 else 1e-6
+    for (_, *mine), (_, *other) in zip(ours.calls, theirs.calls, strict=True):
+        torch.testing.assert_close(mine, other, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize(
+    ("method", "called"), [("rk4", ("callback_step",)), (None, ()), ("bosh3", ()), (pr.RK4(steps=2), ())]
+)
+def test_callbacks_that_are_not_called_are_named_in_one_warning(method: Any, called: tuple[str, ...]) -> None:
+    names = (*CALLBACKS, *(f"{name}_adjoint" for name in CALLBACKS))
+    f, t = Noting(*names), torch.tensor([0.0, 0.5, 1.0])
+    with pytest.warns(UserWarning, match="does not call") as said:
+        pr.odeint(f, torch.ones(2), t, method=method, rtol=1e-3)
+    (warning,) = said
+    assert warning.filename == __file__
+    listed = str(warning.message).split(", which")[0].removeprefix("f has ").split(", ")
+    assert listed == [name for name in names if name not in called]
+    assert {name for name, *_ in f.calls} == set(called)
+
+
+def test_without_callbacks_nothing_is_said() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for method in ("rk4", None):
+            pr.odeint(Noting(), torch.ones(2), torch.tensor([0.0, 1.0]), method=method, rtol=1e-3)

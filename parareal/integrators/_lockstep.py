@@ -128,6 +128,7 @@ class Some:
     """The right-hand side of some lanes among those of a step: the others have arrived and cost nothing."""
 
     problem: Any
+    varies = False
 
     def __call__(self, active: Tensor, t: Tensor, u: State, rows: State = None) -> tuple[State, Tensor]:
         """Values where ``active``, bool, shape ``(L,)``, and zeros elsewhere; ``active`` once more."""

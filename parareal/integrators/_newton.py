@@ -20,6 +20,7 @@ from torch import Tensor
 
 from parareal import _tree
 from parareal._flat import flat, unflat
+from parareal._forward import differentiating
 from parareal._tree import State
 from parareal.integrators._base import Cost
 from parareal.integrators._gmres import Solved
@@ -117,6 +118,11 @@ class Correction:
         else:
             stiffness = system.stiffness
         return delta, stiffness, took
+
+    @property
+    def varies(self) -> bool:
+        """Whether some lanes may take longer than others."""
+        return self.inner is not None
 
     def cost(self, value: tuple[Tensor, Tensor, Tensor], lanes: int) -> Cost:
         """Those of the lanes that wanted a correction; see `parareal.ImplicitRungeKutta` for how many."""
@@ -219,7 +225,8 @@ def weighted(weights: tuple[float, ...], k: Tensor) -> Tensor:
 def _differentiated(call: Any) -> Tensor:
     """Directional derivatives; raises ValueError, with the fix, where torch cannot take them."""
     try:
-        return call()
+        with differentiating():
+            return call()
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, NotImplementedError) as error:  # f itself has just worked, at this very point

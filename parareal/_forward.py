@@ -1,0 +1,29 @@
+"""Forward-mode derivatives, of which torch takes one at a time.
+
+The levels of forward-mode differentiation belong to the process: two threads that differentiate at once end each
+other's. Derivatives are therefore taken in turn.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_turn: ContextVar[threading.Lock] = ContextVar("turn", default=threading.Lock())  # noqa: B039  one for all threads
+
+
+@contextmanager
+def differentiating() -> Generator[None]:
+    """One thread at a time, for as long as a derivative takes.
+
+    What is differentiated may take derivatives itself, and may have other threads take them: it waits for these. So
+    whoever has the turn hands out another one, to itself and to the threads that it starts with its context.
+    """
+    with _turn.get():
+        token = _turn.set(threading.Lock())
+        try:
+            yield
+        finally:
+            _turn.reset(token)
