@@ -48,12 +48,6 @@ class StandIn:
             return original_samples
         return super().add_noise(original_samples, noise, _plain(timesteps))  # pyright: ignore
 
-    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Likewise."""
-        if self._conversation.in_loop or self._conversation.finished:
-            return sample
-        return super().scale_noise(sample, _plain(timestep), noise)  # pyright: ignore
-
 
 def _plain(value: Any) -> Any:
     return value.as_subclass(Tensor) if isinstance(value, Rounds | Noted) else value
@@ -76,6 +70,14 @@ def _stepping(kind: type) -> type:
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
         return StandIn.step(self, *args, **kwargs)
 
+    def scale_noise(self: Any, sample: Tensor, timestep: Tensor, noise: Tensor | None = None) -> Tensor:
+        """As the scheduler does before the loop; in it the engine keeps the image itself."""
+        if self._conversation.in_loop or self._conversation.finished:
+            return sample
+        return kind.scale_noise(self, sample, _plain(timestep), noise)  # pyright: ignore
+
     step.__signature__ = inspect.signature(getattr(kind, "step"))  # pyright: ignore # noqa: B009
     body = {"__module__": kind.__module__, "__doc__": kind.__doc__, "step": step}
+    if hasattr(kind, "scale_noise"):  # pipelines ask whether it has that, or add_noise
+        body["scale_noise"] = scale_noise
     return type(kind.__name__, (StandIn, kind), body)
