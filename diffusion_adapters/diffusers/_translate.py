@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import parareal as pr
+from diffusion_adapters._coordinates import Name
 from diffusion_adapters._noise_schedule import NoiseSchedule
 from diffusion_adapters._schedules import Flow
 from diffusion_adapters._stochastic import Ancestral, SDEDPMSolverPP
@@ -69,7 +70,9 @@ class Translation:
         clean: What it does to estimates of the clean data, in the right-hand side.
         noise: The dtype that it draws noise in, "model" for that of the network; ``None`` where it draws none.
         silent: Whether the last step draws no noise.
+        spare: How many draws of noise come to nothing, after those of the steps.
         scaled: Whether states are x/alpha, and not x.
+        coordinates: Those in which the method is the scheduler's, if that depends on them.
         data: Standard deviation of the data, where the network is preconditioned as in EDM; else ``None``.
         sign: That of the network's output there.
     """
@@ -82,7 +85,9 @@ class Translation:
     clean: Clean | None = None
     noise: torch.dtype | str | None = None
     silent: bool = False
+    spare: int = 0
     scaled: bool = False
+    coordinates: Name | None = None
     data: float | None = None
     sign: float = 1.0
 
@@ -132,13 +137,14 @@ def _checked(translation: Translation, name: str) -> Translation:
     steps = times.diff()
     if bool((steps == 0).any()):
         where = int((steps == 0).nonzero()[0])
-        if where < len(steps) - 1 or not isinstance(translation.fine, Ordered | pr.Euler | Ancestral | Posterior):
+        if where < len(steps) - 1 or not isinstance(translation.fine, Ordered | pr.Euler | Ancestral):
             raise ValueError(
                 f"{name} takes a step of no length, from timestep {_number(timesteps[where])} to the same noise level; "
                 "expected levels that fall: set final_sigmas_type='zero' in the scheduler's config, or take fewer steps"
             )
         # Nothing happens in it, but that methods of higher order count it as a step.
         times, timesteps, steps = times[:-1], timesteps[:-1], steps[:-1]
+        translation = replace(translation, spare=0 if translation.noise is None else 1)
     if len(steps) == 0:
         raise ValueError(f"{name} has no step to take; expected at least one timestep")
     if not bool((steps < 0).all()):
@@ -226,6 +232,8 @@ def _ddim(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) 
     arrives = torch.where(target >= 0, alphas[target.clamp_min(0)], last)
     levels = _share(((1 - torch.cat([alphas[at], arrives[-1:]])) / torch.cat([alphas[at], arrives[-1:]])).sqrt())
     ends = torch.cat([levels[:1], _share(((1 - arrives) / arrives).sqrt())])
+    if levels[-1] == levels[-2]:  # the last step ends where it begins, and clips: give the point another place
+        levels[-1] = levels[-2] / 2
     clean = _clipping(scheduler)
     same = bool(torch.equal(ends, levels))
     prediction = _prediction(scheduler)
@@ -281,7 +289,7 @@ def _euler_ancestral(scheduler: Any, start: int, stop: int, eta: float, use_clip
 
 def _heun(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) -> Translation:
     """Levels and timesteps stand there twice, once for each stage."""
-    translation = _of_sigmas(scheduler, start, stop, HeunToZero(), scaled=True)
+    translation = _of_sigmas(scheduler, start, stop, HeunToZero(), scaled=True, coordinates="ratio")
     return _halved(replace(translation, clean=_clipping(scheduler)), type(scheduler).__name__)
 
 
