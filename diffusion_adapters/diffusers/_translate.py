@@ -137,7 +137,7 @@ def _checked(translation: Translation, name: str) -> Translation:
     steps = times.diff()
     if bool((steps == 0).any()):
         where = int((steps == 0).nonzero()[0])
-        if where < len(steps) - 1 or not isinstance(translation.fine, Ordered | pr.Euler | Ancestral):
+        if where < len(steps) - 1 or not _idle(translation.fine, where):
             raise ValueError(
                 f"{name} takes a step of no length, from timestep {_number(timesteps[where])} to the same noise level; "
                 "expected levels that fall: set final_sigmas_type='zero' in the scheduler's config, or take fewer steps"
@@ -154,6 +154,13 @@ def _checked(translation: Translation, name: str) -> Translation:
             "timesteps, or sigmas, in falling order, none repeated"
         )
     return replace(translation, times=times, timesteps=timesteps)
+
+
+def _idle(fine: pr.Integrator, step: int) -> bool:
+    """Whether a step of no length leaves the state as it is. One that ends a group goes from the group's beginning."""
+    if isinstance(fine, Ordered):
+        return fine.method.group == 1 or fine.orders[step] == 1
+    return isinstance(fine, pr.Euler | Ancestral)
 
 
 def _number(t: Tensor) -> float:
@@ -408,7 +415,8 @@ def _unipc(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool)
         )
     prediction = "data" if config.predict_x0 else "noise"
     fine = pr.UniPC(config.solver_order, prediction, config.solver_type, config.lower_order_final)
-    return _of_sigmas(scheduler, start, stop, fine)
+    translation = _of_sigmas(scheduler, start, stop, fine)
+    return translation if config.predict_x0 else replace(translation, clean=None)  # it thresholds nothing there
 
 
 def _deis(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) -> Translation:

@@ -17,8 +17,8 @@ from diffusion_adapters._prediction import per_row
 from diffusion_adapters.diffusers._problem import Request, Setup, prepare
 from diffusion_adapters.diffusers._translate import Translation, translate
 
-TOLERANCE = 1e-3
-"""Relative. Schedulers compute in float32, which leaves 1e-4 where a run begins nearly without signal."""
+TOLERANCE = 2e-3
+"""Relative. States in float32, as some schedulers keep them, leave 1e-3 where a run begins nearly without signal."""
 
 _PASSED: dict[Any, bool] = {}
 _MOST = 256
@@ -75,8 +75,12 @@ def _key(scheduler: Any, start: int, stop: int, setup: Setup) -> Any:
 @torch.no_grad()
 def _try(scheduler: Any, translation: Translation, start: int, stop: int, setup: Setup) -> None:
     name = f"{type(scheduler).__name__}({_settings(scheduler)})"
-    latents = _start(translation)
-    theirs = _theirs(scheduler, translation, latents, scheduler.timesteps[start:stop], setup, name)
+    latents, at = _start(translation), scheduler.timesteps[start:stop]
+    precise = _own(scheduler)
+    theirs = _theirs(scheduler, translation, latents, at, setup, name)
+    if isinstance(vars(precise).get("sigmas"), Tensor):  # its weights in float32 can be off by more than the tolerance
+        precise.sigmas = precise.sigmas.double()
+        theirs = _theirs(precise, translation, latents, at, setup, name)
     translation = replace(translation, timesteps=translation.timesteps.cpu())
     run, draw = prepare(replace(setup, dtype=torch.float64), translation, latents, None, False)
     if draw is not None:
