@@ -36,6 +36,7 @@ def translated(scheduler: Any, start: int, stop: int, setup: Setup) -> Translati
     own = _own(scheduler)
     key = _key(own, start, stop, setup)
     if key not in _PASSED:
+        _check_beginning(own, start)
         _try(own, translation, start, stop, setup)
         if len(_PASSED) >= _MOST:
             _PASSED.clear()
@@ -54,6 +55,21 @@ def _own(scheduler: Any) -> Any:
         state["_step_index"] = None
     made.__dict__.update(state)
     return made
+
+
+def _check_beginning(scheduler: Any, start: int) -> None:
+    """Schedulers look for the first timestep that they are told, and take the second of two that are equal."""
+    if not hasattr(scheduler, "_init_step_index"):
+        return
+    first = scheduler.timesteps[start]
+    scheduler._init_step_index(first)
+    if scheduler._step_index != start:
+        raise ValueError(
+            f"{type(scheduler).__name__} begins at the noise level number {scheduler._step_index}, and the pipeline at "
+            f"the timestep number {start}: timestep {float(first):.6g} is there more than once; expected timesteps that "
+            "all differ, as with fewer steps or another timestep_spacing"
+        )
+    scheduler._step_index = None
 
 
 def _copied(value: Any) -> Any:

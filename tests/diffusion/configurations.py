@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import diffusers
@@ -84,8 +85,6 @@ class Bare(diffusers.DiffusionPipeline):
         start = at[:1].repeat(len(latents)) if skip else None
         latents = self.prepare_latents(torch.zeros_like(latents) if image is None else image, latents, start)
         given = {"eta": eta, "use_clipped_model_output": use_clipped_model_output, "generator": generator}
-        from inspect import signature
-
         given = {name: value for name, value in given.items() if name in signature(scheduler.step).parameters}
         prompt = torch.cat([torch.zeros(len(latents), 16), torch.full((len(latents), 16), 0.5)])
         with self.progress_bar(total=len(at)) as bar:
