@@ -66,8 +66,8 @@ def _check_beginning(scheduler: Any, start: int) -> None:
     if scheduler._step_index != start:
         raise ValueError(
             f"{type(scheduler).__name__} begins at the noise level number {scheduler._step_index}, and the pipeline at "
-            f"the timestep number {start}: timestep {float(first):.6g} is there more than once; expected timesteps that "
-            "all differ, as with fewer steps or another timestep_spacing"
+            f"the timestep number {start}: timestep {float(first):.6g} is there more than once; expected timesteps "
+            "that all differ, as with fewer steps or another timestep_spacing"
         )
     scheduler._step_index = None
 

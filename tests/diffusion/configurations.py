@@ -18,7 +18,7 @@ from torch import Tensor
 
 import diffusion_adapters as da
 
-# --- the pipeline ------------------------------------------------------------------------------------------------------
+# --- the pipeline -----------------------------------------------------------------------------------------------------
 
 
 class Waves(diffusers.ModelMixin, diffusers.ConfigMixin):
@@ -101,7 +101,7 @@ class Bare(diffusers.DiffusionPipeline):
         return latents
 
 
-# --- the cases ---------------------------------------------------------------------------------------------------------
+# --- the cases --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,7 @@ def _call(rng: random.Random, name: str, config: dict[str, Any], steps: int) -> 
     taken = name in ("DDPMScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler") or name[:4] == "DPMS"
     if own < 0.12 and even and taken:
         call |= {"num_inference_steps": None, "timesteps": sorted(rng.sample(range(train), count), reverse=True)}
-    elif own < 0.24 and name == "FlowMatchEulerDiscreteScheduler" or own < 0.5 and config.get("use_flow_sigmas"):
+    elif (own < 0.24 and name == "FlowMatchEulerDiscreteScheduler") or (own < 0.5 and config.get("use_flow_sigmas")):
         sigmas = sorted((rng.uniform(0.01, 1.0) for _ in range(count)), reverse=True)
         if "shift" in config or name == "UniPCMultistepScheduler":
             call |= {"num_inference_steps": None, "sigmas": sigmas}

@@ -123,7 +123,7 @@ def test_a_method_of_ones_own_steps_in_the_coordinates_of_schedulers() -> None:
 def test_what_is_not_finite_by_itself_is_refused(scheduler: Any, steps: int, said: str) -> None:
     case = Case("", {}, {"num_inference_steps": steps})
     assert not Bare(Waves(), scheduler)(**case.inputs()).isfinite().all()
-    with pytest.raises(ValueError, match="not finite in its own step.*expected") as info:
+    with pytest.raises(ValueError, match=r"not finite in its own step.*expected") as info:
         da.diffusers.parallelize(Bare(Waves(), scheduler))(**case.inputs())
     assert said in str(info.value)
 
@@ -131,7 +131,9 @@ def test_what_is_not_finite_by_itself_is_refused(scheduler: Any, steps: int, sai
 def test_noise_predicted_where_there_is_no_signal_is_refused() -> None:
     scheduler = DDIMScheduler(**STABLE, rescale_betas_zero_snr=True, timestep_spacing="trailing")
     case = Case("", {}, {"num_inference_steps": 8})
-    with pytest.raises(ValueError, match="DDIMScheduler begins without signal.*expected.*rescale_betas_zero_snr=False"):
+    with pytest.raises(
+        ValueError, match=r"DDIMScheduler begins without signal.*expected.*rescale_betas_zero_snr=False"
+    ):
         da.diffusers.parallelize(Bare(Waves(), scheduler))(**case.inputs())
 
 
@@ -157,13 +159,13 @@ class Churning(Bare):
 
 def test_a_subclass_that_steps_otherwise_is_refused() -> None:
     case = Case("", {}, {"num_inference_steps": 8})
-    with pytest.raises(ValueError, match="Halved.*steps in a way that is not known here.*expected"):
+    with pytest.raises(ValueError, match=r"Halved.*steps in a way that is not known here.*expected"):
         da.diffusers.parallelize(Bare(Waves(), Halved(**STABLE)))(**case.inputs())
 
 
 def test_a_step_that_is_told_more_is_refused() -> None:
     case = Case("", {}, {"num_inference_steps": 8})
-    with pytest.raises(ValueError, match="s_churn=1.0.*expected"):
+    with pytest.raises(ValueError, match=r"s_churn=1.0.*expected"):
         da.diffusers.parallelize(Churning(Waves(), EulerDiscreteScheduler(**STABLE)))(**case.inputs())
 
 
