@@ -155,8 +155,8 @@ def _checked(translation: Translation, name: str) -> Translation:
     if not bool((steps < 0).all()):
         where = int((~(steps < 0)).nonzero()[0])
         raise ValueError(
-            f"the noise level does not fall from timestep {_number(timesteps[where])} to the one after it; expected "
-            "timesteps, or sigmas, in falling order, none repeated"
+            f"the noise level of {name} does not fall from timestep {_number(timesteps[where])} to the one after it; "
+            "expected timesteps, or sigmas, in falling order, none repeated"
         )
     return replace(translation, times=times, timesteps=timesteps)
 
