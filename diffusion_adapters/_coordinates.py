@@ -186,5 +186,9 @@ def coordinates_for(schedule: NoiseSchedule, name: Name | None = None) -> Coordi
     """`Share` for `Flow`, and where alpha is nearly 0 at the noisy end; `Ratio` elsewhere; or what is asked for."""
     if name is not None:
         return COORDINATES[one_of(name, COORDINATES, "coordinates")](schedule)
-    most = schedule.alpha(torch.tensor(schedule.t_max, dtype=torch.float64)).item()
-    return Share(schedule) if isinstance(schedule, Flow) or most < _SMALL_SIGNAL else Ratio(schedule)
+    return Share(schedule) if isinstance(schedule, Flow) or small_signal(schedule) else Ratio(schedule)
+
+
+def small_signal(schedule: NoiseSchedule) -> bool:
+    """Whether alpha is nearly 0 at the noisy end."""
+    return schedule.alpha(torch.tensor(schedule.t_max, dtype=torch.float64)).item() < _SMALL_SIGNAL

@@ -20,7 +20,8 @@ import parareal as pr
 from diffusion_adapters.diffusers._network import Known, Lanes, Plan, find_layout, learn
 from diffusion_adapters.diffusers._problem import Draw, Request, Setup, prepare
 from diffusion_adapters.diffusers._timesteps import Noted, itself
-from diffusion_adapters.diffusers._translate import Translation, translate
+from diffusion_adapters.diffusers._translate import Translation
+from diffusion_adapters.diffusers._trial import translated
 from parareal.integrators._lockstep import Coroutine
 
 
@@ -170,8 +171,7 @@ class Conversation:
         self._refuse_decisions()
         if self._translation is None:
             assert self._span is not None
-            setup = self.setup
-            self._translation = translate(self.scheduler, *self._span, setup.eta, setup.use_clipped)
+            self._translation = translated(self.scheduler, *self._span, self.setup)
         if self.latents is None:
             self._take_latents(args, kwargs)
         latents = self.latents

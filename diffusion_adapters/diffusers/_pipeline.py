@@ -23,6 +23,8 @@ NETWORKS = ("unet", "transformer", "transformer_2", "controlnet", "prior")
 """Components that a pipeline may call in its loop."""
 
 RTOL = 2e-5
+_OF_STEPS = ("eta", "use_clipped_model_output")
+"""Arguments that matter for the scheduler's steps, also where they are a pipeline's own defaults."""
 
 
 class ParallelPipeline:
@@ -170,7 +172,8 @@ def parallelize(
 def _bound(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments by name; where they do not fit, the pipeline itself will say so."""
     try:
-        return dict(signature.bind_partial(*args, **kwargs).arguments)
+        defaults = {name: part.default for name, part in signature.parameters.items() if name in _OF_STEPS}
+        return {**defaults, **signature.bind_partial(*args, **kwargs).arguments}
     except TypeError:
         return dict(kwargs)
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 import parareal as pr
-from diffusion_adapters._coordinates import coordinates_for
+from diffusion_adapters._coordinates import Coordinates, Ratio, coordinates_for, small_signal
 from diffusion_adapters._flow import DiffusionODE, ProbabilityFlow, RightHandSide, check_start
 from diffusion_adapters._model import DiffusionModel
 from diffusion_adapters._prediction import convert, per_row
 from diffusion_adapters._sample import SOLVERS, choose_schedule, correction_of, grid_of
+from diffusion_adapters._schedules import Flow
 from diffusion_adapters._sde import NoisyFlow
 from diffusion_adapters.diffusers._network import Lanes
 from diffusion_adapters.diffusers._steps import Blend, Blended, Drawn, DrawnFlow, HeunToZero, Posterior, nearest
@@ -94,7 +95,7 @@ class Request:
 Draw = Callable[[Any, torch.dtype], None]
 """What is called with the generator, and the dtype of the network's output, before the first step is taken."""
 
-Run = Callable[[Callable[["Request"], Tensor]], tuple[pr.Solution, Tensor]]
+Run = Callable[..., tuple[pr.Solution, Tensor]]
 
 
 def prepare(
@@ -102,7 +103,7 @@ def prepare(
 ) -> tuple[Run, Draw | None]:
     """What solves: a function that is called with what answers a `Request`, and returns the latents at the end.
 
-    And what draws noise, where steps take any.
+    With ``serial=True`` it does so one step after another. And what draws noise, where steps take any.
 
     Args:
         setup: How.
@@ -120,7 +121,7 @@ def prepare(
     schedule, times = translation.noise_schedule, translation.times
     model = DiffusionModel(serve, schedule, "x0" if clean is not None else translation.prediction)
     check_start(model)
-    coordinates = coordinates_for(schedule)
+    coordinates = _coordinates(setup, translation, fine)
     rhs = RightHandSide(model, coordinates, _named, None)
     ids = torch.arange(len(latents), device=latents.device)
     problem = DiffusionODE(rhs, "fold", [ids], coordinates=coordinates)
@@ -137,11 +138,16 @@ def prepare(
     plan = choose_schedule(setup.schedule, _width(setup, grid.num_slices), setup.coarse, grid.num_slices)
     alpha = schedule.alpha(times[[0, -1]]).tolist() if translation.scaled else (1.0, 1.0)
     flow = ProbabilityFlow(problem, coordinates)
-    state = latents.detach().to(torch.promote_types(latents.dtype, setup.dtype))
+    # z = x/alpha is large where the run begins nearly without signal: float32 would lose the data in it
+    kept = torch.float64 if isinstance(coordinates, Ratio) and small_signal(schedule) else setup.dtype
+    state = latents.detach().to(torch.promote_types(latents.dtype, kept))
     u0 = flow.from_x(grid.points[0], state * alpha[0])
 
-    def run(ask: Callable[[Request], Tensor]) -> tuple[pr.Solution, Tensor]:
+    def run(ask: Callable[[Request], Tensor], serial: bool = False) -> tuple[pr.Solution, Tensor]:
         serve.answer = ask
+        if serial:
+            solution = pr.serial(problem, u0, grid, fine=fine, samples=True)
+            return solution, flow.to_x(grid.points[-1], solution.u) / alpha[1]
         solution = pr.solve(
             problem,
             u0,
@@ -157,6 +163,16 @@ def prepare(
         return solution, flow.to_x(grid.points[-1], solution.u) / alpha[1]
 
     return run, draw
+
+
+def _coordinates(setup: Setup, translation: Translation, fine: pr.Integrator) -> Coordinates:
+    """Those in which schedulers step, where the method would be another in others, as Heun's is."""
+    schedule = translation.noise_schedule
+    if setup.solver is None:
+        return coordinates_for(schedule, translation.coordinates)
+    alike = isinstance(fine, pr.Euler) or pr.Semilinear in fine.solves or NoisyFlow in fine.solves
+    silent = schedule.alpha(translation.times[0]).item() == 0
+    return coordinates_for(schedule, None if alike or silent or isinstance(schedule, Flow) else "ratio")
 
 
 def _width(setup: Setup, slices: int) -> int | None:
@@ -234,6 +250,8 @@ def _drawing(translation: Translation, latents: Tensor, twins: bool, drawn: Draw
             else:
                 noise = randn_tensor(shape, generator=generator, device=latents.device, dtype=kind)
                 normals.append(noise[:count])
+        for _ in range(translation.spare):
+            randn_tensor(shape, generator=generator, device=latents.device, dtype=kind)
         drawn.normals = torch.stack(normals)
 
     return draw

@@ -37,22 +37,34 @@ class StandIn:
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Hands the prediction to the engine; returns what the pipeline is to take for its latents."""
+        self._refuse_more(args, kwargs)
         latents = self._conversation.step(model_output, sample, kwargs.get("generator"))
         if kwargs.get("return_dict", True) is False:
             return latents, latents
         return SimpleNamespace(prev_sample=latents, pred_original_sample=latents)
+
+    def _refuse_more(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raises where a step is told more than is known here: noise of its own, churn, a timestep for each token."""
+        parameters = inspect.signature(self.step).parameters
+        setup = self._conversation.setup
+        known = {"eta": setup.eta, "use_clipped_model_output": setup.use_clipped}
+        for name, value in {**dict(zip(list(parameters)[3:], args, strict=False)), **kwargs}.items():
+            if name in ("generator", "return_dict") or name not in parameters or isinstance(value, Tensor | list):
+                neutral = value is None or name in ("generator", "return_dict")
+            else:
+                neutral = (value or 0) == (known.get(name, parameters[name].default) or 0)
+            if not neutral:
+                raise ValueError(
+                    f"the pipeline calls step of {type(self).__name__} with {name}={value!r}, which is not known here; "
+                    f"expected {known.get(name, 'its default')}: eta and use_clipped_model_output are taken from the "
+                    "pipeline's own arguments"
+                )
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """As the scheduler does before the loop; in it the engine keeps the image itself."""
         if self._conversation.in_loop or self._conversation.finished:
             return original_samples
         return super().add_noise(original_samples, noise, _plain(timesteps))  # pyright: ignore
-
-    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Likewise."""
-        if self._conversation.in_loop or self._conversation.finished:
-            return sample
-        return super().scale_noise(sample, _plain(timestep), noise)  # pyright: ignore
 
 
 def _plain(value: Any) -> Any:
@@ -76,6 +88,14 @@ def _stepping(kind: type) -> type:
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
         return StandIn.step(self, *args, **kwargs)
 
+    def scale_noise(self: Any, sample: Tensor, timestep: Tensor, noise: Tensor | None = None) -> Tensor:
+        """As the scheduler does before the loop; in it the engine keeps the image itself."""
+        if self._conversation.in_loop or self._conversation.finished:
+            return sample
+        return kind.scale_noise(self, sample, _plain(timestep), noise)  # pyright: ignore
+
     step.__signature__ = inspect.signature(getattr(kind, "step"))  # pyright: ignore # noqa: B009
     body = {"__module__": kind.__module__, "__doc__": kind.__doc__, "step": step}
+    if hasattr(kind, "scale_noise"):  # pipelines ask whether it has that, or add_noise
+        body["scale_noise"] = scale_noise
     return type(kind.__name__, (StandIn, kind), body)

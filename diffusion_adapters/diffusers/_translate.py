@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import parareal as pr
+from diffusion_adapters._coordinates import Name
 from diffusion_adapters._noise_schedule import NoiseSchedule
 from diffusion_adapters._schedules import Flow
 from diffusion_adapters._stochastic import Ancestral, SDEDPMSolverPP
@@ -69,7 +70,9 @@ class Translation:
         clean: What it does to estimates of the clean data, in the right-hand side.
         noise: The dtype that it draws noise in, "model" for that of the network; ``None`` where it draws none.
         silent: Whether the last step draws no noise.
+        spare: How many draws of noise come to nothing, after those of the steps.
         scaled: Whether states are x/alpha, and not x.
+        coordinates: Those in which the method is the scheduler's, if that depends on them.
         data: Standard deviation of the data, where the network is preconditioned as in EDM; else ``None``.
         sign: That of the network's output there.
     """
@@ -82,7 +85,9 @@ class Translation:
     clean: Clean | None = None
     noise: torch.dtype | str | None = None
     silent: bool = False
+    spare: int = 0
     scaled: bool = False
+    coordinates: Name | None = None
     data: float | None = None
     sign: float = 1.0
 
@@ -129,25 +134,38 @@ def translate(scheduler: Any, start: int, stop: int, eta: float = 0.0, use_clipp
 
 def _checked(translation: Translation, name: str) -> Translation:
     times, timesteps = translation.times, translation.timesteps
+    if translation.prediction == "eps" and float(translation.noise_schedule.alpha(times[0])) == 0:
+        raise ValueError(
+            f"{name} begins without signal, where prediction_type='epsilon' says nothing of the data; expected "
+            "prediction_type='v_prediction' or 'sample' with a network made for it, or rescale_betas_zero_snr=False"
+        )
     steps = times.diff()
     if bool((steps == 0).any()):
         where = int((steps == 0).nonzero()[0])
-        if where < len(steps) - 1 or not isinstance(translation.fine, Ordered | pr.Euler | Ancestral | Posterior):
+        if where < len(steps) - 1 or not _idle(translation.fine, where):
             raise ValueError(
                 f"{name} takes a step of no length, from timestep {_number(timesteps[where])} to the same noise level; "
                 "expected levels that fall: set final_sigmas_type='zero' in the scheduler's config, or take fewer steps"
             )
         # Nothing happens in it, but that methods of higher order count it as a step.
         times, timesteps, steps = times[:-1], timesteps[:-1], steps[:-1]
+        translation = replace(translation, spare=0 if translation.noise is None else 1)
     if len(steps) == 0:
         raise ValueError(f"{name} has no step to take; expected at least one timestep")
     if not bool((steps < 0).all()):
         where = int((~(steps < 0)).nonzero()[0])
         raise ValueError(
-            f"the noise level does not fall from timestep {_number(timesteps[where])} to the one after it; expected "
-            "timesteps, or sigmas, in falling order, none repeated"
+            f"the noise level of {name} does not fall from timestep {_number(timesteps[where])} to the one after it; "
+            "expected timesteps, or sigmas, in falling order, none repeated"
         )
     return replace(translation, times=times, timesteps=timesteps)
+
+
+def _idle(fine: pr.Integrator, step: int) -> bool:
+    """Whether a step of no length leaves the state as it is. One that ends a group goes from the group's beginning."""
+    if isinstance(fine, Ordered):
+        return fine.method.group == 1 or fine.orders[step] == 1
+    return isinstance(fine, pr.Euler | Ancestral)
 
 
 def _number(t: Tensor) -> float:
@@ -226,6 +244,8 @@ def _ddim(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) 
     arrives = torch.where(target >= 0, alphas[target.clamp_min(0)], last)
     levels = _share(((1 - torch.cat([alphas[at], arrives[-1:]])) / torch.cat([alphas[at], arrives[-1:]])).sqrt())
     ends = torch.cat([levels[:1], _share(((1 - arrives) / arrives).sqrt())])
+    if levels[-1] == levels[-2]:  # the last step ends where it begins, and clips: give the point another place
+        levels[-1] = levels[-2] / 2
     clean = _clipping(scheduler)
     same = bool(torch.equal(ends, levels))
     prediction = _prediction(scheduler)
@@ -281,7 +301,7 @@ def _euler_ancestral(scheduler: Any, start: int, stop: int, eta: float, use_clip
 
 def _heun(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) -> Translation:
     """Levels and timesteps stand there twice, once for each stage."""
-    translation = _of_sigmas(scheduler, start, stop, HeunToZero(), scaled=True)
+    translation = _of_sigmas(scheduler, start, stop, HeunToZero(), scaled=True, coordinates="ratio")
     return _halved(replace(translation, clean=_clipping(scheduler)), type(scheduler).__name__)
 
 
@@ -400,7 +420,8 @@ def _unipc(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool)
         )
     prediction = "data" if config.predict_x0 else "noise"
     fine = pr.UniPC(config.solver_order, prediction, config.solver_type, config.lower_order_final)
-    return _of_sigmas(scheduler, start, stop, fine)
+    translation = _of_sigmas(scheduler, start, stop, fine)
+    return translation if config.predict_x0 else replace(translation, clean=None)  # it thresholds nothing there
 
 
 def _deis(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) -> Translation:
