@@ -140,7 +140,7 @@ class Run:
             complete, moved = engine.advance()
             for system, row in zip(complete, moved, strict=True):
                 key = int(engine.iteration[system])
-                self._increments.setdefault(key, np.zeros(engine.iterates.live.shape))[system] = row
+                self._increments.setdefault(key, Moved(*engine.iterates.live.shape)).put(int(system), row)
             if self.executor.any(self._report(engine, bar)):
                 engine.halt(Status.STOPPED)
             if checkpoint is not None:
