@@ -248,6 +248,8 @@ class Outcome:
         estimates: Relative error estimates.
         rounds, serial: Rounds, and those of the sequential run.
         growth: By how much relative differences in the start grow up to the end, for those that are far off.
+        apart: The errors where lanes are evaluated one by one, for those that are far off.
+        final: Whether every slice is final, per sample.
         status: Of all.
     """
 
@@ -260,6 +262,8 @@ class Outcome:
     serial: int = 0
     evaluations: int = 0
     growth: float = float("nan")
+    apart: tuple[float, ...] = ()
+    final: tuple[bool, ...] = ()
     status: str = ""
 
 
@@ -281,7 +285,7 @@ def run(case: Case, **options: Any) -> Outcome:
         return da.sample(model, noise, generator=generator, **given, **more)
 
     try:
-        serial = sample(noise, parallel=False)
+        serial = sample(noise, parallel=False, executor=options.get("executor"))
         out = sample(noise, **options)
     except ValueError as error:
         return Outcome(case, refused=str(error))
@@ -291,12 +295,11 @@ def run(case: Case, **options: Any) -> Outcome:
     assert isinstance(sol.error_estimate, Tensor)
     estimates = sol.error_estimate * (serial.solution.u[0].numel() ** 0.5) / _rms(serial.solution.u)
     sound = torch.isfinite(size)
-    converged = tuple(
-        bool(s.converged) for s, ok in zip(sol.sample_status or (), sound.tolist(), strict=True) if ok
-    )
+    ended = [s for s, ok in zip(sol.sample_status or (), sound.tolist(), strict=True) if ok]
     outcome = Outcome(
         case,
-        converged=converged,
+        converged=tuple(bool(s.converged) for s in ended),
+        final=tuple(s is pr.Status.FINAL for s in ended),
         errors=tuple(errors[sound].tolist()),
         estimates=tuple(estimates[sound].tolist()),
         rounds=sol.stats.rounds,
@@ -304,12 +307,19 @@ def run(case: Case, **options: Any) -> Outcome:
         evaluations=sol.stats.evaluations,
         status=sol.status.name,
     )
-    if any(e > 2 * case.rtol for e in outcome.errors):
-        small = 1e-6 if case.dtype == torch.float64 else 1e-3
-        kick = torch.randn(noise.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(noise)
-        near = sample(noise + small * kick, parallel=False)
-        outcome.growth = float((_rms(near.samples - serial.samples) / size)[sound].max() / small)
+    if any(e > 2 * case.rtol for e in outcome.errors) and options.get("executor") is None:
+        # Lanes in one batch round differently, which sensitive flows amplify: one lane after another tells which it is.
+        apart = run(case, **options, executor=pr.Serial())
+        outcome.apart, outcome.growth = apart.errors, _growth(sample, noise, serial.samples, sound)
     return outcome
+
+
+def _growth(sample: Any, noise: Tensor, samples: Tensor, sound: Tensor) -> float:
+    """By how much a small relative difference in the start grows up to the end."""
+    small = 1e-6 if noise.dtype == torch.float64 else 1e-3
+    kick = torch.randn(noise.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(noise)
+    near = sample(noise + small * kick, parallel=False)
+    return float((_rms(near.samples - samples) / _rms(samples))[sound].max() / small)
 
 
 FLOOR = {torch.float64: 1e-10, torch.float32: 2e-5}
@@ -334,19 +344,25 @@ def main() -> None:
 def report(outcomes: list[Outcome], show: int) -> None:
     """The table."""
     solved = [one for one in outcomes if not one.refused]
-    wrong, below, above, samples, said = [], 0, 0, 0, 0
+    wrong, below, above, rounded, samples, said = [], 0, 0, 0, 0, 0
     for one in solved:
         floor = FLOOR[one.case.dtype]
-        for converged, error, estimate in zip(one.converged, one.errors, one.estimates, strict=True):
+        apart = one.apart or one.errors
+        rows = zip(one.converged, one.final, one.errors, one.estimates, apart, strict=True)
+        for converged, final, error, estimate, alone in rows:
             samples += 1
-            if converged:
-                said += 1
-                if not error <= max(2 * one.case.rtol, 10 * floor):
+            if not converged:
+                continue
+            said += 1
+            if error > max(2 * one.case.rtol, 10 * floor):
+                if alone <= max(2 * one.case.rtol, 10 * floor):
+                    rounded += 1
+                else:
                     wrong.append((error / one.case.rtol, estimate / one.case.rtol, one))
-                below += not (error <= estimate or error <= floor)
-                above += estimate > 1.0000001 * one.case.rtol
+            below += not final and error > max(estimate, floor) and alone > max(estimate, floor)
+            above += estimate > 1.0000001 * one.case.rtol
     print(f"{len(outcomes)} cases, {len(outcomes) - len(solved)} refused; {samples} samples, {said} converged or final")
-    print(f"more than 2 x rtol from the sequential sample: {len(wrong)}")
+    print(f"more than 2 x rtol from the sequential sample: {len(wrong)}; by amplified rounding alone: {rounded}")
     print(f"estimates below the true error: {below} ({below / max(1, said):.2%})")
     print(f"estimates above rtol beside CONVERGED: {above}")
     shares = [one.rounds / one.serial for one in solved if one.serial]

@@ -46,8 +46,6 @@ VARIANCE = 0.1
 """Of the Gaussian whose flow ``coarse="gaussian"`` takes. The secant makes up for what it is off: on the packaged
 digits anything from 0.07 to 0.15 does as well, and the variance of the data no better."""
 NEIGHBOURS = (1, 2, 4)
-MEMORY = 2
-"""Pairs of the secant: two take fewer rounds than one where guidance is strong (benchmarks/rounds.py)."""
 RTOL = 1e-3
 WIDTH = 100
 """Most slices at a time, unless told otherwise: where the time a sample takes is least on the packaged digits."""
@@ -230,7 +228,7 @@ def correction_of(coarse: Any, fine: pr.Integrator) -> pr.Correction:
         return pr.Coarse(coarse)
     one_of(coarse, COARSE, "coarse", "a correction or an integrator such as pr.Coarse(pr.Euler())")
     if coarse == "gaussian":
-        return pr.Secant(GaussianFlow(variance=VARIANCE), memory=MEMORY, neighbours=NEIGHBOURS)
+        return pr.Secant(GaussianFlow(variance=VARIANCE), neighbours=NEIGHBOURS)
     if coarse == "none":
         return pr.Identity()
     if fine.steps is None:

@@ -97,6 +97,7 @@ _TRUST, _WITNESSES = 1.3, 3
 """A mismatch that was not seen is taken for this many times what the nearest slices that have shown theirs suggest, of
 which there must be so many."""
 _FLOOR = 0.5
+_FAR = 30.0
 _CLEAR = 30.0
 _SMALL = 0.1
 _PROJECT = 1e9
@@ -126,6 +127,8 @@ class Errors:
         self._prior = np.maximum(np.nan_to_num(start.mismatch, nan=1.0, posinf=1e300), _ROUNDING)
         self._mismatch = np.full((start.systems, slices), np.nan)  # as seen; NaN where it was not
         self._first = np.full((start.systems, slices), np.nan)  # the first that was seen, over what was expected
+        self._gentle = np.zeros((start.systems, slices), dtype=bool)  # whether a move that was not large showed it
+        self._shown_by = np.zeros((start.systems, slices))  # the move that showed it last
         self._near = max(_WITNESSES, start.width)
         self._growth = np.ones((start.systems, slices))  # of the last move
         self._most = np.ones((start.systems, slices))  # of all moves that were not large
@@ -148,6 +151,8 @@ class Errors:
             "part": self._part,
             "mismatch": self._mismatch,
             "first": self._first,
+            "gentle": self._gentle,
+            "shown_by": self._shown_by,
             "growth": self._growth,
             "most": self._most,
             "moved_by": self._moved_by,
@@ -177,7 +182,9 @@ class Errors:
             gain, log = np.zeros(shape), np.zeros(shape)
             gain[system, n] = added
             log[system, n] = np.log(self._carrying(seen.systems[system], n))
-            self._note(seen, np.arange(len(n)), _summed(gain, log)[system, n])
+            # Sums of many are taken to cancel in part, but a single one counts in full.
+            error = gain if self._mixed else np.maximum(_summed(self._weight * gain, log), gain)
+            self._note(seen, np.arange(len(n)), error[system, n])
         else:
             for i in range(len(n)):
                 self._one(seen, np.array([i]))
@@ -187,8 +194,8 @@ class Errors:
         system, n, k = int(seen.system[at[0]]), int(seen.n[at[0]]), int(seen.number[at[0]])
         row, added = seen.systems[system], self._added(seen, at)
         before = self._error_of[row, n, k % _KEPT] if self._number[row, n, k % _KEPT] == k else np.nan
-        carried = before * self._carrying(np.array([row]), np.array([n]))
-        self._note(seen, at, added if seen.exact[at[0]] or self._mixed else carried + added)
+        carried = before * self._carrying(np.array([row]), np.array([n])) + self._weight * added
+        self._note(seen, at, added if seen.exact[at[0]] or self._mixed else np.maximum(carried, added))
 
     def _added(self, seen: Seen, at: Ints) -> Floats:
         """What slices add to errors of right edges, in the changes ``at``; notes what these show."""
@@ -216,7 +223,10 @@ class Errors:
             grown = np.where(clear & np.isfinite(grown), np.clip(grown, 1e-3, _MOST), 0.0)
             growth = self._growth[row, n]
             self._growth[row, n] = np.where(grown > 0, np.maximum(grown, np.where(growth > 1, 1 + _GMEM * (growth - 1), 0.0)), growth)
-            small = (grown > 0) & (before <= _SMALL * np.where(left > 0, left, size))
+            gentle = (before > 0) & (before <= _SMALL * np.where(left > 0, left, size))
+            self._gentle[row, n] |= gentle & (shown > 0)
+            self._shown_by[row, n] = np.where(shown > 0, before, self._shown_by[row, n])
+            small = (grown > 0) & gentle
             self._most[row, n] = np.where(small, np.maximum(grown, self._most[row, n]), self._most[row, n])
         self._size[row, n + 1] = size
         self._moved_by[row, n] = np.where(np.isfinite(moved_by), moved_by, 0.0)
@@ -224,14 +234,18 @@ class Errors:
             if self._mixed:
                 rate = np.clip(np.where(last > 0, increment / last, 0.75), 0.0, 0.95)
                 return np.where(exact, 0.0, np.maximum(1.0, rate / (1 - rate)) * increment / np.maximum(size, tiny))
-            added = np.maximum(self._missed(row, n), _ROUNDING) * moved_by / np.maximum(size, tiny)
+            added = np.maximum(self._missed(row, n, moved_by), _ROUNDING) * moved_by / np.maximum(size, tiny)
         # Also where the mismatch is infinite a slice adds nothing whose left edge stands still.
-        return np.where(moved_by == 0, 0.0, self._weight * added)
+        return np.where(moved_by == 0, 0.0, added)
 
-    def _missed(self, row: Ints, n: Ints) -> Floats:
-        """The mismatch of slices, as seen on themselves or on others."""
+    def _missed(self, row: Ints, n: Ints, moved_by: Floats) -> Floats:
+        """The mismatch of slices for such moves, as seen on themselves or on others."""
         missed = self._mismatch[row, n]
         unseen = np.isnan(missed)
+        # What a large move has shown need not hold for small ones: where F is flat far away, it shows too little.
+        far = self._shown_by[row, n] > _FAR * moved_by
+        doubtful = ~unseen & ~self._gentle[row, n] & far
+        missed = np.where(doubtful, np.maximum(missed, _FLOOR * self._prior[n]), missed)
         for system in np.unique(row[unseen]):
             here = unseen & (row == system)
             shown = (~np.isnan(self._first[system])).nonzero()[0]
