@@ -119,15 +119,14 @@ class Run:
             engine.finish()
         except BaseException as error:
             engine.halt(Status.INTERRUPTED)
-            solution = self._solution(engine)
-            attach(error, solution)
+            solution = self._salvaged(engine, error)
             if isinstance(engine, BlockEngine):
                 try:  # what there is here is a part of the whole: what was saved last is better
                     engine.fail(error)
                 except BaseException as told:
                     attach(told, solution)
                     raise
-            elif checkpoint is not None and len(self.history) > checkpoint.iterations:
+            elif solution is not None and checkpoint is not None and len(self.history) > checkpoint.iterations:
                 with suppress(Exception):  # what is there already is good enough, and this error is the one to see
                     checkpoint.save(solution)
             raise
@@ -207,6 +206,16 @@ class Run:
             bar.update(int(engine.iterates.frontier.min()), report.iteration, report.rounds, float(moved.max()))
             halt |= self.callback is not None and bool(self.callback(report))
         return halt
+
+    def _salvaged(self, engine: Engine, error: BaseException) -> Solution | None:
+        """What was computed until an error, attached to it; that there is none keeps nobody from hearing of the error."""
+        try:
+            solution = self._solution(engine)
+        except Exception as second:
+            error.add_note(f"What was computed before this cannot be put together: {type(second).__name__}: {second}")
+            return None
+        attach(error, solution)
+        return solution
 
     def _solution(self, engine: Engine) -> Solution:
         statuses = tuple(status or Status.INTERRUPTED for status in engine.status)
@@ -323,8 +332,10 @@ def _blank(leaf: Tensor, there: Tensor) -> Tensor:
     return torch.stack([leaf[0], last])
 
 
-def attach(error: BaseException, solution: Solution) -> None:
-    """Hands what was computed to whoever catches the error."""
+def attach(error: BaseException, solution: Solution | None) -> None:
+    """Hands what was computed, if anything, to whoever catches the error."""
+    if solution is None:
+        return
     with suppress(AttributeError, TypeError):  # some exceptions take no attributes
         error.solution = solution  # pyright: ignore[reportAttributeAccessIssue]
         error.add_note("What was computed before this is kept: see the attribute 'solution' of this exception.")
