@@ -208,7 +208,7 @@ class Run:
         return halt
 
     def _salvaged(self, engine: Engine, error: BaseException) -> Solution | None:
-        """What was computed until an error, attached to it; that there is none keeps nobody from hearing of the error."""
+        """What was computed until an error, attached to it. Where that fails too, the first error is the one to see."""
         try:
             solution = self._solution(engine)
         except Exception as second:

@@ -44,7 +44,7 @@ PATCHED: dict[str, tuple[Any, str]] = {
 PLACES = ("right-hand side", "callback", *PATCHED)
 
 
-class Trouble(Exception):
+class TroubleError(Exception):
     """What goes wrong."""
 
 
@@ -111,10 +111,10 @@ def told(came: tuple[str, str, bool], hit: list[int], rank: int, size: int) -> N
     """Where something was raised it is seen, and everywhere else it is said where and what that was."""
     name, text, _ = came
     if rank in hit:
-        assert name == "Trouble", (name, text)
+        assert name == "TroubleError", (name, text)
     else:
         assert name == "RankError", (name, text)
-        assert any(f"rank {where} of {size} raised Trouble: on rank {where}" in text for where in hit), text
+        assert any(f"rank {where} of {size} raised TroubleError: on rank {where}" in text for where in hit), text
         assert "Its traceback" in text
         assert "in trouble" in text
 
@@ -140,7 +140,7 @@ def raised_anywhere(group: Any, examples: int) -> None:
         at = data.draw(st.dictionaries(st.integers(0, size - 1), one, min_size=1, max_size=2))
 
         def trouble() -> None:
-            raise Trouble(f"on rank {rank}")
+            raise TroubleError(f"on rank {rank}")
 
         with folder(group) as shared:
             path = shared / "run.safetensors" if kept else None
