@@ -247,6 +247,7 @@ ENDLESS = (
     ids=["flow", "discrete-both-ends"],
 )
 @pytest.mark.parametrize("method", ENDLESS, ids=repr)
+@pytest.mark.sweep(12)
 def test_endless_steps_at_either_end_are_ddim(
     method: pr.Integrator, schedule: da.NoiseSchedule, prediction: str, towards: str
 ) -> None:

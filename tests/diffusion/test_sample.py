@@ -37,6 +37,7 @@ class Counting(nn.Module):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("solver", ["ddim", "heun"])
 @pytest.mark.parametrize("coarse", ["gaussian", "same", "none"])
+@pytest.mark.sweep(12)
 def test_parallel_is_serial_when_run_to_the_end(name: str, solver: str, coarse: str) -> None:
     noise = normals(3, 4)
     serial = da.sample(model(name), noise, steps=12, solver=solver, parallel=False)
