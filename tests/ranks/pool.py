@@ -44,6 +44,7 @@ def serve(rank: int, store: str, pipe: Connection, limit: float) -> None:
     patience = timedelta(seconds=limit)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=MOST, timeout=patience)
     groups = {size: dist.new_group(list(range(size)), timeout=patience) for size in range(1, MOST + 1)}
+    pipe.send((True, None))  # at work
     with contextlib.suppress(EOFError):
         while (job := pipe.recv()) is not None:
             size, fn, args = job
@@ -65,9 +66,10 @@ class Pool:
 
     def run(self, size: int, fn: Callable[..., Any], *args: Any) -> list[Any]:
         """What ``fn(group, *args)`` returns on each of ``size`` ranks."""
-        if not self._processes or not all(process.is_alive() for process in self._processes):
-            self._start()
         try:
+            if not self._processes or not all(process.is_alive() for process in self._processes):
+                self._start()
+                self._answers(MOST)
             for pipe in self._pipes[:size]:
                 pipe.send((size, fn, args))
             answers = self._answers(size)
