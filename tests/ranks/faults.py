@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from ranks import pace
+from ranks.pool import context
 from torch import Tensor
 
 import parareal as pr
@@ -65,11 +65,9 @@ def rank_of_job(way: str, size: int, folder: Path, attempt: int, limit: float, r
 
 def started(way: str, size: int, folder: Path, attempt: int) -> list[BaseProcess]:
     """The processes of the job."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.distributed", "safetensors.torch", "parareal", "ranks.faults"])
-    os.environ["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
+    make = context()
     target = partial(rank_of_job, way, size, folder, attempt, pace.limit())
-    processes: list[BaseProcess] = [context.Process(target=target, args=(rank,)) for rank in range(size)]
+    processes: list[BaseProcess] = [make.Process(target=target, args=(rank,)) for rank in range(size)]
     for process in processes:
         process.start()
     return processes

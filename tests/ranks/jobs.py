@@ -6,6 +6,8 @@ them has found a fault, so that they stay together while it looks for a smaller 
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 import traceback
 from collections.abc import Callable
@@ -77,6 +79,17 @@ def coarse_propagators() -> st.SearchStrategy[pr.Correction]:
 NORMS = 1e-13
 """What rounding may come to in figures made of norms: these sum the squares of a state's few elements in an order that
 depends on how many states lie side by side, and estimates add up a handful of their ratios."""
+
+
+def rank_of(group: Any) -> int:
+    return dist.get_rank(group)
+
+
+def dies(group: Any, where: int) -> None:
+    """One process is killed, and another waits for it."""
+    if dist.get_rank(group) == where:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(3600)
 
 
 # --- lanes over ranks ------------------------------------------------------------------------------------------------

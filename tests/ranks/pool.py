@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.context
 import os
 import signal
 import tempfile
@@ -26,9 +27,18 @@ from typing import Any
 from ranks import pace
 
 MOST = 4
+LOADED = ["torch", "torch.distributed", "safetensors.torch", "parareal", "strategies", "ranks.faults", "ranks.jobs"]
 
 
-def serve(rank: int, store: str, pipe: Connection, limit: float) -> None:
+def context() -> multiprocessing.context.ForkServerContext:
+    """Makes processes, from one that has loaded what takes long to load."""
+    made = multiprocessing.get_context("forkserver")
+    made.set_forkserver_preload(LOADED)
+    os.environ["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
+    return made
+
+
+def serve(rank: int, most: int, store: str, pipe: Connection, limit: float) -> None:
     """What each process does until it is told to end."""
     os.setpgrp()  # Ctrl-C in a terminal is for the tests, which end their processes themselves
     pace.ends_with_its_parent()
@@ -42,8 +52,8 @@ def serve(rank: int, store: str, pipe: Connection, limit: float) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     faulthandler.register(signal.SIGUSR1)  # where it hangs, if it does
     patience = timedelta(seconds=limit)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=MOST, timeout=patience)
-    groups = {size: dist.new_group(list(range(size)), timeout=patience) for size in range(1, MOST + 1)}
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=most, timeout=patience)
+    groups = {size: dist.new_group(list(range(size)), timeout=patience) for size in range(1, most + 1)}
     pipe.send((True, None))  # at work
     with contextlib.suppress(EOFError):
         while (job := pipe.recv()) is not None:
@@ -57,9 +67,10 @@ def serve(rank: int, store: str, pipe: Connection, limit: float) -> None:
 
 
 class Pool:
-    """The processes."""
+    """The processes, so many at most."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST) -> None:
+        self.most = most
         self._processes: list[BaseProcess] = []
         self._pipes: list[Connection] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -69,7 +80,7 @@ class Pool:
         try:
             if not self._processes or not all(process.is_alive() for process in self._processes):
                 self._start()
-                self._answers(MOST)
+                self._answers(self.most)
             for pipe in self._pipes[:size]:
                 pipe.send((size, fn, args))
             answers = self._answers(size)
@@ -109,19 +120,22 @@ class Pool:
 
     def _start(self) -> None:
         self.kill()
-        context = multiprocessing.get_context("spawn")
+        make = context()
         self._folder = tempfile.TemporaryDirectory()
         store = str(Path(self._folder.name) / "store")
-        os.environ["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
         limit = pace.limit()
-        for rank in range(MOST):
-            here, there = context.Pipe()
-            target = partial(serve, rank, store, there, limit)
-            process = context.Process(target=target, daemon=True)
+        for rank in range(self.most):
+            here, there = make.Pipe()
+            process = make.Process(target=partial(serve, rank, self.most, store, there, limit), daemon=True)
             process.start()
             there.close()  # so that the end of the process is seen here
             self._processes.append(process)
             self._pipes.append(here)
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the processes that are there."""
+        return [process.pid or 0 for process in self._processes]
 
     def kill(self) -> None:
         """Ends all processes at once."""

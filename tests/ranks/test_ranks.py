@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,29 @@ def pool() -> Iterator[Pool]:
     made = Pool()
     yield made
     made.close()
+
+
+def test_processes_that_were_lost_are_replaced_and_none_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool(2)
+    try:
+        with pytest.raises(AssertionError, match="rank 1 died in the midst of the job, exit code -9"):
+            pool.run(2, jobs.dies, 1)
+        assert pool.pids == []
+        assert pool.run(2, jobs.rank_of) == [0, 1]
+        before = pool.pids
+        with pytest.raises(AssertionError, match="TypeError"):
+            pool.run(2, jobs.rank_of, "too much")
+        assert pool.run(2, jobs.rank_of) == [0, 1]
+        assert not set(before) & set(pool.pids)
+        before = pool.pids
+        monkeypatch.setenv(pace.GIVEN, "0.5")
+        with pytest.raises(TimeoutError, match=r"ranks \[0, 1\] have not answered for 1 s"):
+            pool.run(2, jobs.dies, -1)
+        for pid in before:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+    finally:
+        pool.close()
 
 
 # --- the same results ------------------------------------------------------------------------------------------------
@@ -259,7 +283,7 @@ def test_a_foreign_checkpoint_is_refused_on_every_rank(pool: Pool, way: str, tmp
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_rank_that_does_not_come_is_given_up(way: str) -> None:
-    pool = Pool()
+    pool = Pool(2)
     try:
         for (name, text, _), seconds in pool.run(2, jobs.a_rank_never_comes, way)[:-1]:
             assert name == "RankError"
