@@ -147,6 +147,7 @@ def test_ancestral_is_euler_ancestral(prediction: str, dtype: torch.dtype, monke
 )
 @pytest.mark.parametrize(("order", "rule"), [(1, "midpoint"), (2, "midpoint"), (2, "heun")])
 @pytest.mark.parametrize("steps", [12, 20])  # below and above the 15 steps up to which they lower the final order
+@pytest.mark.sweep(28)
 def test_sde_dpm_solver(
     steps: int, order: int, rule: str, prediction: str, grid: str, final: str, dtype: torch.dtype
 ) -> None:

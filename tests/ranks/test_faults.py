@@ -38,6 +38,7 @@ def test_a_killed_job_goes_on_where_it_was(
         assert iterations == reports == undisturbed.iterations == faults.SLICES
 
 
+@pytest.mark.nightly
 def test_torchrun_starts_a_killed_job_again(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=2"]
     script = [str(EXAMPLE), "--checkpoint", str(tmp_path / "run.file"), "--fail-at", "3"]
