@@ -167,7 +167,7 @@ def measured(
 @pytest.mark.parametrize("interval", [(0.0, 2.0), (1.5, -0.5)], ids=["rising", "falling"])
 @pytest.mark.parametrize("name", LINEAR)
 @pytest.mark.parametrize("method", ONE_STEP, ids=repr)
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(5)
 def test_measured_order_of_one_step_methods(method: pr.Integrator, name: str, interval: tuple[float, float]) -> None:
     assert measured(method, name, interval) == pytest.approx(method.order, abs=0.15)
 
@@ -186,7 +186,7 @@ def expected_order(method: Any) -> int:
     [*MULTISTEP, *(pr.UniPC(order, lower_order_final=False) for order in (1, 2, 3))],
     ids=repr,
 )
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(6)
 def test_measured_order_of_multistep_methods(method: pr.Multistep) -> None:
     assert measured(method) == pytest.approx(expected_order(method), abs=0.25)
 

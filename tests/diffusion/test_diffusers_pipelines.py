@@ -124,6 +124,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.sweep(14)
 def test_a_pipeline_gives_what_it_gives_in_sequence(name: str) -> None:
     make, given = CASES[name]
     pipe = make()
@@ -220,7 +221,7 @@ STABLE_BUT = {key: value for key, value in STABLE.items() if key != "steps_offse
 
 @pytest.mark.parametrize("steps", [10, 18])  # below and above the 15 up to which some schedulers lower their order
 @pytest.mark.parametrize("name", SCHEDULERS)
-@pytest.mark.sweep(28)
+@pytest.mark.sweep(14)
 def test_a_scheduler_is_its_method(name: str, steps: int) -> None:
     """Levels are float32 in the schedulers; states are float64 here, to see nothing but that."""
     pipe = sd(scheduler=SCHEDULERS[name]())

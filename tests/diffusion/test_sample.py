@@ -104,6 +104,7 @@ def test_all_predictions_of_a_schedule_give_the_same_samples(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
+@pytest.mark.sweep(4)
 def test_samples_follow_the_law_of_the_data(name: str) -> None:
     """Of one dimension: the samples' distribution function is that of the data, blurred by the noise that is left."""
     schedule = SCHEDULES[name]

@@ -184,6 +184,7 @@ SHAPE = (5, 4)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.sweep(2)
 def test_the_samples_are_the_same_however_they_are_drawn(name: str) -> None:
     solver, options = SOLVERS[name], {"steps": 24, "slices": 6, "rtol": 1e-7}
     noise = normals(*SHAPE)

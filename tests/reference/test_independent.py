@@ -41,7 +41,7 @@ def test_stored_figures_can_be_computed_again(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", INDEPENDENT)
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(2)
 def test_a_run_and_what_the_page_says_of_it(name: str) -> None:
     assert_run(name, INDEPENDENT[name])
 
