@@ -8,7 +8,7 @@ import signal
 import time
 from datetime import timedelta
 from functools import partial
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,10 @@ def work(way: str, timeout: float = 60.0) -> dict[str, Any]:
     }
 
 
-def rank_of_job(way: str, size: int, folder: Path, attempt: int, limit: float, rank: int) -> None:
+def rank_of_job(way: str, size: int, folder: Path, attempt: int, line: Connection, limit: float, rank: int) -> None:
     """One process: it notes each iteration, and what it ends with."""
     os.setpgrp()  # Ctrl-C in a terminal is for the tests, which end their processes themselves
-    pace.ends_with_its_parent()
+    pace.ends_with(line)
     torch.set_num_threads(1)
     os.dup2(os.open(folder / f"output-{attempt}-{rank}", os.O_WRONLY | os.O_CREAT), 2)
     store = f"file://{folder / f'store-{attempt}'}"
@@ -66,7 +66,7 @@ def rank_of_job(way: str, size: int, folder: Path, attempt: int, limit: float, r
 def started(way: str, size: int, folder: Path, attempt: int) -> list[BaseProcess]:
     """The processes of the job."""
     make = context()
-    target = partial(rank_of_job, way, size, folder, attempt, pace.limit())
+    target = partial(rank_of_job, way, size, folder, attempt, pace.lifeline(), pace.limit())
     processes: list[BaseProcess] = [make.Process(target=target, args=(rank,)) for rank in range(size)]
     for process in processes:
         process.start()

@@ -7,6 +7,8 @@ up, as the machine may have become busy since.
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,12 +16,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from multiprocessing.connection import Connection
 
 FACTOR = 30.0
 LEAST = 60.0
 GIVEN = "PARAREAL_TEST_LIMIT"  # to processes that tests start: the limit of whoever has measured
 
 _measured: list[float] = []
+_line: list[Connection] = []  # both ends, of which nobody else has the second
 
 
 def measure() -> float:
@@ -54,16 +58,22 @@ class Deadline:
         return max(0.0, left)
 
 
-def ends_with_its_parent() -> None:
-    """This process is gone soon after the one that has started it, however that has ended."""
-    parent = os.getppid()
+def lifeline() -> Connection:
+    """What breaks when the tests end, however they do; for `ends_with`."""
+    if not _line:
+        _line.extend(multiprocessing.Pipe(duplex=False))
+    return _line[0]
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
+
+def ends_with(line: Connection) -> None:
+    """This process is gone as soon as the tests are: whoever has started it may live as long as it does."""
+
+    def wait() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            line.recv()
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def kill(pids: Iterable[int]) -> None:

@@ -38,10 +38,10 @@ def context() -> multiprocessing.context.ForkServerContext:
     return made
 
 
-def serve(rank: int, most: int, store: str, pipe: Connection, limit: float) -> None:
+def serve(rank: int, most: int, store: str, pipe: Connection, line: Connection, limit: float) -> None:
     """What each process does until it is told to end."""
     os.setpgrp()  # Ctrl-C in a terminal is for the tests, which end their processes themselves
-    pace.ends_with_its_parent()
+    pace.ends_with(line)
     os.environ[pace.GIVEN] = str(limit)
     import faulthandler
 
@@ -126,7 +126,8 @@ class Pool:
         limit = pace.limit()
         for rank in range(self.most):
             here, there = make.Pipe()
-            process = make.Process(target=partial(serve, rank, self.most, store, there, limit), daemon=True)
+            target = partial(serve, rank, self.most, store, there, pace.lifeline(), limit)
+            process = make.Process(target=target, daemon=True)
             process.start()
             there.close()  # so that the end of the process is seen here
             self._processes.append(process)
