@@ -10,7 +10,7 @@ export MPLBACKEND := Agg
 export PARAREAL_OUT := $(OUT)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test venv lint format types docs examples bench dist clean
+.PHONY: help demo test nightly venv lint format types docs examples bench dist clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,7 +20,10 @@ demo: $(STAMP) ## diffusion sampling, serial against parallel in time: a table a
 	$(BIN)/python examples/quickstart.py
 
 test: $(STAMP) ## the test suite, a worker on each core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -q $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -q --durations=25 $(ARGS)
+
+nightly: $(STAMP) ## the same with all combinations of parameters and four times as many random examples: an hour or more
+	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -q --durations=25 $(ARGS)
 
 venv: $(STAMP) ## set up .venv with the package and all that tests and checks need
 

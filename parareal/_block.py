@@ -21,7 +21,7 @@ from parareal._engine import Engine, Figures
 from parareal._judge import account
 from parareal._link import Like, Link, RankError
 from parareal._packets import Packet, edge_content, edge_states
-from parareal._post import Kind, Letter, Post, pack, unpack
+from parareal._post import Kind, Letter, Post, as_letter, pack, unpack
 from parareal._rounds import Counters, play_round
 from parareal._schedule import Ints, Wavefront
 from parareal._solution import Status
@@ -53,7 +53,8 @@ class BlockEngine(Engine):
         left = [rank - 1] if rank and rank in workers else []
         others = [other for other in range(link.size) if other != rank]
         right = [] if self._right is None else [self._right]
-        self._post = Post(link, [*left, 0] if rank else others, [*right, 0] if rank else others)
+        self._partners = ([*left, 0] if rank else others, [*right, 0] if rank else others)
+        self._letters: Post | None = None  # from when all have begun until all have ended
         self._workers, self._round = workers, 0
         self._edge: Letter | None = None
         self._decisions: deque[Letter] = deque()  # several, where this block has been done for long
@@ -73,6 +74,20 @@ class BlockEngine(Engine):
     def sent(self) -> int:
         """Bytes of edge states sent so far."""
         return self._post.sent[Kind.EDGE]
+
+    @property
+    def _post(self) -> Post:
+        assert self._letters is not None, "letters are written between begin and finish"
+        return self._letters
+
+    def begin(self) -> None:
+        """Makes what guesses cost nothing, and meets the others.
+
+        Nobody writes before all are there to read: who fails earlier is heard of here.
+        """
+        super().begin()
+        self._link.settle()
+        self._letters = Post(self._link, *self._partners)
 
     # --- one iteration ----------------------------------------------------------------------------------------------
 
@@ -257,20 +272,27 @@ class BlockEngine(Engine):
     # --- the end ----------------------------------------------------------------------------------------------------
 
     def together(self) -> None:
-        """After a decision: what all blocks hold comes together on every process, and what the run remembers."""
+        """After a decision: what all blocks hold comes together on every process, and what the run remembers.
+
+        What may fail here comes before all hear from each other, or after the states were exchanged: in between, the
+        others would wait for something that does not come.
+        """
         self._announce()
         link, it = self._link, self.iterates
-        link.settle()
-        held, costs, memory = zip(
-            *link.all((it.held[:, it.start + 1 : it.end + 1], self._cost, self._memory)), strict=True
-        )
-        sizes = [(end - start) * it.systems for start, end in self._blocks]
-        n, system = np.divmod(np.arange((it.end - it.start) * it.systems), it.systems)
-        ids, own = system * (it.slices + 1) + it.start + n + 1, None
-        if len(ids):
-            own = it.u.take(ids, np.maximum(it.held[system, it.start + n + 1], 0))
-        one = it.u.peek(np.arange(1), it.held[0, :1])
-        value = link.gather(own, _tree.map(Like.of, one), sizes, it.device)
+        error, sizes = None, [(end - start) * it.systems for start, end in self._blocks]
+        own, like, item = None, None, None
+        try:
+            n, system = np.divmod(np.arange(sizes[link.rank]), it.systems)
+            if len(n):
+                ids = system * (it.slices + 1) + it.start + n + 1
+                own = it.u.take(ids, np.maximum(it.held[system, it.start + n + 1], 0))
+            like = _tree.map(Like.of, it.u.peek(np.arange(1), it.held[0, :1]))
+            item = it.held[:, it.start + 1 : it.end + 1], self._cost, self._memory
+        except BaseException as raised:
+            error = raised
+        link.settle(error)
+        held, costs, memory = zip(*link.all(item), strict=True)
+        value = link.gather(own, like, sizes, it.device)
         it.held = np.concatenate([it.held[:, :1], *held], axis=1)
         n, system = np.divmod(np.arange(it.slices * it.systems), it.systems)
         there = (it.held[system, n + 1] >= 0).nonzero()[0]
@@ -291,21 +313,36 @@ class BlockEngine(Engine):
     def finish(self) -> None:
         """The run is over: every process has all of it."""
         self.together()
-        self._post.close()
         rounds, calls, lanes, fine, coarse = self._costs.T
         self.counters = Counters(int(rounds.max()), int(calls.max()), int(lanes.sum()))
         self.fine.evaluations = int(fine.sum())
         if self.coarse is not None:
             self.coarse.evaluations = int(coarse.sum())
+        self._link.settle()  # who fails has not said goodbye, and is not waited for
+        self._post.close()
+        self._letters = None
 
     def fail(self, error: BaseException) -> None:
-        """An exception ends the run here: the others are woken, and all meet.
+        """An exception ends the run here: the others are woken, all meet, and then say goodbye.
+
+        In this order: others may have come to meet already, where no letter reaches them, and say goodbye only when
+        they have heard. Who has not begun, or has finished, has nobody to wake: the others hear of it where they meet.
 
         Raises:
             RankError, KeyboardInterrupt, SystemExit: What happened elsewhere.
         """
-        self._post.tell_all(Kind.FAILED, quietly=True)
-        self._post.close(quietly=True)
-        if isinstance(error, WokenError):
-            self._link.settle()
-            raise RankError("another process has ended the run") from None
+        post, self._letters, link = self._letters, None, self._link
+        if post is None:
+            return
+        woken = isinstance(error, WokenError)
+        try:
+            if link.gone:
+                post.tell_all(Kind.LOST, content=as_letter(error), quietly=True)
+            elif not link.over:
+                post.tell_all(Kind.FAILED, quietly=True)
+                if woken:
+                    link.settle()
+                    raise RankError("another process has ended the run") from None
+                link.tell(error)
+        finally:
+            post.close(quietly=True)

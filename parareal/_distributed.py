@@ -209,7 +209,7 @@ class _Joined(Crew):
                 some = slice(start, start + own)
                 value = self._local.evaluate(fn, tuple(_tree.lanes(arg, some) for arg in args), own)
                 _check_plain(value)
-                _check_like(value, like)
+                _check_like(value, like, own)
         except BaseException as raised:
             error, value = raised, None
         if swap is not None:
@@ -245,8 +245,11 @@ def _key(fn: Any, args: tuple[Any, ...]) -> Any:
     return key
 
 
-def _check_like(value: State, like: State | None) -> None:
+def _check_like(value: State, like: State | None, lanes: int) -> None:
     """Raises if values have changed from one call to the next: the others wait for what they were."""
+    if any(leaf.shape[:1] != (lanes,) for leaf in _tree.leaves(value)):
+        shapes = [tuple(leaf.shape) for leaf in _tree.leaves(value)]
+        raise ValueError(f"the right-hand side gave values of shapes {shapes} for {lanes} lanes; expected one for each")
     now = _tree.map(Like.of, value)
     if like is not None and now != like:
         raise ValueError(

@@ -7,7 +7,7 @@ raised is not waited for: all learn of it at the same point, and all raise.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import accumulate
@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from parareal import _tree
+from parareal._mail import Mail
 from parareal._tree import State
 
 _FAILED = 1 << 10  # above every number of a signal
@@ -71,7 +72,9 @@ class Link:
         signal: Number of a signal that this process has got and the others shall hear of; 0 for none.
         sent: Bytes of states handed to others so far; one that goes to all others counts once for each.
         control: A group of the same processes that carries what lies on the host.
+        mail: Messages of the round under way.
         over: The others know that this process has raised, or cannot be asked any more.
+        gone: They cannot be asked: some process has died, or has not answered in time.
     """
 
     def __init__(self, group: Any, timeout: float, name: str) -> None:
@@ -94,8 +97,10 @@ class Link:
                 'group from torch.distributed.new_group(...) that holds this process, or mesh["time"]'
             )
         self.group, self.rank, self.size = group, dist.get_rank(group), dist.get_world_size(group)
-        self.timeout, self.signal, self.sent, self.over = timedelta(seconds=timeout), 0, 0, False
+        self.timeout, self.signal, self.sent = timedelta(seconds=timeout), 0, 0
+        self.over, self.gone = False, False
         self.control = _control(group)
+        self.mail = Mail(group, self.size)
 
     # --- words ------------------------------------------------------------------------------------------------------
 
@@ -120,16 +125,12 @@ class Link:
             return seen, None
         return seen, dist.all_reduce(seen, dist.ReduceOp.MAX, group=self.control, async_op=True)
 
-    def heard(
-        self, seen: Tensor, work: Any, error: BaseException | None, leave: Callable[[], None] | None = None
-    ) -> bool:
-        """The rest of `settle`; ``leave`` is called before anything is raised."""
+    def heard(self, seen: Tensor, work: Any, error: BaseException | None) -> bool:
+        """The rest of `settle`."""
         if work is not None:
             self.wait(work)
         worst, any_flag = seen.tolist()
         if worst:
-            if leave is not None:
-                leave()
             self._raise(worst, error)
         return bool(any_flag)
 
@@ -174,7 +175,7 @@ class Link:
 
     def lost(self, error: object) -> RankError:
         """What to raise when others are gone."""
-        self.over = True
+        self.over = self.gone = True
         return RankError(
             f"rank {self.rank} of {self.size} lost the others: one is gone, or has not answered for "
             f"{self.timeout.total_seconds():g} s ({error}). With solve(..., checkpoint=path), the same script started "
@@ -187,8 +188,13 @@ class Link:
         if error is not None:
             text = "".join(traceback.format_exception(error))
             report = _Report(f"{type(error).__name__}: {error}", text)
-        reports = self.all(report)
+        reports, mails = zip(*self.all((report, self.mail.under_way)), strict=True)
         self.over = True
+        try:
+            self.mail.make_up(self.rank, mails)
+            self.mail.end(self.wait)
+        except (RuntimeError, RankError):  # some process is gone meanwhile: what is known already is the one to see
+            self.gone = True
         if error is not None:
             error.add_note(f"This was raised on rank {self.rank} of {self.size}.")
             raise error

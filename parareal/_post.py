@@ -32,7 +32,7 @@ class Kind(IntEnum):
     DECISION = 2  # who goes on
     FAILED = 3  # somebody has raised, or got a signal: all meet to hear what
     BYE = 4  # the last letter
-    LOST = 5  # never sent: a process is gone
+    LOST = 5  # a process is gone, as its reader has noticed, or as somebody says who has
 
 
 class Letter(NamedTuple):
@@ -108,7 +108,7 @@ class Post:
     def close(self, quietly: bool = False) -> None:
         """Says goodbye, and waits until the others have; ``quietly`` where they may be gone, and are not waited for."""
         self.tell_all(Kind.BYE, quietly=quietly)
-        if self._link.over:
+        if self._link.gone:
             return
         try:
             for letters in self._under_way.values():
@@ -118,7 +118,7 @@ class Post:
             if not quietly:
                 raise
         for thread in self._threads:
-            thread.join(0.0 if self._link.over else self._link.timeout.total_seconds())
+            thread.join(0.0 if self._link.gone else self._link.timeout.total_seconds())
 
     def _listen(self, source: int) -> None:
         def receive(into: Tensor) -> Tensor:
@@ -137,9 +137,13 @@ class Post:
                     return
                 self._letters.put(Letter(Kind(kind), source, number, clock, content))
         except RuntimeError as error:
-            text = np.frombuffer(str(error).encode() or b" ", dtype=np.uint8).copy()
             with suppress(Exception):  # the interpreter may be going down
-                self._letters.put(Letter(Kind.LOST, source, 0, 0, torch.from_numpy(text)))
+                self._letters.put(Letter(Kind.LOST, source, 0, 0, as_letter(error)))
+
+
+def as_letter(error: BaseException) -> Tensor:
+    """The text of an error as the content of a letter."""
+    return torch.from_numpy(np.frombuffer(str(error).encode() or b" ", dtype=np.uint8).copy())
 
 
 def pack(*arrays: np.ndarray[Any, Any]) -> Tensor:

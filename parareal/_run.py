@@ -116,15 +116,14 @@ class Run:
             engine.finish()
         except BaseException as error:
             engine.halt(Status.INTERRUPTED)
-            solution = self._solution(engine)
-            attach(error, solution)
+            solution = self._salvaged(engine, error)
             if isinstance(engine, BlockEngine):
                 try:  # what there is here is a part of the whole: what was saved last is better
                     engine.fail(error)
                 except BaseException as told:
                     attach(told, solution)
                     raise
-            elif checkpoint is not None and len(self.history) > checkpoint.iterations:
+            elif solution is not None and checkpoint is not None and len(self.history) > checkpoint.iterations:
                 with suppress(Exception):  # what is there already is good enough, and this error is the one to see
                     checkpoint.save(solution)
             raise
@@ -265,6 +264,16 @@ class Run:
             halt |= self.callback is not None and bool(self.callback(report))
         return halt
 
+    def _salvaged(self, engine: Engine, error: BaseException) -> Solution | None:
+        """What was computed until an error, attached to it. Where that fails too, the first error is the one to see."""
+        try:
+            solution = self._solution(engine)
+        except Exception as second:
+            error.add_note(f"What was computed before this cannot be put together: {type(second).__name__}: {second}")
+            return None
+        attach(error, solution)
+        return solution
+
     def _solution(self, engine: Engine) -> Solution:
         statuses = tuple(status or Status.INTERRUPTED for status in engine.status)
         iterations = torch.from_numpy(engine.iteration.copy()) if self.samples else int(engine.iteration[0])
@@ -385,8 +394,10 @@ def _blank(leaf: Tensor, there: Tensor) -> Tensor:
     return torch.stack([leaf[0], last])
 
 
-def attach(error: BaseException, solution: Solution) -> None:
-    """Hands what was computed to whoever catches the error."""
+def attach(error: BaseException, solution: Solution | None) -> None:
+    """Hands what was computed, if anything, to whoever catches the error."""
+    if solution is None:
+        return
     with suppress(AttributeError, TypeError):  # some exceptions take no attributes
         error.solution = solution  # pyright: ignore[reportAttributeAccessIssue]
         error.add_note("What was computed before this is kept: see the attribute 'solution' of this exception.")

@@ -5,16 +5,24 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
+
+_ONE = 1.0
+"""Seconds within which a further signal is the same one: launchers pass on what their processes have got as well."""
 
 
 @contextmanager
 def held_back(note: Callable[[int], None]) -> Generator[Callable[[], None]]:
     """SIGINT and SIGTERM are noted instead of raised, so that processes that wait for each other can stop together.
 
-    A second one goes its usual way at once. What was noted and not heeded by the end is sent again.
+    A second one, a second or more after the first, goes its usual way at once. What was noted and not heeded by the end
+    is raised there: KeyboardInterrupt for SIGINT, SystemExit for SIGTERM. It is not sent again, since the usual handler
+    of SIGTERM ends the process on the spot, with nothing closed, and that at a moment when all has just been brought to
+    an end in order: where the signal came in the last moments of a run, or where the others were lost before they had
+    heard of it.
 
     Args:
         note: Is called with the number of the signal.
@@ -23,6 +31,7 @@ def held_back(note: Callable[[int], None]) -> Generator[Callable[[], None]]:
         A function that says that what was noted is being heeded.
     """
     noted: list[int] = []
+    since = 0.0
     previous: dict[int, Any] = {}
 
     def restore() -> None:
@@ -31,20 +40,29 @@ def held_back(note: Callable[[int], None]) -> Generator[Callable[[], None]]:
         previous.clear()
 
     def handle(number: int, frame: Any) -> None:
-        if noted:
+        nonlocal since
+        if not since:
+            since = time.monotonic()
+            noted.append(number)
+            note(number)
+        elif time.monotonic() - since >= _ONE:
             restore()
             os.kill(os.getpid(), number)
-            return
-        noted.append(number)
-        note(number)
 
     _install(previous, (signal.SIGINT, signal.SIGTERM), handle)
+    ended: BaseException | None = None
     try:
         yield noted.clear
+    except BaseException as error:
+        ended = error
+        raise
     finally:
         restore()
         if noted:
-            os.kill(os.getpid(), noted[0])
+            late = KeyboardInterrupt() if noted[0] == signal.SIGINT else SystemExit(128 + noted[0])
+            if hasattr(ended, "solution"):
+                late.solution = ended.solution  # pyright: ignore
+            raise late
 
 
 @contextmanager

@@ -7,10 +7,7 @@ of the time, uneven lanes included; where they are many, on several machines, a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
-from datetime import timedelta
 from itertools import accumulate
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,9 +17,7 @@ from parareal import _tree
 from parareal._link import Like, Link, as_bytes
 from parareal._tree import State
 
-_TAG = 2413  # of messages, so that they do not meet those of somebody else
 _FEW = 8  # processes
-_AFTER = timedelta(seconds=5)  # for what is on its way when some process has raised
 
 
 def suits(link: Link, device: torch.device) -> bool:
@@ -44,13 +39,12 @@ class Swap:
         self._ends = list(accumulate(sizes, initial=0))
         likes: list[Like] = [like] if isinstance(like, Like) else _tree.leaves(like)  # pyright: ignore[reportAssignmentType]
         self._wholes = [torch.empty((self._ends[-1], *each.shape), dtype=each.dtype) for each in likes]
-        self._works: list[Any] = []
         for whole in self._wholes:
             for away in range(1, link.size):
                 source = (link.rank - away) % link.size
                 part = self._part(whole, source)
                 if part.numel():
-                    self._works.append(dist.irecv(as_bytes(part), group=link.group, group_src=source, tag=_TAG))
+                    link.mail.receive(as_bytes(part), source)
 
     def _part(self, whole: Tensor, rank: int) -> Tensor:
         return whole[self._ends[rank] : self._ends[rank + 1]]
@@ -70,25 +64,20 @@ class Swap:
             BaseException: ``error``, or what stands for a signal.
         """
         link = self._link
-        asked = link.ask(error)
-        values = _tree.leaves(value) if value is not None else [None] * len(self._wholes)
-        for whole, own in zip(self._wholes, values, strict=True):
-            part = self._part(whole, link.rank)
-            if part.numel() == 0:
-                continue
-            if own is not None:
+        parts = [self._part(whole, link.rank) for whole in self._wholes]
+        try:
+            for part, own in zip(parts, [] if value is None else _tree.leaves(value), strict=value is not None):
                 part.copy_(own)
                 link.sent += part.numel() * part.element_size() * (link.size - 1)
+        except BaseException as raised:
+            error = error or raised
+        asked = link.ask(error)
+        for part in parts:
+            if part.numel() == 0:
+                continue
             for away in range(1, link.size):  # in turn, so that not all write to the same process first
                 to = (link.rank + away) % link.size
-                self._works.append(dist.isend(as_bytes(part), group=link.group, group_dst=to, tag=_TAG))
-        link.heard(*asked, error, self._leave)
-        for work in self._works:
-            link.wait(work)
+                link.mail.send(as_bytes(part), to)
+        link.heard(*asked, error)
+        link.mail.end(link.wait)
         return self._wholes[0] if isinstance(self._like, Like) else _tree.rebuild(self._wholes, self._like)
-
-    def _leave(self) -> None:
-        """Nothing is left on its way: a later run would take it for its own."""
-        with suppress(RuntimeError):
-            for work in self._works:
-                work.wait(_AFTER)

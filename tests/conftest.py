@@ -1,11 +1,18 @@
-"""Settings shared by all tests: Hypothesis profiles and torch's threads.
+"""Settings shared by all tests: Hypothesis profiles, torch's threads, and how much of exhaustive sweeps is run.
 
-The profile ``ci`` is the default: few examples, always the same. ``HYPOTHESIS_PROFILE=thorough`` looks for new ones.
+The profile ``ci`` is the default: few examples, always the same, and of every sweep a sample. ``nightly`` and
+``thorough`` look for new examples and run all there is: ``make nightly``, or ``HYPOTHESIS_PROFILE=thorough``.
+
+A test with the mark ``sweep(n)`` has more parameters than need be tried each time: n of their combinations are drawn,
+always the same, in which every value of every parameter occurs, if n allows it. One with the mark ``nightly`` is left
+out. Whoever asks for a test by name, as in ``test_laws.py::test_one`` or with ``-k``, gets all of it.
 """
 
 import os
+import random
 
 import matplotlib
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -13,20 +20,46 @@ matplotlib.use("Agg")
 # The tensors of the tests are tiny: handing parts of them to other threads takes longer than the work itself.
 torch.set_num_threads(1)
 
-settings.register_profile(
-    "ci",
-    deadline=None,
-    derandomize=True,
-    max_examples=25,
-    print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-settings.register_profile(
-    "thorough",
-    deadline=None,
-    derandomize=False,
-    max_examples=500,
-    print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+for name, examples in (("ci", 15), ("nightly", 100), ("thorough", 500)):
+    settings.register_profile(
+        name,
+        deadline=None,
+        derandomize=name == "ci",
+        max_examples=examples,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
+settings.load_profile(PROFILE)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if PROFILE != "ci" or config.getoption("keyword") or any("::" in argument for argument in config.args):
+        return
+    left_out = {item for item in items if item.get_closest_marker("nightly")}
+    sweeps: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sweep"):
+            sweeps.setdefault(item.nodeid.split("[")[0], []).append(item)
+    for name, combinations in sweeps.items():
+        mark = combinations[0].get_closest_marker("sweep")
+        assert mark is not None
+        left_out |= set(combinations) - set(sample(combinations, mark.args[0], name))
+    config.hook.pytest_deselected(items=sorted(left_out, key=lambda item: item.nodeid))
+    items[:] = [item for item in items if item not in left_out]
+
+
+def sample(combinations: list[pytest.Item], count: int, seed: str) -> list[pytest.Item]:
+    """So many of the combinations; those first that have a value which none before has."""
+    rest, chosen, seen = random.Random(seed).sample(combinations, len(combinations)), [], set()
+    while rest and len(chosen) < count:
+        best = max(rest, key=lambda item: len(_values(item) - seen))
+        rest.remove(best)
+        chosen.append(best)
+        seen |= _values(best)
+    return chosen
+
+
+def _values(item: pytest.Item) -> set[tuple[int, str]]:
+    """The values of its parameters, as its name has them."""
+    return set(enumerate(item.name.partition("[")[2].rstrip("]").split("-")))

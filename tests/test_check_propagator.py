@@ -92,6 +92,7 @@ BUILT_IN: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.sweep(7)
 def test_every_method_passes(name: str) -> None:
     for grid in (UNEVEN,) if name in IMPLICIT else (UNEVEN, FALLING):
         sign = 1 if grid is UNEVEN else -1  # decays in the direction of time

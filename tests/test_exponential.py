@@ -167,6 +167,7 @@ def measured(
 @pytest.mark.parametrize("interval", [(0.0, 2.0), (1.5, -0.5)], ids=["rising", "falling"])
 @pytest.mark.parametrize("name", LINEAR)
 @pytest.mark.parametrize("method", ONE_STEP, ids=repr)
+@pytest.mark.sweep(5)
 def test_measured_order_of_one_step_methods(method: pr.Integrator, name: str, interval: tuple[float, float]) -> None:
     assert measured(method, name, interval) == pytest.approx(method.order, abs=0.15)
 
@@ -185,6 +186,7 @@ def expected_order(method: Any) -> int:
     [*MULTISTEP, *(pr.UniPC(order, lower_order_final=False) for order in (1, 2, 3))],
     ids=repr,
 )
+@pytest.mark.sweep(6)
 def test_measured_order_of_multistep_methods(method: pr.Multistep) -> None:
     assert measured(method) == pytest.approx(expected_order(method), abs=0.25)
 
@@ -378,6 +380,7 @@ def test_explicit_methods_see_the_whole_right_hand_side(name: str, batching: Any
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
+@pytest.mark.sweep(14)
 def test_nests_are_stepped_like_one_flat_state(method: pr.Integrator) -> None:
     def f(t: Tensor, u: Any) -> Any:
         x, y, z = rest(t, torch.cat([u["b"][0], u["a"].reshape(1)]))
@@ -423,6 +426,7 @@ def test_the_first_value_of_a_slice_is_shared(fine: pr.Integrator, coarse: pr.In
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
+@pytest.mark.sweep(14)
 def test_in_parallel_they_end_at_the_sequential_solution(method: pr.Integrator) -> None:
     problem, u0 = problem_of("complex")
     batch = torch.stack([u0, 0.3 * u0])

@@ -348,6 +348,7 @@ def test_jacobian_converges_quadratically() -> None:
 @pytest.mark.parametrize("batching", ["vmap", "native", "fold"])
 @pytest.mark.parametrize("schedule", [pr.Barrier(), pr.Wavefront(), pr.Windowed(4)], ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("kind", ["full", "diagonal"])
+@pytest.mark.sweep(8)
 def test_jacobian_in_every_batching_and_schedule(batching: Any, schedule: pr.Schedule, kind: Any) -> None:
     """Affine and diagonal: one correction is exact, to the sequential solution bit for bit if nothing is accepted."""
 

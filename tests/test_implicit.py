@@ -51,6 +51,7 @@ def real(t0: float = 0.0, t1: float = 1.0, slices: int = 4, steps: int = 1) -> p
 
 
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.sweep(2)
 def test_measured_order(name: str) -> None:
     method = METHODS[name]
     interval = (1.5, -0.5) if list(METHODS).index(name) % 2 else (0.0, 2.0)

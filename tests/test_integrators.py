@@ -54,6 +54,7 @@ START = torch.tensor([0.8, -0.3, 0.4], dtype=torch.float64)
 
 @pytest.mark.parametrize("interval", [(0.0, 2.0), (1.5, -0.5)], ids=["rising", "falling"])
 @pytest.mark.parametrize("name", INTEGRATORS)
+@pytest.mark.sweep(8)
 def test_measured_order(name: str, interval: tuple[float, float]) -> None:
     method = INTEGRATORS[name]
     exact = torch.from_numpy(solve_ivp(swing, interval, START.numpy(), "DOP853", rtol=1e-13, atol=1e-14).y[:, -1])

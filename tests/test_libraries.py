@@ -86,6 +86,7 @@ def swing_rows(t: Tensor, u: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("falling", [False, True], ids=["rising", "falling"])
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.sweep(14)
 def test_a_slice_is_what_the_library_gives(name: str, falling: bool) -> None:
     grid = grid_of(falling)
     us = pr.serial(pr.ODE(swing), START, grid, fine=METHODS[name]).us
@@ -136,6 +137,7 @@ def test_a_lane_does_not_depend_on_those_beside_it(name: str, executor: pr.Execu
 
 @pytest.mark.parametrize("batching", ["vmap", "native", "fold", "loop"])
 @pytest.mark.parametrize("name", [*FEW, "together"])
+@pytest.mark.sweep(8)
 def test_batchings_and_rows_reach_the_right_hand_side(name: str, batching: Any) -> None:
     rates = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
 
@@ -179,6 +181,7 @@ class Counter:
 
 @pytest.mark.parametrize("executor", [pr.Batched(), pr.Serial()], ids=repr)
 @pytest.mark.parametrize("name", [*METHODS, "together"])
+@pytest.mark.sweep(14)
 def test_evaluations_are_the_calls_that_were_made(name: str, executor: pr.Executor) -> None:
     fine, f = TOGETHER if name == "together" else METHODS[name], Counter()
     problem = pr.ODE(f, batching="loop")
@@ -237,6 +240,7 @@ def test_finite_termination_and_the_prefix(fine: str, coarse: str, slices: int, 
 
 
 @pytest.mark.parametrize("name", [*METHODS, "together"])
+@pytest.mark.sweep(8)
 def test_every_method_is_fine_and_coarse(name: str) -> None:
     schedule = pr.Windowed(3) if name in APART else pr.Barrier()
     method, problem, grid = METHODS.get(name, TOGETHER), pr.ODE(swing), grid_of(slices=5)
@@ -457,6 +461,7 @@ def test_equal_states_are_equal() -> None:
     [pr.TorchDiffEq("dopri5"), pr.SciPy("RK45"), pr.TorchODE("dopri5"), pr.RadauIIA(2)],
     ids=lambda m: type(m).__name__,
 )
+@pytest.mark.sweep(3)
 def test_a_lane_that_overtakes_another_of_its_slice_spoils_nothing(fine: pr.Integrator, schedule: pr.Schedule) -> None:
     """Early iterates are far off and take more steps: later ones of the same slice arrive before them."""
 

@@ -141,6 +141,7 @@ def measured(method: pr.Integrator, interval: tuple[float, float], graded: bool,
 @pytest.mark.parametrize("graded", [False, True], ids=["even", "graded"])
 @pytest.mark.parametrize("interval", [(0.0, 2.0), (1.5, -0.5)], ids=["rising", "falling"])
 @pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.sweep(10)
 def test_measured_order(order: int, interval: tuple[float, float], graded: bool, restart: bool) -> None:
     method = pr.AdamsBashforth(order, restart=restart)
     assert measured(method, interval, graded, 4) == pytest.approx(method.order, abs=0.2)

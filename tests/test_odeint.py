@@ -80,6 +80,7 @@ def off(y: Tensor, exact: Tensor, rtol: float, atol: float) -> float:
 @pytest.mark.parametrize("falling", [False, True], ids=["rising", "falling"])
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("method", [None, *ADAPTIVE])
+@pytest.mark.sweep(6)
 def test_adaptive_methods_solve_torchdiffeqs_problems(method: str | None, problem: str, falling: bool) -> None:
     f, t, rtol = PROBLEMS[problem], times(falling), ADAPTIVE[method or "dopri5"]
     exact, tolerances = f.exact(t), {"rtol": rtol, "atol": rtol / 100}
@@ -98,6 +99,7 @@ def test_adaptive_methods_solve_torchdiffeqs_problems(method: str | None, proble
 @pytest.mark.parametrize("falling", [False, True], ids=["rising", "falling"])
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("method", FIXED)
+@pytest.mark.sweep(30)
 def test_fixed_steps_are_torchdiffeqs(method: str, problem: str, falling: bool, options: Any) -> None:
     f, t = PROBLEMS[problem], times(falling, 20, 2.0)
     if falling and problem == "constant":

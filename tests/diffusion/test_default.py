@@ -146,6 +146,7 @@ SETTINGS = [(20, None), (20, 8), (50, None), (50, 12), (100, None), (100, 8)]
 @pytest.mark.parametrize("rtol", [1e-2, 1e-3])
 @pytest.mark.parametrize("scale", [1.0, 7.5])
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.sweep(6)
 def test_rtol_and_the_estimate_hold_for_95_of_100_samples(kind: str, scale: float, rtol: float) -> None:
     """Of 96 and more, in settings that the constants of the estimate were not made for."""
     batch, meant, covered = 16, [], []

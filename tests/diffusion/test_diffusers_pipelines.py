@@ -124,6 +124,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.sweep(14)
 def test_a_pipeline_gives_what_it_gives_in_sequence(name: str) -> None:
     make, given = CASES[name]
     pipe = make()
@@ -220,6 +221,7 @@ STABLE_BUT = {key: value for key, value in STABLE.items() if key != "steps_offse
 
 @pytest.mark.parametrize("steps", [10, 18])  # below and above the 15 up to which some schedulers lower their order
 @pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.sweep(14)
 def test_a_scheduler_is_its_method(name: str, steps: int) -> None:
     """Levels are float32 in the schedulers; states are float64 here, to see nothing but that."""
     pipe = sd(scheduler=SCHEDULERS[name]())
@@ -254,6 +256,7 @@ def test_a_scheduler_for_flows_is_its_method(scheduler: Any) -> None:
     ["euler", "heun", "ddim", "ddim, trailing", "euler ancestral", "unipc", "deis", "singlestep 3, karras"],
 )
 @pytest.mark.parametrize("kind", ["Img2Img", "Inpaint"])
+@pytest.mark.sweep(8)
 def test_a_scheduler_that_begins_in_the_middle_or_keeps_an_image(name: str, kind: str) -> None:
     pipe = sd(kind, SCHEDULERS[name]())
     given = {**TEXT, "image": IMAGE, "strength": 0.65, **({**SIZE, **KEPT} if kind == "Inpaint" else {})}
@@ -280,6 +283,7 @@ def test_a_soft_mask(kind: str) -> None:
 
 @pytest.mark.parametrize("coarse", ["gaussian", "same", "none"])
 @pytest.mark.parametrize("solver", [None, "ddim", "heun", "dpm++2m", "ancestral"])
+@pytest.mark.sweep(8)
 def test_other_methods_on_the_schedulers_levels(solver: str | None, coarse: str) -> None:
     """Whatever the way, the result is that of the same method with every slice final."""
     pipe = sd(scheduler=D.DPMSolverMultistepScheduler(**STABLE))

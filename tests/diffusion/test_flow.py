@@ -148,6 +148,7 @@ def test_the_flow_of_one_gaussian_with_the_order_of_the_method(name: str, fine: 
 
 
 @pytest.mark.parametrize("name", ["cosine-to-1", "flow", "discrete-zero-snr"])
+@pytest.mark.sweep(1)
 def test_a_start_without_signal_is_finite_and_right(name: str) -> None:
     schedule, mean, variance = SCHEDULES[name], normals(1, 3), 0.3
     noise = normals(5, 3, seed=1)
@@ -247,6 +248,7 @@ ENDLESS = (
     ids=["flow", "discrete-both-ends"],
 )
 @pytest.mark.parametrize("method", ENDLESS, ids=repr)
+@pytest.mark.sweep(8)
 def test_endless_steps_at_either_end_are_ddim(
     method: pr.Integrator, schedule: da.NoiseSchedule, prediction: str, towards: str
 ) -> None:

@@ -320,6 +320,7 @@ def test_weight_is_how_much_of_x0_enters_a_ddim_step(name: str) -> None:
 
 @pytest.mark.parametrize("kind", CASES)
 @pytest.mark.parametrize("name", ["vp", "flow"])
+@pytest.mark.sweep(6)
 def test_the_right_covariance_needs_no_iterating(name: str, kind: str) -> None:
     options, covariance = CASES[kind]
     problem, *_ = da.probability_flow(Gaussian(MEAN, covariance).model(SCHEDULES[name]))
@@ -368,6 +369,7 @@ TIMES = [
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("schedule", TIMES, ids=str)
 @pytest.mark.parametrize("name", ["vp", "flow", "cosine-to-1"])
+@pytest.mark.sweep(30)
 def test_every_schedule_and_wrapper_ends_in_the_serial_solution(name: str, schedule: pr.Schedule, wrapper: str) -> None:
     problem, *_ = da.probability_flow(mixture().model(SCHEDULES[name], "v"))
     grid = pr.TimeGrid.from_points(problem.coordinates.tau(SCHEDULES[name].times(16)), slices=8)

@@ -22,6 +22,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.mark.parametrize("tiny", PIPELINES.values(), ids=PIPELINES)
+@pytest.mark.sweep(5)
 def test_a_pipeline_runs_repeats_itself_and_heeds_what_it_is_given(tiny: Tiny) -> None:
     before = torch.get_rng_state()
     out = run(tiny.make(), tiny.inputs)

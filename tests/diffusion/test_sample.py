@@ -37,6 +37,7 @@ class Counting(nn.Module):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("solver", ["ddim", "heun"])
 @pytest.mark.parametrize("coarse", ["gaussian", "same", "none"])
+@pytest.mark.sweep(12)
 def test_parallel_is_serial_when_run_to_the_end(name: str, solver: str, coarse: str) -> None:
     noise = normals(3, 4)
     serial = da.sample(model(name), noise, steps=12, solver=solver, parallel=False)
@@ -103,6 +104,7 @@ def test_all_predictions_of_a_schedule_give_the_same_samples(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
+@pytest.mark.sweep(4)
 def test_samples_follow_the_law_of_the_data(name: str) -> None:
     """Of one dimension: the samples' distribution function is that of the data, blurred by the noise that is left."""
     schedule = SCHEDULES[name]

@@ -147,6 +147,7 @@ def test_ancestral_is_euler_ancestral(prediction: str, dtype: torch.dtype, monke
 )
 @pytest.mark.parametrize(("order", "rule"), [(1, "midpoint"), (2, "midpoint"), (2, "heun")])
 @pytest.mark.parametrize("steps", [12, 20])  # below and above the 15 steps up to which they lower the final order
+@pytest.mark.sweep(28)
 def test_sde_dpm_solver(
     steps: int, order: int, rule: str, prediction: str, grid: str, final: str, dtype: torch.dtype
 ) -> None:
@@ -183,6 +184,7 @@ SHAPE = (5, 4)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.sweep(2)
 def test_the_samples_are_the_same_however_they_are_drawn(name: str) -> None:
     solver, options = SOLVERS[name], {"steps": 24, "slices": 6, "rtol": 1e-7}
     noise = normals(*SHAPE)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 import os
 import random
 import signal
 import time
+from datetime import timedelta
 from functools import partial
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from ranks import pace
+from ranks.pool import context
 from torch import Tensor
 
 import parareal as pr
@@ -22,7 +24,7 @@ import parareal as pr
 SLICES, PAUSE = 10, 0.0015
 
 
-def work(way: str) -> dict[str, Any]:
+def work(way: str, timeout: float = 60.0) -> dict[str, Any]:
     """A run of ten iterations of about 20 ms each."""
 
     def f(t: Tensor, u: Tensor) -> Tensor:
@@ -36,17 +38,19 @@ def work(way: str) -> dict[str, Any]:
         "fine": pr.Heun(),
         "coarse": pr.Euler(),
         "stop": pr.Tolerance(0.0, 0.0, rule="defect"),
-        **({"executor": pr.Distributed(timeout=30.0)} if way == "lanes" else {}),
-        **({"schedule": pr.RankPipeline(timeout=30.0)} if way == "blocks" else {}),
+        **({"executor": pr.Distributed(timeout=timeout)} if way == "lanes" else {}),
+        **({"schedule": pr.RankPipeline(timeout=timeout)} if way == "blocks" else {}),
     }
 
 
-def rank_of_job(way: str, size: int, folder: Path, attempt: int, rank: int) -> None:
+def rank_of_job(way: str, size: int, folder: Path, attempt: int, line: Connection, limit: float, rank: int) -> None:
     """One process: it notes each iteration, and what it ends with."""
+    os.setpgrp()  # Ctrl-C in a terminal is for the tests, which end their processes themselves
+    pace.ends_with(line)
     torch.set_num_threads(1)
     os.dup2(os.open(folder / f"output-{attempt}-{rank}", os.O_WRONLY | os.O_CREAT), 2)
     store = f"file://{folder / f'store-{attempt}'}"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size)
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size, timeout=timedelta(seconds=limit))
     log = (folder / f"log-{attempt}-{rank}").open("w", buffering=1)
     log.write("begun\n")
 
@@ -54,18 +58,16 @@ def rank_of_job(way: str, size: int, folder: Path, attempt: int, rank: int) -> N
         log.write(f"{report.iteration}\n")
 
     with torch.no_grad():
-        solution = pr.solve(**work(way), checkpoint=folder / "run.safetensors", callback=note)
+        solution = pr.solve(**work(way, limit), checkpoint=folder / "run.safetensors", callback=note)
     torch.save((solution.us, solution.iterations, len(solution.history)), folder / f"end-{rank}")
     dist.destroy_process_group()
 
 
 def started(way: str, size: int, folder: Path, attempt: int) -> list[BaseProcess]:
     """The processes of the job."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.distributed", "safetensors.torch", "parareal", "ranks.faults"])
-    os.environ["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
-    target = partial(rank_of_job, way, size, folder, attempt)
-    processes: list[BaseProcess] = [context.Process(target=target, args=(rank,)) for rank in range(size)]
+    make = context()
+    target = partial(rank_of_job, way, size, folder, attempt, pace.lifeline(), pace.limit())
+    processes: list[BaseProcess] = [make.Process(target=target, args=(rank,)) for rank in range(size)]
     for process in processes:
         process.start()
     return processes
@@ -87,19 +89,16 @@ def killed_until_done(way: str, size: int, folder: Path, kills: int, seed: int) 
     chance, wrong, killed, last = random.Random(seed), [], 0, 0
     for attempt in range(10 * kills):
         processes = started(way, size, folder, attempt)
-        until = time.monotonic() + 60.0
-        while not (folder / f"log-{attempt}-0").exists() and time.monotonic() < until:
-            time.sleep(0.005)
-        if killed < kills:
-            victim = chance.choice(processes)
-            victim.join(chance.uniform(0.0, 0.12))
-            if victim.exitcode is None:
-                os.kill(victim.pid or 0, signal.SIGKILL)
-                killed += 1
-        for process in processes:
-            process.join(60.0)
-            if process.exitcode is None:
+        try:
+            if killed < kills:
+                killed += _kills_one(processes, folder / f"log-{attempt}-0", chance)
+            deadline = pace.Deadline(2.0)
+            while any(process.exitcode is None for process in processes) and deadline.left:
+                wait([process.sentinel for process in processes if process.exitcode is None], deadline.left)
+            if any(process.exitcode is None for process in processes):
                 wrong.append(f"attempt {attempt}: a process hangs")
+        finally:
+            for process in processes:
                 process.kill()
                 process.join()
         made = noted(folder, attempt)
@@ -111,8 +110,14 @@ def killed_until_done(way: str, size: int, folder: Path, kills: int, seed: int) 
     return killed, [*wrong, "the job was never done"]
 
 
-def clear(folder: Path) -> None:
-    """Makes place for another job."""
-    for path in folder.iterdir():
-        with contextlib.suppress(OSError):
-            path.unlink()
+def _kills_one(processes: list[BaseProcess], log: Path, chance: random.Random) -> bool:
+    """Kills any process at a random moment after they have begun; returns whether it was still there."""
+    deadline = pace.Deadline()
+    while not log.exists() and all(process.exitcode is None for process in processes) and deadline.left:
+        time.sleep(0.005)
+    victim = chance.choice(processes)
+    victim.join(chance.uniform(0.0, 0.12))
+    if victim.exitcode is not None:
+        return False
+    os.kill(victim.pid or 0, signal.SIGKILL)
+    return True

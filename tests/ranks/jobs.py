@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from ranks import pace
 from strategies import Case, cases, classical, corrections, distance, equal, shrinking
 from torch import Tensor
 
@@ -26,14 +27,14 @@ NEVER = pr.Tolerance(rtol=0.0, atol=0.0)
 
 
 def together(group: Any, check: Callable[[], None]) -> None:
-    """Runs a check on all ranks; raises on all of them where it fails on any."""
-    error = None
+    """Runs a check on all ranks, which do not talk in it; raises on all of them where it fails on any."""
+    text = None
     try:
         check()
-    except AssertionError as raised:
-        error = raised
+    except Exception as error:
+        text = "".join(traceback.format_exception(error))
     texts: list[str | None] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(texts, None if error is None else str(error) or repr(error), group=group)
+    dist.all_gather_object(texts, text, group=group)
     assert not any(texts), [text for text in texts if text]
 
 
@@ -78,6 +79,17 @@ def coarse_propagators() -> st.SearchStrategy[pr.Correction]:
 NORMS = 1e-13
 """What rounding may come to in figures made of norms: these sum the squares of a state's few elements in an order that
 depends on how many states lie side by side, and estimates add up a handful of their ratios."""
+
+
+def rank_of(group: Any) -> int:
+    return dist.get_rank(group)
+
+
+def dies(group: Any, where: int) -> None:
+    """One process is killed, and another waits for it."""
+    if dist.get_rank(group) == where:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(3600)
 
 
 # --- lanes over ranks ------------------------------------------------------------------------------------------------
@@ -195,7 +207,8 @@ U0 = torch.linspace(0.5, 1.5, 6, dtype=torch.float64)
 GRID = pr.TimeGrid.uniform(0.0, 3.0, slices=6, steps=5)
 
 
-def ways(group: Any, timeout: float = 60.0) -> dict[str, dict[str, Any]]:
+def ways(group: Any, timeout: float | None = None) -> dict[str, dict[str, Any]]:
+    timeout = pace.limit() if timeout is None else timeout
     return {
         "lanes": {"executor": pr.Distributed(group, timeout=timeout)},
         "blocks": {"schedule": pr.RankPipeline(group, timeout=timeout)},
@@ -317,28 +330,6 @@ def a_rank_never_comes(group: Any, way: str) -> tuple[tuple[str, str, bool], flo
     if dist.get_rank(group) < dist.get_world_size(group) - 1:
         came = caught(lambda: plain(**ways(group, timeout=1.5)[way]))
     return came, time.perf_counter() - began
-
-
-def a_signal(group: Any, way: str, where: int, number: int, path: str) -> tuple[tuple[str, str, bool], bool]:
-    """One rank gets a signal in the midst; then all go on from the checkpoint."""
-    if dist.get_rank(group) == where:
-        threading.Timer(0.4, os.kill, (os.getpid(), number)).start()
-
-    def slow(t: Tensor, u: Tensor) -> Tensor:
-        time.sleep(0.004)
-        return torch.cos(t) * u - 0.3 * u**3
-
-    problem = pr.ODE(slow, batching="native")
-    native = pr.ODE(lambda t, u: torch.cos(t)[:, None] * u - 0.3 * u**3, batching="native")
-    problem = pr.ODE(lambda t, u: slow(t[:, None], u), batching="native")
-    grid = pr.TimeGrid.uniform(0.0, 3.0, slices=12, steps=10)
-    came = caught(lambda: plain(problem, grid=grid, checkpoint=path, **ways(group)[way]))
-    handlers = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    again = plain(native, grid=grid, checkpoint=path, **ways(group)[way])
-    undisturbed = plain(native, grid=grid)
-    torch.testing.assert_close(again.us, undisturbed.us, rtol=1e-12, atol=0.0)
-    assert again.iterations == undisturbed.iterations == len(again.history)
-    return came, handlers
 
 
 def halted(group: Any, way: str, path: str) -> int:

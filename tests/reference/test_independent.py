@@ -41,6 +41,7 @@ def test_stored_figures_can_be_computed_again(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", INDEPENDENT)
+@pytest.mark.sweep(2)
 def test_a_run_and_what_the_page_says_of_it(name: str) -> None:
     assert_run(name, INDEPENDENT[name])
 
@@ -72,6 +73,7 @@ def modes(name: str) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("name", ["decay", "oscillation", "heat", "transport, upwind", "transport, centred"])
 @pytest.mark.parametrize("who", ["independent", "ours"])
+@pytest.mark.sweep(4)
 def test_errors_stay_below_the_bounds_in_every_eigenvector(name: str, who: str) -> None:
     setting, N = INDEPENDENT[name], INDEPENDENT[name].slices
     values, vectors = modes(name)

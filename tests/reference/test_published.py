@@ -35,6 +35,7 @@ def assert_printed(got: list[float], printed: list[Any], rounding: list[float]) 
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.sweep(2)
 def test_a_published_run(name: str) -> None:
     """From the definition, then ours, then as the page has it."""
     case, listed = PRINTED[name], tables.stored()[name]
@@ -90,6 +91,7 @@ PLAIN = {
 
 
 @pytest.mark.parametrize("equation", figures.MEAN_SQUARES)
+@pytest.mark.nightly
 def test_strong_orders_of_iterations(equation: str) -> None:
     """Published orders and ours are sampled, those in closed form are exact; chance is estimated from ours."""
     published = np.array(tables.PUBLISHED["sde_strong_order"]["table"][equation])
