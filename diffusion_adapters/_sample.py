@@ -204,7 +204,7 @@ def _check_run(schedule: Any, stop: Any, max_iterations: Any, callback: Any) -> 
 def stopping(rtol: float | None, stop: pr.StoppingRule | None, default: float) -> pr.StoppingRule:
     """The rule that ``rtol`` or ``stop`` asks for; raises where both do."""
     if stop is None:
-        return pr.Tolerance(rtol=default if rtol is None else rtol, atol=0.0)
+        return pr.Tolerance(rtol=default if rtol is None else rtol, atol=0.0, rule="error")
     if rtol is not None:
         raise ValueError(
             f"rtol={rtol!r} came with stop={stop!r}, which takes its place; expected one of them: a tolerance together "

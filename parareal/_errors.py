@@ -74,14 +74,15 @@ class Seen(NamedTuple):
     final: Ints
     iteration: Ints
 
+
+# The constants were found with benchmarks/rounds.py, and held to on what they were not made for with benchmarks/trust.py.
 _WEIGHT = 0.6
-"""Of the mismatch: errors add up to less than the sum of their sizes."""
+"""Of what slices add: many of them add up to less than the sum of their sizes. The largest counts in full."""
 _WEIGHT_CARRIED = 1.0
 """The same where a multistep history is carried: an accepted error enters the slices to come once more, the more often
 the more windows there are to a run: this is multiplied by one more than the binary logarithm of their number."""
 _MEMORY = 0.7
-"""A mismatch, or a growth, seen before counts for this much in the next iteration, in case that now a move was easy by
-chance."""
+"""A mismatch seen before counts for this much in the next iteration, in case that now a move was easy by chance."""
 _PREFIX, _TAIL, _END = 0.15, 0.03, 0.6
 """Parts of the tolerance that may be spent: on boundaries accepted early, on those that a window has reached the end
 with, where accepting saves no rounds, and on the last one."""
@@ -96,13 +97,17 @@ _UNKNOWN = 1e3
 _TRUST, _WITNESSES = 1.3, 3
 """A mismatch that was not seen is taken for this many times what the nearest slices that have shown theirs suggest, of
 which there must be so many."""
-_FLOOR = 0.5
-_FAR = 30.0
-_CLEAR = 30.0
-_SMALL = 0.1
-_PROJECT = 1e9
 _REACH, _DOUBT = 8.0, 2.0
-_GMEM = 0.2
+"""Witnesses speak for slices up to so many windows away; from window to window they are doubted by this factor."""
+_FLOOR = 0.5
+"""No slice is taken to be this much better than its prior says because others were."""
+_SMALL, _FAR = 0.1, 30.0
+"""Moves up to this part of the state are small, and show what small moves do. A mismatch that only larger moves have
+shown is not trusted for moves that are smaller by this factor: where F is flat far away, it shows too little."""
+_CLEAR = 30.0
+"""Moves are to be so many times as large as rounding, for a growth to be read off them."""
+_FADING = 0.2
+"""Of a growth seen before, in the sums of one iteration."""
 _AGAIN = 3
 """A run that has accepted too much is opened this many times before it accepts nothing any more but at its end."""
 _MOST = 1e3
@@ -208,28 +213,10 @@ class Errors:
         # What the left edge moved by to its iterate of the same number, also where it has become final since.
         known = self._number[row, n, k % _KEPT] == k
         moved_by = np.where(exact, 0.0, np.where(known, self._move[row, n, k % _KEPT], np.nan))
-        before, left = self._moved_by[row, n], self._size[row, n]
-        tiny = np.finfo(np.float64).tiny
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            shown = np.where(before > 0, defect / before, 0.0)
-            shown = np.where(np.isfinite(shown), shown, np.inf)
-            known_before = self._mismatch[row, n]
-            self._mismatch[row, n] = _remembered(known_before, shown)
-            first = np.isnan(known_before) & (shown > 0)
-            ratio = np.fmax(self._first[row, n], shown / self._prior[n])
-            self._first[row, n] = np.where(first, ratio, self._first[row, n])
-            grown = carried / before * np.where(left > 0, left, size) / np.maximum(size, tiny)
-            clear = before > self._noise * np.where(left > 0, left, size)
-            grown = np.where(clear & np.isfinite(grown), np.clip(grown, 1e-3, _MOST), 0.0)
-            growth = self._growth[row, n]
-            self._growth[row, n] = np.where(grown > 0, np.maximum(grown, np.where(growth > 1, 1 + _GMEM * (growth - 1), 0.0)), growth)
-            gentle = (before > 0) & (before <= _SMALL * np.where(left > 0, left, size))
-            self._gentle[row, n] |= gentle & (shown > 0)
-            self._shown_by[row, n] = np.where(shown > 0, before, self._shown_by[row, n])
-            small = (grown > 0) & gentle
-            self._most[row, n] = np.where(small, np.maximum(grown, self._most[row, n]), self._most[row, n])
+        self._learn(row, n, size, defect, carried)
         self._size[row, n + 1] = size
         self._moved_by[row, n] = np.where(np.isfinite(moved_by), moved_by, 0.0)
+        tiny = np.finfo(np.float64).tiny
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             if self._mixed:
                 rate = np.clip(np.where(last > 0, increment / last, 0.75), 0.0, 0.95)
@@ -237,6 +224,28 @@ class Errors:
             added = np.maximum(self._missed(row, n, moved_by), _ROUNDING) * moved_by / np.maximum(size, tiny)
         # Also where the mismatch is infinite a slice adds nothing whose left edge stands still.
         return np.where(moved_by == 0, 0.0, added)
+
+    def _learn(self, row: Ints, n: Ints, size: Floats, defect: Floats, carried: Floats) -> None:
+        """Notes what the last move of left edges shows of slices: what was missed of it, and what it was carried to."""
+        before, left = self._moved_by[row, n], self._size[row, n]
+        left = np.where(left > 0, left, size)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            shown = np.where(before > 0, defect / before, 0.0)
+            shown = np.where(np.isfinite(shown), shown, np.inf)
+            known = self._mismatch[row, n]
+            ratio = np.fmax(self._first[row, n], shown / self._prior[n])
+            grown = carried / before * left / np.maximum(size, np.finfo(np.float64).tiny)
+        new, gentle = shown > 0, (before > 0) & (before <= _SMALL * left)
+        self._mismatch[row, n] = np.where(new, np.fmax(shown, _MEMORY * known), known)
+        self._first[row, n] = np.where(np.isnan(known) & new, ratio, self._first[row, n])
+        self._gentle[row, n] |= gentle & new
+        self._shown_by[row, n] = np.where(new, before, self._shown_by[row, n])
+        clear = (before > self._noise * left) & np.isfinite(grown)
+        grown = np.where(clear, np.clip(grown, 1 / _MOST, _MOST), 1.0)
+        growth, most = self._growth[row, n], self._most[row, n]
+        faded = 1 + _FADING * np.maximum(growth - 1, 0.0)
+        self._growth[row, n] = np.where(clear, np.maximum(grown, faded), growth)
+        self._most[row, n] = np.where(clear & gentle, np.maximum(grown, most), most)
 
     def _missed(self, row: Ints, n: Ints, moved_by: Floats) -> Floats:
         """The mismatch of slices for such moves, as seen on themselves or on others."""
@@ -268,7 +277,7 @@ class Errors:
         self._error[row, n] = error
 
     def _ahead(self, systems: Ints) -> Floats:
-        """By how much an error at each boundary, the first included, may grow on the way through slices seen; ``(D, N + 1)``."""
+        """By how much errors at all boundaries may grow on the way through slices seen, ``(D, N + 1)``."""
         log = np.cumsum(np.pad(np.log(self._most[systems]), ((0, 0), (1, 0))), axis=1)
         most = np.maximum.accumulate(log[:, ::-1], axis=1)[:, ::-1]
         return np.exp(np.minimum(most - log, 600.0))
@@ -287,7 +296,7 @@ class Errors:
             # Where more was spent than planned, the slices to come have still their own share: the run gets to its end,
             # where it is known by how much errors grow, and is opened again if that is too much.
             left = np.maximum(tolerance * share - spent, tolerance * (share - begun))
-            good = np.isfinite(size) & (error * np.minimum(ahead[:, 1:], _PROJECT) <= self._part[seen.systems] * left)
+            good = np.isfinite(size) & (error * ahead[:, 1:] <= self._part[seen.systems] * left)
         edges = np.arange(1, size.shape[1] + 1)
         return np.where(good, edges, 0).max(axis=1)
 
@@ -330,11 +339,6 @@ class Errors:
         ahead = self._ahead(np.array([system]))[0, 1:]
         with np.errstate(over="ignore", invalid="ignore"):
             return float((residuals * np.minimum(ahead, 1e100))[begin:].sum())
-
-
-def _remembered(before: Floats, shown: Floats) -> Floats:
-    """What is known of mismatches after some were shown; zeros show nothing."""
-    return np.where(shown > 0, np.fmax(shown, _MEMORY * before), before)
 
 
 def _summed(added: Floats, log: Floats) -> Floats:

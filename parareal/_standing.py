@@ -240,6 +240,6 @@ def restore(engine: Engine, at: Standing, most: int | None) -> None:
             status = Status.ITERATIONS
         if status is None and engine.iteration[system] >= engine.most[system]:
             status = Status.MAX_ITERATIONS
-        engine.status[system] = status
+        engine.status[system], engine.doubtful[system] = status, status is Status.UNCERTAIN
     engine.active = np.array([status is None for status in engine.status])
     it.go_on(engine.active)

@@ -155,7 +155,7 @@ def prepare(
             fine=fine,
             coarse=correction,
             schedule=plan,
-            stop=pr.Tolerance(rtol=setup.rtol, atol=0.0) if setup.stop is None else setup.stop,
+            stop=pr.Tolerance(rtol=setup.rtol, atol=0.0, rule="error") if setup.stop is None else setup.stop,
             max_iterations=setup.max_iterations,
             samples=True,
             throw=False,
