@@ -113,8 +113,10 @@ class Windowed(Schedule):
 
     Slices leave it on the left as they become final or are accepted by the stopping rule, which a window always asks to
     accept (``freeze``). Inside, everything goes as soon as it can, as in `Wavefront`. The slice at the frontier always
-    advances, so that it never takes more rounds than the sequential run. An iteration ends whenever the frontier has
-    moved.
+    advances, so that it takes no more rounds than the sequential run. One case is excepted: a run that finds at its end
+    that errors it has accepted grew beyond the tolerance continues from the last proven slice boundary, and those
+    rounds come on top (with ``dense=False`` it ends as `Status.UNCERTAIN` instead). An iteration ends whenever the
+    frontier has moved.
 
     Args:
         width: Slices in the window, at least 1, and lanes in a round. Where the correction has a propagator its lanes
