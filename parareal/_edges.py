@@ -81,7 +81,6 @@ class Edges:
         frontier: Edges ``0 ... frontier`` are final, ``(M,)``.
         live: Places that are worked on, ``(M, N)``: from the frontier on, of systems that are going on.
         start, end: The block's first and last edge.
-        spared: By how many slices the window is narrower for now, since other lanes have their places.
         open_to: Number of the last iterate that edges may take; ``None`` where they go as they can. In step, nothing
             overtakes an iterate or a first guess, however slow coarse lanes are.
     """
@@ -99,7 +98,6 @@ class Edges:
         leaf = _tree.leaves(u0)[0]
         self.systems, self.slices, self.width, self.device = leaf.shape[0], slices, width, leaf.device
         self.count, shape = self.systems * slices, (self.systems, slices)
-        self.spared = 0
         self.memory, self.free, self.guess_waits = memory, not coarse, guess_waits and coarse
         self.n = np.arange(slices)
         (self.start, self.end), self.open_to = block or (0, slices), None if block is None else np.array([[0]])
@@ -136,7 +134,7 @@ class Edges:
         front = self.frontier[:, None]
         self.live = self.active[:, None] & (self.n >= front)
         if self.width < self.slices:
-            self.live &= self.n < front + self.width - self.spared
+            self.live &= self.n < front + self.width
         if not self.whole:
             guessing = self.held[:, self.start : self.start + 1] < 0
             self.live &= (self.n < self.end) & ((self.n >= self.start) | guessing)
@@ -185,7 +183,7 @@ class Edges:
     def runs_to_guess(self, guess: Bools) -> Runs:
         """Rows of all live slices whose right edges hold nothing yet."""
         system, start = guess.nonzero()
-        return runs(system, start, np.minimum(self.end, self.frontier[system] + self.width - self.spared) - start)
+        return runs(system, start, np.minimum(self.end, self.frontier[system] + self.width) - start)
 
     def arrived(self, tickets: Ints, done: Ints) -> tuple[Ints, Ints, Ints | None]:
         """Notes in ``done`` that lanes have arrived, whose ticket is ``place + count * iterate``.

@@ -19,7 +19,6 @@ from parareal._flight import Flight
 from parareal._grid import Mesh, Span, TimeGrid
 from parareal._iterates import Iterates, some
 from parareal._memory import Carried, bare
-from parareal._probes import COUNT, Probes
 from parareal._rounds import Counters, play_round
 from parareal._schedule import Bools, Ints, Progress, Schedule
 from parareal._solution import Status
@@ -82,17 +81,7 @@ class Engine:
         keep = stop.uses_growth
         self.iterates = Iterates(u0, grid, correction, keep, width, dense, schedule.guess, empty, block, start)
         self.schedule, self.executor, self.stop, self.problem = schedule, executor, stop, problem
-        self.remembers, self._times = empty is not None, grid.edges.to(self.iterates.device)
-        # Worth it where a prior promises more than nothing, and the window holds more slices than are tried.
-        self._probing = (
-            width < grid.num_slices
-            and width >= 2 * COUNT + 2
-            and float(mismatch.min()) < 1.0
-            and not (self.remembers or correction.mixing or correction.carries)
-            and correction.propagator is None
-            and start is None
-        )
-        self._probes: Probes | None = None
+        self.remembers = empty is not None
         self.counters = Counters()
         self._rows = rows
         device, coarse = self.iterates.device, correction.propagator
@@ -128,17 +117,8 @@ class Engine:
         self.residuals = np.full((systems, grid.num_slices), np.nan)  # relative defects, as they were last seen
 
     def begin(self) -> None:
-        """Makes what guesses cost nothing, and lets probes set out beside the lanes of a narrow window."""
-        it = self.iterates
-        probing = self._probing and not it.frontier.any() and bool(self.active.all())
-        it.spared = COUNT if probing else 0
-        it.look()
-        it.update(wait=False)
-        if probing:
-            integrator, mesh = self.fine.integrator, self.fine.mesh
-            flight = Flight(self.problem, integrator, mesh, places=it.count)
-            self._probes = Probes(flight, it, self._rows, self._times)
-            self._flights = [*self._flights, flight]
+        """Makes what guesses cost nothing."""
+        self.iterates.update(wait=False)
 
     def advance(self) -> tuple[Ints, Floats]:
         """Goes on until some systems complete an iteration, and decides about them.
@@ -319,21 +299,8 @@ class Engine:
         figures, finite = self._measure(complete)
         return self._conclude(complete, figures, finite, self.iterates.frontier[complete])
 
-    def _heed_probes(self) -> None:
-        """Takes in what probes have shown, or does without where they take longer than the first iteration."""
-        if self._probes is None:
-            return
-        shown, probes, self._probes = self._probes.shown(self.stop.norm), self._probes, None
-        if shown is not None:
-            self.judge.witness(*shown)
-        self.fine.evaluations += probes.flight.evaluations
-        probes.flight.close()
-        self._flights = [flight for flight in self._flights if flight is not probes.flight]
-        self.iterates.spared = 0
-
     def _conclude(self, complete: Ints, figures: Figures, finite: Bools, frontier: Ints) -> Floats:
         """What follows from the figures of an iteration, in which frontiers have moved as given, ``(D,)``."""
-        self._heed_probes()
         self.iteration[complete] += 1  # not before all is measured: Ctrl-C often comes while the device is waited for
         it = self.iterates
         iteration = self.iteration[complete]

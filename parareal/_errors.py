@@ -78,6 +78,9 @@ class Seen(NamedTuple):
 # The constants were found with benchmarks/rounds.py, and held to on what they were not made for with benchmarks/trust.py.
 _WEIGHT = 0.6
 """Of what slices add: many of them add up to less than the sum of their sizes. The largest counts in full."""
+_NARROW = 0.5
+"""What is accepted in a narrow window was seen once or twice, and all that follows is made from it: the weight grows by
+this part of itself with every doubling of the number of windows."""
 _WEIGHT_CARRIED = 1.0
 """The same where a multistep history is carried: an accepted error enters the slices to come once more, the more often
 the more windows there are to a run: this is multiplied by one more than the binary logarithm of their number."""
@@ -127,8 +130,9 @@ class Errors:
         slices = len(start.mismatch)
         self._rtol, self._atol, self._mixed = rtol, atol, start.mixed
         self._noise = _CLEAR * start.rounding
-        windows = slices / max(1, min(start.width, slices))
-        self._weight = _WEIGHT_CARRIED * (1 + np.log2(windows)) if start.carried else _WEIGHT
+        windows = np.log2(slices / max(1, min(start.width, slices)))
+        carried, narrow = _WEIGHT_CARRIED * (1 + windows), _WEIGHT * (1 + _NARROW * windows)
+        self._weight = carried if start.carried else narrow
         self._prior = np.maximum(np.nan_to_num(start.mismatch, nan=1.0, posinf=1e300), _ROUNDING)
         self._mismatch = np.full((start.systems, slices), np.nan)  # as seen; NaN where it was not
         self._first = np.full((start.systems, slices), np.nan)  # the first that was seen, over what was expected
@@ -243,9 +247,8 @@ class Errors:
         clear = (before > self._noise * left) & np.isfinite(grown)
         grown = np.where(clear, np.clip(grown, 1 / _MOST, _MOST), 1.0)
         growth, most = self._growth[row, n], self._most[row, n]
-        faded = 1 + _FADING * np.maximum(growth - 1, 0.0)
-        self._growth[row, n] = np.where(clear, np.maximum(grown, faded), growth)
-        self._most[row, n] = np.where(clear & gentle, np.maximum(grown, most), most)
+        self._growth[row, n] = np.where(clear, np.maximum(grown, _faded(growth, _FADING)), growth)
+        self._most[row, n] = np.where(clear & gentle, np.maximum(grown, _faded(most, _MEMORY)), most)
 
     def _missed(self, row: Ints, n: Ints, moved_by: Floats) -> Floats:
         """The mismatch of slices for such moves, as seen on themselves or on others."""
@@ -321,11 +324,6 @@ class Errors:
             # What is within the tolerance is not said to be beyond it by caution.
             return np.where(error <= allowed, np.minimum(_CAUTION * error, allowed), _CAUTION * error) * size
 
-    def witness(self, systems: Ints, n: Ints, shown: Floats) -> None:
-        """Mismatches ``shown`` of slices, on a change that was tried beside the run; ``(P,)`` each."""
-        shown = np.where(np.isfinite(shown), shown, np.inf) / self._prior[n]
-        self._first[systems, n] = np.fmax(self._first[systems, n], shown)
-
     def reopen(self, systems: Bools, times: int) -> None:
         """What was accepted is open again, and less is accepted from now on; what slices have shown stays known."""
         self._spent[systems] = 0.0
@@ -339,6 +337,11 @@ class Errors:
         ahead = self._ahead(np.array([system]))[0, 1:]
         with np.errstate(over="ignore", invalid="ignore"):
             return float((residuals * np.minimum(ahead, 1e100))[begin:].sum())
+
+
+def _faded(growth: Floats, part: float) -> Floats:
+    """What a growth seen before still counts for."""
+    return 1 + part * np.maximum(growth - 1, 0.0)
 
 
 def _summed(added: Floats, log: Floats) -> Floats:

@@ -50,9 +50,6 @@ class Judge:
         """What it remembers, by name: the very arrays, so that another run's can be copied into them."""
         return {}
 
-    def witness(self, systems: Ints, n: Ints, shown: Floats) -> None:
-        """What the correction has missed of changes that were tried on slices, as parts of them; ``(P,)`` each."""
-
     def reopen(self, systems: Bools, times: int) -> None:
         """Slices of these systems that were accepted are open again, for the ``times``-th time."""
 
@@ -100,10 +97,6 @@ class ErrorJudge(Judge):
     def account(self) -> dict[str, np.ndarray[Any, Any]]:
         """The record of errors."""
         return self._errors.arrays()
-
-    def witness(self, systems: Ints, n: Ints, shown: Floats) -> None:
-        """See `Errors.witness`."""
-        self._errors.witness(systems, n, shown)
 
     def reopen(self, systems: Bools, times: int) -> None:
         """With stricter acceptance each time."""

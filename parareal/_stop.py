@@ -289,11 +289,6 @@ class _Both(Judge):
         )
         return self._join(*(judge.decide(part) for judge, part in zip((self._first, self._second), parts, strict=True)))
 
-    def witness(self, systems: Ints, n: Ints, shown: Floats) -> None:
-        """Both."""
-        self._first.witness(systems, n, shown)
-        self._second.witness(systems, n, shown)
-
     def reopen(self, systems: Bools, times: int) -> None:
         """Both."""
         self._first.reopen(systems, times)
