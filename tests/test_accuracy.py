@@ -142,7 +142,7 @@ def test_the_account_by_hand() -> None:
     assert account.passed(seen) == 1
     assert account.at_end(seen) > 2.0
     seen = account.see(2, 1, 3, [0.1, 0.1], [0.2, 0.2], [0.5, 0.5])
-    # Slice 1 has a final input now; slice 2 moved by 0.1 of 2, and misses 0.4 of that: 0.02, or 0.04 in the norm's units.
+    # Slice 1 has a final input now; slice 2 moved by 0.1 of 2, and misses 0.4 of that: 0.02, relative.
     assert account.passed(seen) == 3
     estimate = account.at_end(seen)
     assert 0.04 <= estimate <= 0.08
