@@ -192,7 +192,8 @@ class Engine:
             change = Change(held, held, bare(value))
             defect, size = change.norm("defect", self.stop.norm), change.norm("size", self.stop.norm)
             sizes[slices] = size.cpu().numpy()
-            self.residuals[system, slices] = (defect / size).cpu().numpy()
+            # Nothing is missed of a state of zero that stays zero.
+            self.residuals[system, slices] = torch.where(defect == 0, 0.0, defect / size).cpu().numpy()
         self.residuals[system, :begin] = 0.0
         error, allowed = self.judge.verified(system, self.residuals[system], sizes, begin)
         self.errors[system] = error * sizes[-1]

@@ -279,6 +279,9 @@ class Run:
         iterations = torch.from_numpy(engine.iteration.copy()) if self.samples else int(engine.iteration[0])
         states, ts, reached = engine.iterates.states, self._times, engine.iterates.reached
         us = self._unstack(bare(states))
+        # Boundaries may have become final since an iteration was last measured.
+        final = np.where(engine.accepted, engine.proven, engine.iterates.frontier)[:, None]
+        residuals = np.where(np.arange(self.grid.num_slices) < final, 0.0, engine.residuals)
         if not self.dense and self.batch is None:
             ts = self.grid.edges[[0, int(reached[0])]]
         elif not self.dense:  # samples end at one time: those that were not there yet have no state to show for it
@@ -293,7 +296,7 @@ class Run:
             stats=self._stats(engine.counters, engine.fine.evaluations, engine.coarse_evaluations),
             sample_status=statuses if self.samples else None,
             error_estimate=torch.from_numpy(engine.errors.copy()) if self.samples else float(engine.errors[0]),
-            residuals=torch.from_numpy(engine.residuals.copy() if self.samples else engine.residuals[0].copy()),
+            residuals=torch.from_numpy(residuals if self.samples else residuals[0]),
             iterates=self._recorder.record() if self._recorder else None,
             standing=capture(engine, states, self._pending(), self.identity) if self.dense else None,
         )

@@ -299,6 +299,12 @@ def size(a: State) -> float:
     return max(float(x.abs().max()) for x in pytree.tree_leaves(a))
 
 
+def opened(sol: pr.Solution) -> int:
+    """How many times slices that had been accepted were opened again: there a frontier falls back."""
+    frontiers = torch.stack([torch.as_tensor(report.frontier).reshape(-1) for report in sol.history])
+    return int((frontiers.diff(dim=0) < 0).any(1).sum())
+
+
 def part(tree: State, index: Any) -> State:
     """``leaf[index]`` of every leaf."""
     return pytree.tree_map(lambda leaf: leaf[index], tree)

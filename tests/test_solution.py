@@ -78,7 +78,9 @@ def test_statuses_are_sentences() -> None:
     for status in pr.Status:
         assert len(status.value.split()) > 5
         assert status.value.endswith(".")
-    assert {status for status in pr.Status if status.converged} == {pr.Status.CONVERGED, pr.Status.FINAL}
+    reached = {pr.Status.CONVERGED, pr.Status.VERIFIED, pr.Status.FINAL}
+    assert {status for status in pr.Status if status.converged} == reached
+    assert pr.Status.UNCERTAIN.failed
     assert not any(status.converged and status.failed for status in pr.Status)
     assert not pr.Status.STOPPED.failed
     assert not pr.Status.ITERATIONS.failed

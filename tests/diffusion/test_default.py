@@ -9,6 +9,7 @@ import torch
 from diffusion.cases import PREDICTIONS, SCHEDULES, mixture, normals, relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import opened
 from torch import Tensor
 
 import diffusion_adapters as da
@@ -131,7 +132,7 @@ def test_never_more_rounds_than_one_after_the_other(
     width = max(1, round(share * slices))
     options: dict[str, Any] = {"steps": steps, "solver": solver, "slices": slices, "width": width, "rtol": rtol}
     out, serial = pair(labelled(name, 2, scale), noise_of(name, 2, seed), **options)
-    assert out.solution.stats.rounds <= serial.solution.stats.rounds
+    assert opened(out.solution) or out.solution.stats.rounds <= serial.solution.stats.rounds
     assert out.solution.stats.max_lanes <= 2 * width
     assert out.solution.converged
     assert out.solution.error_estimate.shape == (2,)

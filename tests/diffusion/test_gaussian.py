@@ -20,6 +20,7 @@ from torch import Tensor
 
 import diffusion_adapters as da
 import parareal as pr
+from diffusion_adapters._sde import NoisyFlow
 
 EPS = torch.finfo(torch.float64).eps
 REST = (2, 3, 4)
@@ -205,6 +206,25 @@ def test_agrees_with_the_exact_mixture_of_one(name: str) -> None:
     flow = bound(da.GaussianFlow(variance=0.3, mean=MEAN), problem, u[:1])
     guess = flow.guess_run(At(tau[None, :-1], tau[None, 1:]), u[None], ())
     torch.testing.assert_close(guess[0], exact[1:], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("eta", [0.3, 0.7, 1.0])
+@pytest.mark.parametrize("name", ["vp", "edm"])
+def test_a_sampler_with_noise_contracts_as_its_steps_do(name: str, eta: float) -> None:
+    """On Gaussian data a step with noise is linear, and its factor known: the flow's is that of many small steps."""
+    variance, old = 0.3, da.probability_flow(mixture().model(SCHEDULES[name], "v")).problem
+    problem = NoisyFlow(old.f, old.batching, old.per_sample, coordinates=old.coordinates, seed=0)
+    like = torch.ones(1, 4, dtype=torch.float64)
+    flow = da.GaussianFlow(variance=variance).bind(problem, like, None, da.Ancestral(eta))
+    start, end = SPANS[name]
+    tau = problem.coordinates.tau(torch.linspace(start, end, 20_001, dtype=torch.float64))
+    a, b = problem.coordinates.shares(tau)
+    (a0, a1), (b0, b1) = (a[:-1], a[1:]), (b[:-1], b[1:])
+    x0 = a0 * variance / (a0**2 * variance + b0**2)  # the mean of x0, of a difference of one
+    put_back = eta**2 * (1 - (a0 * b1 / (a1 * b0)) ** 2)
+    factor = (a1 * x0 + b1 * (1 - put_back).sqrt() * (1 - a0 * x0) / b0).prod()
+    got = flow.apply(At(tau[:1], tau[-1:]), like)
+    torch.testing.assert_close(got, factor * like, rtol=3e-3, atol=0.0)
 
 
 # --- rows of slices ---------------------------------------------------------------------------------------------------
