@@ -1,9 +1,10 @@
 """Whether results that say CONVERGED are right, on whole configurations drawn at random.
 
-Networks (trained, exact, untrained, mis-scaled, adversarial), noise schedules, predictions, grids, solvers, corrections,
-widths and tolerances are drawn together, and each sample is held against the sequential sampler on the same grid. It
-prints how many runs that end as converged are more than twice their tolerance from it, how many estimates lie below
-the true error, and what `verify` costs. Run it with `python benchmarks/trust.py`; `--cases 200` is quick.
+Networks (trained, exact, untrained, mis-scaled, adversarial), noise schedules, predictions, grids, solvers,
+corrections, widths and tolerances are drawn together, and each sample is held against the sequential sampler on the
+same grid. It prints how many runs that end as converged are more than twice their tolerance from it, and how many
+estimates lie below the true error. Run it with `python benchmarks/trust.py`; `--cases 200` is quick, `--verify` runs
+them with ``verify=True``.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ class Case:
         if isinstance(self.schedule, da.EDM | da.VE):
             schedule += f"({self.schedule.sigma_max:g})"
         return (
-            f"{self.seed}: {self.kind} gain {self.gain:.2g} guidance {self.scale} {schedule} {self.prediction} {spacing} "
+            f"{self.seed}: {self.kind} gain {self.gain:.2g} guidance {self.scale} {schedule} {self.prediction} "
+            f"{spacing} "
             f"steps={self.steps} {self.solver} coarse={self.coarse} width={self.width} rtol={self.rtol:g} {self.dtype}"
         )
 

@@ -23,7 +23,7 @@ class Change:
         new: The new iterates.
         old: The iterates before.
         fine: Fine solutions from the inputs before: ``fine - old`` is the defect of the old iterate.
-        earlier: Fine solutions from the inputs before those, NaN where there were none; ``None`` where they are not kept.
+        earlier: Fine solutions from the inputs before those, NaN where there were none; ``None`` if they are not kept.
     """
 
     def __init__(self, new: State, old: State, fine: State, earlier: State = None) -> None:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from parareal import _tree
-from parareal._changes import Change
 from parareal._correction import Correction
 from parareal._executor import Executor
 from parareal._flight import Flight
@@ -176,48 +175,11 @@ class Engine:
         """Those of the correction: of its propagator, or directional derivatives."""
         return self._carries * self.fine.evaluations + (0 if self.coarse is None else self.coarse.evaluations)
 
-    def evaluate(self, system: int) -> tuple[float, float]:
-        """Evaluates the boundaries of a system that were accepted, as many slices at a time as are worked on at a time.
-
-        Returns:
-            What their defects add up to at the end, and what that may be, both relative; `residuals` holds the defects.
-        """
-        it, begin = self.iterates, int(self.proven[system] if self.accepted[system] else self.settled[system])
-        sizes = np.full(it.slices, np.nan)
-        for n in range(begin, it.slices, it.width):
-            slices = np.arange(n, min(n + it.width, it.slices))
-            value = self._solved(system, slices)
-            edge = system * (it.slices + 1) + slices + 1
-            held = bare(it.u.take(edge, it.held[system, slices + 1]))
-            change = Change(held, held, bare(value))
-            defect, size = change.norm("defect", self.stop.norm), change.norm("size", self.stop.norm)
-            sizes[slices] = size.cpu().numpy()
-            # Nothing is missed of a state of zero that stays zero.
-            self.residuals[system, slices] = torch.where(defect == 0, 0.0, defect / size).cpu().numpy()
-        self.residuals[system, :begin] = 0.0
-        error, allowed = self.judge.verified(system, self.residuals[system], sizes, begin)
-        self.errors[system] = error * sizes[-1]
-        return float(error), float(allowed)
-
-    def _solved(self, system: int, slices: Ints) -> State:
-        """What the fine propagator makes of the states that these slices begin with."""
-        it = self.iterates
-        flight = Flight(self.problem, self.fine.integrator, self.fine.mesh, remembers=self.remembers, places=it.count)
-        u = it.u.take(system * (it.slices + 1) + slices, it.held[system, slices])
-        rows = None
-        if self._rows is not None:
-            rows = _tree.lanes(self._rows, torch.full((len(slices),), system, device=it.device))
-        flight.launch(system * it.slices + slices, slices, u, rows)
-        try:
-            while play_round([flight], self.executor, self.counters):
-                pass
-        finally:
-            flight.close()
-        self.fine.evaluations += flight.evaluations
-        arrived = flight.take_arrived()
-        ids = np.concatenate([one for one, _ in arrived])
-        value = _tree.cat([state for _, state in arrived])
-        return _tree.lanes(value, torch.from_numpy(np.argsort(ids)).to(it.device))
+    def rows_of(self, system: Ints) -> State:
+        """Per-sample data of some systems, if there are any."""
+        if self._rows is None:
+            return None
+        return _tree.lanes(self._rows, torch.from_numpy(system).to(self.iterates.device))
 
     # --- lanes set out and arrive -----------------------------------------------------------------------------------
 
@@ -248,9 +210,7 @@ class Engine:
         it = self.iterates
         system, n = mask.nonzero()
         ids, iterate = system * it.slices + n, it.set_out(mask, set_out_from)
-        rows = None
-        if self._rows is not None:
-            rows = _tree.lanes(self._rows, torch.from_numpy(system).to(it.device))
+        rows = self.rows_of(system)
         # A copy: a later iterate's value may come in while lanes still hold this one as a stage of their step.
         first = it.first.take(ids, iterate) if flight is self.fine and self._shares else None
         u = it.u.take(ids + system, iterate)
@@ -306,10 +266,10 @@ class Engine:
         it = self.iterates
         iteration = self.iteration[complete]
         before, self.settled[complete] = self.settled[complete], frontier
-        *which, values = figures.moved
-        self._note_residuals(complete, which, values)
-        moved = Seen(complete, figures.grid[..., 1:-2], *which, values[:, :-2], before, frontier, iteration)
-        verdict = self.judge.decide(moved)
+        row, n, number, final, values = figures.moved
+        self._note_residuals(complete[row], n, final, values)
+        moved = (row, n, number, final, values[:, :-2])
+        verdict = self.judge.decide(Seen(complete, figures.grid[..., 1:-2], *moved, before, frontier, iteration))
         if verdict.error is not None:
             self.errors[complete] = verdict.error
         self.proven[complete] = np.where(self.accepted[complete], self.proven[complete], frontier)
@@ -323,13 +283,12 @@ class Engine:
         self._go_on()
         return figures.grid[..., 0]
 
-    def _note_residuals(self, complete: Ints, which: list[Any], values: Floats) -> None:
+    def _note_residuals(self, system: Ints, n: Ints, final: Bools, values: Floats) -> None:
         """What the changes of an iteration show of boundaries: a final one is what the fine propagator makes of it."""
-        row, n, _, final = which
         defect, size = values[:, -2], values[:, -1]
         with np.errstate(divide="ignore", invalid="ignore"):
             relative = np.where(final | (defect == 0), 0.0, defect / size)
-        self.residuals[complete[row], n] = relative
+        self.residuals[system, n] = relative
 
     def _go_on(self) -> None:
         """Who goes on has been decided."""

@@ -75,7 +75,7 @@ class Seen(NamedTuple):
     iteration: Ints
 
 
-# The constants were found with benchmarks/rounds.py, and held to on what they were not made for with benchmarks/trust.py.
+# The constants were found with benchmarks/rounds.py, and tried on what they were not made for with benchmarks/trust.py.
 _WEIGHT = 0.6
 """Of what slices add: many of them add up to less than the sum of their sizes. The largest counts in full."""
 _NARROW = 0.5
@@ -96,7 +96,8 @@ _KEPT = 8
 _ROUNDING = 1e-16
 """No mismatch is below this, so that only boundaries that stand still have no error."""
 _UNKNOWN = 1e3
-"""Of a mismatch, where none was seen on this slice nor on others of this run: only moves of the size of rounding pass."""
+"""Of a mismatch, where none was seen on this slice nor on others of this run: only moves of the size of rounding
+pass."""
 _TRUST, _WITNESSES = 1.3, 3
 """A mismatch that was not seen is taken for this many times what the nearest slices that have shown theirs suggest, of
 which there must be so many."""

@@ -22,7 +22,7 @@ class Verdict(NamedTuple):
         accepted: How many slices it accepts, ``(D,)``.
         error: Estimated distance of the final state from the sequential one, in the norm of the rule, ``(D,)``; NaN
             where there is no estimate.
-        sound: Whether that estimate keeps within the tolerance, ``(D,)``; ``None`` for rules that promise nothing of it.
+        sound: Whether that estimate keeps within the tolerance, ``(D,)``; ``None`` for rules that do not say.
     """
 
     stop: Bools
@@ -53,7 +53,7 @@ class Judge:
     def reopen(self, systems: Bools, times: int) -> None:
         """Slices of these systems that were accepted are open again, for the ``times``-th time."""
 
-    def verified(self, system: int, residuals: Floats, size: Floats, begin: int) -> Floats:
+    def verified(self, system: int, residuals: Floats, size: Floats, begin: int) -> tuple[float, float]:
         """The error that defects add up to at the end, relative, and what it may be.
 
         Args:
@@ -62,12 +62,25 @@ class Judge:
             size: The norm of the states there, ``(N,)``.
             begin: Slices that are final.
         """
-        return np.array([residuals.sum(), 0.0])
+        return float(residuals[begin:].sum()), 0.0
 
 
 def account(judge: Any) -> dict[str, np.ndarray[Any, Any]]:
     """What a judge remembers; nothing where it has no such method, as one's own may not."""
     return judge.account() if hasattr(judge, "account") else {}
+
+
+def reopen(judge: Any, systems: Bools, times: int) -> None:
+    """Tells a judge that slices are open again; one's own may have nothing to do about it."""
+    if hasattr(judge, "reopen"):
+        judge.reopen(systems, times)
+
+
+def verified(judge: Any, system: int, residuals: Floats, size: Floats, begin: int) -> tuple[float, float]:
+    """What defects add up to and may add up to; nothing, where a judge does not say."""
+    method = getattr(judge, "verified", None)
+    error, allowed = (residuals[begin:].sum(), 0.0) if method is None else method(system, residuals, size, begin)
+    return float(error), float(allowed)
 
 
 class ErrorJudge(Judge):
@@ -102,8 +115,8 @@ class ErrorJudge(Judge):
         """With stricter acceptance each time."""
         self._errors.reopen(systems, times)
 
-    def verified(self, system: int, residuals: Floats, size: Floats, begin: int) -> Floats:
+    def verified(self, system: int, residuals: Floats, size: Floats, begin: int) -> tuple[float, float]:
         """Defects carried to the end as errors are."""
         rule = self._tolerance
         allowed = rule.rtol + rule.atol / max(float(size[-1]), np.finfo(np.float64).tiny)
-        return np.array([self._errors.carried(system, residuals, begin), allowed])
+        return self._errors.carried(system, residuals, begin), allowed

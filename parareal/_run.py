@@ -22,6 +22,7 @@ from parareal._executor import Executor
 from parareal._flight import Flight
 from parareal._grid import Mesh, TimeGrid
 from parareal._history import History, IterationReport, Moved
+from parareal._judge import reopen
 from parareal._memory import Carried, bare
 from parareal._problem import Problem
 from parareal._progress import Bar
@@ -34,6 +35,7 @@ from parareal._standing import Identity, capture, describe, nameless, raw, resto
 from parareal._stop import Floats, StoppingRule
 from parareal._store import Ring
 from parareal._tree import State
+from parareal._verify import evaluate
 from parareal.integrators import Integrator, Multistep
 
 Callback = Callable[[IterationReport], Any]
@@ -164,7 +166,7 @@ class Run:
         failed = np.zeros_like(engine.doubtful)
         for system, status in enumerate(engine.status):
             if status is Status.CONVERGED:
-                error, allowed = engine.evaluate(system)
+                error, allowed = evaluate(engine, system)
                 failed[system] = not error <= allowed
                 if not failed[system]:
                     engine.status[system] = Status.VERIFIED
@@ -175,7 +177,7 @@ class Run:
 
         Their states are first iterates now, so that it takes few iterations. What slices have shown stays known.
         """
-        at = capture(engine, engine.iterates.states, self._increments, self.identity)
+        at = capture(engine, engine.iterates.states, self._pending(), self.identity)
         statuses = tuple(None if again else status for again, status in zip(systems, engine.status, strict=True))
         frontier = np.where(systems, at.proven, at.frontier)
         engine.close()
@@ -185,7 +187,7 @@ class Run:
         new = self._engine(*parts, start=at.u)
         restore(new, replace(at, frontier=frontier, statuses=statuses, past=None), parts[-1])
         new.accepted &= ~systems
-        new.judge.reopen(systems, times)
+        reopen(new.judge, systems, times)
         self._record(new, record)
         return new
 

@@ -23,8 +23,8 @@ class Status(Enum):
     """How a run ended; the value is a sentence that says what to do about it."""
 
     VERIFIED = (
-        "The stopping rule was met, and verified: the defects of all slice boundaries, evaluated after it was met, add up "
-        "to less than the tolerance."
+        "The stopping rule was met, and verified: the defects of all slice boundaries, evaluated after it was met, add "
+        "up to less than the tolerance."
     )
     CONVERGED = "The stopping rule was met: every slice has settled to within the tolerance."
     FINAL = "Every slice is final: the result is the sequential solution itself."
@@ -128,10 +128,10 @@ class Solution:
             its own units; 0 where the result is the sequential solution itself, NaN where nothing is known.
             With ``samples=True`` one number for each sample, float64, shape ``(B,)``. It rests on what the iterates
             show and on the assumption that relative errors are carried on as they are: it is no bound.
-        residuals: Relative defect of every slice's right boundary, |F(U_n) - U_{n+1}| / |U_{n+1}|, as it was last seen in
-            the run, in the norm of the stopping rule: float64, shape ``(N,)``, or ``(B, N)`` with ``samples=True``. Zero
-            where the boundary is final, NaN where none was ever computed. The state that is returned is one move better
-            than the one that was looked at, but for ``verify=True``, where it is that state itself.
+        residuals: Relative defect of every slice's right boundary, |F(U_n) - U_{n+1}| / |U_{n+1}|, as it was last seen
+            in the run, in the norm of the stopping rule: float64, shape ``(N,)``, or ``(B, N)`` with ``samples=True``.
+            Zero where the boundary is final, NaN where none was ever computed. The state that is returned is one move
+            better than the one that was looked at, but for ``verify=True``, where it is that state itself.
         iterates: With ``keep="all"`` every iterate and what the propagators made of them, a `Record`; else ``None``.
         standing: What ``solve(..., resume=solution)`` goes on from; ``None`` with ``dense=False`` and from `serial`.
         sample_status: With ``samples=True`` the status of each sample, else ``None``.

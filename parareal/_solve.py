@@ -69,9 +69,9 @@ def solve(
             memory for states and history then grows with its width, not with the number of slices.
         keep: ``"all"`` keeps every iterate and the fine and coarse solutions from it, in `Solution.iterates`: about
             three states for each slice and iteration.
-        verify: After convergence, evaluate every boundary once more that was accepted without its own evaluation, as many
-            slices at a time as the window has; where their defects add up to more than the tolerance at the end, the
-            run goes on from the states that it has. The status is then `Status.VERIFIED`, or FINAL.
+        verify: After convergence, evaluate every boundary once more that was accepted without its own evaluation, as
+            many slices at a time as the window has; where their defects add up to more than the tolerance at the end,
+            the run goes on from the states that it has. The status is then `Status.VERIFIED`, or FINAL.
         history: What `Solution.history` keeps of each iteration: ``"full"``, the increments of all slices; or
             ``"summary"``, the largest of them. ``None`` for ``"full"`` with ``dense=True`` and ``"summary"`` without.
             The callback sees the increments of all slices in either case.

@@ -18,7 +18,7 @@ from torch import Tensor
 from parareal._changes import Change
 from parareal._errors import Seen, Start
 from parareal._grid import check_count
-from parareal._judge import ErrorJudge, Judge, Verdict, account
+from parareal._judge import ErrorJudge, Judge, Verdict, account, reopen, verified
 from parareal._norm import NormName
 from parareal._schedule import Bools, Ints
 
@@ -291,12 +291,12 @@ class _Both(Judge):
 
     def reopen(self, systems: Bools, times: int) -> None:
         """Both."""
-        self._first.reopen(systems, times)
-        self._second.reopen(systems, times)
+        reopen(self._first, systems, times)
+        reopen(self._second, systems, times)
 
-    def verified(self, system: int, residuals: Floats, size: Floats, begin: int) -> Floats:
+    def verified(self, system: int, residuals: Floats, size: Floats, begin: int) -> tuple[float, float]:
         """By the stricter of those that have a tolerance."""
-        parts = [judge.verified(system, residuals, size, begin) for judge in (self._first, self._second)]
+        parts = [verified(judge, system, residuals, size, begin) for judge in (self._first, self._second)]
         parts = [part for part in parts if part[1] > 0] or parts
         return min(parts, key=lambda part: part[1] - part[0])
 
