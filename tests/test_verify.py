@@ -143,7 +143,7 @@ def cut(case: Case, correction: pr.Correction, **options: Any) -> pr.Solution:
 def test_residuals_are_known_where_boundaries_have_moved(
     case: Case, correction: pr.Correction, data: Any, samples: bool
 ) -> None:
-    """Whatever ends a run: finite where there was an increment, zero behind the proven frontier, else NaN."""
+    """Whatever ends a run: finite where there was an increment, zero behind the proven frontier."""
     if samples:
         case = replace(case, u0=pytree.tree_map(lambda leaf: torch.stack([leaf, 0.3 * leaf + 0.1]), case.u0))
     count = data.draw(st.integers(1, case.grid.num_slices))
@@ -154,7 +154,7 @@ def test_residuals_are_known_where_boundaries_have_moved(
     moves = torch.stack([report.increments.reshape(-1, slices) for report in sol.history])
     frontier = torch.as_tensor(sol.history[-1].frontier).reshape(-1)
     assert residuals.shape == moves.shape[1:]
-    assert residuals[moves.isnan().all(0)].isnan().all()
+    assert not residuals[moves.isnan().all(0)].nan_to_num().any()  # or zero, if it has become final since
     assert residuals[(moves > 0).any(0)].isfinite().all()
     assert not residuals[torch.arange(slices) < frontier[:, None]].any()
     assert (residuals.nan_to_num() >= 0).all()

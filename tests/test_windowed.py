@@ -74,7 +74,9 @@ def test_not_keeping_the_trajectory_changes_nothing_else(
 ) -> None:
     window = data.draw(windows(case))
     both = [
-        solve(case, correction, stop=pr.Tolerance(rtol, rtol), schedule=window, dense=dense, throw=False)
+        solve(
+            case, correction, stop=pr.Tolerance(rtol, rtol), schedule=window, dense=dense, throw=False, history="full"
+        )
         for dense in (True, False)
     ]
     if opened(both[0]) or both[1].status is pr.Status.UNCERTAIN:  # without the states there is no way back
