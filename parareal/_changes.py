@@ -80,7 +80,9 @@ class Changes:
 
     def take(self, systems: Ints, last: Ints | None) -> tuple[Ints, Ints, Bools, Change]:
         """Takes out the changes of some systems, up to iterate ``last[system]``, with slices and iterates."""
-        ids, iterate, final = (np.concatenate([part[i] for part in self._parts]) for i in range(3))
+        ids = np.concatenate([part[0] for part in self._parts])
+        iterate = np.concatenate([part[1] for part in self._parts])
+        final = np.concatenate([part[2] for part in self._parts])
         states = tuple(_tree.cat(list(parts)) for parts in zip(*(part[3] for part in self._parts), strict=True))
         owner = ids // self._slices
         chosen = np.isin(owner, systems)

@@ -141,7 +141,8 @@ class Errors:
         self._shown_by = np.zeros((start.systems, slices))  # the move that showed it last
         self._near = max(_WITNESSES, start.width)
         self._growth = np.ones((start.systems, slices))  # of the last move
-        self._most = np.ones((start.systems, slices))  # of all moves that were not large
+        self._most = np.ones((start.systems, slices))  # of several moves, small ones where there are any
+        self._calm = np.zeros((start.systems, slices), dtype=bool)  # whether there are
         self._moved_by = np.zeros((start.systems, slices))  # what the left edge moved by when the right one last did
         self._size = np.full((start.systems, slices + 1), np.nan)
         self._spent = np.zeros(start.systems)
@@ -165,6 +166,7 @@ class Errors:
             "shown_by": self._shown_by,
             "growth": self._growth,
             "most": self._most,
+            "calm": self._calm,
             "moved_by": self._moved_by,
             "size": self._size,
             "spent": self._spent,
@@ -249,7 +251,11 @@ class Errors:
         grown = np.where(clear, np.clip(grown, 1 / _MOST, _MOST), 1.0)
         growth, most = self._growth[row, n], self._most[row, n]
         self._growth[row, n] = np.where(clear, np.maximum(grown, _faded(growth, _FADING)), growth)
-        self._most[row, n] = np.where(clear & gentle, np.maximum(grown, _faded(most, _MEMORY)), most)
+        # Large moves are heard only where there were no others.
+        calm = self._calm[row, n]
+        self._most[row, n] = np.where(clear & (gentle | ~calm), np.maximum(grown, _faded(most, _MEMORY)), most)
+        self._most[row, n] = np.where(clear & gentle & ~calm, grown, self._most[row, n])
+        self._calm[row, n] |= clear & gentle
 
     def _missed(self, row: Ints, n: Ints, moved_by: Floats) -> Floats:
         """The mismatch of slices for such moves, as seen on themselves or on others."""
