@@ -163,6 +163,9 @@ class _Reader:
             return None  # a timestep on its way to the network, or one whose use is found when it runs
         if by_index and self._only_passed_on(top):
             return None
+        guided = self.tree.guider_state(top)
+        if guided is not None:
+            return self._made(guided, None, True, guided)
         lasting = self._lasting(top)
         return self._made(top, lasting, by_index, None if lasting and tree.is_stored(top) else top)
 

@@ -10,6 +10,9 @@ _PURE = frozenset(
 )
 _PURE_METHODS = frozenset("item tolist keys values items get index cpu float int long numpy startswith".split())
 _SINKS = frozenset("add_noise scale_noise cache_context mark_step set_description set_postfix print warn write".split())
+GUIDANCE = "guidance_in"
+"""What computes the state of a guider in a step, see `_loop_steps`."""
+
 _QUIET = frozenset("logger logging warnings".split())
 
 
@@ -269,6 +272,19 @@ class Tree:
         parent = self._up.get(node)
         parent = self._up.get(parent) if isinstance(parent, ast.keyword) else parent
         return parent if isinstance(parent, ast.Call) and parent.func is not node else None
+
+    def guider_state(self, node: ast.expr) -> ast.expr | None:
+        """Where a guider is told the step, an expression of what it does in it."""
+        call = self.call_with(node)
+        if call is None or not isinstance(call.func, ast.Attribute) or call.func.attr != "set_state":
+            return None
+        keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+        state = ("step", "num_inference_steps", "timestep")
+        if set(keywords) != set(state) or not self.computable(call.func.value):
+            return None
+        made = ast.Call(ast.Name(GUIDANCE, ast.Load()), [call.func.value, *(keywords[name] for name in state)], [])
+        self._up[made] = self._up[call]
+        return ast.fix_missing_locations(ast.copy_location(made, call))
 
     def is_stored(self, node: ast.AST) -> bool:
         """Whether it says where something is written."""

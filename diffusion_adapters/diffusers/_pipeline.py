@@ -14,6 +14,7 @@ import parareal as pr
 from diffusion_adapters._sample import COARSE, SOLVERS
 from diffusion_adapters._validate import count, one_of
 from diffusion_adapters.diffusers._conversation import Conversation
+from diffusion_adapters.diffusers._loop_steps import telling
 from diffusion_adapters.diffusers._network import proxy
 from diffusion_adapters.diffusers._problem import Setup
 from diffusion_adapters.diffusers._refuse import refuse
@@ -74,7 +75,7 @@ class ParallelPipeline:
             now = getattr(pipe, "_interrupt", None)
             return bool(getattr(copy, "_interrupt", False)) or (now is not before and bool(now))
 
-        conversation = Conversation(setup, type(pipe).__name__, interrupted)
+        conversation = Conversation(setup, type(pipe).__name__, interrupted, given)
         _prepare(copy, pipe, conversation)
         if given.get("callback_on_step_end") is not None:
             conversation.preview = True
@@ -82,7 +83,7 @@ class ParallelPipeline:
             args = _without(signature, args, "callback_on_step_end")
         self.__dict__["_copy"] = copy
         try:
-            return copy(*args, **kwargs)
+            return telling(type(pipe).__call__, conversation.take_number)(copy, *args, **kwargs)
         finally:
             conversation.close()
             self.__dict__.update(_copy=None, solution=conversation.solution)

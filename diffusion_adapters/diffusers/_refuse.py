@@ -7,10 +7,7 @@ from typing import Any
 from torch import nn
 
 _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
-    "control_guidance_start": ((0.0, 0, None), "control_guidance_start=0.0"),
-    "control_guidance_end": ((1.0, 1, None), "control_guidance_end=1.0"),
     "guess_mode": ((False, None), "guess_mode=False"),
-    "skip_guidance_layers": ((None,), "skip_guidance_layers=None"),
     "pag_adaptive_scale": ((0.0, 0, None), "pag_adaptive_scale=0.0"),
 }
 """Arguments of pipelines that act on some steps only, with the values that act on all."""

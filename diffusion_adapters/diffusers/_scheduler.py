@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor
@@ -40,7 +39,7 @@ class StandIn:
         latents = self._conversation.step(model_output, sample, kwargs.get("generator"))
         if kwargs.get("return_dict", True) is False:
             return latents, latents
-        return SimpleNamespace(prev_sample=latents, pred_original_sample=latents)
+        return _output()(prev_sample=latents, pred_original_sample=latents)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """As the scheduler does before the loop; in it the engine keeps the image itself."""
@@ -53,6 +52,14 @@ class StandIn:
         if self._conversation.in_loop or self._conversation.finished:
             return sample
         return super().scale_noise(sample, _plain(timestep), noise)  # pyright: ignore
+
+
+@cache
+def _output() -> Any:
+    """What schedulers of diffusers return: read by attribute, by name and by index."""
+    from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
+
+    return DDIMSchedulerOutput
 
 
 def _plain(value: Any) -> Any:
