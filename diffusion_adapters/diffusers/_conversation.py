@@ -177,6 +177,16 @@ class Conversation:
             self._count_turns()
         self.finished = True
 
+    def warn_if_unused(self) -> None:
+        """Nothing was asked of the stand-ins: what came is the pipeline's, but was not made in parallel."""
+        if self._span is None and self._engine is None and self.solution is None:
+            warnings.warn(
+                f"{self.name} did not run over scheduler.timesteps: what it returned was made in sequence, as without "
+                "parallelize, and there is no solution",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
     # --- the network --------------------------------------------------------------------------------------------------
 
     def network(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -230,9 +240,8 @@ class Conversation:
         kind = self._kind(module, args, kwargs)
         if self._engine is None:
             self._begin(latents, plan)
-            kind = (kind[0], self._group, kind[2])
-        if not self._idle:
-            self._plans[kind] = plan
+            kind = (kind[0], int(self._groups[0]), kind[2])  # it is the turn of the first step
+        self._plans[kind] = plan
         return plan
 
     def _take_latents(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
