@@ -18,10 +18,10 @@ from functools import cache
 from types import CodeType
 
 from diffusion_adapters.diffusers._loop_syntax import (
+    Origins,
     Tree,
     assigned_names,
     dotted,
-    given_by,
     is_sink,
     names_of,
     reads,
@@ -134,7 +134,8 @@ class _Reader:
     def __init__(
         self, function: ast.FunctionDef, loop: ast.For, index: str | None, timestep: str | None, owner: type | None
     ) -> None:
-        self.function, self.index, self.timestep, self.owner = function, index, timestep, owner
+        self.index, self.timestep, self.owner = index, timestep, owner
+        self.origins = Origins(function)
         self.symbols = {name for name in (index, timestep) if name is not None}
         inside = set(ast.walk(loop))
         self._outside = frozenset(
@@ -182,7 +183,7 @@ class _Reader:
             None if value is None else _compiled(value),
             tuple((_compiled(test), wanted) for test, wanted in guards),
             lasting,
-            given_by(self.function, names - self.symbols),
+            self.origins.parameters(names - self.symbols),
             by_index,
         )
 
@@ -233,6 +234,8 @@ class _Reader:
                 continue
             lasting = f"carries {name} from each step to the next"
             yield self._made(statement, lasting, True, None)
+        for name, statement in self.tree.collected():
+            yield self._made(statement, f"adds to {name} in the order of the steps", True, None)
 
     # --- the loop's own variables ---------------------------------------------------------------------------------------
 
@@ -267,20 +270,13 @@ class _Reader:
             for node in ast.walk(self.tree.loop):
                 if isinstance(node, ast.Assign) and self._is_sample(node.value, found):
                     found |= set(assigned_names(node))
+                elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "step":
+                    given = [*node.args[2:3], *(k.value for k in node.keywords if k.arg == "sample")]
+                    found |= {_root(value) for value in given} - {""}
         return found
 
     def _is_sample(self, value: ast.expr, known: set[str]) -> bool:
-        while True:
-            if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr == "step":
-                return True
-            if isinstance(value, ast.Name):
-                return value.id in known
-            if isinstance(value, ast.Attribute | ast.Subscript):
-                value = value.value
-            elif isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute):
-                value = value.func.value
-            else:
-                return False
+        return _root(value) in {*known, ".step"}
 
     def _only_passed_on(self, top: ast.expr) -> bool:
         """Whether it goes to a method of the pipeline that does nothing with it."""
@@ -304,6 +300,21 @@ class _Reader:
 
 def _within(statements: list[ast.stmt]) -> set[ast.AST]:
     return {node for statement in statements for node in ast.walk(statement)}
+
+
+def _root(value: ast.expr) -> str:
+    """The variable that an attribute, an entry or a method's result is of; ``".step"`` for that of a scheduler's."""
+    while True:
+        if isinstance(value, ast.Name):
+            return value.id
+        if isinstance(value, ast.Attribute | ast.Subscript):
+            value = value.value
+        elif isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute):
+            if value.func.attr == "step":
+                return ".step"
+            value = value.func.value
+        else:
+            return ""
 
 
 def _decides(top: ast.expr) -> bool:

@@ -10,6 +10,8 @@ _PURE = frozenset(
 )
 _PURE_METHODS = frozenset("item tolist keys values items get index cpu float int long numpy startswith".split())
 _SINKS = frozenset("add_noise scale_noise cache_context mark_step set_description set_postfix print warn write".split())
+_SAME = frozenset("to contiguous repeat expand type float half detach clone".split())
+_COLLECTS = frozenset("append extend insert add update setdefault".split())
 GUIDANCE = "guidance_in"
 """What computes the state of a guider in a step, see `_loop_steps`."""
 
@@ -74,31 +76,34 @@ def is_sink(call: ast.Call) -> bool:
     return bar or "callback" in last or last in _SINKS or first in _QUIET
 
 
-def given_by(function: ast.FunctionDef, names: set[str]) -> tuple[str, ...]:
-    """Parameters of a function that variables are computed from, before and in its loop."""
-    arguments = function.args
-    parameters = [arg.arg for arg in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
-    grid = {"self", "timesteps", "num_inference_steps", "num_warmup_steps", "sigmas", "device", "latents", "i", "t"}
-    found: list[str] = []
-    seen: set[str] = set(grid)
-    waiting = sorted(names)
-    while waiting:
-        name = waiting.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        if name in parameters:
-            found.append(name)
-        if name.startswith("self."):  # a property of what was kept under its name
-            head, last = name.split(".")[0], name.split(".")[-1].lstrip("_")
-            waiting.append(f"{head}._{last}")
+class Origins:
+    """What the variables of a function are computed from, back to its parameters."""
+
+    def __init__(self, function: ast.FunctionDef) -> None:
+        arguments = function.args
+        self._parameters = [arg.arg for arg in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+        self._from: dict[str, set[str]] = {}
         for node in ast.walk(function):
-            if name in assigned_names(node):
-                value = getattr(node, "value", None) or getattr(node, "iter", None)
-                waiting.extend(sorted(names_of(value)) if value is not None else ())
-            elif isinstance(node, ast.Call) and dotted(node.func) == f"{name}.append":
-                waiting.extend(sorted(names_of(node)))
-    return tuple(name for name in parameters if name in found)
+            value = getattr(node, "value", None) or getattr(node, "iter", None)
+            for name in assigned_names(node) if value is not None else ():
+                self._from.setdefault(name, set()).update(names_of(value))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "append":
+                self._from.setdefault(dotted(node.func.value) or "", set()).update(names_of(node))
+
+    def parameters(self, names: set[str]) -> tuple[str, ...]:
+        """Parameters that these variables are computed from, other than those of the steps themselves."""
+        seen = set("self timesteps num_inference_steps num_warmup_steps sigmas device latents i t".split())
+        waiting = sorted(names)
+        while waiting:
+            name = waiting.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            waiting.extend(self._from.get(name, ()))
+            if name.startswith("self."):  # a property of what was kept under its name
+                waiting.append("self._" + name.split(".")[-1].lstrip("_"))
+        own = set("self timesteps num_inference_steps sigmas latents".split())
+        return tuple(name for name in self._parameters if name in seen - own)
 
 
 class Tree:
@@ -117,7 +122,10 @@ class Tree:
         self._up: dict[ast.AST, ast.AST] = {}
         self._assigned: dict[str, list[ast.AST]] = {}
         self._reads: dict[str, list[ast.Name]] = {}
+        self._loads: dict[str, list[ast.expr]] = {}
         for node in ast.walk(loop):
+            if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load):
+                self._loads.setdefault(dotted(node) or "", []).append(node)
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
                 self._reads.setdefault(node.id, []).append(node)
             for child in ast.iter_child_nodes(node):
@@ -333,6 +341,16 @@ class Tree:
                 return False
         return True
 
+    def collected(self) -> Iterator[tuple[str, ast.stmt]]:
+        """Lists and the like from outside of the loop that each step adds to."""
+        for node in ast.walk(self.loop):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and not is_sink(node.value):
+                func = node.value.func
+                if isinstance(func, ast.Attribute) and func.attr in _COLLECTS and self.in_body(node):
+                    name = dotted(func.value)
+                    if name is not None and name.split(".")[0] not in self._assigned:
+                        yield name, node
+
     def carried(self) -> Iterator[tuple[str, ast.stmt]]:
         """Variables that a step reads before it assigns to them, and the statement that leaves them."""
         for name, nodes in self._assigned.items():
@@ -341,9 +359,7 @@ class Tree:
             if not own or name in self.symbols:
                 continue
             first = min(nodes, key=_line)
-            for node in ast.walk(self.loop):
-                if dotted(node) != name or not isinstance(getattr(node, "ctx", None), ast.Load):
-                    continue
+            for node in self._loads.get(name, ()):
                 if not self.in_body(node) or (isinstance(node, ast.Name) and self.shadowed(node)):
                     continue
                 early = _line(node) < _line(first) or self.statement(node) is first
@@ -356,13 +372,19 @@ class Tree:
 
 
 def _keeps(node: ast.AST, name: str) -> bool:
-    """Whether an assignment is more than ``x = x.to(...)`` of the variable itself."""
+    """Whether an assignment is more than another dtype, device or number of rows of the variable itself."""
     if not isinstance(node, ast.Assign):
         return True
     value = node.value
-    while isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr in ("to", "contiguous"):
-        value = value.func.value
-    return dotted(value) != name
+    while True:
+        if isinstance(value, ast.Subscript):  # what was repeated may be cut to size
+            value = value.value
+            if not isinstance(value, ast.Call):
+                return True
+        elif isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr in _SAME:
+            value = value.func.value
+        else:
+            return dotted(value) != name
 
 
 def _line(node: ast.AST) -> int:
