@@ -82,7 +82,7 @@ class Conversation:
         self._request: Request | None = None
         self._answered: tuple[Request, Tensor] | None = None
         self._twins = self._alone = self._stepped = self._checked = False
-        self._idle = False
+        self._idle = self._taken = False
         self._recorded: tuple[Any, ...] = ()
         self._steps: LoopSteps | None = None
         self._number: int | None = None
@@ -249,7 +249,7 @@ class Conversation:
         for value in (*args, *kwargs.values()):
             if isinstance(value, Tensor) and not isinstance(value, Noted) and value.is_floating_point():
                 latents = self._from_input(value)
-                half = len(latents) // 2
+                half, self._taken = len(latents) // 2, True
                 self._twins = len(latents) % 2 == 0 and bool(torch.equal(latents[:half], latents[half:]))
                 self.latents = latents[:half] if self._twins else latents
                 return
@@ -323,8 +323,9 @@ class Conversation:
             self.finished = True
             self._count_turns()
             return self._engine.result
-        (self._request,) = self._engine.asks
-        self._parts, self._values = split(self._groups, self._request.lanes.at), []
+        (request,) = self._engine.asks
+        self._request, self._values = request, []
+        self._parts = split(self._groups, request.lanes.at)
         self._take_part()
         return None
 
@@ -377,6 +378,12 @@ class Conversation:
     def _begin_rounds(self, sample: Tensor, generator: Any, dtype: torch.dtype) -> None:
         """What the first call of ``step`` shows: whether each sample is kept twice, and with what noise is drawn."""
         assert self.latents is not None
+        shown = sample[: len(self.latents)].float()
+        if self._taken and (shown - self.latents).abs().amax() > 1e-2 * shown.abs().amax():
+            raise ValueError(
+                f"{self.name} shows its network latents that {type(self.scheduler).__name__}.scale_model_input has not "
+                "scaled; expected a scheduler that scales nothing, such as DDIMScheduler"
+            )
         if self._twins and len(sample) == len(self.latents):  # it was the network's input alone
             self._twins, self._shown = False, self.latents.clone()
         if self._draw is not None:

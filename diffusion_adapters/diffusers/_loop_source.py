@@ -118,7 +118,9 @@ def read_tree(function: ast.FunctionDef, loop: ast.For, file: str, owner: type |
 
 def _targets(loop: ast.For) -> tuple[str | None, str | None]:
     """Names of number and timestep."""
-    counted = isinstance(loop.iter, ast.Call) and isinstance(loop.iter.func, ast.Name) and loop.iter.func.id == "enumerate"
+    counted = (
+        isinstance(loop.iter, ast.Call) and isinstance(loop.iter.func, ast.Name) and loop.iter.func.id == "enumerate"
+    )
     if isinstance(loop.target, ast.Name):
         return None, loop.target.id
     parts = loop.target.elts if isinstance(loop.target, ast.Tuple) else []

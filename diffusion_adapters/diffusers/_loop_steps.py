@@ -175,13 +175,13 @@ def _value(use: Use, names: dict[str, Any], space: dict[str, Any], step: int) ->
         try:
             if bool(eval(test, names, space)) != wanted:
                 return None
-        except Exception:  # noqa: S112, BLE001 - then it may be reached
+        except Exception:
             continue
     if use.value is None:
         return ("unknown", step)
     try:
         return ("value", _frozen(eval(use.value, names, space)))
-    except Exception:  # noqa: BLE001 - the loop itself will say what is wrong, or find it
+    except Exception:
         return ("unknown", step)
 
 
@@ -234,7 +234,7 @@ def outside(frame: FrameType | None) -> FrameType | None:
 
 def caller() -> FrameType | None:
     """The pipeline's frame that is waiting for this one."""
-    return outside(sys._getframe(1))
+    return outside(sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
 
 
 def telling(function: Any, number: Number) -> Any:

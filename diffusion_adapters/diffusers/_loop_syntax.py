@@ -6,16 +6,51 @@ import ast
 from collections.abc import Iterator
 
 _PURE = frozenset(
-    "int float bool str len min max abs round sum any all isinstance hasattr getattr range tuple list sorted set".split()
+    [
+        "int",
+        "float",
+        "bool",
+        "str",
+        "len",
+        "min",
+        "max",
+        "abs",
+        "round",
+        "sum",
+        "any",
+        "all",
+        "isinstance",
+        "hasattr",
+        "getattr",
+        "range",
+        "tuple",
+        "list",
+        "sorted",
+        "set",
+    ]
 )
-_PURE_METHODS = frozenset("item tolist keys values items get index cpu float int long numpy startswith".split())
-_SINKS = frozenset("add_noise scale_noise cache_context mark_step set_description set_postfix print warn write".split())
-_SAME = frozenset("to contiguous repeat expand type float half detach clone".split())
-_COLLECTS = frozenset("append extend insert add update setdefault".split())
+_PURE_METHODS = frozenset(
+    ["item", "tolist", "keys", "values", "items", "get", "index", "cpu", "float", "int", "long", "numpy", "startswith"]
+)
+_SINKS = frozenset(
+    [
+        "add_noise",
+        "scale_noise",
+        "cache_context",
+        "mark_step",
+        "set_description",
+        "set_postfix",
+        "print",
+        "warn",
+        "write",
+    ]
+)
+_SAME = frozenset(["to", "contiguous", "repeat", "expand", "type", "float", "half", "detach", "clone"])
+_COLLECTS = frozenset(["append", "extend", "insert", "add", "update", "setdefault"])
 GUIDANCE = "guidance_in"
 """What computes the state of a guider in a step, see `_loop_steps`."""
 
-_QUIET = frozenset("logger logging warnings".split())
+_QUIET = frozenset(["logger", "logging", "warnings"])
 
 
 def dotted(node: ast.AST) -> str | None:
@@ -85,14 +120,16 @@ class Origins:
         self._from: dict[str, set[str]] = {}
         for node in ast.walk(function):
             value = getattr(node, "value", None) or getattr(node, "iter", None)
-            for name in assigned_names(node) if value is not None else ():
+            for name in assigned_names(node) if isinstance(value, ast.AST) else ():
                 self._from.setdefault(name, set()).update(names_of(value))
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "append":
                 self._from.setdefault(dotted(node.func.value) or "", set()).update(names_of(node))
 
     def parameters(self, names: set[str]) -> tuple[str, ...]:
         """Parameters that these variables are computed from, other than those of the steps themselves."""
-        seen = set("self timesteps num_inference_steps num_warmup_steps sigmas device latents i t".split())
+        seen: set[str] = set(
+            ["self", "timesteps", "num_inference_steps", "num_warmup_steps", "sigmas", "device", "latents", "i", "t"]
+        )
         waiting = sorted(names)
         while waiting:
             name = waiting.pop()
@@ -102,7 +139,7 @@ class Origins:
             waiting.extend(self._from.get(name, ()))
             if name.startswith("self."):  # a property of what was kept under its name
                 waiting.append("self._" + name.split(".")[-1].lstrip("_"))
-        own = set("self timesteps num_inference_steps sigmas latents".split())
+        own = set(["self", "timesteps", "num_inference_steps", "sigmas", "latents"])
         return tuple(name for name in self._parameters if name in seen - own)
 
 
@@ -184,7 +221,9 @@ class Tree:
             head, last = name.split(".")[0], name.split(".")[-1]
             changed = {name, f"{head}._{last}"} & self._assigned.keys() or head in self._assigned
             return not changed or name in self.symbols
-        return all(self.computable(child) for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr_context))
+        return all(
+            self.computable(child) for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr_context)
+        )
 
     def _pure(self, func: ast.expr) -> bool:
         if isinstance(func, ast.Name):

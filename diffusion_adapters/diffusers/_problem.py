@@ -98,9 +98,7 @@ twice, before the first step is taken."""
 Run = Callable[[Callable[["Request"], Tensor]], tuple[pr.Solution, Tensor]]
 
 
-def prepare(
-    setup: Setup, translation: Translation, latents: Tensor, inpainting: Any
-) -> tuple[Run, Draw | None]:
+def prepare(setup: Setup, translation: Translation, latents: Tensor, inpainting: Any) -> tuple[Run, Draw | None]:
     """What solves: a function that is called with what answers a `Request`, and returns the latents at the end.
 
     And what draws noise, where steps take any.

@@ -48,8 +48,9 @@ def refuse_combined(pipe: Any) -> None:
 def _refuse_training(name: str, module: nn.Module) -> None:
     """Dropout is another in every call, and statistics of a batch are those of the lanes that share it."""
     for part in module.modules():
-        drops = isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0
-        if part.training and (drops or isinstance(part, nn.modules.batchnorm._BatchNorm)):
+        kinds = {kind.__name__ for kind in type(part).__mro__}
+        drops = "_DropoutNd" in kinds and getattr(part, "p", 0.0) > 0
+        if part.training and (drops or "_BatchNorm" in kinds):
             raise ValueError(
                 f"pipe.{name} is in training mode and has {type(part).__name__}, whose result depends on what else is "
                 f"computed with it; expected a network in evaluation mode: pipe.{name}.eval()"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import cache, partial
-from typing import Any
+from functools import cache
+from typing import Any, ClassVar
 
 import diffusers
 import pytest
 import torch
-from diffusion.networks import controlnet, made, noise, sd3_transformer, shifted, unet, unet_plain, unet_xl, vae, wan_parts
+from diffusion.networks import controlnet, made, noise, shifted, unet, unet_xl, vae, wan_parts
 from diffusion.pipelines import IMAGE, POOLED, SIZE, STABLE, TEXT, finished, prompts, sd, sd3
 from torch import Tensor, nn
 
@@ -124,7 +124,11 @@ SWITCHES: dict[str, tuple[Callable[[], Any], dict[str, Any], dict[str, Any]]] = 
         {"control_guidance_start": [0.0, 0.4], "control_guidance_end": [0.6, 1.0]},
     ),
     "guidance that ends": (lumina, LUMINA, {"cfg_trunc_ratio": 0.5}),
-    "an adapter that ends": (adapter, {**POOLED, **SIZE, "image": IMAGE}, {"adapter_conditioning_factor": 0.5}),
+    "an adapter that ends": (
+        adapter,
+        {**POOLED, **SIZE, "image": IMAGE, "adapter_conditioning_scale": 4.0},
+        {"adapter_conditioning_factor": 0.5},
+    ),
     "layers that are skipped": (
         sd3,
         {**POOLED, **SIZE},
@@ -290,7 +294,11 @@ def test_a_loop_of_ones_own_is_as_in_sequence(how: str, arguments: dict[str, Any
 @pytest.mark.parametrize(
     ("how", "arguments", "message"),
     [
-        ("scale", {"scales": [0.9 + 0.01 * i for i in range(8)]}, r"scales\[i\] .*test_diffusers_steps.py, line.*8 values.*scales="),
+        (
+            "scale",
+            {"scales": [0.9 + 0.01 * i for i in range(8)]},
+            r"scales\[i\] .*test_diffusers_steps.py, line.*8 values.*scales=",
+        ),
         ("method", {}, "which has 8 values"),
         ("next", {}, r"timesteps\[i \+ 1\].*values"),
         ("once", {}, "changes embeds in some steps"),
@@ -335,7 +343,7 @@ class Unseen(diffusers.StableDiffusionPipeline):
         call(parallel, {"control_guidance_end": 0.5})
 
 
-# --- pipelines that are put together otherwise -------------------------------------------------------------------------
+# --- pipelines that are put together otherwise ------------------------------------------------------------------------
 
 
 class Words:
@@ -348,6 +356,8 @@ class Words:
 
 class Encoder(nn.Module):
     """Embeddings of them."""
+
+    device, dtype = torch.device("cpu"), torch.float32
 
     def forward(self, ids: Tensor) -> Any:
         return (torch.stack([noise(int(row.sum()), 5, 16) for row in ids]),)
@@ -362,12 +372,24 @@ def latent_diffusion(scheduler: Any = None) -> Any:
 @pytest.mark.parametrize("noisy", [False, True])
 def test_latent_diffusion_gives_as_many_images(count: int, guidance: float, noisy: bool) -> None:
     """It prepares no latents, and doubles them for guidance within its loop."""
-    pipe = latent_diffusion(D.EulerAncestralDiscreteScheduler(**STABLE) if noisy else None)
-    given = {"prompt": ["a cat", "a dog"][:count], **SIZE, "guidance_scale": guidance, "output_type": "np"}
+    pipe = latent_diffusion()
+    given = {
+        "prompt": ["a cat", "a dog"][:count],
+        **SIZE,
+        "eta": 0.7 * noisy,
+        "guidance_scale": guidance,
+        "output_type": "np",
+    }
     expected = call(pipe, given)
     value = call(da.diffusers.parallelize(pipe), given)
     assert value.shape == expected.shape
     assert distance(value, expected) <= 1e-4
+
+
+def test_a_network_that_is_shown_what_the_scheduler_has_not_scaled() -> None:
+    pipe = latent_diffusion(D.EulerDiscreteScheduler(**STABLE))
+    with pytest.raises(ValueError, match="has not scaled.*DDIMScheduler"):
+        call(da.diffusers.parallelize(pipe), {"prompt": ["a cat"], **SIZE, "output_type": "np"})
 
 
 def kandinsky_decoder(scheduler: Any = None) -> Any:
@@ -425,7 +447,9 @@ def test_pipelines_of_pipelines_are_parallel_in_their_parts() -> None:
     pipe = Combined(**kandinsky_decoder().components)
     pipe.decoder_pipe.set_progress_bar_config(disable=True)
     expected = call(pipe, IMAGES)
-    with pytest.raises(ValueError, match=r"Combined makes its steps in other pipelines, decoder_pipe; expected.*parallelize"):
+    with pytest.raises(
+        ValueError, match=r"Combined makes its steps in other pipelines, decoder_pipe; expected.*parallelize"
+    ):
         da.diffusers.parallelize(pipe)
     pipe.decoder_pipe = da.diffusers.parallelize(pipe.decoder_pipe)
     assert distance(call(pipe, IMAGES), expected) <= 1e-4
@@ -466,13 +490,13 @@ def test_networks_whose_embeddings_have_a_row_for_each_frame(count: int, guidanc
     assert distance(call(da.diffusers.parallelize(pipe), given), expected) <= 1e-4
 
 
-# --- callbacks, training mode ------------------------------------------------------------------------------------------
+# --- callbacks, training mode -----------------------------------------------------------------------------------------
 
 
 class Looking(D.callbacks.PipelineCallback):
     """One that looks at the embeddings."""
 
-    tensor_inputs = ["latents", "prompt_embeds"]
+    tensor_inputs: ClassVar[list[str]] = ["latents", "prompt_embeds"]
     seen = 0
 
     def callback_fn(self, pipeline: Any, step_index: int, timestep: Any, callback_kwargs: dict[str, Any]) -> Any:
@@ -508,7 +532,7 @@ def test_callbacks_that_change_in_place_are_refused(how: str) -> None:
     pipe = sd(network=made(D.UNet2DConditionModel.from_config, config=dict(unet().config)))
 
     class Scaled(type(next(iter(pipe.unet.attn_processors.values())))):
-        scale = [1.0]
+        scale: ClassVar[list[float]] = [1.0]
 
     pipe.unet.set_attn_processor(Scaled())
 
@@ -564,7 +588,9 @@ def test_networks_in_training_mode_are_refused(part: nn.Module) -> None:
     pipe.unet.conv_in = nn.Sequential(part, pipe.unet.conv_in)
     parallel = da.diffusers.parallelize(pipe)
     pipe.unet.train()
-    with pytest.raises(ValueError, match=rf"pipe\.unet is in training mode and has {type(part).__name__}.*pipe\.unet\.eval"):
+    with pytest.raises(
+        ValueError, match=rf"pipe\.unet is in training mode and has {type(part).__name__}.*pipe\.unet\.eval"
+    ):
         call(parallel, {**TEXT, **SIZE})
     pipe.unet.eval()
     assert distance(call(parallel, {**TEXT, **SIZE}), call(pipe, {**TEXT, **SIZE})) <= 1e-4
