@@ -24,8 +24,8 @@ def watched(callback: Any, pipe: Any, turns: Callable[[], int]) -> Any:
         config = getattr(one, "config", None)
         if hasattr(config, "cutoff_step_ratio") or hasattr(config, "cutoff_step_index"):
             raise ValueError(
-                f"callback_on_step_end={type(one).__name__} changes the run at a step, by its number; expected a callback "
-                "that only looks, or sets pipe._interrupt: run the pipeline itself for such changes"
+                f"callback_on_step_end={type(one).__name__} changes the run at a step, by its number; expected a "
+                "callback that only looks, or sets pipe._interrupt: run the pipeline itself for such changes"
             )
 
     def call(given_pipe: Any, step: int, timestep: Any, given: dict[str, Any]) -> Any:

@@ -1,8 +1,8 @@
 """What a pipeline's denoising loop does by the number of its step, read from its source.
 
 Many timesteps share one turn of the loop here, so a turn has no single number ``i``. Most loops use ``i`` for progress
-and callbacks only. What else depends on it (``i < stop``, ``keep[i]``, ``timesteps[i + 1]``) is found in the syntax tree:
-for every such use the largest expression around it that can be computed before the loop runs. Steps for which all these
+and callbacks only. What else depends on it (``i < stop``, ``keep[i]``, ``timesteps[i + 1]``) is found in the syntax
+tree: for every such use the largest expression around it that can be computed before the loop runs. Steps for which all these
 expressions have the same values may share a turn; see `_loop_steps`.
 """
 
@@ -221,9 +221,12 @@ class _Reader:
                     return f"changes {target}"
             elif isinstance(part, ast.AugAssign) and not tree.assigned_before(target, branch):
                 return f"changes {target}"
-            elif not tree.assigned_before(target, branch) and not any(target in assigned_names(s) for s in other):
-                if tree.read_outside(target, branch):
-                    return f"changes {target}"
+            elif (
+                not tree.assigned_before(target, branch)
+                and not any(target in assigned_names(s) for s in other)
+                and tree.read_outside(target, branch)
+            ):
+                return f"changes {target}"
         return None
 
     def _takes_step(self, part: ast.AST) -> bool:
@@ -239,7 +242,7 @@ class _Reader:
         for name, statement in self.tree.collected():
             yield self._made(statement, f"adds to {name} in the order of the steps", True, None)
 
-    # --- the loop's own variables ---------------------------------------------------------------------------------------
+    # --- the loop's own variables -------------------------------------------------------------------------------------
 
     def _inlined(self, loop: ast.For) -> ast.For:
         """The loop, with variables that are computed from the number or the timestep replaced by what they are."""
@@ -261,9 +264,9 @@ class _Reader:
             name = dotted(node.targets[0])
             if name is None or "." in name or name in self.symbols or tree.count(name) != 1:
                 continue
-            if names_of(node.value) & self.symbols and tree.computable(node.value):
-                if tree.read_only_after(name, node):
-                    yield name, node
+            known = names_of(node.value) & self.symbols and tree.computable(node.value)
+            if known and tree.read_only_after(name, node):
+                yield name, node
 
     def _sample_names(self) -> set[str]:
         """Names of what the scheduler's step returns, under which the loop goes on with it."""

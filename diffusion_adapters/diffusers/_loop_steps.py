@@ -98,7 +98,7 @@ class LoopSteps:
         steps = [i for i, of in enumerate(self.groups) if of == group]
         return max([i for i in steps if (i + 1) % max(order, 1) == 0] or steps)
 
-    # --- values ---------------------------------------------------------------------------------------------------------
+    # --- values -------------------------------------------------------------------------------------------------------
 
     def _values(self, use: Use, frame: FrameType) -> list[Any]:
         """What a use is in each step: alike where it does not matter."""
@@ -139,15 +139,15 @@ class LoopSteps:
         given = [name for name in _BY_NUMBER if self._given.get(name) not in (None, 0.0, 1.0, [0.0], [1.0])]
         if given:
             raise ValueError(
-                f"{self.name} came with {given[0]}={self._given[given[0]]!r}, and the source of its loop cannot be read; "
-                "expected source, from which it is seen what depends on the number of a step, or the pipeline itself"
+                f"{self.name} came with {given[0]}={self._given[given[0]]!r}, and the source of its loop cannot be "
+                "read; expected source, from which it is seen what depends on the number of a step, or the pipeline itself"
             )
         if self._code is not None and self._code in _warned:
             return
         _warned.update(() if self._code is None else (self._code,))
         warnings.warn(
-            f"the source of the loop of {self.name} cannot be read, so that it is not known whether its steps depend on "
-            "their number; what does, is computed for another step without notice",
+            f"the source of the loop of {self.name} cannot be read, so that it is not known whether its steps depend "
+            "on their number; what does, is computed for another step without notice",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -161,9 +161,9 @@ class LoopSteps:
             groups = {self.groups[i] for i in at}
             if len(groups) > 1:
                 raise ValueError(
-                    f"{self.name} visits timestep {float(t):g} twice, as the second stage of one step and the first of the "
-                    "next, and does not do the same in both; expected a switch between two steps: another num_inference_"
-                    "steps, another fraction, or a scheduler with one stage"
+                    f"{self.name} visits timestep {float(t):g} twice, as the second stage of one step and the first of "
+                    "the next, and does not do the same in both; expected a switch between two steps: another "
+                    "num_inference_steps, another fraction, or a scheduler with one stage"
                 )
             found += groups
         return found
@@ -203,7 +203,7 @@ def _short(value: Any, most: int = 40) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-# --- guiders ------------------------------------------------------------------------------------------------------------
+# --- guiders ----------------------------------------------------------------------------------------------------------
 
 
 def guidance_in(guider: Any, step: int, steps: Any, timestep: Any) -> Any:
@@ -218,7 +218,7 @@ def guidance_in(guider: Any, step: int, steps: Any, timestep: Any) -> Any:
     return *(getattr(at, name)() for name in switches), *by_level, step < getattr(guider, "zero_init_steps", 0)
 
 
-# --- telling the loop its number ----------------------------------------------------------------------------------------
+# --- telling the loop its number --------------------------------------------------------------------------------------
 
 
 def outside(frame: FrameType | None) -> FrameType | None:

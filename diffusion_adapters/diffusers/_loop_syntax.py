@@ -120,8 +120,8 @@ class Origins:
         self._from: dict[str, set[str]] = {}
         for node in ast.walk(function):
             value = getattr(node, "value", None) or getattr(node, "iter", None)
-            for name in assigned_names(node) if isinstance(value, ast.AST) else ():
-                self._from.setdefault(name, set()).update(names_of(value))
+            for name in assigned_names(node):
+                self._from.setdefault(name, set()).update(names_of(value) if isinstance(value, ast.AST) else ())
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "append":
                 self._from.setdefault(dotted(node.func.value) or "", set()).update(names_of(node))
 
@@ -206,7 +206,7 @@ class Tree:
         """How many statements of the body assign to a variable."""
         return len(self._assigned.get(name, ()))
 
-    # --- what can be computed beforehand --------------------------------------------------------------------------------
+    # --- what can be computed beforehand ------------------------------------------------------------------------------
 
     def computable(self, node: ast.AST) -> bool:
         """Whether an expression needs nothing but numbers, timesteps and what the loop does not change."""
@@ -267,7 +267,7 @@ class Tree:
             return [pair for value in test.values for pair in self._tests(value, wanted)]
         return []
 
-    # --- where it goes --------------------------------------------------------------------------------------------------
+    # --- where it goes ------------------------------------------------------------------------------------------------
 
     def goes_nowhere(self, node: ast.AST) -> bool:
         """Whether it ends in progress, callbacks, logging or the scheduler's noise, and changes nothing else."""
@@ -351,7 +351,7 @@ class Tree:
                 return None
         return None
 
-    # --- from step to step ----------------------------------------------------------------------------------------------
+    # --- from step to step --------------------------------------------------------------------------------------------
 
     def assigned_before(self, name: str, at: ast.stmt) -> bool:
         """Whether each step assigns to a variable before that statement, whatever its branches."""

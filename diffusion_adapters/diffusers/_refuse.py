@@ -23,8 +23,8 @@ def refuse(pipe: Any, given: dict[str, Any]) -> None:
         values = value if isinstance(value, list | tuple) else (value,)
         if any(one not in neutral for one in values):
             raise ValueError(
-                f"{name}={value!r} makes the guidance of a step, or the rows of a network's input, in a way that is not "
-                f"known for many steps together; expected {fix}, or the pipeline itself"
+                f"{name}={value!r} makes the guidance of a step, or the rows of a network's input, in a way that is "
+                f"not known for many steps together; expected {fix}, or the pipeline itself"
             )
     for name in ("unet", "transformer", "transformer_2", "controlnet", "prior"):
         module = getattr(pipe, name, None)

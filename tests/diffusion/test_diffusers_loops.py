@@ -91,7 +91,7 @@ SWITCHED: dict[str, dict[str, set[str]]] = {
     "LTX2Pipeline": {"i": set()},
     "Ideogram4Pipeline": {"guidance_schedule[i]": {"guidance_schedule"}},
 }
-"""Whose loops compute something from their number that each step can be computed with: part of the expression, arguments."""
+"""Whose loops compute something from their number for which steps can be grouped: part of the expression, arguments."""
 
 
 @pytest.mark.parametrize("name", SWITCHED)

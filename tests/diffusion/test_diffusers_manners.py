@@ -371,7 +371,7 @@ def test_caches_between_steps_are_refused() -> None:
 
 def test_control_of_a_guess_is_refused() -> None:
     pipe = sd("ControlNet", controlnet=control_network())
-    with pytest.raises(ValueError, match="guess_mode=.*expected guess_mode=False"):
+    with pytest.raises(ValueError, match=r"guess_mode=.*expected guess_mode=False"):
         run(da.diffusers.parallelize(pipe), image=IMAGE, guess_mode=True)
 
 

@@ -1,4 +1,4 @@
-"""Pipelines whose loop depends on the number of the step, or that hold more than the usual: as in sequence, or refused."""
+"""Pipelines whose loop depends on the number of the step, or that are put together otherwise: as in sequence, or refused."""
 
 from __future__ import annotations
 
@@ -196,12 +196,13 @@ def test_a_switch_within_a_step_of_two_stages(steps: int) -> None:
     pipe = controlled(D.HeunDiscreteScheduler(**STABLE))
     given = {**CONTROL, "control_guidance_end": 0.5}
     parallel = da.diffusers.parallelize(pipe)
-    try:
-        value = call(parallel, given, steps)
-    except ValueError as error:
-        assert "second stage of one step" in str(error)
+    expected = call(pipe, given, steps)
+    number = 2 * steps - 1  # of stages; the switch is at the first that ends after half of them
+    if number // 2 % 2:
+        with pytest.raises(ValueError, match="second stage of one step"):
+            call(parallel, given, steps)
     else:
-        assert distance(value, call(pipe, given, steps)) <= 1e-4
+        assert distance(call(parallel, given, steps), expected) <= 1e-4
 
 
 # --- what the source of a loop shows ----------------------------------------------------------------------------------
@@ -339,7 +340,7 @@ class Unseen(diffusers.StableDiffusionPipeline):
         warnings.simplefilter("error", RuntimeWarning)
         call(parallel, {})
     assert distance(value, call(pipe, {})) <= 1e-4
-    with pytest.raises(ValueError, match="control_guidance_end=0.5, and the source"):
+    with pytest.raises(ValueError, match=r"control_guidance_end=0\.5, and the source"):
         call(parallel, {"control_guidance_end": 0.5})
 
 
@@ -388,7 +389,7 @@ def test_latent_diffusion_gives_as_many_images(count: int, guidance: float, nois
 
 def test_a_network_that_is_shown_what_the_scheduler_has_not_scaled() -> None:
     pipe = latent_diffusion(D.EulerDiscreteScheduler(**STABLE))
-    with pytest.raises(ValueError, match="has not scaled.*DDIMScheduler"):
+    with pytest.raises(ValueError, match=r"has not scaled.*DDIMScheduler"):
         call(da.diffusers.parallelize(pipe), {"prompt": ["a cat"], **SIZE, "output_type": "np"})
 
 
