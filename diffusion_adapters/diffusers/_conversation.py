@@ -83,6 +83,7 @@ class Conversation:
         self._answered: tuple[Request, Tensor] | None = None
         self._twins = self._alone = self._stepped = self._checked = False
         self._idle = self._taken = False
+        self._first = True
         self._recorded: tuple[Any, ...] = ()
         self._steps: LoopSteps | None = None
         self._number: int | None = None
@@ -136,6 +137,7 @@ class Conversation:
         """The timestep of a turn, whose number is told beside it."""
         assert self._steps is not None
         self._known.next_round()
+        self._first = False
         at = self._number = self._steps.pick(self._group, self.rounds, int(getattr(self.scheduler, "order", 1)))
         if not self._steps.many:
             return timesteps[0]
@@ -227,7 +229,7 @@ class Conversation:
         latents = self.latents
         if latents is None:
             return None
-        wanted = self._as_input(latents) if self._engine is None else self._shown
+        wanted = self._as_input(latents) if self._first else self._shown  # the first turn began before the engine
         assert wanted is not None
         plan = learn(args, kwargs, wanted, self._translation.timesteps)
         if plan is None:

@@ -2,8 +2,8 @@
 
 Many timesteps share one turn of the loop here, so a turn has no single number ``i``. Most loops use ``i`` for progress
 and callbacks only. What else depends on it (``i < stop``, ``keep[i]``, ``timesteps[i + 1]``) is found in the syntax
-tree: for every such use the largest expression around it that can be computed before the loop runs. Steps for which all these
-expressions have the same values may share a turn; see `_loop_steps`.
+tree: for every such use the largest expression around it that can be computed before the loop runs. Steps for which all
+these expressions have the same values may share a turn; see `_loop_steps`.
 """
 
 from __future__ import annotations
@@ -219,13 +219,9 @@ class _Reader:
             if target in self.sample and not tree.assigned_before(target, branch):
                 if not self._takes_step(part):
                     return f"changes {target}"
-            elif isinstance(part, ast.AugAssign) and not tree.assigned_before(target, branch):
-                return f"changes {target}"
-            elif (
-                not tree.assigned_before(target, branch)
-                and not any(target in assigned_names(s) for s in other)
-                and tree.read_outside(target, branch)
-            ):
+                continue
+            stays = not any(target in assigned_names(s) for s in other) and tree.read_outside(target, branch)
+            if not tree.assigned_before(target, branch) and (isinstance(part, ast.AugAssign) or stays):
                 return f"changes {target}"
         return None
 

@@ -140,7 +140,7 @@ class LoopSteps:
         if given:
             raise ValueError(
                 f"{self.name} came with {given[0]}={self._given[given[0]]!r}, and the source of its loop cannot be "
-                "read; expected source, from which it is seen what depends on the number of a step, or the pipeline itself"
+                "read; expected source, which shows what depends on the number of a step, or the pipeline itself"
             )
         if self._code is not None and self._code in _warned:
             return

@@ -1,4 +1,4 @@
-"""Pipelines whose loop depends on the number of the step, or that are put together otherwise: as in sequence, or refused."""
+"""Pipelines whose loop depends on the number of the step, or that are put together otherwise."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_a_switch_within_a_step_of_two_stages(steps: int) -> None:
     parallel = da.diffusers.parallelize(pipe)
     expected = call(pipe, given, steps)
     number = 2 * steps - 1  # of stages; the switch is at the first that ends after half of them
-    if number // 2 % 2:
+    if number // 2 % 2 == 0:
         with pytest.raises(ValueError, match="second stage of one step"):
             call(parallel, given, steps)
     else:
