@@ -13,10 +13,12 @@ from torch import Tensor, nn
 import parareal as pr
 from diffusion_adapters._sample import COARSE, SOLVERS, stopping
 from diffusion_adapters._validate import count, one_of
+from diffusion_adapters.diffusers._callbacks import watched, watched_old
 from diffusion_adapters.diffusers._conversation import Conversation
+from diffusion_adapters.diffusers._loop_steps import telling
 from diffusion_adapters.diffusers._network import proxy
 from diffusion_adapters.diffusers._problem import Setup
-from diffusion_adapters.diffusers._refuse import refuse
+from diffusion_adapters.diffusers._refuse import refuse, refuse_combined
 from diffusion_adapters.diffusers._scheduler import stand_in
 
 NETWORKS = ("unet", "transformer", "transformer_2", "controlnet", "prior")
@@ -78,18 +80,23 @@ class ParallelPipeline:
             now = getattr(pipe, "_interrupt", None)
             return bool(getattr(copy, "_interrupt", False)) or (now is not before and bool(now))
 
-        conversation = Conversation(setup, type(pipe).__name__, interrupted)
+        conversation = Conversation(setup, type(pipe).__name__, interrupted, given)
         _prepare(copy, pipe, conversation)
         if given.get("callback_on_step_end") is not None:
             conversation.preview = True
-            kwargs = {**kwargs, "callback_on_step_end": _checked(given["callback_on_step_end"])}
+            callback = watched(given["callback_on_step_end"], pipe, lambda: conversation.rounds)
+            kwargs = {**kwargs, "callback_on_step_end": callback}
             args = _without(signature, args, "callback_on_step_end")
+        if callable(kwargs.get("callback")):
+            kwargs = {**kwargs, "callback": watched_old(kwargs["callback"])}
         self.__dict__["_copy"] = copy
         try:
-            return copy(*args, **kwargs)
+            value = telling(type(pipe).__call__, conversation.take_number)(copy, *args, **kwargs)
         finally:
             conversation.close()
             self.__dict__.update(_copy=None, solution=conversation.solution)
+        conversation.warn_if_unused()
+        return value
 
 
 def parallelize(
@@ -134,12 +141,13 @@ def parallelize(
 
     Raises:
         TypeError: An argument is of the wrong kind.
-        ValueError: An argument is out of range, or the pipeline has no scheduler or denoiser; from the call, that a
-            scheduler or an argument is not supported.
+        ValueError: An argument is out of range, or the pipeline has no scheduler or denoiser, or calls other pipelines;
+            from the call, that a scheduler or an argument is not supported.
 
     Source:
         Self-Refining Diffusion Samplers (arXiv 2412.08292); Parallel Sampling of Diffusion Models (arXiv 2305.16317).
     """
+    refuse_combined(pipe)
     if not hasattr(pipe, "scheduler") or pipe.scheduler is None or not hasattr(pipe.scheduler, "set_timesteps"):
         raise ValueError(
             f"pipe is a {type(pipe).__name__} without a scheduler; expected a diffusers pipeline such as "
@@ -240,28 +248,4 @@ def _ending(progress_bar: Callable[..., Any], conversation: Conversation) -> Cal
         conversation.bar = bar
         return bar
 
-    return call
-
-
-def _checked(callback: Any) -> Any:
-    """A callback that may look, and interrupt, but not change what is sampled."""
-    inputs = getattr(callback, "tensor_inputs", None)
-
-    def call(pipe: Any, step: int, timestep: Any, given: dict[str, Any]) -> Any:
-        guidance = getattr(pipe, "_guidance_scale", None)
-        before = dict(given)
-        timestep = timestep.as_subclass(Tensor) if isinstance(timestep, Tensor) else timestep
-        out = callback(pipe, step, timestep, given)
-        changed = [name for name, value in dict(out or {}).items() if value is not before.get(name, value)]
-        if getattr(pipe, "_guidance_scale", None) != guidance:
-            changed.append("guidance_scale")
-        if changed:
-            raise ValueError(
-                f"callback_on_step_end changed {', '.join(changed)} between two steps, which depends on their order; "
-                "expected a callback that only looks, or sets pipe._interrupt: run the pipeline itself for such changes"
-            )
-        return dict(out or {})
-
-    if inputs is not None:
-        call.tensor_inputs = inputs  # pyright: ignore
     return call

@@ -92,15 +92,14 @@ class Request:
         return per_row(skip, self.x) * self.x + per_row(self.translation.sign * out, value) * value
 
 
-Draw = Callable[[Any, torch.dtype], None]
-"""What is called with the generator, and the dtype of the network's output, before the first step is taken."""
+Draw = Callable[[Any, torch.dtype, bool], None]
+"""What is called with the generator, the dtype of the network's output, and whether the pipeline holds every sample
+twice, before the first step is taken."""
 
 Run = Callable[..., tuple[pr.Solution, Tensor]]
 
 
-def prepare(
-    setup: Setup, translation: Translation, latents: Tensor, inpainting: Any, twins: bool
-) -> tuple[Run, Draw | None]:
+def prepare(setup: Setup, translation: Translation, latents: Tensor, inpainting: Any) -> tuple[Run, Draw | None]:
     """What solves: a function that is called with what answers a `Request`, and returns the latents at the end.
 
     With ``serial=True`` it does so one step after another. And what draws noise, where steps take any.
@@ -110,7 +109,6 @@ def prepare(
         translation: What the scheduler does.
         latents: Where it begins, ``(B, *rest)``.
         inpainting: What is kept of an image, or ``None``.
-        twins: Whether the pipeline holds every sample twice.
     """
     fine, off_grid = _fine(setup, translation)
     clean = translation.clean
@@ -128,7 +126,7 @@ def prepare(
     draw = None
     if NoisyFlow in fine.solves or getattr(fine, "noisy", False):
         drawn = Drawn()
-        problem, draw = DrawnFlow.of(problem, drawn), _drawing(translation, latents, twins, drawn)
+        problem, draw = DrawnFlow.of(problem, drawn), _drawing(translation, latents, drawn)
     grid = pr.TimeGrid.from_points(coordinates.tau(times), 1)
     if inpainting is not None:
         blend = Blend(coordinates, *_kept(inpainting, latents), float(grid.points[-1]))
@@ -233,10 +231,10 @@ def _fine(setup: Setup, translation: Translation) -> tuple[pr.Integrator, bool]:
     return (HeunToZero() if setup.solver == "heun" else SOLVERS[setup.solver]()), off_grid
 
 
-def _drawing(translation: Translation, latents: Tensor, twins: bool, drawn: Drawn) -> Draw:
+def _drawing(translation: Translation, latents: Tensor, drawn: Drawn) -> Draw:
     """What draws the noise of all steps, as the scheduler would draw it in a sequential run."""
 
-    def draw(generator: Any, dtype: torch.dtype) -> None:
+    def draw(generator: Any, dtype: torch.dtype, twins: bool) -> None:
         from diffusers.utils.torch_utils import randn_tensor
 
         given = translation.noise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor
@@ -41,7 +40,7 @@ class StandIn:
         latents = self._conversation.step(model_output, sample, kwargs.get("generator"))
         if kwargs.get("return_dict", True) is False:
             return latents, latents
-        return SimpleNamespace(prev_sample=latents, pred_original_sample=latents)
+        return _output()(prev_sample=latents, pred_original_sample=latents)
 
     def _refuse_more(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Raises where a step is told more than is known here: noise of its own, churn, a timestep for each token."""
@@ -65,6 +64,14 @@ class StandIn:
         if self._conversation.in_loop or self._conversation.finished:
             return original_samples
         return super().add_noise(original_samples, noise, _plain(timesteps))  # pyright: ignore
+
+
+@cache
+def _output() -> Any:
+    """What schedulers of diffusers return: read by attribute, by name and by index."""
+    from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
+
+    return DDIMSchedulerOutput
 
 
 def _plain(value: Any) -> Any:

@@ -98,9 +98,9 @@ def _try(scheduler: Any, translation: Translation, start: int, stop: int, setup:
         precise.sigmas = precise.sigmas.double()
         theirs = _theirs(precise, translation, latents, at, setup, name)
     translation = replace(translation, timesteps=translation.timesteps.cpu())
-    run, draw = prepare(replace(setup, dtype=torch.float64), translation, latents, None, False)
+    run, draw = prepare(replace(setup, dtype=torch.float64), translation, latents, None)
     if draw is not None:
-        draw(torch.Generator().manual_seed(0), latents.dtype)
+        draw(torch.Generator().manual_seed(0), latents.dtype, False)
 
     def answer(request: Request) -> Tensor:
         return _made_up(translation, request.x, request.t, translation.timesteps[request.lanes.at])
