@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import parareal as pr
+from diffusion_adapters.diffusers._check import Checker
 from diffusion_adapters.diffusers._network import Known, Lanes, Plan, find_layout, learn
 from diffusion_adapters.diffusers._problem import Draw, Request, Setup, prepare
 from diffusion_adapters.diffusers._timesteps import Noted, itself
@@ -53,6 +54,7 @@ class Conversation:
         preview: Whether each round's ``step`` returns the best latents so far.
         solution: The run, as far as it came.
         bar: The pipeline's progress bar.
+        checker: What compares the run with the pipeline's own scheduler, once it has begun.
     """
 
     scheduler: Any
@@ -66,6 +68,7 @@ class Conversation:
         self.rounds = 0
         self.finished = False
         self.bar: Any = None
+        self.checker: Checker | None = None
         self._span: tuple[int, int] | None = None
         self._decided = False
         self._translation: Translation | None = None
@@ -228,12 +231,16 @@ class Conversation:
     def _begin(self, latents: Tensor, plan: Plan) -> None:
         assert self._translation is not None
         inpainting = self.inpainting if self.inpainting.complete and plan.layout.whole else None
-        run, self._draw = prepare(self.setup, self._translation, latents, inpainting, self._twins)
+        assert self._span is not None
+        checker = Checker(self.setup, self._translation, self.scheduler, self._span, len(latents))
+        prepared = prepare(self.setup, self._translation, latents, inpainting, self._twins, checker.mark)
+        checker.begin(prepared, latents, inpainting)
+        self.checker, self._draw = checker, prepared.draw
         self._shown = self._twinned(latents.clone())
 
         def solve(ask: Callable[..., Tensor]) -> Tensor:
             try:
-                self.solution, u = run(ask)
+                self.solution, u = checker.solve(ask)
                 return u
             except BaseException as error:
                 self.solution = getattr(error, "solution", self.solution)
@@ -253,8 +260,12 @@ class Conversation:
         self._request, self._lanes = request, request.lanes
         return None
 
-    def step(self, model_output: Tensor, sample: Tensor, generator: Any = None) -> Tensor:
-        """Takes the guided prediction for all lanes; returns what the pipeline is to take for its latents."""
+    def step(self, model_output: Tensor, sample: Tensor, given: dict[str, Any]) -> Tensor:
+        """Takes the guided prediction for all lanes; returns what the pipeline is to take for its latents.
+
+        Raises:
+            Differs: The run is not what the pipeline's own scheduler makes of it.
+        """
         self._stepped = True
         if isinstance(model_output, Noted):
             raise ValueError(
@@ -270,10 +281,13 @@ class Conversation:
                 "(unet, transformer or controlnet) that is called in each step"
             )
         if self._draw is not None and self.rounds == 0:
-            self._draw(generator, model_output.dtype)
+            self._draw(given.get("generator"), model_output.dtype)
         self.rounds += 1
         value = self._of_lanes(model_output)
         assert self._request is not None
+        assert self.checker is not None
+        self.checker.arguments = given
+        self.checker.note(self._request, value)
         self._answered = (self._request, value)
         final = self._go_on(value)
         if final is not None:

@@ -1,0 +1,168 @@
+"""Whether a run's result is what the pipeline's own scheduler makes of it, and what is done where it is not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import parareal as pr
+from diffusion_adapters.diffusers._problem import Ask, Prepared, Request, Setup, kept_rows
+from diffusion_adapters.diffusers._replay import CannotReplay, Mark, Replay, fresh
+from diffusion_adapters.diffusers._translate import Translation
+
+TIGHTER = 1e-2
+"""The factor on the tolerance with which a run goes on that differs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Check:
+    """How far a call's latents are from those to which the pipeline's own scheduler comes by the same predictions.
+
+    Attributes:
+        difference: Relative distance of each sample, float64, ``(B,)``; ``None`` where nothing was compared.
+        tolerance: Up to where it passes; NaN where nothing was compared.
+        passed: Whether all samples are within the tolerance; ``None`` where nothing was compared.
+        extra_rounds: Rounds that were added since the first comparison did not pass.
+        sequential: Whether what was returned is the pipeline's own sequential run, since no comparison passed.
+        reason: Why nothing was compared, a sentence; else empty.
+    """
+
+    difference: Tensor | None = None
+    tolerance: float = math.nan
+    passed: bool | None = None
+    extra_rounds: int = 0
+    sequential: bool = False
+    reason: str = ""
+
+    @property
+    def largest(self) -> float:
+        """The largest difference of all samples; NaN where nothing was compared."""
+        return math.nan if self.difference is None else max(self.difference.tolist(), default=0.0)
+
+
+class Checker:
+    """What keeps a call's predictions, compares, and goes on where that does not pass.
+
+    Args:
+        setup: How the call is solved.
+        translation: What the scheduler does.
+        scheduler: The stand-in for the scheduler, after ``set_timesteps``.
+        span: Numbers of its timesteps that the pipeline visits: the first, and one more than the last.
+        samples: How many there are.
+
+    Attributes:
+        check: What came of it, so far.
+        mark: What is to tell stages apart, where steps have two.
+        arguments: What the pipeline hands to ``step`` beside prediction, timestep and sample.
+    """
+
+    def __init__(self, setup: Setup, translation: Translation, scheduler: Any, span: tuple[int, int], samples: int):
+        self.check = Check()
+        self.mark: Mark | None = None
+        self.arguments: dict[str, Any] = {}
+        self._setup, self._translation = setup, translation
+        self._replay: Replay | None = None
+        visited, steps = span[1] - span[0], len(translation.timesteps)
+        if setup.check is False:
+            self._without("check=False was asked for")
+        elif setup.solver is not None:
+            self._without(f"solver={setup.solver!r} is not the scheduler's own method")
+        elif steps <= visited <= steps + 1:
+            self._replay = Replay(_maker(scheduler), span, 1, samples, steps)
+        elif visited == 2 * steps - 1:
+            self.mark = Mark()
+            self._replay = Replay(_maker(scheduler), span, 2, samples, visited)
+        else:
+            self._without(f"the pipeline visits {visited} timesteps for {steps} steps")
+
+    def _without(self, reason: str) -> None:
+        self._replay, self.check = None, Check(reason=reason)
+
+    def begin(self, prepared: Prepared, latents: Tensor, inpainting: Any) -> None:
+        """Takes note of how the problem is solved, of where it begins, and of what is kept of an image."""
+        self._prepared, self._latents = prepared, latents
+        coarse, replay = prepared.correction.propagator, self._replay
+        if replay is None:
+            return
+        if coarse is not None and (replay.stages > 1 or coarse.evaluations != 1 or coarse.steps not in (None, 1)):
+            self._without(f"coarse={self._setup.coarse!r} calls the network at states that are not of the run")
+        elif inpainting is not None:
+            image, noise, mask = (part.to(prepared.dtype) for part in kept_rows(inpainting, latents))
+            replay.blend = _blending(image, noise, mask)
+
+    def note(self, request: Request, value: Tensor) -> None:
+        """Keeps the predictions that answer a request."""
+        if self._replay is not None:
+            lanes = request.lanes
+            self._replay.note(lanes.at, lanes.samples, request.again, value, request.on_grid)
+
+    def solve(self, ask: Ask) -> tuple[pr.Solution, Tensor]:
+        """Solves, compares, and goes on where that may help."""
+        setup, run = self._setup, self._prepared.run
+        solution, u = run(ask, None, None)
+        self.compare(solution, u)
+        if self.check.passed is False and solution.status is pr.Status.CONVERGED and not self._asked_for_less:
+            rounds = solution.stats.rounds
+            solution, u = run(ask, solution, TIGHTER * setup.rtol)
+            self.compare(solution, u)
+            self.check = replace(self.check, extra_rounds=solution.stats.rounds - rounds)
+        return solution, u
+
+    @property
+    def _asked_for_less(self) -> bool:
+        return self._setup.stop is not None or self._setup.max_iterations is not None
+
+    @property
+    def fails(self) -> bool:
+        """Whether the pipeline's own run is to take the place of this one."""
+        return self.check.passed is False and not self._asked_for_less
+
+    def compare(self, solution: pr.Solution, u: Tensor) -> None:
+        """Compares a run's latents with those of the scheduler."""
+        if self._replay is None:
+            return
+        drawn = self._prepared.drawn
+        self._replay.arguments = self.arguments
+        try:
+            end = self._replay.end(self._latents.to(u.dtype), None if drawn is None else drawn.normals)
+        except CannotReplay as error:
+            self._without(str(error))
+            return
+        far, tolerance = relative(end, u), self.tolerance(u)
+        self.check = Check(far, tolerance, bool((far <= tolerance).all()))
+
+    def tolerance(self, u: Tensor) -> float:
+        """Up to which difference a comparison passes."""
+        return math.inf
+
+
+def _maker(scheduler: Any) -> Callable[[], Any]:
+    kept = fresh(scheduler)
+    return lambda: fresh(kept)
+
+
+def _blending(image: Tensor, noise: Tensor, mask: Tensor) -> Callable[[Any, Tensor, Tensor], Tensor]:
+    """What a pipeline does between two steps to keep an image."""
+
+    def blend(scheduler: Any, x: Tensor, t: Tensor) -> Tensor:
+        t = t.reshape(1)
+        noisy = getattr(scheduler, "add_noise", None)
+        known = scheduler.scale_noise(image, t, noise) if noisy is None else noisy(image, noise, t)
+        return ((1 - mask) * known + mask * x).to(x.dtype)
+
+    return blend
+
+
+def relative(a: Tensor, b: Tensor) -> Tensor:
+    """Relative distance of each sample, float64, ``(B,)``; 0 where neither is finite, infinite where one is."""
+    a, b = a.detach().double().flatten(1), b.detach().double().flatten(1)
+    there, both = a.isfinite().all(1), b.isfinite().all(1)
+    off = torch.linalg.vector_norm(a - b, dim=1)
+    far = off / torch.linalg.vector_norm(b, dim=1)
+    far = torch.where(off == 0, 0.0, far)
+    return torch.where(there & both, far, torch.where(there | both, torch.inf, 0.0))
