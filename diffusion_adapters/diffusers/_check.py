@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import reprlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -45,6 +48,10 @@ class Check:
         return math.nan if self.difference is None else max(self.difference.tolist(), default=0.0)
 
 
+class Differs(Exception):
+    """The result is to be that of the pipeline's own run."""
+
+
 class Checker:
     """What keeps a call's predictions, compares, and goes on where that does not pass.
 
@@ -62,11 +69,12 @@ class Checker:
     """
 
     def __init__(self, setup: Setup, translation: Translation, scheduler: Any, span: tuple[int, int], samples: int):
-        self.check = Check()
+        self.check = Check(reason="the run did not come to its end")
         self.mark: Mark | None = None
         self.arguments: dict[str, Any] = {}
         self._setup, self._translation = setup, translation
         self._replay: Replay | None = None
+        self._raised = False
         visited, steps = span[1] - span[0], len(translation.timesteps)
         if setup.check is False:
             self._without("check=False was asked for")
@@ -117,10 +125,31 @@ class Checker:
     def _asked_for_less(self) -> bool:
         return self._setup.stop is not None or self._setup.max_iterations is not None
 
-    @property
-    def fails(self) -> bool:
-        """Whether the pipeline's own run is to take the place of this one."""
-        return self.check.passed is False and not self._asked_for_less
+    def conclude(self, name: str, scheduler: Any) -> None:
+        """Says what is to be said at the end of a run.
+
+        Args:
+            name: What the pipeline is called.
+            scheduler: The scheduler.
+
+        Raises:
+            Differs: The pipeline's own run is to take the place of this one.
+        """
+        check, setup = self.check, self._setup
+        if check.passed is None:
+            if self._raised or (setup.check and setup.solver is None):
+                what = "the result was not compared with what the pipeline's own scheduler makes of it"
+                warnings.warn(f"{name}: {what}: {check.reason}", RuntimeWarning, stacklevel=2)
+        elif not check.passed:
+            off = (
+                f"{name}: from the network's own predictions {describe(scheduler)} comes to latents that are "
+                f"{check.largest:.1e} away from the result, relative, where {check.tolerance:.1e} is expected"
+            )
+            if self._asked_for_less:
+                what = "which is returned as stop and max_iterations ask for it: leave them out for one that is"
+                warnings.warn(f"{off}: it has not converged, {what}", RuntimeWarning, stacklevel=2)
+            else:
+                raise Differs(off)
 
     def compare(self, solution: pr.Solution, u: Tensor) -> None:
         """Compares a run's latents with those of the scheduler."""
@@ -132,6 +161,7 @@ class Checker:
             end = self._replay.end(self._latents.to(u.dtype), None if drawn is None else drawn.normals)
         except CannotReplay as error:
             self._without(str(error))
+            self._raised = True
             return
         far, tolerance = relative(end, u), self.tolerance(u)
         self.check = Check(far, tolerance, bool((far <= tolerance).all()))
@@ -139,6 +169,40 @@ class Checker:
     def tolerance(self, u: Tensor) -> float:
         """Up to which difference a comparison passes."""
         return math.inf
+
+
+def describe(scheduler: Any) -> str:
+    """A scheduler's name, with the entries of its config that differ from what they are by default."""
+    defaults = inspect.signature(type(scheduler).__init__).parameters
+    short = reprlib.Repr(maxlist=3, maxother=60, maxstring=60)
+    entries = [
+        f"{key}={short.repr(value)}"
+        for key, value in scheduler.config.items()
+        if key in defaults and repr(value) != repr(defaults[key].default)
+    ]
+    return f"{type(scheduler).__name__}({', '.join(entries)})"
+
+
+class Rewind:
+    """Where generators stood when a call began: its own, and torch's.
+
+    Args:
+        generator: The call's own, one or a list of them, or ``None``.
+    """
+
+    def __init__(self, generator: Any) -> None:
+        own: Any = generator if isinstance(generator, list | tuple) else [generator]
+        self._own = [(one, one.get_state()) for one in own if isinstance(one, torch.Generator)]
+        self._cpu = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+
+    def __call__(self) -> None:
+        """Puts them back."""
+        for one, state in self._own:
+            one.set_state(state)
+        torch.set_rng_state(self._cpu)
+        if self._cuda is not None:
+            torch.cuda.set_rng_state_all(self._cuda)
 
 
 def _maker(scheduler: Any) -> Callable[[], Any]:

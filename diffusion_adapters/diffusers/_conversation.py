@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import parareal as pr
-from diffusion_adapters.diffusers._check import Checker
+from diffusion_adapters.diffusers._check import Check, Checker
 from diffusion_adapters.diffusers._network import Known, Lanes, Plan, find_layout, learn
 from diffusion_adapters.diffusers._problem import Draw, Request, Setup, prepare
 from diffusion_adapters.diffusers._timesteps import Noted, itself
@@ -82,6 +82,11 @@ class Conversation:
         self._twins = self._alone = self._stepped = self._checked = False
         self._recorded: tuple[Any, ...] = ()
         self._shown: Tensor | None = None
+
+    @property
+    def check(self) -> Check | None:
+        """What came of comparing the run with the pipeline's own scheduler."""
+        return None if self.checker is None else self.checker.check
 
     @property
     def under_way(self) -> bool:
@@ -291,6 +296,7 @@ class Conversation:
         self._answered = (self._request, value)
         final = self._go_on(value)
         if final is not None:
+            self.checker.conclude(self.name, self.scheduler)
             final = self._with_failures(final)
             return self._twinned(final).to(sample.dtype)
         if self.preview:

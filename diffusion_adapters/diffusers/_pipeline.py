@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 import parareal as pr
 from diffusion_adapters._sample import COARSE, SOLVERS
 from diffusion_adapters._validate import count, one_of
+from diffusion_adapters.diffusers._check import Check, Differs, Rewind
 from diffusion_adapters.diffusers._conversation import Conversation
 from diffusion_adapters.diffusers._network import proxy
 from diffusion_adapters.diffusers._problem import Setup
@@ -32,13 +34,16 @@ class ParallelPipeline:
         pipe: The pipeline.
         solution: The run behind the last call: rounds, evaluations, error estimate, history (`parareal.Solution`), also
             where the call was interrupted or raised; ``None`` before the first.
+        check: What came of comparing the last call's latents with those that the pipeline's own scheduler makes of the
+            run's predictions; ``None`` before the first.
     """
 
     pipe: Any
     solution: pr.Solution | None
+    check: Check | None
 
     def __init__(self, pipe: Any, setup: Setup) -> None:
-        self.__dict__.update(pipe=pipe, solution=None, _setup=setup, _copy=None)
+        self.__dict__.update(pipe=pipe, solution=None, check=None, _setup=setup, _copy=None)
         self.__dict__["__signature__"] = inspect.signature(pipe.__call__)
 
     def __getattr__(self, name: str) -> Any:
@@ -61,6 +66,7 @@ class ParallelPipeline:
         signature: inspect.Signature = self.__dict__["__signature__"]
         given = _bound(signature, args, kwargs)
         refuse(pipe, given)
+        rewind, own = Rewind(given.get("generator")), (args, kwargs)
         setup = replace(
             setup,
             eta=float(given.get("eta") or 0.0),
@@ -83,9 +89,15 @@ class ParallelPipeline:
         self.__dict__["_copy"] = copy
         try:
             return copy(*args, **kwargs)
+        except Differs as differs:
+            off = differs
         finally:
             conversation.close()
-            self.__dict__.update(_copy=None, solution=conversation.solution)
+            self.__dict__.update(_copy=None, solution=conversation.solution, check=conversation.check)
+        self.__dict__["check"] = replace(conversation.check, sequential=True)
+        warnings.warn(f"{off}; the pipeline itself now runs, in sequence", RuntimeWarning, stacklevel=2)
+        rewind()
+        return pipe(*own[0], **own[1])
 
 
 def parallelize(
@@ -100,6 +112,7 @@ def parallelize(
     stop: pr.StoppingRule | None = None,
     max_iterations: int | None = None,
     dtype: torch.dtype = torch.float32,
+    check: bool | None = None,
 ) -> ParallelPipeline:
     """A diffusers pipeline whose denoising loop runs in parallel in time, to the same result.
 
@@ -124,6 +137,10 @@ def parallelize(
         stop: In place of ``rtol``.
         max_iterations: Most iterations; ``None`` for as many as there are slices.
         dtype: In which states are kept between calls of the network, float32 or float64.
+        check: Whether a copy of the pipeline's own scheduler steps through the run's predictions once more, without the
+            network, and must come to the same latents. Where it does not, the run goes on, and if that does not help
+            the pipeline runs in its own sequential way, with a warning; with ``stop`` or ``max_iterations`` of your own
+            there is a warning alone. ``None`` for wherever it is possible, True to be told where it is not.
 
     Returns:
         A `ParallelPipeline`.
@@ -160,8 +177,11 @@ def parallelize(
             raise ValueError(f"width={width} came with schedule={schedule!r}; expected one of them")
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype={dtype} is not supported; expected torch.float32 or torch.float64")
+    if check is not None and not isinstance(check, bool):
+        raise TypeError(f"check is a {type(check).__name__}; expected True, False or None")
     pr.Tolerance(rtol=rtol, atol=0.0)  # for its checks
-    return ParallelPipeline(pipe, Setup(solver, coarse, width, rtol, schedule, slices, stop, max_iterations, dtype))
+    setup = Setup(solver, coarse, width, rtol, schedule, slices, stop, max_iterations, dtype, check=check)
+    return ParallelPipeline(pipe, setup)
 
 
 def _bound(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ may find is a step that is not the scheduler's, or predictions that were made at
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -121,12 +122,11 @@ class _Given(TorchFunctionMode):
         self._normals, self.step = normals, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        value = func(*args, **(kwargs or {}))
-        if func in (torch.randn, torch.randn_like) and self.step < len(self._normals):
-            given = self._normals[self.step]
-            if value.shape == given.shape:
-                return given.to(value)
-        return value
+        kwargs = kwargs or {}
+        given = self._normals[self.step] if self.step < len(self._normals) else None
+        if func is torch.randn and given is not None and args and tuple(args[0]) == given.shape:
+            return given.to(device=kwargs.get("device"), dtype=kwargs.get("dtype"))
+        return func(*args, **kwargs)
 
 
 # --- the replay -----------------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ class Replay:
         if self._kept is None:
             shape = (self.span[1] - self.span[0], self.samples, *value.shape[1:])
             self._kept = value.new_full(shape, torch.nan)
-        slots = at if self.stages == 1 else 2 * at - again
+        slots = at if self.stages == 1 else 2 * at - int(again)
         rows = torch.zeros_like(at) if samples is None else samples
         if on_grid is not None:
             slots, rows, value = slots[on_grid], rows[on_grid], value[on_grid]
@@ -202,7 +202,7 @@ class Replay:
         scheduler = self.make()
         timesteps = scheduler.timesteps[slice(*self.span)]
         given = {**self.arguments, "return_dict": False}
-        if "generator" in given:  # for noise that the run knows nothing of
+        if "generator" in inspect.signature(scheduler.step).parameters:  # for noise that the run knows nothing of
             given["generator"] = torch.Generator(latents.device).manual_seed(0)
         noise = None if normals is None else _Given(normals)
         scale = getattr(scheduler, "scale_model_input", None)

@@ -37,7 +37,7 @@ class StandIn:
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Hands the prediction to the engine; returns what the pipeline is to take for its latents."""
-        latents = self._conversation.step(model_output, sample, kwargs)
+        latents = self._conversation.step(model_output, sample, {**dict(zip(_names(self), args, strict=False)), **kwargs})
         if kwargs.get("return_dict", True) is False:
             return latents, latents
         return SimpleNamespace(prev_sample=latents, pred_original_sample=latents)
@@ -53,6 +53,11 @@ class StandIn:
         if self._conversation.in_loop or self._conversation.finished:
             return sample
         return super().scale_noise(sample, _plain(timestep), noise)  # pyright: ignore
+
+
+def _names(scheduler: Any) -> list[str]:
+    """What ``step`` takes behind prediction, timestep and sample."""
+    return list(inspect.signature(scheduler.step).parameters)[3:]
 
 
 def _plain(value: Any) -> Any:
