@@ -269,7 +269,7 @@ class Conversation:
         """Takes the guided prediction for all lanes; returns what the pipeline is to take for its latents.
 
         Raises:
-            Differs: The run is not what the pipeline's own scheduler makes of it.
+            DiffersError: The run is not what the pipeline's own scheduler makes of it.
         """
         self._stepped = True
         if isinstance(model_output, Noted):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import parareal as pr
 from diffusion_adapters._sample import COARSE, SOLVERS
 from diffusion_adapters._validate import count, one_of
-from diffusion_adapters.diffusers._check import Check, Differs, Rewind
+from diffusion_adapters.diffusers._check import Check, DiffersError, Rewind
 from diffusion_adapters.diffusers._conversation import Conversation
 from diffusion_adapters.diffusers._network import proxy
 from diffusion_adapters.diffusers._problem import Setup
@@ -89,12 +89,11 @@ class ParallelPipeline:
         self.__dict__["_copy"] = copy
         try:
             return copy(*args, **kwargs)
-        except Differs as differs:
+        except DiffersError as differs:
             off = differs
         finally:
             conversation.close()
             self.__dict__.update(_copy=None, solution=conversation.solution, check=conversation.check)
-        self.__dict__["check"] = replace(conversation.check, sequential=True)
         warnings.warn(f"{off}; the pipeline itself now runs, in sequence", RuntimeWarning, stacklevel=2)
         rewind()
         return pipe(*own[0], **own[1])

@@ -23,7 +23,7 @@ from parareal._problem import Stages
 from parareal._schedule import Ints
 
 
-class CannotReplay(Exception):
+class ReplayError(Exception):
     """Why there is nothing to compare with, as a sentence."""
 
 
@@ -194,11 +194,11 @@ class Replay:
         """Where the scheduler comes to, from latents of the run's dtype.
 
         Raises:
-            CannotReplay: It does not come to an end.
+            ReplayError: It does not come to an end.
         """
         kept = self._kept
         if kept is None:
-            raise CannotReplay("no prediction was handed to the scheduler")
+            raise ReplayError("no prediction was handed to the scheduler")
         scheduler = self.make()
         timesteps = scheduler.timesteps[slice(*self.span)]
         given = {**self.arguments, "return_dict": False}
@@ -220,7 +220,7 @@ class Replay:
                     if self.blend is not None and i + 1 < len(timesteps):
                         x = self.blend(scheduler, x, timesteps[i + 1])
         except Exception as error:
-            raise CannotReplay(
+            raise ReplayError(
                 f"{type(scheduler).__name__}.step raised {type(error).__name__} when it was stepped through the run's "
                 f"predictions: {error}"
             ) from error

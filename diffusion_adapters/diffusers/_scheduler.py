@@ -37,7 +37,9 @@ class StandIn:
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Hands the prediction to the engine; returns what the pipeline is to take for its latents."""
-        latents = self._conversation.step(model_output, sample, {**dict(zip(_names(self), args, strict=False)), **kwargs})
+        latents = self._conversation.step(
+            model_output, sample, {**dict(zip(_names(self), args, strict=False)), **kwargs}
+        )
         if kwargs.get("return_dict", True) is False:
             return latents, latents
         return SimpleNamespace(prev_sample=latents, pred_original_sample=latents)
