@@ -1,10 +1,10 @@
 """Pipelines of diffusers, as they are and in parallel in time: rounds, evaluations, error, and what the adapter costs.
 
 Tiny pipelines with random weights and the packaged digits network as a pipeline, at 25, 50 and 100 steps; the time of a
-call beside a network that takes 5 ms, and of the check at its end; diffusers' own `StableDiffusionParadigmsPipeline` at the tolerance that gives the
-error of ours; and, where there is a GPU, wall times of a U-Net of Stable Diffusion 1.5's shape. A network with random
-weights is harsher than a trained one: nothing draws its trajectories straight. Nothing is downloaded. Run it with
-`python benchmarks/diffusers_rounds.py`; `--seeds 1` is quick.
+call beside a network that takes 5 ms, and of the check at its end; diffusers' own `StableDiffusionParadigmsPipeline` at
+the tolerance that gives the error of ours; and, where there is a GPU, wall times of a U-Net of Stable Diffusion 1.5's
+shape. A network with random weights is harsher than a trained one: nothing draws its trajectories straight. Nothing is
+downloaded. Run it with `python benchmarks/diffusers_rounds.py`; `--seeds 1` is quick.
 """
 
 from __future__ import annotations
@@ -337,7 +337,9 @@ def checking(runs: int) -> None:
     """What it takes to keep a run's predictions and to step the pipeline's own scheduler through them."""
     print(f"Time of the check, tiny SD, guidance 3, 50 steps, rtol 2e-5, one thread, median of {runs} runs: ms of the")
     print("replay at the end, of keeping predictions, and of the whole call; both as a share of the call")
-    print(f"{'':20}{'latents':>9}{'replay':>9}{'keeping':>9}{'call':>10}{'share':>8}{'difference':>12}{'tolerance':>11}")
+    print(
+        f"{'':20}{'latents':>9}{'replay':>9}{'keeping':>9}{'call':>10}{'share':>8}{'difference':>12}{'tolerance':>11}"
+    )
     network = unet()
     schedulers = (
         diffusers.DDIMScheduler(**STABLE, clip_sample=False),

@@ -37,9 +37,8 @@ class StandIn:
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Hands the prediction to the engine; returns what the pipeline is to take for its latents."""
-        latents = self._conversation.step(
-            model_output, sample, {**dict(zip(_names(self), args, strict=False)), **kwargs}
-        )
+        given = {**dict(zip(_names(self), args, strict=False)), **kwargs} if args else kwargs
+        latents = self._conversation.step(model_output, sample, given)
         if kwargs.get("return_dict", True) is False:
             return latents, latents
         return SimpleNamespace(prev_sample=latents, pred_original_sample=latents)

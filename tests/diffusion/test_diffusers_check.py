@@ -12,6 +12,8 @@ import diffusers
 import pytest
 import torch
 from diffusion.pipelines import IMAGE, KEPT, POOLED, SIZE, STABLE, TEXT, dit, sd, sd3
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 import diffusion_adapters as da
@@ -84,6 +86,48 @@ def test_a_run_that_is_right_passes(make: Callable[[], Any], given: dict[str, An
     assert 0 < check.tolerance < 1e-3
 
 
+LEVELS: list[dict[str, Any]] = [STABLE, {"beta_schedule": "linear"}, {"beta_schedule": "squaredcos_cap_v2"}]
+SPACED = [{"timestep_spacing": spacing} for spacing in ("leading", "linspace", "trailing")]
+SIGMAS: list[dict[str, Any]] = [{}, {"use_karras_sigmas": True}, {"use_exponential_sigmas": True}]
+FAMILIES: list[tuple[type, list[list[dict[str, Any]]]]] = [
+    (D.DDIMScheduler, [SPACED, [{"clip_sample": c, "set_alpha_to_one": not c} for c in (True, False)]]),
+    (D.DDPMScheduler, [SPACED, [{"clip_sample": False}, {"clip_sample_range": 3.0}]]),
+    (D.EulerDiscreteScheduler, [SPACED, SIGMAS]),
+    (D.EulerAncestralDiscreteScheduler, [SPACED]),
+    (D.HeunDiscreteScheduler, [SPACED, SIGMAS]),
+    (D.DPMSolverMultistepScheduler, [SPACED, SIGMAS, [{"solver_order": order} for order in (1, 2, 3)]]),
+    (D.UniPCMultistepScheduler, [SPACED, [{"solver_order": order} for order in (1, 2, 3)]]),
+    (D.DEISMultistepScheduler, [SPACED, [{"solver_order": order} for order in (1, 2, 3)]]),
+]
+
+
+@settings(max_examples=5 if settings().max_examples < 100 else settings().max_examples)
+@given(data=st.data(), levels=st.sampled_from(LEVELS), steps=st.integers(2, 10), rtol=st.sampled_from([2e-5, 1e-3]))
+def test_no_scheduler_gives_a_wrong_image(data: st.DataObject, levels: dict[str, Any], steps: int, rtol: float) -> None:
+    """What passes is the pipeline's own result, within the tolerance; what does not is that result, bit for bit."""
+    kind, choices = data.draw(st.sampled_from(FAMILIES))
+    config = {**levels}
+    for options in choices:
+        config |= data.draw(st.sampled_from(options))
+    prediction = data.draw(st.sampled_from(["epsilon", "v_prediction"]))
+    of, more = data.draw(st.sampled_from([("", {}), ("Img2Img", {"image": IMAGE, "strength": 0.8})]))
+    pipe = sd(of, kind(**config, prediction_type=prediction))
+    parallel = da.diffusers.parallelize(pipe, rtol=rtol)
+    more = {**more, "num_inference_steps": steps, "guidance_scale": data.draw(st.sampled_from([1.0, 5.0]))}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            value = run(parallel, **more)
+        except ValueError:  # refused
+            assume(False)
+        expected = run(pipe, **more)
+    if parallel.check.sequential:
+        assert torch.equal(torch.nan_to_num(value), torch.nan_to_num(expected))
+    else:
+        assert parallel.check.passed
+        assert distance(value, expected) <= parallel.check.tolerance
+
+
 # --- wrong steps ------------------------------------------------------------------------------------------------------
 
 
@@ -145,12 +189,12 @@ def test_steps_that_are_not_the_schedulers_end_in_the_pipelines_own_run(
 def test_the_global_generator_and_lists_of_generators_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = sd(scheduler=D.EulerAncestralDiscreteScheduler(**STABLE))
     many = {"num_images_per_prompt": 2}
-    for given in (lambda: None, lambda: [torch.Generator().manual_seed(i) for i in (3, 4)]):
+    for made in (lambda: None, lambda: [torch.Generator().manual_seed(i) for i in (3, 4)]):
         with monkeypatch.context() as patch:
-            expected = run(pipe, generator=given(), **many)
+            expected = run(pipe, generator=made(), **many)
             wrongly(patch, bent)
             with pytest.warns(RuntimeWarning, match="in sequence"):
-                assert torch.equal(run(da.diffusers.parallelize(pipe), generator=given(), **many), expected)
+                assert torch.equal(run(da.diffusers.parallelize(pipe), generator=made(), **many), expected)
 
 
 def test_callbacks_run_again_with_the_pipelines_own_run(monkeypatch: pytest.MonkeyPatch) -> None:
