@@ -25,7 +25,7 @@ UNITS, SHARE = 400.0, 1e-3
 """How many units of rounding it may be beside that; and the share in it of what noise at the start is larger by."""
 
 ROUGH = {"DEISMultistepScheduler": 8.0}
-"""By how much more some schedulers round: coefficients of DEIS are differences of products of logarithms, in float32."""
+"""By how much more some schedulers round: coefficients of DEIS are differences of products of logarithms in float32."""
 
 TIGHTER = 1e-2
 """The factor on the tolerance with which a run goes on that differs."""
