@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import parareal as pr
+from diffusion_adapters.diffusers._check import Check, Checker
 from diffusion_adapters.diffusers._loop_steps import LoopSteps, caller, joined, split
 from diffusion_adapters.diffusers._network import Known, Lanes, Plan, find_layout, learn
 from diffusion_adapters.diffusers._problem import Draw, Request, Setup, prepare
@@ -57,6 +58,7 @@ class Conversation:
         preview: Whether each round's ``step`` returns the best latents so far.
         solution: The run, as far as it came.
         bar: The pipeline's progress bar.
+        checker: What compares the run with the pipeline's own scheduler, once it has begun.
     """
 
     scheduler: Any
@@ -72,6 +74,7 @@ class Conversation:
         self.rounds = 0
         self.finished = False
         self.bar: Any = None
+        self.checker: Checker | None = None
         self._span: tuple[int, int] | None = None
         self._decided = False
         self._translation: Translation | None = None
@@ -93,6 +96,11 @@ class Conversation:
         self._parts: list[tuple[int, Tensor | None]] = []
         self._values: list[tuple[Tensor | None, Tensor]] = []
         self._shown: Tensor | None = None
+
+    @property
+    def check(self) -> Check | None:
+        """What came of comparing the run with the pipeline's own scheduler."""
+        return None if self.checker is None else self.checker.check
 
     @property
     def under_way(self) -> bool:
@@ -284,12 +292,16 @@ class Conversation:
         assert self._steps is not None
         self._groups = torch.tensor(self._steps.find_groups(self._translation.timesteps))
         inpainting = self.inpainting if self.inpainting.complete and plan.layout.whole else None
-        run, self._draw = prepare(self.setup, self._translation, latents, inpainting)
+        assert self._span is not None
+        checker = Checker(self.setup, self._translation, self.scheduler, self._span, len(latents))
+        prepared = prepare(self.setup, self._translation, latents, inpainting, checker.mark)
+        checker.begin(prepared, latents, inpainting)
+        self.checker, self._draw = checker, prepared.draw
         self._shown = self._twinned(latents.clone())
 
         def solve(ask: Callable[..., Tensor]) -> Tensor:
             try:
-                self.solution, u = run(ask)
+                self.solution, u = checker.solve(ask)
                 return u
             except BaseException as error:
                 self.solution = getattr(error, "solution", self.solution)
@@ -337,8 +349,12 @@ class Conversation:
             stats = replace(self.solution.stats, rounds=self.rounds, calls=self.rounds)
             self.solution = replace(self.solution, stats=stats)
 
-    def step(self, model_output: Tensor, sample: Tensor, generator: Any = None) -> Tensor:
-        """Takes the guided prediction for all lanes; returns what the pipeline is to take for its latents."""
+    def step(self, model_output: Tensor, sample: Tensor, given: dict[str, Any]) -> Tensor:
+        """Takes the guided prediction for all lanes; returns what the pipeline is to take for its latents.
+
+        Raises:
+            DiffersError: The run is not what the pipeline's own scheduler makes of it.
+        """
         self._stepped = True
         if isinstance(model_output, Noted):
             raise ValueError(
@@ -358,7 +374,7 @@ class Conversation:
                 "(unet, transformer or controlnet) that is called in each step"
             )
         if self.rounds == 0:
-            self._begin_rounds(sample, generator, model_output.dtype)
+            self._begin_rounds(sample, given.get("generator"), model_output.dtype)
         self.rounds += 1
         self._values.append((self._parts.pop(0)[1], self._of_lanes(model_output)))
         if self._parts:
@@ -367,9 +383,13 @@ class Conversation:
             return self._shown
         value = joined(self._values)
         assert self._request is not None
+        assert self.checker is not None
+        self.checker.arguments = given
+        self.checker.note(self._request, value)
         self._answered = (self._request, value)
         final = self._go_on(value)
         if final is not None:
+            self.checker.conclude(self.name, self.scheduler)
             final = self._with_failures(final)
             return self._twinned(final).to(sample.dtype)
         if self.preview:

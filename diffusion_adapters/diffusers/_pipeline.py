@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ import parareal as pr
 from diffusion_adapters._sample import COARSE, SOLVERS, stopping
 from diffusion_adapters._validate import count, one_of
 from diffusion_adapters.diffusers._callbacks import watched, watched_old
+from diffusion_adapters.diffusers._check import Check, DiffersError, Rewind
 from diffusion_adapters.diffusers._conversation import Conversation
 from diffusion_adapters.diffusers._loop_steps import telling
 from diffusion_adapters.diffusers._network import proxy
@@ -38,13 +40,16 @@ class ParallelPipeline:
         pipe: The pipeline.
         solution: The run behind the last call: rounds, evaluations, error estimate, history (`parareal.Solution`), also
             where the call was interrupted or raised; ``None`` before the first.
+        check: What came of comparing the last call's latents with those that the pipeline's own scheduler makes of the
+            run's predictions; ``None`` before the first.
     """
 
     pipe: Any
     solution: pr.Solution | None
+    check: Check | None
 
     def __init__(self, pipe: Any, setup: Setup) -> None:
-        self.__dict__.update(pipe=pipe, solution=None, _setup=setup, _copy=None)
+        self.__dict__.update(pipe=pipe, solution=None, check=None, _setup=setup, _copy=None)
         self.__dict__["__signature__"] = inspect.signature(pipe.__call__)
 
     def __getattr__(self, name: str) -> Any:
@@ -67,6 +72,7 @@ class ParallelPipeline:
         signature: inspect.Signature = self.__dict__["__signature__"]
         given = _bound(signature, args, kwargs)
         refuse(pipe, given)
+        rewind, own = Rewind(given.get("generator")), (args, kwargs)
         setup = replace(
             setup,
             eta=float(given.get("eta") or 0.0),
@@ -90,13 +96,20 @@ class ParallelPipeline:
         if callable(kwargs.get("callback")):
             kwargs = {**kwargs, "callback": watched_old(kwargs["callback"])}
         self.__dict__["_copy"] = copy
+        value = off = None
         try:
             value = telling(type(pipe).__call__, conversation.take_number)(copy, *args, **kwargs)
+        except DiffersError as differs:
+            off = differs
         finally:
             conversation.close()
-            self.__dict__.update(_copy=None, solution=conversation.solution)
-        conversation.warn_if_unused()
-        return value
+            self.__dict__.update(_copy=None, solution=conversation.solution, check=conversation.check)
+        if off is None:
+            conversation.warn_if_unused()
+            return value
+        warnings.warn(f"{off}; the pipeline itself now runs, in sequence", RuntimeWarning, stacklevel=2)
+        rewind()
+        return pipe(*own[0], **own[1])
 
 
 def parallelize(
@@ -111,6 +124,8 @@ def parallelize(
     stop: pr.StoppingRule | None = None,
     max_iterations: int | None = None,
     dtype: torch.dtype = torch.float32,
+    check: bool | None = None,
+    verify: bool = False,
 ) -> ParallelPipeline:
     """A diffusers pipeline whose denoising loop runs in parallel in time, to the same result.
 
@@ -135,6 +150,11 @@ def parallelize(
         stop: In place of ``rtol``; both together are an error.
         max_iterations: Most iterations; ``None`` for as many as there are slices.
         dtype: In which states are kept between calls of the network, float32 or float64.
+        check: Whether a copy of the pipeline's own scheduler steps through the run's predictions once more, without the
+            network, and must come to the same latents. Where it does not, the run goes on, and if that does not help
+            the pipeline runs in its own sequential way, with a warning; with ``stop`` or ``max_iterations`` of your own
+            there is a warning alone. ``None`` for wherever it is possible, True to be told where it is not.
+        verify: Evaluate every boundary once more after convergence; see `parareal.solve`.
 
     Returns:
         A `ParallelPipeline`.
@@ -172,9 +192,14 @@ def parallelize(
             raise ValueError(f"width={width} came with schedule={schedule!r}; expected one of them")
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype={dtype} is not supported; expected torch.float32 or torch.float64")
+    if check is not None and not isinstance(check, bool):
+        raise TypeError(f"check is a {type(check).__name__}; expected True, False or None")
     stopping(rtol, stop, RTOL)  # for its checks
     rtol = RTOL if rtol is None else rtol
-    return ParallelPipeline(pipe, Setup(solver, coarse, width, rtol, schedule, slices, stop, max_iterations, dtype))
+    setup = Setup(
+        solver, coarse, width, rtol, schedule, slices, stop, max_iterations, dtype, check=check, verify=verify
+    )
+    return ParallelPipeline(pipe, setup)
 
 
 def _bound(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
