@@ -310,6 +310,7 @@ class Outcome:
         rounding: How far float32, in the latents and in the weights of the scheduler's steps, moves the sequential run.
         said: The error's text, or what else there is to say.
         solution: Of our run.
+        check: What came of comparing it with the scheduler.
     """
 
     verdict: str
@@ -317,6 +318,7 @@ class Outcome:
     rounding: float = 0.0
     said: str = ""
     solution: Any = None
+    check: Any = None
 
 
 def compare(case: Case, tolerance: float = 1e-4, **settings: Any) -> Outcome:
@@ -341,7 +343,7 @@ def compare(case: Case, tolerance: float = 1e-4, **settings: Any) -> Outcome:
     if not torch.equal(given["generator"].get_state(), after):
         return Outcome("wrong", error, said="generator", solution=fast.solution)
     if error <= tolerance:
-        return Outcome("equal", error, solution=fast.solution)
+        return Outcome("equal", error, solution=fast.solution, check=fast.check)
     rounding = distance(case.pipeline()(**case.inputs(1e-5)), theirs) * torch.finfo(torch.float32).eps / 1e-5
     pipe = case.pipeline()
     if hasattr(pipe.scheduler, "sigmas"):
