@@ -67,6 +67,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize(("make", "given"), KINDS)
 def test_a_run_that_is_right_passes(make: Callable[[], Any], given: dict[str, Any]) -> None:
     """And what is compared is the distance from the scheduler: an end that is moved is found to be that far off."""
@@ -314,6 +315,7 @@ def test_a_coarse_propagator_of_other_states_is_not_compared() -> None:
         assert torch.equal(run(da.diffusers.parallelize(pipe, coarse="same", check=True)), value)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("coarse", ["same", "none", pr.Euler()], ids=str)
 @pytest.mark.parametrize("slices", [None, 3])
 def test_coarse_propagators_of_the_same_states(coarse: Any, slices: int | None) -> None:

@@ -142,6 +142,7 @@ SWITCHES: dict[str, tuple[Callable[[], Any], dict[str, Any], dict[str, Any]]] = 
 }
 
 
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize(
     ("name", "width"), [*((name, None) for name in SWITCHES), ("a control in the middle", 4), ("guidance that ends", 1)]
 )
@@ -368,6 +369,7 @@ def latent_diffusion(scheduler: Any = None) -> Any:
     return finished(D.LDMTextToImagePipeline(vae(), Encoder(), Words(), unet(), scheduler or ddim()))
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize("noisy", [False, True])
@@ -482,6 +484,7 @@ def animated(scheduler: Any = None) -> Any:
     return finished(D.AnimateDiffPipeline(vae(), None, None, network, motion, scheduler or ddim()))
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize("count", [1, 2])
 def test_networks_whose_embeddings_have_a_row_for_each_frame(count: int, guidance: float) -> None:
