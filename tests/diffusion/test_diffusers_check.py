@@ -245,6 +245,15 @@ def test_a_run_that_has_not_converged_goes_on(monkeypatch: pytest.MonkeyPatch) -
     assert unchecked.solution.stats.rounds == parallel.solution.stats.rounds - parallel.check.extra_rounds
 
 
+def test_a_run_that_is_verified_passes() -> None:
+    pipe = sd()
+    given = {"num_inference_steps": 24}
+    parallel = da.diffusers.parallelize(pipe, verify=True, check=True)
+    assert distance(run(parallel, **given), run(pipe, **given)) <= 1e-4
+    assert parallel.solution.status is pr.Status.VERIFIED
+    assert parallel.check.passed
+
+
 def test_a_run_that_never_converges_ends_in_the_pipelines_own(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = sd()
     expected = run(pipe)
