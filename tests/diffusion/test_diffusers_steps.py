@@ -426,7 +426,7 @@ IMAGES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.nightly)])
 def test_kandinsky_reads_what_a_step_returns_by_index(count: int) -> None:
     pipe = kandinsky_decoder()
     given = {**IMAGES, "num_images_per_prompt": count}
