@@ -1,10 +1,10 @@
 """Pipelines of diffusers, as they are and in parallel in time: rounds, evaluations, error, and what the adapter costs.
 
 Tiny pipelines with random weights and the packaged digits network as a pipeline, at 25, 50 and 100 steps; the time of a
-call beside a network that takes 5 ms; diffusers' own `StableDiffusionParadigmsPipeline` at the tolerance that gives the
-error of ours; and, where there is a GPU, wall times of a U-Net of Stable Diffusion 1.5's shape. A network with random
-weights is harsher than a trained one: nothing draws its trajectories straight. Nothing is downloaded. Run it with
-`python benchmarks/diffusers_rounds.py`; `--seeds 1` is quick.
+call beside a network that takes 5 ms, and of the check at its end; diffusers' own `StableDiffusionParadigmsPipeline` at
+the tolerance that gives the error of ours; and, where there is a GPU, wall times of a U-Net of Stable Diffusion 1.5's
+shape. A network with random weights is harsher than a trained one: nothing draws its trajectories straight. Nothing is
+downloaded. Run it with `python benchmarks/diffusers_rounds.py`; `--seeds 1` is quick.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 import diffusion_adapters as da
+from diffusion_adapters.diffusers._check import Checker
 from parareal.integrators._lockstep import Coroutine
 
 warnings.simplefilter("ignore")
@@ -329,6 +330,48 @@ def overhead(runs: int) -> None:
     print()
 
 
+# --- the check -------------------------------------------------------------------------------------------------------
+
+
+def checking(runs: int) -> None:
+    """What it takes to keep a run's predictions and to step the pipeline's own scheduler through them."""
+    print(f"Time of the check, tiny SD, guidance 3, 50 steps, rtol 2e-5, one thread, median of {runs} runs: ms of the")
+    print("replay at the end, of keeping predictions, and of the whole call; both as a share of the call")
+    print(
+        f"{'':20}{'latents':>9}{'replay':>9}{'keeping':>9}{'call':>10}{'share':>8}{'difference':>12}{'tolerance':>11}"
+    )
+    network = unet()
+    schedulers = (
+        diffusers.DDIMScheduler(**STABLE, clip_sample=False),
+        diffusers.DPMSolverMultistepScheduler(**STABLE),
+        diffusers.EulerAncestralDiscreteScheduler(**STABLE),
+        diffusers.HeunDiscreteScheduler(**STABLE),
+    )
+    compare, note = Checker.compare, Checker.note
+    for size, scheduler in itertools.product((8, 64), schedulers):
+        pipe = stable(scheduler, network)
+        pipe.set_progress_bar_config(disable=True)
+        parallel, taken = da.diffusers.parallelize(pipe), []
+        for _ in range(runs + 1):
+            replay, keeping = Clock(), Clock()
+            Checker.compare, Checker.note = replay.around(compare), keeping.around(note)
+            try:
+                start = time.perf_counter()
+                call(parallel, 50, 0, {**TEXT, **SIZE, "height": 2 * size, "width": 2 * size})
+                end = time.perf_counter()
+            finally:
+                Checker.compare, Checker.note = compare, note
+            taken.append([1e3 * one for one in (replay.within(start, end), keeping.within(start, end), end - start)])
+        first, second, whole = (statistics.median(column) for column in zip(*taken[1:], strict=True))
+        name = type(scheduler).__name__.removesuffix("Scheduler")
+        print(
+            f"{name:20}{f'4x{size}x{size}':>9}{first:9.2f}{second:9.2f}{whole:10.1f}{(first + second) / whole:8.1%}"
+            f"{parallel.check.largest:12.1e}{parallel.check.tolerance:11.1e}",
+            flush=True,
+        )
+    print()
+
+
 # --- beside ParaDiGMS ------------------------------------------------------------------------------------------------
 
 
@@ -474,12 +517,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--only", choices=("rounds", "overhead", "paradigms", "wall"))
+    parser.add_argument("--only", choices=("rounds", "overhead", "check", "paradigms", "wall"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     parts: dict[str, Callable[[], None]] = {
         "rounds": lambda: rounds(args.seeds),
         "overhead": lambda: overhead(args.runs),
+        "check": lambda: checking(args.runs),
         "paradigms": lambda: paradigms(args.seeds),
     }
     if torch.cuda.is_available():

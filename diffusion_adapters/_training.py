@@ -31,7 +31,7 @@ def check_mode(network: Any) -> None:
             if not part.training:
                 continue
             where = f"{type(found).__name__}{'.' + name if name else ''}"
-            if why := _why(part):
+            if why := why_unsteady(part):
                 raise ValueError(
                     f"the network is in training mode, and its layer {where}, a {type(part).__name__}, {why}: it is no "
                     "function of its input, so that what a solver settles on is off; expected evaluation mode: "
@@ -46,7 +46,7 @@ def check_mode(network: Any) -> None:
                 )
 
 
-def _why(part: nn.Module) -> str:
+def why_unsteady(part: nn.Module) -> str:
     """Why a module in training mode is no function of its input; empty where nothing is known against it."""
     name = getattr(part, "original_name", type(part).__name__)  # of scripted modules
     if "drop" in name.lower() or "StochasticDepth" in name:

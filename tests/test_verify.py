@@ -339,12 +339,9 @@ def one_opened_again() -> tuple[float, int, float]:
     return next(which for which in GROWING if opened(late(*which)))
 
 
-UNSEEN = pytest.mark.xfail(strict=True, reason="growth is taken from small moves alone, and none were seen there")
-
-
 @pytest.mark.parametrize(
     ("rate", "width", "rtol"),
-    [pytest.param(*which, marks=UNSEEN if which in ((4.0, 2, 1e-4), (4.0, 4, 1e-2)) else ()) for which in GROWING],
+    GROWING,
 )
 def test_errors_that_grow_late_end_within_the_tolerance(rate: float, width: int, rtol: float) -> None:
     """And never more rounds than one slice after another takes, unless slices were opened again."""

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import parareal as pr
+from diffusion_adapters.diffusers._check import Check, Checker
+from diffusion_adapters.diffusers._loop_steps import LoopSteps, caller, joined, split
 from diffusion_adapters.diffusers._network import Known, Lanes, Plan, find_layout, learn
 from diffusion_adapters.diffusers._problem import Draw, Request, Setup, prepare
 from diffusion_adapters.diffusers._timesteps import Noted, itself
@@ -46,20 +48,25 @@ class Conversation:
         setup: How to solve.
         name: What errors call the pipeline.
         interrupted: Whether somebody asks for an end.
+        given: The call's arguments, by name.
 
     Attributes:
         scheduler: The stand-in, set by whoever makes it.
         latents: What the pipeline prepared, if that is known.
         inpainting: What it keeps of an image.
+        rounds: Turns of the loop so far, each with a call of the network: one for each group of steps in a round.
         preview: Whether each round's ``step`` returns the best latents so far.
         solution: The run, as far as it came.
         bar: The pipeline's progress bar.
+        checker: What compares the run with the pipeline's own scheduler, once it has begun.
     """
 
     scheduler: Any
 
-    def __init__(self, setup: Setup, name: str, interrupted: Callable[[], bool]) -> None:
-        self.setup, self.name, self._interrupted = setup, name, interrupted
+    def __init__(
+        self, setup: Setup, name: str, interrupted: Callable[[], bool], given: dict[str, Any] | None = None
+    ) -> None:
+        self.setup, self.name, self._interrupted, self._given = setup, name, interrupted, given or {}
         self.latents: Tensor | None = None
         self.inpainting = Inpainting()
         self.preview = False
@@ -67,19 +74,33 @@ class Conversation:
         self.rounds = 0
         self.finished = False
         self.bar: Any = None
+        self.checker: Checker | None = None
         self._span: tuple[int, int] | None = None
         self._decided = False
         self._translation: Translation | None = None
         self._draw: Draw | None = None
         self._engine: Coroutine | None = None
-        self._plans: dict[int, Plan] = {}
+        self._plans: dict[Any, Plan] = {}
         self._known = Known()
         self._lanes: Lanes | None = None
         self._request: Request | None = None
         self._answered: tuple[Request, Tensor] | None = None
         self._twins = self._alone = self._stepped = self._checked = False
+        self._idle = self._taken = False
+        self._first = True
         self._recorded: tuple[Any, ...] = ()
+        self._steps: LoopSteps | None = None
+        self._number: int | None = None
+        self._group = 0
+        self._groups = torch.zeros(0, dtype=torch.int64)
+        self._parts: list[tuple[int, Tensor | None]] = []
+        self._values: list[tuple[Tensor | None, Tensor]] = []
         self._shown: Tensor | None = None
+
+    @property
+    def check(self) -> Check | None:
+        """What came of comparing the run with the pipeline's own scheduler."""
+        return None if self.checker is None else self.checker.check
 
     @property
     def under_way(self) -> bool:
@@ -103,6 +124,8 @@ class Conversation:
         self._span, self._decided = (start, start + len(timesteps)), False
         if len(timesteps) == 0:
             return
+        self._steps = LoopSteps(self.name, caller(), timesteps, self._given)
+        self._number = 0
         yield Noted.of(timesteps[0].clone(), itself, self._note_decision)
         if self._engine is None and not self._alone and not self._stepped and not self._interrupted():
             self._span = None  # this is not the loop: something is counted, or looked up
@@ -114,13 +137,31 @@ class Conversation:
                 return
             self._refuse_decisions()
             self._stepped = False
-            yield timesteps[0]
+            yield self._next_turn(timesteps)
         if self.bar is not None:  # it was made for as many rounds as there are steps
             self.bar.total = self.bar.n
             self.bar.refresh()
 
+    def _next_turn(self, timesteps: Tensor) -> Tensor:
+        """The timestep of a turn, whose number is told beside it."""
+        assert self._steps is not None
+        self._known.next_round()
+        self._first = False
+        at = self._number = self._steps.pick(self._group, self.rounds, int(getattr(self.scheduler, "order", 1)))
+        if not self._steps.many:
+            return timesteps[0]
+        return Noted.of(timesteps[at].clone(), itself, self._note_decision)
+
+    def take_number(self) -> int | None:
+        """The number of the timestep that the loop has just taken; ``None`` where it was not this loop."""
+        number, self._number = self._number, None
+        if number is not None and self._steps is not None:
+            self._steps.told = True
+        return number
+
     def _note_decision(self) -> None:
-        self._decided = True
+        if self._steps is None or not self._steps.accounts_for(caller()):
+            self._decided = True
 
     def _refuse_decisions(self) -> None:
         if self._decided:
@@ -142,9 +183,20 @@ class Conversation:
 
     def close(self) -> None:
         """Ends the engine, wherever it is."""
-        self.finished = True
-        if self._engine is not None:
+        if self._engine is not None and not self.finished:
             self._engine.abandon()
+            self._count_turns()
+        self.finished = True
+
+    def warn_if_unused(self) -> None:
+        """Nothing was asked of the stand-ins: what came is the pipeline's, but was not made in parallel."""
+        if self._span is None and self._engine is None and self.solution is None:
+            warnings.warn(
+                f"{self.name} did not run over scheduler.timesteps: what it returned was made in sequence, as without "
+                "parallelize, and there is no solution",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     # --- the network --------------------------------------------------------------------------------------------------
 
@@ -152,11 +204,12 @@ class Conversation:
         """A call of one of the pipeline's networks."""
         if not self.in_loop:
             return module(*args, **kwargs)
-        plan = self._plans.get(id(module))
+        plan = self._plans.get(self._kind(module, args, kwargs))
         if plan is None:
             plan = self._learn(module, args, kwargs)
         if plan is None:
             self._alone, self._recorded = True, (module, args, kwargs)
+        if plan is None or self._idle:
             return module(*_plain(args), **_plain(kwargs))
         if not self._checked and self.rounds > 0:
             self._check_untouched(plan, args, kwargs)
@@ -165,6 +218,13 @@ class Conversation:
         value = module(*args, **kwargs)
         self._known.add(value)
         return value
+
+    def _kind(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What tells calls of networks apart: the network, the group of steps, and rows of what it is given."""
+        rows: list[int] = []
+        for value in (args, kwargs):
+            _each(value, lambda leaf: rows.append(-1 if leaf.ndim == 0 or self._known.has(leaf) else len(leaf)))
+        return id(module), self._group, tuple(rows)
 
     def _learn(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan | None:
         """How the pipeline calls this network; begins to solve where that has not begun."""
@@ -177,7 +237,7 @@ class Conversation:
         latents = self.latents
         if latents is None:
             return None
-        wanted = self._as_input(latents) if self._engine is None else self._shown
+        wanted = self._as_input(latents) if self._first else self._shown  # the first turn began before the engine
         assert wanted is not None
         plan = learn(args, kwargs, wanted, self._translation.timesteps)
         if plan is None:
@@ -187,9 +247,11 @@ class Conversation:
                 f"{self.name} calls its {type(module).__name__} without a timestep that could be told for each lane; "
                 "expected the timestep of the loop, as it is or computed from by torch operations, among the arguments"
             )
-        self._plans[id(module)] = plan
+        kind = self._kind(module, args, kwargs)
         if self._engine is None:
             self._begin(latents, plan)
+            kind = (kind[0], int(self._groups[0]), kind[2])  # it is the turn of the first step
+        self._plans[kind] = plan
         return plan
 
     def _take_latents(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -197,7 +259,7 @@ class Conversation:
         for value in (*args, *kwargs.values()):
             if isinstance(value, Tensor) and not isinstance(value, Noted) and value.is_floating_point():
                 latents = self._from_input(value)
-                half = len(latents) // 2
+                half, self._taken = len(latents) // 2, True
                 self._twins = len(latents) % 2 == 0 and bool(torch.equal(latents[:half], latents[half:]))
                 self.latents = latents[:half] if self._twins else latents
                 return
@@ -227,13 +289,19 @@ class Conversation:
 
     def _begin(self, latents: Tensor, plan: Plan) -> None:
         assert self._translation is not None
+        assert self._steps is not None
+        self._groups = torch.tensor(self._steps.find_groups(self._translation.timesteps))
         inpainting = self.inpainting if self.inpainting.complete and plan.layout.whole else None
-        run, self._draw = prepare(self.setup, self._translation, latents, inpainting, self._twins)
+        assert self._span is not None
+        checker = Checker(self.setup, self._translation, self.scheduler, self._span, len(latents))
+        prepared = prepare(self.setup, self._translation, latents, inpainting, checker.mark)
+        checker.begin(prepared, latents, inpainting)
+        self.checker, self._draw = checker, prepared.draw
         self._shown = self._twinned(latents.clone())
 
         def solve(ask: Callable[..., Tensor]) -> Tensor:
             try:
-                self.solution, u = run(ask)
+                self.solution, u = checker.solve(ask)
                 return u
             except BaseException as error:
                 self.solution = getattr(error, "solution", self.solution)
@@ -241,6 +309,25 @@ class Conversation:
 
         self._engine = Coroutine(solve, latents)
         self._go_on(None)
+        if not self.finished and not self._alone:
+            self._take_first_group()
+
+    def _take_first_group(self) -> None:
+        """The turn that is under way is that of the first step: lanes of its group, if there are any, or none."""
+        mine = [part for part in self._parts if part[0] == int(self._groups[0])]
+        self._idle = not mine
+        if mine:
+            self._parts.remove(mine[0])
+            self._parts.insert(0, mine[0])
+        self._take_part()
+        if self._idle:
+            self._group = int(self._groups[0])
+
+    def _take_part(self) -> None:
+        """The lanes of one group are what the next turn is about."""
+        assert self._request is not None
+        group, rows = self._parts[0]
+        self._group, self._lanes = group, self._request.lanes.some(rows)
 
     def _go_on(self, value: Tensor | None) -> Tensor | None:
         """The next round, or the end; returns the latents at the end."""
@@ -248,13 +335,26 @@ class Conversation:
         self._known.next_round()
         if not self._engine.advance(value):
             self.finished = True
+            self._count_turns()
             return self._engine.result
         (request,) = self._engine.asks
-        self._request, self._lanes = request, request.lanes
+        self._request, self._values = request, []
+        self._parts = split(self._groups, request.lanes.at)
+        self._take_part()
         return None
 
-    def step(self, model_output: Tensor, sample: Tensor, generator: Any = None) -> Tensor:
-        """Takes the guided prediction for all lanes; returns what the pipeline is to take for its latents."""
+    def _count_turns(self) -> None:
+        """Rounds of the run are calls one after another: those of the groups of a round are."""
+        if self.solution is not None and self._steps is not None and self._steps.many:
+            stats = replace(self.solution.stats, rounds=self.rounds, calls=self.rounds)
+            self.solution = replace(self.solution, stats=stats)
+
+    def step(self, model_output: Tensor, sample: Tensor, given: dict[str, Any]) -> Tensor:
+        """Takes the guided prediction for all lanes; returns what the pipeline is to take for its latents.
+
+        Raises:
+            DiffersError: The run is not what the pipeline's own scheduler makes of it.
+        """
         self._stepped = True
         if isinstance(model_output, Noted):
             raise ValueError(
@@ -264,19 +364,32 @@ class Conversation:
         if self._alone:
             self._after_first_alone(sample)
             return sample
+        if self._idle:
+            self._idle = False
+            self._take_part()
+            return sample
         if self._engine is None or self._lanes is None:
             raise ValueError(
                 f"{self.name} called scheduler.step before its network; expected a denoiser among its components "
                 "(unet, transformer or controlnet) that is called in each step"
             )
-        if self._draw is not None and self.rounds == 0:
-            self._draw(generator, model_output.dtype)
+        if self.rounds == 0:
+            self._begin_rounds(sample, given.get("generator"), model_output.dtype)
         self.rounds += 1
-        value = self._of_lanes(model_output)
+        self._values.append((self._parts.pop(0)[1], self._of_lanes(model_output)))
+        if self._parts:
+            self._take_part()
+            assert self._shown is not None
+            return self._shown
+        value = joined(self._values)
         assert self._request is not None
+        assert self.checker is not None
+        self.checker.arguments = given
+        self.checker.note(self._request, value)
         self._answered = (self._request, value)
         final = self._go_on(value)
         if final is not None:
+            self.checker.conclude(self.name, self.scheduler)
             final = self._with_failures(final)
             return self._twinned(final).to(sample.dtype)
         if self.preview:
@@ -284,16 +397,31 @@ class Conversation:
         assert self._shown is not None
         return self._shown
 
+    def _begin_rounds(self, sample: Tensor, generator: Any, dtype: torch.dtype) -> None:
+        """What the first call of ``step`` shows: whether each sample is kept twice, and with what noise is drawn."""
+        assert self.latents is not None
+        shown = sample[: len(self.latents)].float()
+        if self._taken and (shown - self.latents).abs().amax() > 1e-2 * shown.abs().amax():
+            raise ValueError(
+                f"{self.name} shows its network latents that {type(self.scheduler).__name__}.scale_model_input has not "
+                "scaled; expected a scheduler that scales nothing, such as DDIMScheduler"
+            )
+        if self._twins and len(sample) == len(self.latents):  # it was the network's input alone
+            self._twins, self._shown = False, self.latents.clone()
+        if self._draw is not None:
+            self._draw(generator, dtype, self._twins)
+
     def _after_first_alone(self, sample: Tensor) -> None:
         """Where it was not known what the latents are, the first call was for the pipeline's own; now it is known."""
         module, args, kwargs = self._recorded
-        self._alone, self._recorded = False, ()
+        self._recorded = ()
         self.latents = sample
         if self._learn(module, args, kwargs) is None:
             raise ValueError(
                 f"the latents that {self.name} hands to scheduler.step, of shape {tuple(sample.shape)}, were not found "
                 f"in the arguments of its {type(module).__name__}; expected them as they are, or beside other channels"
             )
+        self._alone = False
 
     def _of_lanes(self, value: Tensor) -> Tensor:
         """The prediction for each lane, of the shape of its state."""

@@ -82,6 +82,12 @@ class Lanes(NamedTuple):
     at: Tensor
     between: Tensor | None
 
+    def some(self, rows: Tensor | None) -> Lanes:
+        """Those with these numbers; ``None`` for all."""
+        if rows is None:
+            return self
+        return Lanes(*(None if part is None else part[rows] for part in self))  # pyright: ignore[reportArgumentType]
+
 
 @dataclass
 class Plan:
@@ -93,12 +99,14 @@ class Plan:
         rows: How many rows the pipeline's own input has.
         times: For the number of each argument that is made of the timestep: that argument, and what it is at each of
             the grid's timesteps, ``(n, ...)``.
+        frames: Frames of each sample, ``(B, C, F, H, W)``; 1 for images.
     """
 
     layout: Layout
     at: int
     rows: int
     times: dict[int, tuple[Noted, Tensor]] = field(default_factory=dict)
+    frames: int = 1
 
     def expand(self, args: tuple[Any, ...], kwargs: dict[str, Any], lanes: Lanes, known: Known) -> tuple[Any, Any]:
         """The arguments of a call for all lanes."""
@@ -111,12 +119,19 @@ class Plan:
                 return self._input(value, lanes, known)
             if number in self.times:
                 return self._time(number, lanes)
+            if not shared and self._by_frame(value) and not known.has(value):
+                by_row = value.unflatten(0, (self.rows, self.frames))
+                return known.expanded(by_row, self.rows // self.layout.groups, lanes, keep=False).flatten(0, 1)
             if shared or value.ndim == 0 or value.shape[0] != self.rows or known.has(value):
                 return value
             return known.expanded(value, self.rows // self.layout.groups, lanes)
 
         new_args = walk(args, leaf)
         return new_args, walk(kwargs, leaf)
+
+    def _by_frame(self, value: Tensor) -> bool:
+        """Whether it holds a row for each frame of each sample, as the embeddings of some video networks do."""
+        return self.frames > 1 and value.ndim == 3 and value.shape[0] == self.rows * self.frames
 
     def _input(self, value: Tensor, lanes: Lanes, known: Known) -> Tensor:
         groups, dim, offset, whole = self.layout
@@ -200,5 +215,5 @@ def learn(args: tuple[Any, ...], kwargs: dict[str, Any], latents: Tensor, timest
         layout = find_layout(leaf, latents)
         if layout is not None:
             times = {i: (part, part.at(timesteps)) for i, part in enumerate(found) if isinstance(part, Noted)}
-            return Plan(layout, at, leaf.shape[0], times)
+            return Plan(layout, at, leaf.shape[0], times, leaf.shape[2] if leaf.ndim == 5 else 1)
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,10 +14,13 @@ from torch import Tensor, nn
 import parareal as pr
 from diffusion_adapters._sample import COARSE, SOLVERS, stopping
 from diffusion_adapters._validate import count, one_of
+from diffusion_adapters.diffusers._callbacks import watched, watched_old
+from diffusion_adapters.diffusers._check import Check, DiffersError, Rewind
 from diffusion_adapters.diffusers._conversation import Conversation
+from diffusion_adapters.diffusers._loop_steps import telling
 from diffusion_adapters.diffusers._network import proxy
 from diffusion_adapters.diffusers._problem import Setup
-from diffusion_adapters.diffusers._refuse import refuse
+from diffusion_adapters.diffusers._refuse import refuse, refuse_combined
 from diffusion_adapters.diffusers._scheduler import stand_in
 
 NETWORKS = ("unet", "transformer", "transformer_2", "controlnet", "prior")
@@ -36,13 +40,16 @@ class ParallelPipeline:
         pipe: The pipeline.
         solution: The run behind the last call: rounds, evaluations, error estimate, history (`parareal.Solution`), also
             where the call was interrupted or raised; ``None`` before the first.
+        check: What came of comparing the last call's latents with those that the pipeline's own scheduler makes of the
+            run's predictions; ``None`` before the first.
     """
 
     pipe: Any
     solution: pr.Solution | None
+    check: Check | None
 
     def __init__(self, pipe: Any, setup: Setup) -> None:
-        self.__dict__.update(pipe=pipe, solution=None, _setup=setup, _copy=None)
+        self.__dict__.update(pipe=pipe, solution=None, check=None, _setup=setup, _copy=None)
         self.__dict__["__signature__"] = inspect.signature(pipe.__call__)
 
     def __getattr__(self, name: str) -> Any:
@@ -65,6 +72,7 @@ class ParallelPipeline:
         signature: inspect.Signature = self.__dict__["__signature__"]
         given = _bound(signature, args, kwargs)
         refuse(pipe, given)
+        rewind, own = Rewind(given.get("generator")), (args, kwargs)
         setup = replace(
             setup,
             eta=float(given.get("eta") or 0.0),
@@ -78,18 +86,30 @@ class ParallelPipeline:
             now = getattr(pipe, "_interrupt", None)
             return bool(getattr(copy, "_interrupt", False)) or (now is not before and bool(now))
 
-        conversation = Conversation(setup, type(pipe).__name__, interrupted)
+        conversation = Conversation(setup, type(pipe).__name__, interrupted, given)
         _prepare(copy, pipe, conversation)
         if given.get("callback_on_step_end") is not None:
             conversation.preview = True
-            kwargs = {**kwargs, "callback_on_step_end": _checked(given["callback_on_step_end"])}
+            callback = watched(given["callback_on_step_end"], pipe, lambda: conversation.rounds)
+            kwargs = {**kwargs, "callback_on_step_end": callback}
             args = _without(signature, args, "callback_on_step_end")
+        if callable(kwargs.get("callback")):
+            kwargs = {**kwargs, "callback": watched_old(kwargs["callback"])}
         self.__dict__["_copy"] = copy
+        value = off = None
         try:
-            return copy(*args, **kwargs)
+            value = telling(type(pipe).__call__, conversation.take_number)(copy, *args, **kwargs)
+        except DiffersError as differs:
+            off = differs
         finally:
             conversation.close()
-            self.__dict__.update(_copy=None, solution=conversation.solution)
+            self.__dict__.update(_copy=None, solution=conversation.solution, check=conversation.check)
+        if off is None:
+            conversation.warn_if_unused()
+            return value
+        warnings.warn(f"{off}; the pipeline itself now runs, in sequence", RuntimeWarning, stacklevel=2)
+        rewind()
+        return pipe(*own[0], **own[1])
 
 
 def parallelize(
@@ -104,6 +124,8 @@ def parallelize(
     stop: pr.StoppingRule | None = None,
     max_iterations: int | None = None,
     dtype: torch.dtype = torch.float32,
+    check: bool | None = None,
+    verify: bool = False,
 ) -> ParallelPipeline:
     """A diffusers pipeline whose denoising loop runs in parallel in time, to the same result.
 
@@ -128,18 +150,24 @@ def parallelize(
         stop: In place of ``rtol``; both together are an error.
         max_iterations: Most iterations; ``None`` for as many as there are slices.
         dtype: In which states are kept between calls of the network, float32 or float64.
+        check: Whether a copy of the pipeline's own scheduler steps through the run's predictions once more, without the
+            network, and must come to the same latents. Where it does not, the run goes on, and if that does not help
+            the pipeline runs in its own sequential way, with a warning; with ``stop`` or ``max_iterations`` of your own
+            there is a warning alone. ``None`` for wherever it is possible, True to be told where it is not.
+        verify: Evaluate every boundary once more after convergence; see `parareal.solve`.
 
     Returns:
         A `ParallelPipeline`.
 
     Raises:
         TypeError: An argument is of the wrong kind.
-        ValueError: An argument is out of range, or the pipeline has no scheduler or denoiser; from the call, that a
-            scheduler or an argument is not supported.
+        ValueError: An argument is out of range, or the pipeline has no scheduler or denoiser, or calls other pipelines;
+            from the call, that a scheduler or an argument is not supported.
 
     Source:
         Self-Refining Diffusion Samplers (arXiv 2412.08292); Parallel Sampling of Diffusion Models (arXiv 2305.16317).
     """
+    refuse_combined(pipe)
     if not hasattr(pipe, "scheduler") or pipe.scheduler is None or not hasattr(pipe.scheduler, "set_timesteps"):
         raise ValueError(
             f"pipe is a {type(pipe).__name__} without a scheduler; expected a diffusers pipeline such as "
@@ -164,9 +192,14 @@ def parallelize(
             raise ValueError(f"width={width} came with schedule={schedule!r}; expected one of them")
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype={dtype} is not supported; expected torch.float32 or torch.float64")
+    if check is not None and not isinstance(check, bool):
+        raise TypeError(f"check is a {type(check).__name__}; expected True, False or None")
     stopping(rtol, stop, RTOL)  # for its checks
     rtol = RTOL if rtol is None else rtol
-    return ParallelPipeline(pipe, Setup(solver, coarse, width, rtol, schedule, slices, stop, max_iterations, dtype))
+    setup = Setup(
+        solver, coarse, width, rtol, schedule, slices, stop, max_iterations, dtype, check=check, verify=verify
+    )
+    return ParallelPipeline(pipe, setup)
 
 
 def _bound(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -240,28 +273,4 @@ def _ending(progress_bar: Callable[..., Any], conversation: Conversation) -> Cal
         conversation.bar = bar
         return bar
 
-    return call
-
-
-def _checked(callback: Any) -> Any:
-    """A callback that may look, and interrupt, but not change what is sampled."""
-    inputs = getattr(callback, "tensor_inputs", None)
-
-    def call(pipe: Any, step: int, timestep: Any, given: dict[str, Any]) -> Any:
-        guidance = getattr(pipe, "_guidance_scale", None)
-        before = dict(given)
-        timestep = timestep.as_subclass(Tensor) if isinstance(timestep, Tensor) else timestep
-        out = callback(pipe, step, timestep, given)
-        changed = [name for name, value in dict(out or {}).items() if value is not before.get(name, value)]
-        if getattr(pipe, "_guidance_scale", None) != guidance:
-            changed.append("guidance_scale")
-        if changed:
-            raise ValueError(
-                f"callback_on_step_end changed {', '.join(changed)} between two steps, which depends on their order; "
-                "expected a callback that only looks, or sets pipe._interrupt: run the pipeline itself for such changes"
-            )
-        return dict(out or {})
-
-    if inputs is not None:
-        call.tensor_inputs = inputs  # pyright: ignore
     return call

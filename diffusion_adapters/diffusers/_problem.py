@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from diffusion_adapters._sample import SOLVERS, choose_schedule, correction_of, 
 from diffusion_adapters._schedules import Flow
 from diffusion_adapters._sde import NoisyFlow
 from diffusion_adapters.diffusers._network import Lanes
+from diffusion_adapters.diffusers._replay import Mark, Marked
 from diffusion_adapters.diffusers._steps import Blend, Blended, Drawn, DrawnFlow, HeunToZero, Posterior, nearest
 from diffusion_adapters.diffusers._translate import Translation
 
@@ -41,6 +42,8 @@ class Setup:
     dtype: torch.dtype = torch.float32
     eta: float = 0.0
     use_clipped: bool = False
+    check: bool | None = None
+    verify: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +54,16 @@ class Request:
         lanes: The lanes, as the network is to see them.
         x: Their states as x, ``(R, *rest)``.
         t: Their times of the noise schedule, float64, ``(R,)``.
+        on_grid: Which of them are of the grid, where some may not be, else ``None``.
+        again: Whether they are second stages.
     """
 
     lanes: Lanes
     x: Tensor
     t: Tensor
     translation: Translation
+    on_grid: Tensor | None = None
+    again: bool = False
 
     def prediction(self, value: Tensor) -> Tensor:
         """What the scheduler takes for its prediction: x0 where it preconditions or clips, else ``value`` itself."""
@@ -92,32 +99,52 @@ class Request:
         return per_row(skip, self.x) * self.x + per_row(self.translation.sign * out, value) * value
 
 
-Draw = Callable[[Any, torch.dtype], None]
-"""What is called with the generator, and the dtype of the network's output, before the first step is taken."""
+Draw = Callable[[Any, torch.dtype, bool], None]
+"""What is called with the generator, the dtype of the network's output, and whether the pipeline holds every sample
+twice, before the first step is taken."""
 
-Run = Callable[..., tuple[pr.Solution, Tensor]]
+Ask = Callable[["Request"], Tensor]
+
+
+class Prepared(NamedTuple):
+    """A problem, ready to be solved.
+
+    Attributes:
+        run: ``run(ask, resume, rtol)`` solves it, or goes on from a solution, to another tolerance if one is given;
+            ``ask`` answers a `Request`. It returns the solution and the latents at the end.
+        serial: ``serial(ask)`` takes one step after another, and returns likewise.
+        draw: What draws the noise, where steps take any.
+        drawn: Where that noise is.
+        correction: What carries corrections on.
+        dtype: That of the states.
+    """
+
+    run: Callable[[Ask, pr.Solution | None, float | None], tuple[pr.Solution, Tensor]]
+    serial: Callable[[Ask], tuple[pr.Solution, Tensor]]
+    draw: Draw | None
+    drawn: Drawn | None
+    correction: pr.Correction
+    dtype: torch.dtype
 
 
 def prepare(
-    setup: Setup, translation: Translation, latents: Tensor, inpainting: Any, twins: bool
-) -> tuple[Run, Draw | None]:
-    """What solves: a function that is called with what answers a `Request`, and returns the latents at the end.
-
-    With ``serial=True`` it does so one step after another. And what draws noise, where steps take any.
+    setup: Setup, translation: Translation, latents: Tensor, inpainting: Any, mark: Mark | None = None
+) -> Prepared:
+    """What solves, and what draws noise, where steps take any.
 
     Args:
         setup: How.
         translation: What the scheduler does.
         latents: Where it begins, ``(B, *rest)``.
         inpainting: What is kept of an image, or ``None``.
-        twins: Whether the pipeline holds every sample twice.
+        mark: What is to say of which stage a request is, where steps have two.
     """
     fine, off_grid = _fine(setup, translation)
     clean = translation.clean
     if setup.solver is not None and isinstance(translation.fine, Posterior):
         clean = clean or translation.fine.clean
     translation = replace(translation, clean=clean)
-    serve = _Serve(translation, len(latents), off_grid)
+    serve = _Serve(translation, len(latents), off_grid, mark or Mark())
     schedule, times = translation.noise_schedule, translation.times
     model = DiffusionModel(serve, schedule, "x0" if clean is not None else translation.prediction)
     check_start(model)
@@ -125,16 +152,18 @@ def prepare(
     rhs = RightHandSide(model, coordinates, _named, None)
     ids = torch.arange(len(latents), device=latents.device)
     problem = DiffusionODE(rhs, "fold", [ids], coordinates=coordinates)
-    draw = None
+    draw = drawn = None
     if NoisyFlow in fine.solves or getattr(fine, "noisy", False):
         drawn = Drawn()
-        problem, draw = DrawnFlow.of(problem, drawn), _drawing(translation, latents, twins, drawn)
+        problem, draw = DrawnFlow.of(problem, drawn), _drawing(translation, latents, drawn)
     grid = pr.TimeGrid.from_points(coordinates.tau(times), 1)
     if inpainting is not None:
-        blend = Blend(coordinates, *_kept(inpainting, latents), float(grid.points[-1]))
+        blend = Blend(coordinates, *kept_rows(inpainting, latents), float(grid.points[-1]))
         fine = Blended(replace(fine, blend=blend) if isinstance(fine, HeunToZero) else fine, blend)
     correction = correction_of(setup.coarse, fine)
     grid = grid_of(grid.points, setup.slices, correction, fine)
+    if mark is not None and isinstance(fine, pr.Multistep):
+        fine = Marked(fine, mark)
     plan = choose_schedule(setup.schedule, _width(setup, grid.num_slices), setup.coarse, grid.num_slices)
     alpha = schedule.alpha(times[[0, -1]]).tolist() if translation.scaled else (1.0, 1.0)
     flow = ProbabilityFlow(problem, coordinates)
@@ -143,11 +172,14 @@ def prepare(
     state = latents.detach().to(torch.promote_types(latents.dtype, kept))
     u0 = flow.from_x(grid.points[0], state * alpha[0])
 
-    def run(ask: Callable[[Request], Tensor], serial: bool = False) -> tuple[pr.Solution, Tensor]:
+    def serial(ask: Ask) -> tuple[pr.Solution, Tensor]:
         serve.answer = ask
-        if serial:
-            solution = pr.serial(problem, u0, grid, fine=fine, samples=True)
-            return solution, flow.to_x(grid.points[-1], solution.u) / alpha[1]
+        solution = pr.serial(problem, u0, grid, fine=fine, samples=True)
+        return solution, flow.to_x(grid.points[-1], solution.u) / alpha[1]
+
+    def run(ask: Ask, resume: pr.Solution | None, rtol: float | None) -> tuple[pr.Solution, Tensor]:
+        serve.answer = ask
+        tolerance = pr.Tolerance(rtol=setup.rtol if rtol is None else rtol, atol=0.0)
         solution = pr.solve(
             problem,
             u0,
@@ -155,14 +187,16 @@ def prepare(
             fine=fine,
             coarse=correction,
             schedule=plan,
-            stop=pr.Tolerance(rtol=setup.rtol, atol=0.0, rule="error") if setup.stop is None else setup.stop,
+            stop=tolerance if setup.stop is None else setup.stop,
             max_iterations=setup.max_iterations,
             samples=True,
+            resume=resume,
+            verify=setup.verify,
             throw=False,
         )
         return solution, flow.to_x(grid.points[-1], solution.u) / alpha[1]
 
-    return run, draw
+    return Prepared(run, serial, draw, drawn, correction, state.dtype)
 
 
 def _coordinates(setup: Setup, translation: Translation, fine: pr.Integrator) -> Coordinates:
@@ -187,15 +221,15 @@ class _Serve:
 
     answer: Callable[[Request], Tensor]
 
-    def __init__(self, translation: Translation, samples: int, off_grid: bool) -> None:
-        self._translation, self._samples, self._off_grid = translation, samples, off_grid
+    def __init__(self, translation: Translation, samples: int, off_grid: bool, mark: Mark) -> None:
+        self._translation, self._samples, self._off_grid, self._mark = translation, samples, off_grid, mark
         self._times = translation.times
         self._timesteps = translation.timesteps
 
     def __call__(self, x: Tensor, t: Tensor, sample: Tensor) -> Tensor:
         times = self._times = self._times.to(x.device)
         index = nearest(t.to(torch.float64), times[:-1])
-        exact, between = times[index], None
+        exact, between, on_grid = times[index], None, None
         if self._off_grid:
             t = t.to(torch.float64)
             on_grid = (t - exact).abs() <= 1e-6 * exact.abs()
@@ -204,7 +238,7 @@ class _Serve:
         scale = self._translation.input_scale(exact)
         seen = x if self._translation.data is None else per_row(scale, x) * x
         lanes = Lanes(seen, sample if self._samples > 1 else None, index, between)
-        request = Request(lanes, x, exact, self._translation)
+        request = Request(lanes, x, exact, self._translation, on_grid, self._mark.again)
         return request.prediction(self.answer(request))
 
     def _between(self, t: Tensor) -> Tensor:
@@ -233,10 +267,10 @@ def _fine(setup: Setup, translation: Translation) -> tuple[pr.Integrator, bool]:
     return (HeunToZero() if setup.solver == "heun" else SOLVERS[setup.solver]()), off_grid
 
 
-def _drawing(translation: Translation, latents: Tensor, twins: bool, drawn: Drawn) -> Draw:
+def _drawing(translation: Translation, latents: Tensor, drawn: Drawn) -> Draw:
     """What draws the noise of all steps, as the scheduler would draw it in a sequential run."""
 
-    def draw(generator: Any, dtype: torch.dtype) -> None:
+    def draw(generator: Any, dtype: torch.dtype, twins: bool) -> None:
         from diffusers.utils.torch_utils import randn_tensor
 
         given = translation.noise
@@ -257,7 +291,7 @@ def _drawing(translation: Translation, latents: Tensor, twins: bool, drawn: Draw
     return draw
 
 
-def _kept(inpainting: Any, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def kept_rows(inpainting: Any, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Image, noise and mask, each with a row for each sample."""
     count = len(latents)
     rows = (inpainting.image, inpainting.noise, inpainting.mask)

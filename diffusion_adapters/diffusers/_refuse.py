@@ -6,14 +6,13 @@ from typing import Any
 
 from torch import nn
 
+from diffusion_adapters._training import why_unsteady
+
 _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
-    "control_guidance_start": ((0.0, 0, None), "control_guidance_start=0.0"),
-    "control_guidance_end": ((1.0, 1, None), "control_guidance_end=1.0"),
     "guess_mode": ((False, None), "guess_mode=False"),
-    "skip_guidance_layers": ((None,), "skip_guidance_layers=None"),
     "pag_adaptive_scale": ((0.0, 0, None), "pag_adaptive_scale=0.0"),
 }
-"""Arguments of pipelines that act on some steps only, with the values that act on all."""
+"""Arguments of pipelines that are not known what they make of many steps together, with the values that do nothing."""
 
 _CACHES = ("cache", "fbc_", "broadcast")
 """Parts of the names of hooks that keep what a network computed for the next step."""
@@ -26,13 +25,36 @@ def refuse(pipe: Any, given: dict[str, Any]) -> None:
         values = value if isinstance(value, list | tuple) else (value,)
         if any(one not in neutral for one in values):
             raise ValueError(
-                f"{name}={value!r} treats some steps unlike others by their number, which is not known in parallel in "
-                f"time; expected {fix}, or the pipeline itself"
+                f"{name}={value!r} makes the guidance of a step, or the rows of a network's input, in a way that is "
+                f"not known for many steps together; expected {fix}, or the pipeline itself"
             )
-    for name in ("unet", "transformer", "transformer_2"):
+    for name in ("unet", "transformer", "transformer_2", "controlnet", "prior"):
         module = getattr(pipe, name, None)
         if isinstance(module, nn.Module):
             _refuse_caches(name, module)
+            _refuse_training(name, module)
+
+
+def refuse_combined(pipe: Any) -> None:
+    """Raises where a pipeline's steps are made by others that it holds."""
+    parts = vars(pipe) if hasattr(pipe, "__dict__") else {}
+    held = [n for n, part in parts.items() if any(c.__name__ == "DiffusionPipeline" for c in type(part).__mro__)]
+    if held:
+        sampled = [name for name in held if "prior" not in name] or held
+        raise ValueError(
+            f"{type(pipe).__name__} makes its steps in other pipelines, {' and '.join(held)}; expected those: "
+            f"pipe.{sampled[0]} = da.diffusers.parallelize(pipe.{sampled[0]}), and then the call of pipe itself"
+        )
+
+
+def _refuse_training(name: str, module: nn.Module) -> None:
+    """Dropout is another in every call, and statistics of a batch are those of the lanes that share it."""
+    for part in module.modules():
+        if part.training and (why := why_unsteady(part)):
+            raise ValueError(
+                f"pipe.{name} is in training mode and has {type(part).__name__}, which {why}, so that its result is no "
+                f"function of its input; expected a network in evaluation mode: pipe.{name}.eval()"
+            )
 
 
 def _refuse_caches(name: str, module: nn.Module) -> None:

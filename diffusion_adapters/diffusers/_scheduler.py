@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor
@@ -37,18 +36,19 @@ class StandIn:
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Hands the prediction to the engine; returns what the pipeline is to take for its latents."""
-        self._refuse_more(args, kwargs)
-        latents = self._conversation.step(model_output, sample, kwargs.get("generator"))
+        given = {**dict(zip(_names(self), args, strict=False)), **kwargs} if args else kwargs
+        self._refuse_more(given)
+        latents = self._conversation.step(model_output, sample, given)
         if kwargs.get("return_dict", True) is False:
             return latents, latents
-        return SimpleNamespace(prev_sample=latents, pred_original_sample=latents)
+        return _output()(prev_sample=latents, pred_original_sample=latents)
 
-    def _refuse_more(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _refuse_more(self, given: dict[str, Any]) -> None:
         """Raises where a step is told more than is known here: noise of its own, churn, a timestep for each token."""
         parameters = inspect.signature(self.step).parameters
         setup = self._conversation.setup
         known = {"eta": setup.eta, "use_clipped_model_output": setup.use_clipped}
-        for name, value in {**dict(zip(list(parameters)[3:], args, strict=False)), **kwargs}.items():
+        for name, value in given.items():
             if name in ("generator", "return_dict") or name not in parameters or isinstance(value, Tensor | list):
                 neutral = value is None or name in ("generator", "return_dict")
             else:
@@ -65,6 +65,19 @@ class StandIn:
         if self._conversation.in_loop or self._conversation.finished:
             return original_samples
         return super().add_noise(original_samples, noise, _plain(timesteps))  # pyright: ignore
+
+
+@cache
+def _output() -> Any:
+    """What schedulers of diffusers return: read by attribute, by name and by index."""
+    from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
+
+    return DDIMSchedulerOutput
+
+
+def _names(scheduler: Any) -> list[str]:
+    """What ``step`` takes behind prediction, timestep and sample."""
+    return list(inspect.signature(scheduler.step).parameters)[3:]
 
 
 def _plain(value: Any) -> Any:

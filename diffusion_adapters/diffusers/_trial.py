@@ -98,14 +98,14 @@ def _try(scheduler: Any, translation: Translation, start: int, stop: int, setup:
         precise.sigmas = precise.sigmas.double()
         theirs = _theirs(precise, translation, latents, at, setup, name)
     translation = replace(translation, timesteps=translation.timesteps.cpu())
-    run, draw = prepare(replace(setup, dtype=torch.float64), translation, latents, None, False)
-    if draw is not None:
-        draw(torch.Generator().manual_seed(0), latents.dtype)
+    prepared = prepare(replace(setup, dtype=torch.float64), translation, latents, None)
+    if prepared.draw is not None:
+        prepared.draw(torch.Generator().manual_seed(0), latents.dtype, False)
 
     def answer(request: Request) -> Tensor:
         return _made_up(translation, request.x, request.t, translation.timesteps[request.lanes.at])
 
-    _, ours = run(answer, serial=True)
+    _, ours = prepared.serial(answer)
     error = float(torch.linalg.vector_norm(ours - theirs) / torch.linalg.vector_norm(theirs).clamp_min(1e-6))
     if not error <= TOLERANCE:
         raise ValueError(
@@ -119,7 +119,7 @@ def _theirs(scheduler: Any, translation: Translation, x: Tensor, at: Tensor, set
     """What the scheduler itself makes of latents; an error where that is nothing finite."""
     schedule, times, order = translation.noise_schedule, translation.times, getattr(scheduler, "order", 1)
     takes = inspect.signature(scheduler.step).parameters
-    given = {"eta": setup.eta, "use_clipped_model_output": setup.use_clipped}
+    given: dict[str, Any] = {"eta": setup.eta, "use_clipped_model_output": setup.use_clipped}
     given["generator"] = torch.Generator().manual_seed(0)
     given = {key: value for key, value in given.items() if key in takes}
     for i, told in enumerate(at):
@@ -188,7 +188,7 @@ def _made_up(translation: Translation, x: Tensor, t: Tensor, told: Tensor) -> Te
     alpha, sigma = (per_row(part, x) for part in (schedule.alpha(t), schedule.sigma(t)))
     x0 = 0.5 * alpha * x / (0.5 * alpha**2 + sigma**2) + 0.3 * torch.sin(x + per_row(0.01 * told, x))
     if translation.data is not None:
-        total = sigma**2 + translation.data**2
+        total = torch.as_tensor(sigma**2 + translation.data**2)
         return (x0 - translation.data**2 / total * x) / (translation.sign * sigma * translation.data / total.sqrt())
     eps = (x - alpha * x0) / sigma
     if translation.prediction == "eps":

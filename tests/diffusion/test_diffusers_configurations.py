@@ -1,7 +1,8 @@
 """Any configuration of any scheduler gives what the pipeline gives, or is refused by name.
 
 Runs to as many iterations as there are steps are the sequential run of our own methods: what differs then was read
-wrongly from the scheduler. The network is made up, the loop is that of every pipeline; see `configurations`.
+wrongly from the scheduler. They are not checked by the scheduler, which would put its own result in place of a wrong
+one. The network is made up, the loop is that of every pipeline; see `configurations`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import diffusion_adapters as da
@@ -51,6 +52,28 @@ def test_steps_are_those_of_the_scheduler(rng: random.Random) -> None:
     assert_right(case, compare(case, **SERIAL))
 
 
+@settings(max_examples=8 if settings().max_examples < 100 else settings().max_examples)
+@given(rng=st.randoms(use_true_random=False))
+def test_the_check_raises_no_false_alarm(rng: random.Random) -> None:
+    """Where the result is the pipeline's, the scheduler finds so, and no round is added."""
+    out = compare(draw(rng, steps=9), check=True)
+    if out.verdict == "equal":
+        assert out.check.passed, out
+        assert not out.check.sequential
+        assert out.check.extra_rounds == 0
+
+
+@pytest.mark.sweep(12)
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("scheduler", OPTIONS)
+def test_the_check_of_a_few_steps(scheduler: str, steps: int) -> None:
+    """Some visit one timestep more than there are steps, by an empty step or by a second stage."""
+    out = compare(Case(scheduler, {}, {"num_inference_steps": steps}), check=True)
+    assert out.verdict == "equal", out
+    assert out.check.passed, out
+    assert out.check.extra_rounds == 0
+
+
 @pytest.mark.parametrize("scheduler", OPTIONS)
 def test_most_configurations_are_taken(scheduler: str) -> None:
     """Refusals are for what has no meaning: otherwise the test above would hold for an adapter that refuses all."""
@@ -62,16 +85,17 @@ def test_most_configurations_are_taken(scheduler: str) -> None:
     assert any(out.verdict == "equal" for out in outs), outs
 
 
-def run(scheduler: Any, settings: dict[str, Any], **call: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def run(scheduler: Any, how: dict[str, Any], **call: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """The pipeline's result and ours, and that the generator is left where it leaves it."""
     case = Case("", {}, {"guidance_scale": 3.0, **call})
     theirs_in, ours_in = case.inputs(), case.inputs()
     theirs = Bare(Waves(), scheduler)(**theirs_in)
-    ours = da.diffusers.parallelize(Bare(Waves(), scheduler), dtype=torch.float64, **settings)(**ours_in)
+    ours = da.diffusers.parallelize(Bare(Waves(), scheduler), dtype=torch.float64, check=False, **how)(**ours_in)
     assert torch.equal(theirs_in["generator"].get_state(), ours_in["generator"].get_state())
     return theirs, ours
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("eta", [0.0, 0.7])
 @pytest.mark.parametrize(("steps", "settings"), [(1, SERIAL), (7, SERIAL), (7, {"rtol": 1e-6})], ids=str)
@@ -97,7 +121,7 @@ def test_a_method_of_ones_own_steps_in_the_coordinates_of_schedulers() -> None:
     case = Case("HeunDiscreteScheduler", {"beta_schedule": "squaredcos_cap_v2"}, {"num_inference_steps": 9})
     theirs = case.pipeline()(**case.inputs())
     euler = Bare(Waves(), EulerDiscreteScheduler(beta_schedule="squaredcos_cap_v2"))  # the same levels
-    ours = da.diffusers.parallelize(euler, solver="heun", dtype=torch.float64, **SERIAL)(**case.inputs())
+    ours = da.diffusers.parallelize(euler, solver="heun", dtype=torch.float64, check=False, **SERIAL)(**case.inputs())
     assert distance(ours, theirs) <= 1e-4
 
 
@@ -177,5 +201,7 @@ def test_a_first_timestep_that_is_there_twice_is_refused() -> None:
         da.diffusers.parallelize(Bare(Waves(), scheduler))(**case.inputs())
     case.call["indexed"] = True
     theirs = Bare(Waves(), scheduler)(**case.inputs())
-    ours = da.diffusers.parallelize(Bare(Waves(), scheduler), dtype=torch.float64, **SERIAL)(**case.inputs())
+    ours = da.diffusers.parallelize(Bare(Waves(), scheduler), dtype=torch.float64, check=False, **SERIAL)(
+        **case.inputs()
+    )
     assert distance(ours, theirs) <= 1e-4

@@ -11,7 +11,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusion.pipelines import IMAGE, KEPT, SIZE, STABLE, TEXT, flux, sd, sd3
+from diffusion.pipelines import IMAGE, KEPT, SIZE, STABLE, TEXT, flux, sd
 from diffusion.pipelines import controlnet as control_network
 from torch import Tensor, nn
 
@@ -58,7 +58,7 @@ def test_a_callback_is_called_once_in_each_round_and_sees_clean_latents() -> Non
     assert [step for step, _, _ in seen] == list(range(parallel.solution.stats.rounds))
     off = [float((latents - final).norm() / final.norm()) for _, _, latents in seen]
     assert off[-1] == 0.0
-    assert off[len(off) // 2] < 0.1 < off[0]  # estimates of the clean latents, better and better
+    assert off[2 * len(off) // 3] < 0.1 < off[0]  # estimates of the clean latents, better and better
     assert torch.equal(run(parallel), final)  # which callbacks change nothing of
 
 
@@ -369,18 +369,10 @@ def test_caches_between_steps_are_refused() -> None:
         pipe.transformer.disable_cache()
 
 
-@pytest.mark.parametrize(
-    "setting", [{"control_guidance_start": 0.2}, {"control_guidance_end": [0.8]}, {"guess_mode": True}]
-)
-def test_control_in_some_steps_only_is_refused(setting: dict[str, Any]) -> None:
+def test_control_of_a_guess_is_refused() -> None:
     pipe = sd("ControlNet", controlnet=control_network())
-    with pytest.raises(ValueError, match=f"{next(iter(setting))}=.*expected {next(iter(setting))}="):
-        run(da.diffusers.parallelize(pipe), image=IMAGE, **setting)
-
-
-def test_layers_skipped_in_some_steps_only_are_refused() -> None:
-    with pytest.raises(ValueError, match="skip_guidance_layers"):
-        run(da.diffusers.parallelize(sd3()), skip_guidance_layers=[0])
+    with pytest.raises(ValueError, match=r"guess_mode=.*expected guess_mode=False"):
+        run(da.diffusers.parallelize(pipe), image=IMAGE, guess_mode=True)
 
 
 class Changing(diffusers.StableDiffusionPipeline):
@@ -388,12 +380,16 @@ class Changing(diffusers.StableDiffusionPipeline):
 
     how = ""
 
+    def late(self, t: Tensor) -> bool:
+        """A decision that is not made in the loop itself."""
+        return bool(t > 500)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         latents = torch.randn(1, 4, 8, 8, generator=kwargs["generator"])
         self.scheduler.set_timesteps(8)
         for i, t in enumerate(self.scheduler.timesteps):
             value = self.unet(latents, t, encoder_hidden_states=TEXT["prompt_embeds"]).sample
-            if self.how == "decision" and t > 500:
+            if self.how == "decision" and self.late(t):
                 value = 0.9 * value
             if self.how == "guidance":
                 value = value * (1 + t / 1000)
@@ -401,7 +397,7 @@ class Changing(diffusers.StableDiffusionPipeline):
             if self.how == "latents":
                 latents = 0.9 * latents
             if self.how == "twice" and i == 0:
-                list(self.scheduler.timesteps)
+                _ = list(self.scheduler.timesteps)
         if self.how == "twice":
             for _ in self.scheduler.timesteps:
                 pass

@@ -1,0 +1,262 @@
+"""Whether a run's result is what the pipeline's own scheduler makes of it, and what is done where it is not."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import reprlib
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import parareal as pr
+from diffusion_adapters.diffusers._problem import Ask, Prepared, Request, Setup, kept_rows
+from diffusion_adapters.diffusers._replay import Mark, Replay, ReplayError, fresh
+from diffusion_adapters.diffusers._translate import Translation
+
+TIMES = 5.0
+"""How many times the tolerance of a run its difference may be. In all that were right it was at most once that."""
+
+UNITS, SHARE = 400.0, 1e-3
+"""How many units of rounding it may be beside that; and the share in it of what noise at the start is larger by."""
+
+ROUGH = {"DEISMultistepScheduler": 8.0}
+"""By how much more some schedulers round: coefficients of DEIS are differences of products of logarithms in float32."""
+
+_ESTIMATED = (pr.Status.CONVERGED, pr.Status.VERIFIED)
+"""Ends of runs that a smaller tolerance makes longer."""
+
+TIGHTER = 1e-2
+"""The factor on the tolerance with which a run goes on that differs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Check:
+    """How far a call's latents are from those to which the pipeline's own scheduler comes by the same predictions.
+
+    Attributes:
+        difference: Relative distance of each sample, float64, ``(B,)``; ``None`` where nothing was compared.
+        tolerance: Up to where it passes; NaN where nothing was compared.
+        passed: Whether all samples are within the tolerance; ``None`` where nothing was compared.
+        extra_rounds: Rounds that were added since the first comparison did not pass.
+        sequential: Whether what was returned is the pipeline's own sequential run, since no comparison passed.
+        reason: Why nothing was compared, a sentence; else empty.
+    """
+
+    difference: Tensor | None = None
+    tolerance: float = math.nan
+    passed: bool | None = None
+    extra_rounds: int = 0
+    sequential: bool = False
+    reason: str = ""
+
+    @property
+    def largest(self) -> float:
+        """The largest difference of all samples; NaN where nothing was compared."""
+        return math.nan if self.difference is None else max(self.difference.tolist(), default=0.0)
+
+
+class DiffersError(Exception):
+    """The result is to be that of the pipeline's own run."""
+
+
+class Checker:
+    """What keeps a call's predictions, compares, and goes on where that does not pass.
+
+    Args:
+        setup: How the call is solved.
+        translation: What the scheduler does.
+        scheduler: The stand-in for the scheduler, after ``set_timesteps``.
+        span: Numbers of its timesteps that the pipeline visits: the first, and one more than the last.
+        samples: How many there are.
+
+    Attributes:
+        check: What came of it, so far.
+        mark: What is to tell stages apart, where steps have two.
+        arguments: What the pipeline hands to ``step`` beside prediction, timestep and sample.
+    """
+
+    def __init__(self, setup: Setup, translation: Translation, scheduler: Any, span: tuple[int, int], samples: int):
+        self.check = Check(reason="the run did not come to its end")
+        self.mark: Mark | None = None
+        self.arguments: dict[str, Any] = {}
+        self._setup, self._translation = setup, translation
+        self._replay: Replay | None = None
+        self._raised = False
+        self._units = UNITS * max(ROUGH.get(kind.__name__, 1.0) for kind in type(scheduler).__mro__)
+        visited, steps = span[1] - span[0], len(translation.timesteps)
+        if setup.check is False:
+            self._without("check=False was asked for")
+        elif setup.solver is not None:
+            self._without(f"solver={setup.solver!r} is not the scheduler's own method")
+        elif getattr(scheduler, "order", 1) == 2 and visited == 2 * steps - 1:
+            self.mark = Mark()
+            self._replay = Replay(_maker(scheduler), span, 2, samples, visited)
+        elif steps <= visited <= steps + 1:
+            self._replay = Replay(_maker(scheduler), span, 1, samples, steps)
+        else:
+            self._without(f"the pipeline visits {visited} timesteps for {steps} steps")
+
+    def _without(self, reason: str) -> None:
+        self._replay, self.check = None, Check(reason=reason)
+
+    def begin(self, prepared: Prepared, latents: Tensor, inpainting: Any) -> None:
+        """Takes note of how the problem is solved, of where it begins, and of what is kept of an image."""
+        self._prepared, self._latents = prepared, latents
+        coarse, replay = prepared.correction.propagator, self._replay
+        if replay is None:
+            return
+        if coarse is not None and (replay.stages > 1 or coarse.evaluations != 1 or coarse.steps not in (None, 1)):
+            self._without(f"coarse={self._setup.coarse!r} calls the network at states that are not of the run")
+        elif inpainting is not None:
+            image, noise, mask = (part.to(prepared.dtype) for part in kept_rows(inpainting, latents))
+            replay.blend = _blending(image, noise, mask)
+
+    def note(self, request: Request, value: Tensor) -> None:
+        """Keeps the predictions that answer a request."""
+        if self._replay is not None:
+            lanes = request.lanes
+            self._replay.note(lanes.at, lanes.samples, request.again, value, request.on_grid)
+
+    def solve(self, ask: Ask) -> tuple[pr.Solution, Tensor]:
+        """Solves, compares, and goes on where that may help."""
+        setup, run = self._setup, self._prepared.run
+        solution, u = run(ask, None, None)
+        self.compare(solution, u)
+        estimated = any(status in _ESTIMATED for status in solution.sample_status or ())
+        if self.check.passed is False and estimated and not self._asked_for_less:
+            rounds = solution.stats.rounds
+            solution, u = run(ask, solution, TIGHTER * setup.rtol)
+            self.compare(solution, u)
+            self.check = replace(self.check, extra_rounds=solution.stats.rounds - rounds)
+        return solution, u
+
+    @property
+    def _asked_for_less(self) -> bool:
+        return self._setup.stop is not None or self._setup.max_iterations is not None
+
+    def conclude(self, name: str, scheduler: Any) -> None:
+        """Says what is to be said at the end of a run.
+
+        Args:
+            name: What the pipeline is called.
+            scheduler: The scheduler.
+
+        Raises:
+            DiffersError: The pipeline's own run is to take the place of this one.
+        """
+        check, setup = self.check, self._setup
+        if check.passed is None:
+            if self._raised or (setup.check and setup.solver is None):
+                what = "the result was not compared with what the pipeline's own scheduler makes of it"
+                warnings.warn(f"{name}: {what}: {check.reason}", RuntimeWarning, stacklevel=2)
+        elif not check.passed:
+            off = (
+                f"{name}: from the network's own predictions {describe(scheduler)} comes to latents that are "
+                f"{check.largest:.1e} away from the result, relative, where {check.tolerance:.1e} is expected"
+            )
+            if self._asked_for_less:
+                what = "which is returned as stop and max_iterations ask for it: leave them out for one that is"
+                warnings.warn(f"{off}: it has not converged, {what}", RuntimeWarning, stacklevel=2)
+            else:
+                self.check = replace(check, sequential=True)
+                raise DiffersError(off)
+
+    def compare(self, solution: pr.Solution, u: Tensor) -> None:
+        """Compares a run's latents with those of the scheduler."""
+        if self._replay is None:
+            return
+        drawn = self._prepared.drawn
+        self._replay.arguments = self.arguments
+        try:
+            end = self._replay.end(self._latents.to(u.dtype), None if drawn is None else drawn.normals)
+        except ReplayError as error:
+            self._without(str(error))
+            self._raised = True
+            return
+        lost = [status is pr.Status.NONFINITE for status in solution.sample_status or ()]
+        u = u.masked_fill(torch.tensor(lost, device=u.device).reshape(-1, *[1] * (u.ndim - 1)), math.nan)
+        far, tolerance = relative(end, u), self.tolerance
+        self.check = Check(far, tolerance, bool((far <= tolerance).all()))
+
+    @property
+    def tolerance(self) -> float:
+        """Up to which difference a comparison passes.
+
+        The replay is one more sweep of Picard's iteration, from the iterates that the run has ended with: it is off by
+        the sum of what the run's steps miss. A run that keeps to its tolerance has its iterates, and so the replay,
+        within a few times that. And both round: levels of the scheduler are float32, and where the network predicts
+        noise, what is rounded at the start weighs as much more at the end as the noise is larger there.
+        """
+        translation = self._translation
+        reach = 1.0
+        if translation.prediction == "eps":
+            schedule, t = translation.noise_schedule, translation.times[0]
+            reach = max(1.0, float(schedule.sigma(t) / schedule.alpha(t)))
+        return TIMES * self._setup.rtol + self._units * torch.finfo(torch.float32).eps * max(1.0, SHARE * reach)
+
+
+def describe(scheduler: Any) -> str:
+    """A scheduler's name, with the entries of its config that differ from what they are by default."""
+    defaults = inspect.signature(type(scheduler).__init__).parameters
+    short = reprlib.Repr()
+    short.maxlist, short.maxother, short.maxstring = 3, 60, 60
+    entries = [
+        f"{key}={short.repr(value)}"
+        for key, value in scheduler.config.items()
+        if key in defaults and repr(value) != repr(defaults[key].default)
+    ]
+    return f"{type(scheduler).__name__}({', '.join(entries)})"
+
+
+class Rewind:
+    """Where generators stood when a call began: its own, and torch's.
+
+    Args:
+        generator: The call's own, one or a list of them, or ``None``.
+    """
+
+    def __init__(self, generator: Any) -> None:
+        own: Any = generator if isinstance(generator, list | tuple) else [generator]
+        self._own = [(one, one.get_state()) for one in own if isinstance(one, torch.Generator)]
+        self._cpu = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+
+    def __call__(self) -> None:
+        """Puts them back."""
+        for one, state in self._own:
+            one.set_state(state)
+        torch.set_rng_state(self._cpu)
+        if self._cuda is not None:
+            torch.cuda.set_rng_state_all(self._cuda)
+
+
+def _maker(scheduler: Any) -> Callable[[], Any]:
+    kept = fresh(scheduler)
+    return lambda: fresh(kept)
+
+
+def _blending(image: Tensor, noise: Tensor, mask: Tensor) -> Callable[[Any, Tensor, Tensor], Tensor]:
+    """What a pipeline does between two steps to keep an image."""
+
+    def blend(scheduler: Any, x: Tensor, t: Tensor) -> Tensor:
+        t = t.reshape(1)
+        noisy = getattr(scheduler, "add_noise", None)
+        known = scheduler.scale_noise(image, t, noise) if noisy is None else noisy(image, noise, t)
+        return ((1 - mask) * known + mask * x).to(x.dtype)
+
+    return blend
+
+
+def relative(a: Tensor, b: Tensor) -> Tensor:
+    """Relative distance of each sample, float64, ``(B,)``; 0 where neither is finite, infinite where one is."""
+    a, b = a.detach().double().flatten(1), b.detach().double().flatten(1)
+    there, both = a.isfinite().all(1), b.isfinite().all(1)
+    off = torch.linalg.vector_norm(a - b, dim=1)
+    far = off / torch.linalg.vector_norm(b, dim=1)
+    far = torch.where(off == 0, 0.0, far)
+    return torch.where(there & both, far, torch.where(there | both, torch.inf, 0.0))

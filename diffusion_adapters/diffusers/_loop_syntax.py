@@ -1,0 +1,434 @@
+"""Questions about the syntax tree of a loop: what is computed from what, read where, and under which tests."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+_PURE = frozenset(
+    [
+        "int",
+        "float",
+        "bool",
+        "str",
+        "len",
+        "min",
+        "max",
+        "abs",
+        "round",
+        "sum",
+        "any",
+        "all",
+        "isinstance",
+        "hasattr",
+        "getattr",
+        "range",
+        "tuple",
+        "list",
+        "sorted",
+        "set",
+    ]
+)
+_PURE_METHODS = frozenset(
+    ["item", "tolist", "keys", "values", "items", "get", "index", "cpu", "float", "int", "long", "numpy", "startswith"]
+)
+_SINKS = frozenset(
+    [
+        "add_noise",
+        "scale_noise",
+        "cache_context",
+        "mark_step",
+        "set_description",
+        "set_postfix",
+        "print",
+        "warn",
+        "write",
+    ]
+)
+_SAME = frozenset(["to", "contiguous", "repeat", "expand", "type", "float", "half", "detach", "clone"])
+_COLLECTS = frozenset(["append", "extend", "insert", "add", "update", "setdefault"])
+GUIDANCE = "guidance_in"
+"""What computes the state of a guider in a step, see `_loop_steps`."""
+
+_QUIET = frozenset(["logger", "logging", "warnings"])
+
+
+def dotted(node: ast.AST) -> str | None:
+    """``a`` or ``a.b.c``, or ``None`` for anything else."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        base = dotted(node.value)
+        return None if base is None else f"{base}.{node.attr}"
+    return None
+
+
+def names_of(node: ast.AST) -> set[str]:
+    """Names that are read, with their attributes too: ``a`` and ``a.b``."""
+    found: set[str] = set()
+    for part in ast.walk(node):
+        if isinstance(part, ast.Name | ast.Attribute):
+            name = dotted(part)
+            if name is not None:
+                found.add(name)
+    return found
+
+
+def reads(node: ast.AST, name: str) -> Iterator[ast.Name]:
+    """Where a variable is read."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Name) and part.id == name and isinstance(part.ctx, ast.Load):
+            yield part
+
+
+def assigned_names(node: ast.AST) -> list[str]:
+    """What a statement assigns to, itself: names, and attributes of names."""
+    if isinstance(node, ast.Assign):
+        targets = node.targets
+    elif isinstance(node, ast.AugAssign | ast.AnnAssign | ast.For | ast.NamedExpr):
+        targets = [node.target]
+    elif isinstance(node, ast.With):
+        targets = [item.optional_vars for item in node.items if item.optional_vars is not None]
+    else:
+        return []
+    flat: list[ast.expr] = []
+    while targets:
+        target, *targets = targets
+        if isinstance(target, ast.Tuple | ast.List):
+            targets = [*target.elts, *targets]
+        elif isinstance(target, ast.Starred):
+            targets = [target.value, *targets]
+        else:
+            flat.append(target)
+    return [name for target in flat if (name := dotted(target)) is not None]
+
+
+def is_sink(call: ast.Call) -> bool:
+    """Whether a call is about progress, callbacks, logging, or noise that the stand-in for the scheduler deals with."""
+    name = dotted(call.func) or ""
+    first, last = name.split(".")[0], name.split(".")[-1]
+    bar = last == "update" and any(word in name for word in ("bar", "progress"))
+    return bar or "callback" in last or last in _SINKS or first in _QUIET
+
+
+class Origins:
+    """What the variables of a function are computed from, back to its parameters."""
+
+    def __init__(self, function: ast.FunctionDef) -> None:
+        arguments = function.args
+        self._parameters = [arg.arg for arg in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+        self._from: dict[str, set[str]] = {}
+        for node in ast.walk(function):
+            value = getattr(node, "value", None) or getattr(node, "iter", None)
+            for name in assigned_names(node):
+                self._from.setdefault(name, set()).update(names_of(value) if isinstance(value, ast.AST) else ())
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "append":
+                self._from.setdefault(dotted(node.func.value) or "", set()).update(names_of(node))
+
+    def parameters(self, names: set[str]) -> tuple[str, ...]:
+        """Parameters that these variables are computed from, other than those of the steps themselves."""
+        seen: set[str] = set(
+            ["self", "timesteps", "num_inference_steps", "num_warmup_steps", "sigmas", "device", "latents", "i", "t"]
+        )
+        waiting = sorted(names)
+        while waiting:
+            name = waiting.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            waiting.extend(self._from.get(name, ()))
+            if name.startswith("self."):  # a property of what was kept under its name
+                waiting.append("self._" + name.split(".")[-1].lstrip("_"))
+        own = set(["self", "timesteps", "num_inference_steps", "sigmas", "latents"])
+        return tuple(name for name in self._parameters if name in seen - own)
+
+
+class Tree:
+    """A loop, or a function, and the questions about it.
+
+    Args:
+        loop: Its syntax tree.
+        symbols: Names of number and timestep, which are known beforehand for every step.
+        outside: Variables that are read outside of it, too.
+    """
+
+    def __init__(
+        self, loop: ast.For | ast.FunctionDef, symbols: set[str], outside: frozenset[str] = frozenset()
+    ) -> None:
+        self.loop, self.symbols, self._outside = loop, symbols, outside
+        self._up: dict[ast.AST, ast.AST] = {}
+        self._assigned: dict[str, list[ast.AST]] = {}
+        self._reads: dict[str, list[ast.Name]] = {}
+        self._loads: dict[str, list[ast.expr]] = {}
+        for node in ast.walk(loop):
+            if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load):
+                self._loads.setdefault(dotted(node) or "", []).append(node)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+                self._reads.setdefault(node.id, []).append(node)
+            for child in ast.iter_child_nodes(node):
+                self._up[child] = node
+            if node is not loop:
+                for name in assigned_names(node):
+                    self._assigned.setdefault(name, []).append(node)
+        self._find_quiet_names()
+
+    def above(self, node: ast.AST) -> Iterator[tuple[ast.AST, ast.AST]]:
+        """Pairs of a node and its parent, upwards."""
+        while node in self._up:
+            yield node, self._up[node]
+            node = self._up[node]
+
+    def in_body(self, node: ast.AST) -> bool:
+        """Whether it is part of the loop's body, and not of a statement that was inlined."""
+        at = node
+        for child, parent in self.above(node):
+            if getattr(child, "inlined", False):
+                return False
+            at = child if parent is self.loop else at
+        return at in self.loop.body
+
+    def statement(self, node: ast.AST) -> ast.stmt:
+        """The statement around it."""
+        while not isinstance(node, ast.stmt):
+            node = self._up[node]
+        return node
+
+    def shadowed(self, node: ast.Name) -> bool:
+        """Whether a comprehension around it has a variable of that name."""
+        for _, parent in self.above(node):
+            if isinstance(parent, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+                bound = {n.id for g in parent.generators for n in ast.walk(g.target) if isinstance(n, ast.Name)}
+                if node.id in bound:
+                    return True
+        return False
+
+    def count(self, name: str) -> int:
+        """How many statements of the body assign to a variable."""
+        return len(self._assigned.get(name, ()))
+
+    # --- what can be computed beforehand ------------------------------------------------------------------------------
+
+    def computable(self, node: ast.AST) -> bool:
+        """Whether an expression needs nothing but numbers, timesteps and what the loop does not change."""
+        if isinstance(node, ast.Lambda | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp | ast.NamedExpr):
+            return False
+        if isinstance(node, ast.Await | ast.Yield | ast.YieldFrom | ast.Starred | ast.JoinedStr):
+            return False
+        if isinstance(node, ast.Call) and not self._pure(node.func):
+            return False
+        name = dotted(node)
+        if name is not None:
+            head, last = name.split(".")[0], name.split(".")[-1]
+            changed = {name, f"{head}._{last}"} & self._assigned.keys() or head in self._assigned
+            return not changed or name in self.symbols
+        return all(
+            self.computable(child) for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr_context)
+        )
+
+    def _pure(self, func: ast.expr) -> bool:
+        if isinstance(func, ast.Name):
+            return func.id in _PURE
+        return isinstance(func, ast.Attribute) and (func.attr in _PURE_METHODS or dotted(func.value) == "math")
+
+    def largest(self, node: ast.expr) -> ast.expr:
+        """The largest computable expression around it."""
+        top = node
+        for child, parent in self.above(node):
+            called = isinstance(parent, ast.Attribute) and isinstance(self._up.get(parent), ast.Call)
+            if called and self._up[parent].func is parent:  # pyright: ignore[reportAttributeAccessIssue]
+                continue
+            if not isinstance(parent, ast.expr) or isinstance(parent, ast.Tuple | ast.List | ast.Dict | ast.Set):
+                break
+            if not self.computable(parent) or not isinstance(getattr(parent, "ctx", ast.Load()), ast.Load):
+                break
+            top = parent
+            del child
+        return top
+
+    def guards(self, node: ast.AST) -> list[tuple[ast.expr, bool]]:
+        """Computable tests that it stands under, with what they must be."""
+        found: list[tuple[ast.expr, bool]] = []
+        for child, parent in self.above(node):
+            if isinstance(parent, ast.If | ast.IfExp) and child is not parent.test:
+                body = parent.body if isinstance(parent.body, list) else [parent.body]
+                found += self._tests(parent.test, child in body)
+            elif isinstance(parent, ast.BoolOp):
+                wanted = isinstance(parent.op, ast.And)
+                for value in parent.values[: parent.values.index(child)]:  # pyright: ignore[reportArgumentType]
+                    found += self._tests(value, wanted)
+        return list(reversed(found))
+
+    def _tests(self, test: ast.expr, wanted: bool) -> list[tuple[ast.expr, bool]]:
+        if self.computable(test):
+            return [(test, wanted)]
+        if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+            return self._tests(test.operand, not wanted)
+        if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And) == wanted:
+            return [pair for value in test.values for pair in self._tests(value, wanted)]
+        return []
+
+    # --- where it goes ------------------------------------------------------------------------------------------------
+
+    def goes_nowhere(self, node: ast.AST) -> bool:
+        """Whether it ends in progress, callbacks, logging or the scheduler's noise, and changes nothing else."""
+        for child, parent in self.above(node):
+            if isinstance(parent, ast.Call) and child is not parent.func and is_sink(parent):
+                return True
+            if isinstance(parent, ast.Call) and isinstance(parent.func, ast.Attribute) and parent.func.attr == "step":
+                return False
+            if isinstance(parent, ast.If) and child is parent.test:
+                return all(self._quiet(part) for part in (*parent.body, *parent.orelse))
+            if isinstance(child, ast.stmt):
+                return self._quiet(child)
+        return False
+
+    def _quiet(self, statement: ast.stmt) -> bool:
+        if isinstance(statement, ast.Pass):
+            return True
+        if isinstance(statement, ast.Expr):
+            value = statement.value
+            return isinstance(value, ast.Constant) or (isinstance(value, ast.Call) and is_sink(value))
+        if isinstance(statement, ast.If):
+            return all(self._quiet(part) for part in (*statement.body, *statement.orelse))
+        if isinstance(statement, ast.For | ast.With):
+            return all(self._quiet(part) for part in statement.body)
+        if isinstance(statement, ast.Assign):
+            if any("callback" in name for name in names_of(statement)):
+                return True
+            if isinstance(statement.value, ast.Call) and is_sink(statement.value):
+                return True
+            names = assigned_names(statement)
+            return bool(names) and all(name in self._quiet_names for name in names)
+        return False
+
+    def only_sinks(self, name: str) -> bool:
+        """Whether a variable is read for progress, callbacks, logging or the scheduler's noise alone."""
+        return name in self._quiet_names
+
+    def _find_quiet_names(self) -> None:
+        """Variables that matter for nothing: all, but those that something which matters is computed from."""
+        self._quiet_names = {name for name in self._assigned if "." not in name and name not in self._outside}
+        while True:
+            loud = {n for n in self._quiet_names if not all(self.goes_nowhere(r) for r in self._reads.get(n, ()))}
+            if not loud:
+                return
+            self._quiet_names -= loud
+
+    def call_with(self, node: ast.expr) -> ast.Call | None:
+        """The call whose argument it is."""
+        parent = self._up.get(node)
+        parent = self._up.get(parent) if isinstance(parent, ast.keyword) else parent
+        return parent if isinstance(parent, ast.Call) and parent.func is not node else None
+
+    def guider_state(self, node: ast.expr) -> ast.expr | None:
+        """Where a guider is told the step, an expression of what it does in it."""
+        call = self.call_with(node)
+        if call is None or not isinstance(call.func, ast.Attribute) or call.func.attr != "set_state":
+            return None
+        keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+        state = ("step", "num_inference_steps", "timestep")
+        if set(keywords) != set(state) or not self.computable(call.func.value):
+            return None
+        made = ast.Call(ast.Name(GUIDANCE, ast.Load()), [call.func.value, *(keywords[name] for name in state)], [])
+        self._up[made] = self._up[call]
+        return ast.fix_missing_locations(ast.copy_location(made, call))
+
+    def is_stored(self, node: ast.AST) -> bool:
+        """Whether it says where something is written."""
+        for child, parent in self.above(node):
+            if isinstance(parent, ast.Subscript) and child is parent.slice and isinstance(parent.ctx, ast.Store):
+                return True
+            if isinstance(child, ast.stmt):
+                return False
+        return False
+
+    def branch(self, node: ast.AST) -> ast.If | None:
+        """The ``if`` whose test it is part of."""
+        for child, parent in self.above(node):
+            if isinstance(parent, ast.If) and child is parent.test:
+                return parent
+            if isinstance(child, ast.stmt):
+                return None
+        return None
+
+    # --- from step to step --------------------------------------------------------------------------------------------
+
+    def assigned_before(self, name: str, at: ast.stmt) -> bool:
+        """Whether each step assigns to a variable before that statement, whatever its branches."""
+        around = [at, *(parent for _, parent in self.above(at))]
+        for node in self._assigned.get(name, ()):
+            if node is not at and self._up.get(node) in around and _line(node) < _line(at) and not _in_else(node, at):
+                return True
+        return False
+
+    def read_outside(self, name: str, branch: ast.If) -> bool:
+        """Whether a variable is read elsewhere than in a branch, other than for callbacks."""
+        inside = set(ast.walk(branch))
+        head, *rest = name.split(".")
+        for node in self._reads.get(head, ()):
+            full = self._up.get(node) if rest else node
+            if node not in inside and (not rest or dotted(full) == name) and not self.goes_nowhere(node):  # pyright: ignore
+                return True
+        return False
+
+    def read_only_after(self, name: str, statement: ast.Assign) -> bool:
+        """Whether all readings of a variable come after that statement, within its block."""
+        block = self._up[statement]
+        for node in self._reads.get(name, ()):
+            inside = block is self.loop or any(parent is block for _, parent in self.above(node))
+            if not inside or _line(node) <= _line(statement):
+                return False
+        return True
+
+    def collected(self) -> Iterator[tuple[str, ast.stmt]]:
+        """Lists and the like from outside of the loop that each step adds to."""
+        for node in ast.walk(self.loop):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and not is_sink(node.value):
+                func = node.value.func
+                if isinstance(func, ast.Attribute) and func.attr in _COLLECTS and self.in_body(node):
+                    name = dotted(func.value)
+                    if name is not None and name.split(".")[0] not in self._assigned:
+                        yield name, node
+
+    def carried(self) -> Iterator[tuple[str, ast.stmt]]:
+        """Variables that a step reads before it assigns to them, and the statement that leaves them."""
+        for name, nodes in self._assigned.items():
+            own = [n for n in nodes if isinstance(n, ast.stmt) and not self._quiet(n) and _keeps(n, name)]
+            own = [n for n in own if not isinstance(n, ast.For | ast.With)]
+            if not own or name in self.symbols:
+                continue
+            first = min(nodes, key=_line)
+            for node in self._loads.get(name, ()):
+                if not self.in_body(node) or (isinstance(node, ast.Name) and self.shadowed(node)):
+                    continue
+                early = _line(node) < _line(first) or self.statement(node) is first
+                if (early or isinstance(first, ast.AugAssign)) and not self.goes_nowhere(node):
+                    yield name, own[0]
+                    break
+            else:
+                if isinstance(first, ast.AugAssign) and not self.only_sinks(name.split(".")[0]):
+                    yield name, first
+
+
+def _keeps(node: ast.AST, name: str) -> bool:
+    """Whether an assignment is more than another dtype, device or number of rows of the variable itself."""
+    if not isinstance(node, ast.Assign):
+        return True
+    value = node.value
+    while True:
+        if isinstance(value, ast.Subscript):  # what was repeated may be cut to size
+            value = value.value
+            if not isinstance(value, ast.Call):
+                return True
+        elif isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr in _SAME:
+            value = value.func.value
+        else:
+            return dotted(value) != name
+
+
+def _line(node: ast.AST) -> int:
+    return getattr(node, "lineno", 0)
+
+
+def _in_else(node: ast.AST, at: ast.AST) -> bool:
+    return isinstance(at, ast.If) and (node in at.body or node in at.orelse)

@@ -1,0 +1,227 @@
+"""The pipeline's own scheduler as a check of ours: it steps through the predictions of a run, without a network.
+
+Every prediction that the pipeline hands to ``scheduler.step`` is kept: the last one for each timestep and sample. After
+the run a fresh copy of the scheduler goes through them in its own order, from the same latents and with the same noise.
+In a run that has converged, and whose steps are those of the scheduler, it comes out where the run did. What else it
+may find is a step that is not the scheduler's, or predictions that were made at other states than those of the result.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+import parareal as pr
+from parareal._problem import Stages
+from parareal._schedule import Ints
+
+
+class ReplayError(Exception):
+    """Why there is nothing to compare with, as a sentence."""
+
+
+# --- which stage of a step a prediction is of ----------------------------------------------------------------------
+
+
+class Mark:
+    """Whether the right-hand side is asked for a second time in a step."""
+
+    again = False
+
+
+@dataclass(frozen=True)
+class Again:
+    """The right-hand side on L lanes, asked for a second time in a step."""
+
+    problem: Any
+    mark: Mark
+
+    def __call__(self, t: Tensor, u: Tensor, rows: Any = None) -> Tensor:
+        """As ``problem.rhs``."""
+        self.mark.again = True
+        try:
+            return self.problem.rhs(t, u, rows)
+        finally:
+            self.mark.again = False
+
+
+@dataclass(frozen=True)
+class Marked(pr.Multistep):
+    """A method of two stages that tells them apart, since their predictions are of the same timesteps."""
+
+    method: pr.Multistep
+    mark: Mark
+    restart: bool = False
+    steps: int | None = None
+
+    @property
+    def shares_first_stage(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As the method does."""
+        return self.method.shares_first_stage
+
+    @property
+    def solves(self) -> tuple[type, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What the method solves."""
+        return self.method.solves
+
+    @property
+    def order(self) -> int | float | None:
+        """That of the method."""
+        return self.method.order
+
+    @property
+    def evaluations(self) -> int | None:
+        """Those of the method."""
+        return self.method.evaluations
+
+    @property
+    def group(self) -> int:
+        """That of the method."""
+        return self.method.group
+
+    def first_function(self, problem: Any) -> Any:
+        """That of the method."""
+        return self.method.first_function(problem)
+
+    def begin(self, u: Any) -> pr.Memory:
+        """That of the method."""
+        return self.method.begin(u)
+
+    def variants(self, step: Ints, steps: Ints) -> Ints:
+        """Those of the method."""
+        return self.method.variants(step, steps)
+
+    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: pr.Carried, variant: int = 0) -> Stages:
+        """One step of the method, its second request another function than its first."""
+        stages, value, asked = self.method.step(problem, t0, t1, u, variant), None, False
+        while True:
+            try:
+                request = stages.send(value)
+            except StopIteration as end:
+                return end.value
+            if not getattr(request[0], "free", False):
+                request, asked = (Again(problem, self.mark), *request[1:]) if asked else request, True
+            value = yield request
+
+
+# --- the noise of a run, once more ----------------------------------------------------------------------------------
+
+
+class _Given(TorchFunctionMode):
+    """Gives the normals of a run, one step's after the other's, to whoever draws some."""
+
+    def __init__(self, normals: Tensor) -> None:
+        super().__init__()
+        self._normals, self.step = normals, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        given = self._normals[self.step] if self.step < len(self._normals) else None
+        if func is torch.randn and given is not None and args and tuple(args[0]) == given.shape:
+            return given.to(device=kwargs.get("device"), dtype=kwargs.get("dtype"))
+        return func(*args, **kwargs)
+
+
+# --- the replay -----------------------------------------------------------------------------------------------------
+
+
+def fresh(scheduler: Any) -> Any:
+    """A copy of a scheduler that has made no step, of its own class where it is a stand-in."""
+    kind = type(scheduler)
+    made: Any = object.__new__(kind.__bases__[1] if "_conversation" in vars(scheduler) else kind)
+    state = {key: value.copy() if type(value) in (list, dict) else value for key, value in vars(scheduler).items()}
+    state.pop("_conversation", None)
+    if "_own_timesteps" in state:
+        state["timesteps"] = state.pop("_own_timesteps")
+    made.__dict__.update(state)
+    if getattr(made, "_step_index", None) is not None:  # scaling an input has set it
+        made._step_index = None
+    return made
+
+
+@dataclass(eq=False)
+class Replay:
+    """Keeps a run's predictions, and has a scheduler step through them.
+
+    Args:
+        make: Gives a fresh copy of the scheduler.
+        span: Numbers of the timesteps that the pipeline visits: the first, and one more than the last.
+        stages: How often the run asks at each of them but the first and last: 1 or 2.
+        samples: How many there are.
+        known: How many of the timesteps the run has: steps of no length, at the end, are not taken.
+        blend: Called with the scheduler, latents, and the timestep that they are at, between two steps.
+
+    Attributes:
+        arguments: What the pipeline handed to ``step`` beside prediction, timestep and sample.
+    """
+
+    make: Callable[[], Any]
+    span: tuple[int, int]
+    stages: int
+    samples: int
+    known: int
+    blend: Callable[[Any, Tensor, Tensor], Tensor] | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    _kept: Tensor | None = None
+
+    def note(self, at: Tensor, samples: Tensor | None, again: bool, value: Tensor, on_grid: Tensor | None) -> None:
+        """Keeps predictions, ``(R, *rest)``.
+
+        Args:
+            at: Numbers of the run's timesteps, ``(R,)``.
+            samples: Numbers of the samples, ``(R,)``; ``None`` where there is but one.
+            again: Whether they are of second stages.
+            value: The predictions.
+            on_grid: Where some are not of the run's timesteps: which are, ``(R,)``.
+        """
+        if self._kept is None:
+            shape = (self.span[1] - self.span[0], self.samples, *value.shape[1:])
+            self._kept = value.new_full(shape, torch.nan)
+        slots = at if self.stages == 1 else 2 * at - int(again)
+        rows = torch.zeros_like(at) if samples is None else samples
+        if on_grid is not None:
+            slots, rows, value = slots[on_grid], rows[on_grid], value[on_grid]
+        self._kept.index_put_((slots, rows), value.detach().to(self._kept.dtype))
+
+    def end(self, latents: Tensor, normals: Tensor | None) -> Tensor:
+        """Where the scheduler comes to, from latents of the run's dtype.
+
+        Raises:
+            ReplayError: It does not come to an end.
+        """
+        kept = self._kept
+        if kept is None:
+            raise ReplayError("no prediction was handed to the scheduler")
+        scheduler = self.make()
+        timesteps = scheduler.timesteps[slice(*self.span)]
+        given = {**self.arguments, "return_dict": False}
+        if "generator" in inspect.signature(scheduler.step).parameters:  # for noise that the run knows nothing of
+            given["generator"] = torch.Generator(latents.device).manual_seed(0)
+        noise = None if normals is None else _Given(normals)
+        scale = getattr(scheduler, "scale_model_input", None)
+        mode: AbstractContextManager[Any] = nullcontext() if noise is None else noise
+        x = latents
+        try:
+            with torch.no_grad(), mode:
+                for i, t in enumerate(timesteps):
+                    if noise is not None:
+                        noise.step = i
+                    if scale is not None:
+                        scale(x, t)
+                    value = kept[min(i, self.known - 1)].to(x.dtype)
+                    x = scheduler.step(value, t, x, **given)[0]
+                    if self.blend is not None and i + 1 < len(timesteps):
+                        x = self.blend(scheduler, x, timesteps[i + 1])
+        except Exception as error:
+            raise ReplayError(
+                f"{type(scheduler).__name__}.step raised {type(error).__name__} when it was stepped through the run's "
+                f"predictions: {error}"
+            ) from error
+        return x
