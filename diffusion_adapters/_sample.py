@@ -111,9 +111,9 @@ def sample(
             of a network call for each sample. ``None`` for at most 100 with ``"gaussian"``, and no window otherwise.
         schedule: Which slices advance when, in place of ``width``.
         rtol: Tolerance on the samples, ``None`` for 1e-3: the distance from the sequential sampler's, relative to each
-            sample, in the root mean square. In a window the error is estimated as it builds up, and this is what was
-            found of 95% of samples and more; ``solution.error_estimate`` tells. Without one, no edge of a slice has
-            moved by more in the last iteration. Neither is a bound.
+            sample, in the root mean square. The error is estimated from what the run shows of its slices, with any
+            schedule, and ``solution.error_estimate`` is not above the tolerance where a sample has converged. It is
+            no bound: ``verify=True`` evaluates all of the result once more.
         parallel: ``False`` for the sequential sampler: same grid, same problem, same result object. What steers
             iterations (``coarse``, ``schedule``, ``rtol``, ``stop``, ``max_iterations``, ``progress``, ``callback``) is
             checked as well, and not used.

@@ -179,7 +179,7 @@ def prepare(
 
     def run(ask: Ask, resume: pr.Solution | None, rtol: float | None) -> tuple[pr.Solution, Tensor]:
         serve.answer = ask
-        tolerance = pr.Tolerance(rtol=setup.rtol if rtol is None else rtol, atol=0.0)
+        tolerance = pr.Tolerance(rtol=setup.rtol if rtol is None else rtol, atol=0.0, rule="error")
         solution = pr.solve(
             problem,
             u0,
