@@ -175,6 +175,28 @@ def diffusion(seeds: int) -> None:
     print(f"targets reached in {reached} of {compared} rows; at most 2/3 of the best other in {better} of {compared}\n")
 
 
+def verification(seeds: int) -> None:
+    """What ``verify=True`` costs: rounds and evaluations beside those of the default, and the errors of both."""
+    print("The price of verify=True, digits, DDIM; mean rounds and evaluations, largest error of all seeds")
+    print(f"{'guidance':>8} {'steps':>6} {'width':>6} {'rounds':>15} {'evaluations':>15} {'error':>19}")
+    for scale in (1.0, 7.5):
+        for steps, width in ((25, 25), (100, 100), (100, 10), (25, 5)):
+            plain, checked = Tally.named("default"), Tally.named("verified")
+            for seed in range(seeds):
+                model, noise = digits(scale, seed)
+                serial = da.sample(model, noise, steps, parallel=False)
+                for tally, verify in ((plain, False), (checked, True)):
+                    out = da.sample(model, noise, steps, width=width, rtol=RTOL, verify=verify)
+                    error = relative(out.samples, serial.samples)
+                    tally.add(out.solution, error, serial.solution.stats.wall_time)
+            tallies = (plain, checked)
+            rounds = " ".join(f"{tally.mean:7.1f}" for tally in tallies)
+            work = " ".join(f"{statistics.mean(tally.evaluations):7.0f}" for tally in tallies)
+            errors = " ".join(f"{max(tally.errors):9.1e}" for tally in tallies)
+            print(f"{scale:8g} {steps:6d} {width:6d} {rounds} {work} {errors}")
+    print()
+
+
 def newton(seeds: int) -> None:
     """What the exact derivative of the network can do where guidance is strong, from the same first guesses."""
     print(
@@ -332,6 +354,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     diffusion(arguments.seeds)
+    verification(min(arguments.seeds, 8))
     newton(min(arguments.seeds, 8))
     wall(7)
     equations()
