@@ -76,9 +76,9 @@ class Seen(NamedTuple):
 
 
 # The constants were found with benchmarks/rounds.py, and tried on what they were not made for with benchmarks/trust.py.
-_WEIGHT = 0.6
+_WEIGHT = 0.8
 """Of what slices add: many of them add up to less than the sum of their sizes. The largest counts in full."""
-_NARROW = 0.5
+_NARROW = 0.25
 """What is accepted in a narrow window was seen once or twice, and all that follows is made from it: the weight grows by
 this part of itself with every doubling of the number of windows."""
 _WEIGHT_CARRIED = 1.0
@@ -89,8 +89,9 @@ _MEMORY = 0.7
 _PREFIX, _TAIL, _END = 0.15, 0.03, 0.6
 """Parts of the tolerance that may be spent: on boundaries accepted early, on those that a window has reached the end
 with, where accepting saves no rounds, and on the last one."""
-_CAUTION = 1.6
-"""By which the estimate that is reported exceeds what is reckoned with, so that it is seldom too small."""
+_CAUTION, _CAUTION_ELSE = 1.6, 4.0
+"""By which the estimate that is reported exceeds what is reckoned with, so that it is seldom too small. The second is for
+rules that decide by something else, which measure no growth."""
 _KEPT = 8
 """Iterates of which moves and errors are remembered, for slices that are not in step."""
 _ROUNDING = 1e-16
@@ -322,13 +323,17 @@ class Errors:
         error = self._error[seen.systems, last]
         self._spent[seen.systems] += np.where(further, np.nan_to_num(error, nan=np.inf), 0.0)
 
-    def at_end(self, seen: Seen, size: Floats) -> Floats:
-        """The estimate at the last edge, in the norm's own units, ``(D,)``; NaN where it is not reached."""
+    def at_end(self, seen: Seen, size: Floats, decides: bool = True) -> Floats:
+        """The estimate at the last edge, in the norm's own units, ``(D,)``; NaN where it is not reached.
+
+        Where it ``decides``, what is within the tolerance is not said to be beyond it by caution.
+        """
         ahead = self._ahead(seen.systems)[np.arange(len(seen.systems)), seen.frontier]
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             error = self._spent[seen.systems] * ahead + self._error[seen.systems, -1]
             allowed = self._rtol + self._atol / np.maximum(size, np.finfo(np.float64).tiny)
-            # What is within the tolerance is not said to be beyond it by caution.
+            if not decides:
+                return _CAUTION_ELSE * error * size
             return np.where(error <= allowed, np.minimum(_CAUTION * error, allowed), _CAUTION * error) * size
 
     def reopen(self, systems: Bools, times: int) -> None:

@@ -100,7 +100,7 @@ class ErrorJudge(Judge):
             verdict = Verdict(stop, stop, accepted if self._tolerance.freeze else np.zeros_like(accepted))
         else:
             verdict = self._tolerance.decide(seen.figures, seen.iteration)
-        error, sound = errors.at_end(seen, size[:, -1]), None
+        error, sound = errors.at_end(seen, size[:, -1], self._tolerance.rule == "error"), None
         if self._tolerance.rule == "error":
             tolerance = self._tolerance.atol + self._tolerance.rtol * size[:, -1]
             sound = ~(error > tolerance * (1 + 1e-12))
