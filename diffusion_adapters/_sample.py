@@ -148,13 +148,14 @@ def sample(
     """
     flow = probability_flow(model)
     _check_run(schedule, stop, max_iterations, callback)
-    stop = stopping(rtol, stop, RTOL)
+    rule = stopping(rtol, stop, RTOL)
     fine = fine_of(solver)
     correction = correction_of(coarse, fine)
     times = model.noise_schedule.times(steps, spacing)
     _check_end(model, fine, times)
     grid = grid_of(flow.grid(times, len(times) - 1).points, slices, correction, fine)
     schedule = choose_schedule(schedule, width, coarse, grid.num_slices)
+    rule = settled(rule, schedule) if stop is None else rule
     stochastic = NoisyFlow in fine.solves
     noise = start_noise(noise, None if stochastic and isinstance(noise, Tensor) else generator, model)
     if stochastic:
@@ -178,7 +179,7 @@ def sample(
             coarse=correction,
             schedule=schedule,
             executor=executor,
-            stop=stop,
+            stop=rule,
             max_iterations=max_iterations,
             samples=True,
             verify=verify,
@@ -199,6 +200,13 @@ def _check_run(schedule: Any, stop: Any, max_iterations: Any, callback: Any) -> 
         count(max_iterations, "max_iterations")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback is a {type(callback).__name__}; expected a function of an IterationReport")
+
+
+def settled(rule: pr.StoppingRule, schedule: pr.Schedule | None) -> pr.StoppingRule:
+    """A tolerance on the error; without a window, where slices are few and long, also on what boundaries move by."""
+    if isinstance(rule, pr.Tolerance) and (schedule is None or schedule.width is None):
+        return dataclasses.replace(rule, rule="increment") & rule
+    return rule
 
 
 def stopping(rtol: float | None, stop: pr.StoppingRule | None, default: float) -> pr.StoppingRule:

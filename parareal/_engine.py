@@ -286,7 +286,7 @@ class Engine:
     def _note_residuals(self, system: Ints, n: Ints, final: Bools, values: Floats) -> None:
         """What the changes of an iteration show of boundaries: a final one is what the fine propagator makes of it."""
         defect, size = values[:, -2], values[:, -1]
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             relative = np.where(final | (defect == 0), 0.0, defect / size)
         self.residuals[system, n] = relative
 

@@ -90,8 +90,8 @@ _PREFIX, _TAIL, _END = 0.15, 0.03, 0.6
 """Parts of the tolerance that may be spent: on boundaries accepted early, on those that a window has reached the end
 with, where accepting saves no rounds, and on the last one."""
 _CAUTION, _CAUTION_ELSE = 1.6, 4.0
-"""By which the estimate that is reported exceeds what is reckoned with, so that it is seldom too small. The second is for
-rules that decide by something else, which measure no growth."""
+"""By which the estimate that is reported exceeds what is reckoned with, so that it is seldom too small. The second is
+for rules that decide by something else, which measure no growth."""
 _KEPT = 8
 """Iterates of which moves and errors are remembered, for slices that are not in step."""
 _ROUNDING = 1e-16

@@ -71,7 +71,7 @@ def test_errors_keep_within_the_tolerance_and_the_estimate(schedule: pr.Schedule
 
 
 def test_accepting_by_increments_alone_lets_errors_add_up() -> None:
-    """Why windows keep a record: where increments shrink slowly, a prefix accepted by them ends beyond the tolerance."""
+    """Why windows keep a record: where increments shrink slowly, what is accepted by them ends beyond the tolerance."""
     problem, one = pr.ODE(lambda t, u: 0.5 * u), torch.ones(1, dtype=torch.float64)
     grid = pr.TimeGrid.uniform(0.0, 6.0, slices=200)
     ref = pr.serial(problem, one, grid, fine=pr.Euler()).u

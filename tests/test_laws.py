@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import strategies as own
 import torch
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from reference import textbook
 from strategies import Case, distance, equal, on_leaves, part
@@ -562,6 +562,7 @@ def first_met(figures: Any, atol: float) -> int:
 
 
 @given(plain_cases(), st.sampled_from((3e-1, 3e-2, 3e-3, 3e-5)), st.sampled_from(("rms", "max")))
+@settings(suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 def test_both_rules_stop_where_the_textbook_iterates_say(
     case_coarse: tuple[Case, pr.Correction], atol: float, norm: str
 ) -> None:

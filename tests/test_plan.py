@@ -149,7 +149,8 @@ def test_what_fails_only_in_a_trial_is_reported(kind: type[Exception]) -> None:
     )
     assert not found.round_times.failed
     notes = {one.settings["grid"].num_slices: one.note for one in found.candidates}
-    assert notes == {8: f"{kind.__name__}: no room", 4: ""}
+    assert notes[8] == f"{kind.__name__}: no room"
+    assert notes[4] in ("", "ended: slower than what is known")  # which it is depends on what else the machine does
     with pytest.raises(ValueError, match="is for a Semilinear"):  # an argument that does not fit is no such thing
         pr.plan(pr.ODE(f, batching="native"), torch.ones(3), (0.0, 1.0, 8), fine=pr.RK4(), coarse=pr.ETDRK2())
 

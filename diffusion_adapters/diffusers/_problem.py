@@ -14,7 +14,7 @@ from diffusion_adapters._coordinates import Coordinates, Ratio, coordinates_for,
 from diffusion_adapters._flow import DiffusionODE, ProbabilityFlow, RightHandSide, check_start
 from diffusion_adapters._model import DiffusionModel
 from diffusion_adapters._prediction import convert, per_row
-from diffusion_adapters._sample import SOLVERS, choose_schedule, correction_of, grid_of
+from diffusion_adapters._sample import SOLVERS, choose_schedule, correction_of, grid_of, settled
 from diffusion_adapters._schedules import Flow
 from diffusion_adapters._sde import NoisyFlow
 from diffusion_adapters.diffusers._network import Lanes
@@ -187,7 +187,7 @@ def prepare(
             fine=fine,
             coarse=correction,
             schedule=plan,
-            stop=tolerance if setup.stop is None else setup.stop,
+            stop=settled(tolerance, plan) if setup.stop is None else setup.stop,
             max_iterations=setup.max_iterations,
             samples=True,
             resume=resume,
