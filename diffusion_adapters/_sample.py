@@ -204,9 +204,10 @@ def _check_run(schedule: Any, stop: Any, max_iterations: Any, callback: Any) -> 
 
 def settled(rule: pr.StoppingRule, schedule: pr.Schedule | None) -> pr.StoppingRule:
     """A tolerance on the error; without a window, where slices are few and long, also on what boundaries move by."""
-    if isinstance(rule, pr.Tolerance) and (schedule is None or schedule.width is None):
-        return dataclasses.replace(rule, rule="increment") & rule
-    return rule
+    windowed = schedule is not None and schedule.width is not None
+    if windowed or not isinstance(rule, pr.Tolerance):
+        return rule
+    return dataclasses.replace(rule, rule="increment") & rule
 
 
 def stopping(rtol: float | None, stop: pr.StoppingRule | None, default: float) -> pr.StoppingRule:
