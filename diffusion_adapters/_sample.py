@@ -207,7 +207,7 @@ def settled(rule: pr.StoppingRule, schedule: pr.Schedule | None) -> pr.StoppingR
     windowed = schedule is not None and schedule.width is not None
     if windowed or not isinstance(rule, pr.Tolerance):
         return rule
-    return dataclasses.replace(rule, rule="increment") & rule
+    return rule & dataclasses.replace(rule, rule="increment")
 
 
 def stopping(rtol: float | None, stop: pr.StoppingRule | None, default: float) -> pr.StoppingRule:
