@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 import diffusion_adapters as da
 from diffusion_adapters.diffusers._check import Checker
-from parareal.integrators._lockstep import Coroutine
+from parareal.integrators.external._coroutine import Coroutine
 
 warnings.simplefilter("ignore")
 diffusers.utils.logging.set_verbosity_error()

@@ -24,7 +24,7 @@ from network.text import say
 
 import parareal as pr
 from parareal import theory
-from parareal._executor import blocks
+from parareal.executors._base import blocks
 
 HERE = (1, 2, 4)
 LATENCY, BANDWIDTH = 10e-6, 12.5e9

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import diffusion_adapters as da
 import parareal as pr
-from diffusion_adapters._prediction import convert
+from diffusion_adapters.models._prediction import convert
 
 PREDICTIONS = ("eps", "x0", "v", "score", "velocity")
 SOLVERS = (

@@ -5,36 +5,36 @@ See `solve`.
 """
 
 from parareal import plot, theory
-from parareal._anderson import Anderson
-from parareal._brownian import BrownianPath
-from parareal._changes import Change
-from parareal._check_propagator import check_propagator
-from parareal._correction import Coarse, Correction, Edge, Known, Sweep
-from parareal._distributed import Distributed
-from parareal._executor import Batched, Executor, Serial
-from parareal._findings import Finding, PropagatorReport
-from parareal._frozen import FrozenPath
-from parareal._grid import TimeGrid
-from parareal._history import History, IterationReport
-from parareal._jacobian import Jacobian
-from parareal._linear import Identity, Linear, LinearFlow, Whitened, Zero
-from parareal._link import RankError
-from parareal._memory import Carried, Memory
-from parareal._odeint import odeint
-from parareal._path import NoisePath
-from parareal._plan import Plan, plan
-from parareal._problem import ODE, Problem
-from parareal._rank_pipeline import RankPipeline
-from parareal._record import Record
-from parareal._schedule import Barrier, Progress, Schedule, Wavefront, Windowed
-from parareal._sde import SDE
-from parareal._secant import Secant
-from parareal._semilinear import Prediction, Semilinear, SemilinearODE, Split, Weights, scaled_phis
-from parareal._solution import Solution, SolveError, Stats, Status
+from parareal.corrections._anderson import Anderson
+from parareal.problem._brownian_path import BrownianPath
+from parareal.stopping._increments import Change
+from parareal.diagnostics._check_propagator import check_propagator
+from parareal.corrections._base import Coarse, Correction, Edge, Known, Sweep
+from parareal.distributed._lane_parallel import Distributed
+from parareal.executors._base import Batched, Executor, Serial
+from parareal.diagnostics._report import Finding, PropagatorReport
+from parareal.problem._given_path import FrozenPath
+from parareal.grid._time_grid import TimeGrid
+from parareal.results._history import History, IterationReport
+from parareal.corrections._jacobian import Jacobian
+from parareal.corrections._linear import Identity, Linear, LinearFlow, Whitened, Zero
+from parareal.distributed._process_group import RankError
+from parareal._core.multistep_state import Carried, Memory
+from parareal.compat._odeint import odeint
+from parareal.problem._noise_path import NoisePath
+from parareal.planning._plan import Plan, plan
+from parareal.problem._ode import ODE, Problem
+from parareal.distributed._rank_pipeline import RankPipeline
+from parareal.results._record import Record
+from parareal.schedules._schedule import Barrier, Progress, Schedule, Wavefront, Windowed
+from parareal.problem._sde import SDE
+from parareal.corrections._secant import Secant
+from parareal.problem._semilinear import Prediction, Semilinear, SemilinearODE, Split, Weights, scaled_phis
+from parareal.results._solution import Solution, SolveError, Stats, Status
 from parareal._solve import serial, solve
-from parareal._stop import Iterations, StoppingRule, Tolerance, Verdict
-from parareal._trials import Candidate
-from parareal._wrappers import Damped
+from parareal.stopping._tolerance import Iterations, StoppingRule, Tolerance, Verdict
+from parareal.planning._trials import Candidate
+from parareal.corrections._wrapper import Damped
 from parareal.integrators import (
     DEIS,
     ETDRK2,

@@ -12,30 +12,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parareal import _tree
-from parareal._block import BlockEngine
-from parareal._check import as_lanes, check_fold, check_instance, check_per_sample, check_solves, check_state
-from parareal._checkpoint import Checkpoint
-from parareal._correction import Correction
-from parareal._engine import Engine
-from parareal._executor import Executor
-from parareal._flight import Flight
-from parareal._grid import Mesh, TimeGrid
-from parareal._history import History, IterationReport, Moved
-from parareal._judge import reopen
-from parareal._memory import Carried, bare
-from parareal._problem import Problem
-from parareal._progress import Bar
-from parareal._rank_pipeline import InBlock
-from parareal._record import Record, Recorder
-from parareal._rounds import Counters, play_round
-from parareal._schedule import Bools, Schedule
-from parareal._solution import Solution, Stats, Status
-from parareal._standing import Identity, capture, describe, nameless, raw, restore
-from parareal._stop import Floats, StoppingRule
-from parareal._store import Ring
-from parareal._tree import State
-from parareal._verify import evaluate
+from parareal._core import trees
+from parareal.distributed._block_engine import BlockEngine
+from parareal._input_checks import as_lanes, check_fold, check_instance, check_per_sample, check_solves, check_state
+from parareal.persistence._checkpoint import Checkpoint
+from parareal.corrections._base import Correction
+from parareal.engine._engine import Engine
+from parareal.executors._base import Executor
+from parareal.engine._lanes import Flight
+from parareal.grid._time_grid import Mesh, TimeGrid
+from parareal.results._history import History, IterationReport, Moved
+from parareal.stopping._rules import reopen
+from parareal._core.multistep_state import Carried, bare
+from parareal.problem._ode import Problem
+from parareal._core.progress_bar import Bar
+from parareal.distributed._rank_pipeline import InBlock
+from parareal.results._record import Record, Recorder
+from parareal.engine._rounds import Counters, play_round
+from parareal.schedules._schedule import Bools, Schedule
+from parareal.results._solution import Solution, Stats, Status
+from parareal.persistence._resume import Identity, capture, describe, nameless, raw, restore
+from parareal.stopping._tolerance import Floats, StoppingRule
+from parareal._core.ring_buffer import Ring
+from parareal._core.trees import State
+from parareal.engine._verify import evaluate
 from parareal.integrators import Integrator, Multistep
 
 Callback = Callable[[IterationReport], Any]
@@ -78,7 +78,7 @@ class Run:
         self.batch = count if self.samples else None
         check_per_sample(self.problem, self.batch)
         self.systems = as_lanes(self.u0, self.batch)
-        data = self.problem.rows(self.batch, _tree.leaves(self.u0)[0].device)
+        data = self.problem.rows(self.batch, trees.leaves(self.u0)[0].device)
         self.rows = None if data is None else as_lanes(data, self.batch)
 
     # --- in parallel ----------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ class Run:
         at.identity.check(self.identity)
         systems = len(at.number)
         start = torch.arange(systems) * (self.grid.num_slices + 1)
-        for now, then in zip(_tree.leaves(self.systems), _tree.leaves(bare(at.u)), strict=True):
+        for now, then in zip(trees.leaves(self.systems), trees.leaves(bare(at.u)), strict=True):
             if not torch.equal(raw(now), raw(then.detach().index_select(0, start.to(then.device)))):
                 raise ValueError(
                     "resume is a solution from another initial state; expected the same u0 bit for bit: "
@@ -288,7 +288,7 @@ class Run:
             ts = self.grid.edges[[0, int(reached[0])]]
         elif not self.dense:  # samples end at one time: those that were not there yet have no state to show for it
             there = torch.from_numpy(reached == self.grid.num_slices)
-            us = _tree.map(lambda leaf: _blank(leaf, there.to(leaf.device)), us)
+            us = trees.map(lambda leaf: _blank(leaf, there.to(leaf.device)), us)
         return Solution(
             us=us,
             ts=ts,
@@ -313,9 +313,9 @@ class Run:
         """The fine propagator, slice after slice, on all systems together."""
         if self.batch == 0:
             return self._empty()
-        slices, device = self.grid.num_slices, _tree.leaves(self.systems)[0].device
-        count = _tree.leaves(self.systems)[0].shape[0]
-        one = _tree.one(self.systems, 0)
+        slices, device = self.grid.num_slices, trees.leaves(self.systems)[0].device
+        count = trees.leaves(self.systems)[0].shape[0]
+        one = trees.one(self.systems, 0)
         problem = self.problem.bind(one, self.grid, self.fine)
         fine = self.fine.bind(problem, one, self.grid)
         remembers = isinstance(fine, Multistep) and not fine.restart
@@ -323,7 +323,7 @@ class Run:
         us, counters, ids = Ring(self.systems, count, slices + 1), Counters(), np.arange(count)
         us.put(ids * (slices + 1), ids, self.systems)
         try:
-            u = _tree.clone(self.systems)  # the caller's own tensor, which no right-hand side shall reach
+            u = trees.clone(self.systems)  # the caller's own tensor, which no right-hand side shall reach
             if isinstance(fine, Multistep) and remembers:
                 u = Carried(u, fine.begin(u))
             for n in range(slices):
@@ -337,7 +337,7 @@ class Run:
             raise
         finally:
             flight.close()
-        finite = [torch.isfinite(leaf).reshape(count, -1).all(1) for leaf in _tree.leaves(bare(u))]
+        finite = [torch.isfinite(leaf).reshape(count, -1).all(1) for leaf in trees.leaves(bare(u))]
         failed = Status.UNSOLVED if fine.implicit else Status.NONFINITE
         statuses = tuple(Status.FINAL if ok else failed for ok in torch.stack(finite).all(0).tolist())
         return self._sequential_solution(us, flight, counters, statuses)
@@ -378,7 +378,7 @@ class Run:
         if self.batch is None:
             return rows
         edges = len(self._times)
-        return _tree.map(lambda leaf: leaf.reshape(-1, edges, *leaf.shape[2:]).transpose(0, 1), rows)
+        return trees.map(lambda leaf: leaf.reshape(-1, edges, *leaf.shape[2:]).transpose(0, 1), rows)
 
     @property
     def _times(self) -> Tensor:
@@ -387,7 +387,7 @@ class Run:
         return edges if self.dense else edges[[0, -1]]
 
     def _empty(self) -> Solution:
-        us = _tree.map(lambda leaf: leaf.new_empty((len(self._times), *leaf.shape)), self.u0)
+        us = trees.map(lambda leaf: leaf.new_empty((len(self._times), *leaf.shape)), self.u0)
         none = torch.zeros(0, dtype=torch.int64)
         stats, exact = self._stats(Counters(), 0, 0), torch.zeros(0, dtype=torch.float64)
         return Solution(us, self._times, Status.FINAL, none, History(), stats, (), exact)

@@ -6,21 +6,21 @@ import os
 from contextlib import nullcontext
 from typing import Literal
 
-from parareal import _tree
-from parareal._check import check_history, check_instance, check_keep, check_solves
-from parareal._checkpoint import Checkpoint
-from parareal._correction import Coarse, Correction
-from parareal._executor import Batched, Executor
-from parareal._grid import TimeGrid, check_count
-from parareal._problem import Problem
-from parareal._rank_pipeline import InBlock, RankPipeline
+from parareal._core import trees
+from parareal._input_checks import check_history, check_instance, check_keep, check_solves
+from parareal.persistence._checkpoint import Checkpoint
+from parareal.corrections._base import Coarse, Correction
+from parareal.executors._base import Batched, Executor
+from parareal.grid._time_grid import TimeGrid, check_count
+from parareal.problem._ode import Problem
+from parareal.distributed._rank_pipeline import InBlock, RankPipeline
 from parareal._run import Callback, Run
-from parareal._schedule import Barrier, Schedule
-from parareal._signals import raising
-from parareal._solution import Solution, SolveError
-from parareal._standing import digest
-from parareal._stop import StoppingRule, Tolerance
-from parareal._tree import State
+from parareal.schedules._schedule import Barrier, Schedule
+from parareal._core.signals import raising
+from parareal.results._solution import Solution, SolveError
+from parareal.persistence._resume import digest
+from parareal.stopping._tolerance import StoppingRule, Tolerance
+from parareal._core.trees import State
 from parareal.integrators import Integrator
 
 
@@ -123,7 +123,7 @@ def solve(
             run.systems,
             lambda: {
                 "identity": run.identity,
-                "initial state": digest(_tree.leaves(run.systems)),
+                "initial state": digest(trees.leaves(run.systems)),
                 "correction": correction,
                 "schedule": schedule,
                 "stopping rule": stop,
@@ -210,5 +210,5 @@ def serial(
     check_instance(executor, Executor, "executor", "pr.Batched()")
     with executor.joined() as joined:
         run = Run(problem, u0, grid, fine, joined, samples, None, False, True)
-        joined.meet(run.systems, lambda: {"identity": run.identity, "initial state": digest(_tree.leaves(run.systems))})
+        joined.meet(run.systems, lambda: {"identity": run.identity, "initial state": digest(trees.leaves(run.systems))})
         return run.sequential()

@@ -19,7 +19,7 @@ from sklearn.svm import SVC
 from torch import Tensor
 from train_digits import DEFAULT_OUT, T_MIN, alpha_sigma, split
 
-from diffusion_adapters._digits import DigitsNetwork, read_network
+from diffusion_adapters.models._digits import DigitsNetwork, read_network
 
 
 @torch.inference_mode()

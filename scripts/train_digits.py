@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from diffusion_adapters._digits import NO_LABEL, DigitsNetwork
+from diffusion_adapters.models._digits import NO_LABEL, DigitsNetwork
 
 DEFAULT_OUT = Path(__file__).parents[1] / "diffusion_adapters" / "data" / "digits.safetensors"
 BETA_MIN, BETA_MAX, T_MIN = 0.1, 20.0, 1e-3

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import parareal as pr
-from parareal._errors import Errors, Seen, Start
+from parareal.stopping._error_estimate import Errors, Seen, Start
 
 SEEDS = range(6)
 CORRECTIONS: dict[str, Any] = {

@@ -233,7 +233,7 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("parareal._archive.VERSION", 2)
+    monkeypatch.setattr("parareal.results._tensor_file.VERSION", 2)
     run().save(tmp_path / "sol")
     monkeypatch.undo()
     with pytest.raises(ValueError, match=rf"version 2 of the format.*expected version 1.*wrote it, '{pr.__version__}'"):

@@ -15,7 +15,7 @@ from strategies import Case, cases, corrections, equal
 from torch import Tensor, nn
 
 import parareal as pr
-from parareal._devices import replica
+from parareal.executors._multi_device import replica
 
 META = torch.device("meta")
 GRID = pr.TimeGrid.uniform(0.0, 2.0, slices=6, steps=5)

@@ -23,7 +23,7 @@ from strategies import distance, equal
 from torch import Tensor
 
 import parareal as pr
-from parareal._semilinear import scaled_phis
+from parareal.problem._semilinear import scaled_phis
 
 EPS = float(torch.finfo(torch.float64).eps)
 NEVER = pr.Tolerance(rtol=0.0, atol=0.0)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import parareal as pr
-from parareal._history import Moved
+from parareal.results._history import Moved
 
 PROBLEM = pr.ODE(lambda t, u: torch.cos(t) * u - u * u)
 U0 = torch.tensor([[1.0, 0.2], [0.5, 2.0], [1e-3, 0.7]], dtype=torch.float64)

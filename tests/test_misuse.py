@@ -12,7 +12,7 @@ from strategies import equal
 from torch import Tensor
 
 import parareal as pr
-from parareal._problem import Stages
+from parareal.problem._ode import Stages
 from parareal.integrators import Integrator
 
 GRID = pr.TimeGrid.uniform(0.0, 1.0, slices=4, steps=3)

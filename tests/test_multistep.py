@@ -23,10 +23,10 @@ from strategies import distance, equal, part, single
 from torch import Tensor
 
 import parareal as pr
-from parareal import _iterates
-from parareal._changes import Change
-from parareal._memory import bare, follow
-from parareal._semilinear import linear_weights
+from parareal.engine import _update
+from parareal.stopping._increments import Change
+from parareal._core.multistep_state import bare, follow
+from parareal.problem._semilinear import linear_weights
 from parareal.integrators._interpolation import node_weights
 
 EPS = float(torch.finfo(torch.float64).eps)
@@ -247,7 +247,7 @@ def test_a_memory_costs_iterations_and_not_more_than_is_said(slices: int, coarse
 @pytest.mark.parametrize("order", [2, 3, 4])
 def test_memory_that_follows_the_state_saves_iterations(order: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with_it = iterations(160, 160, pr.Secant(pr.Identity()), False, order)
-    monkeypatch.setattr(_iterates, "follow", lambda new, fine, before: pr.Carried(new, fine.memory))
+    monkeypatch.setattr(_update, "follow", lambda new, fine, before: pr.Carried(new, fine.memory))
     assert with_it <= 0.9 * iterations(160, 160, pr.Secant(pr.Identity()), False, order)
 
 

@@ -16,8 +16,8 @@ from strategies import distance, equal, make_state
 from torch import Tensor
 
 import parareal as pr
-import parareal._path
-from parareal._philox import WORD, normals, philox
+import parareal.problem._noise_path
+from parareal._core.philox import WORD, normals, philox
 
 EPS = float(torch.finfo(torch.float64).eps)
 
@@ -184,7 +184,7 @@ def test_how_many_are_drawn_at_a_time_changes_nothing(path: pr.BrownianPath, a: 
     like = torch.zeros(1, 3, dtype=torch.float64)
     usual = path.increments(t0, t1, like, area=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parareal._path, "_BUDGET", budget)
+        patch.setattr(parareal.problem._noise_path, "_BUDGET", budget)
         assert equal(path.increments(t0, t1, like, area=True), usual)
 
 

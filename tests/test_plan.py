@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import parareal as pr
-from parareal._costs import RoundTimes, time_rounds
+from parareal.planning._cost_model import RoundTimes, time_rounds
 
 
 def decay(t: Tensor, u: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from strategies import Case, distance, equal, part
 from torch import Tensor
 
 import parareal as pr
-from parareal._engine import Engine
+from parareal.engine._engine import Engine
 
 GRID = pr.TimeGrid.uniform(0.0, 4.0, slices=8, steps=4)
 U0 = torch.tensor([1.0, -0.5], dtype=torch.float64)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import parareal as pr
-from parareal._norm import norm
-from parareal._stop import StoppingRule
+from parareal._core.norms import norm
+from parareal.stopping._tolerance import StoppingRule
 
 GRID = pr.TimeGrid.from_edges(torch.arange(4.0))
 IGNORED = pr.ODE(lambda t, u: u)

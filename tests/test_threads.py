@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import parareal as pr
-from parareal._forward import differentiating
-from parareal.integrators._lockstep import Coroutine
+from parareal._core.forward_mode import differentiating
+from parareal.integrators.external._coroutine import Coroutine
 
 START = torch.tensor([1.0, -0.5, 0.3], dtype=torch.float64)
 SHORT = pr.TimeGrid.uniform(0.0, 0.1, slices=2)

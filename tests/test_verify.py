@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 import diffusion_adapters as da
 import parareal as pr
-from parareal._judge import Verdict
+from parareal.stopping._rules import Verdict
 
 DTYPES = (torch.float64, torch.complex128)
 

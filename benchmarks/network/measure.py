@@ -19,8 +19,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 import parareal as pr
-from parareal import _link, _post
-from parareal._post import Kind, Post
+from parareal.distributed import _mailbox, _process_group
+from parareal.distributed._mailbox import Kind, Post
 
 
 def on_ranks(size: int, fn: Callable[..., Any], *args: Any, patience: float = 150.0) -> list[Any]:
@@ -176,13 +176,13 @@ def _bytes(way: str, elements: int, slices: int) -> tuple[dict[str, int], int, i
     send, broadcast, gather, close, settle = (
         dist.isend,
         dist.broadcast,
-        _link._all_gather,
+        _process_group._all_gather,
         Post.close,
-        _link.Link.gather,
+        _process_group.Link.gather,
     )
 
     def isend(tensor: Tensor, *args: Any, **more: Any) -> Any:
-        kind = "letters" if more.get("tag") == _post._TAG else "states"
+        kind = "letters" if more.get("tag") == _mailbox._TAG else "states"
         seen[kind] += tensor.numel() * tensor.element_size()
         return send(tensor, *args, **more)
 
@@ -207,9 +207,9 @@ def _bytes(way: str, elements: int, slices: int) -> tuple[dict[str, int], int, i
         for thing, name, new in (
             (dist, "isend", isend),
             (dist, "broadcast", broadcast_),
-            (_link, "_all_gather", all_gather),
-            (_link.Link, "gather", gathered),
-            (_post.Post, "close", closed),
+            (_process_group, "_all_gather", all_gather),
+            (_process_group.Link, "gather", gathered),
+            (_mailbox.Post, "close", closed),
         ):
             stack.enter_context(mock.patch.object(thing, name, new))
         run(lambda t, u: -u, elements, way, slices)
@@ -240,7 +240,7 @@ class Exchanges:
 
 
 def exchanges() -> Exchanges:
-    link = _link.Link(None, 60.0, "a benchmark")
+    link = _process_group.Link(None, 60.0, "a benchmark")
     other, rank = 1 - link.rank, link.rank
     post = Post(link, [other], [other])
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parareal._swap import _FEW
+from parareal.distributed._exchange import _FEW
 
 ENGINE = 6e-5  # seconds of a round in one process, states of no size; as measured
 

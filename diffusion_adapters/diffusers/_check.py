@@ -16,7 +16,7 @@ from torch import Tensor
 import parareal as pr
 from diffusion_adapters.diffusers._problem import Ask, Prepared, Request, Setup, kept_rows
 from diffusion_adapters.diffusers._replay import Mark, Replay, ReplayError, fresh
-from diffusion_adapters.diffusers._translate import Translation
+from diffusion_adapters.diffusers._translation import Translation
 
 TIMES = 5.0
 """How many times the tolerance of a run its difference may be. In all that were right it was at most once that."""

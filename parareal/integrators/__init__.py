@@ -26,12 +26,12 @@ from parareal.integrators._implicit_named import (
 )
 from parareal.integrators._propagator import Propagator
 from parareal.integrators._runge_kutta import RK4, Euler, Heun, Midpoint, RungeKutta
-from parareal.integrators._scipy import SciPy
+from parareal.integrators.external._scipy import SciPy
 from parareal.integrators._stochastic import SRA1, EulerMaruyama, Milstein
 from parareal.integrators._tableau import ButcherTableau
-from parareal.integrators._torchdiffeq import TorchDiffEq
-from parareal.integrators._torchode import TorchODE
-from parareal.integrators._torchsde import TorchSDE
+from parareal.integrators.external._torchdiffeq import TorchDiffEq
+from parareal.integrators.external._torchode import TorchODE
+from parareal.integrators.external._torchsde import TorchSDE
 from parareal.integrators._unipc import UniPC
 
 __all__ = [

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from parareal._grid import check_count
-from parareal._memory import Carried, Memory
-from parareal._problem import Stages
-from parareal._schedule import Ints
-from parareal._semilinear import Factors, Semilinear, Split, Weights, lincomb, plain_split
-from parareal._tree import State
+from parareal.grid._time_grid import check_count
+from parareal._core.multistep_state import Carried, Memory
+from parareal.problem._ode import Stages
+from parareal.schedules._schedule import Ints
+from parareal.problem._semilinear import Factors, Semilinear, Split, Weights, lincomb, plain_split
+from parareal._core.trees import State
 from parareal.integrators._base import Multistep, check_steps
 from parareal.integrators._exponential import etdrk4_step
 from parareal.integrators._history import no_history, recall, remember

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parareal import _tree
-from parareal._memory import Carried, Memory
-from parareal._problem import Stages
-from parareal._schedule import Ints
-from parareal._semilinear import Factors, Prediction, Semilinear, Split, Weights, chosen, lincomb
-from parareal._tree import State
+from parareal._core import trees
+from parareal._core.multistep_state import Carried, Memory
+from parareal.problem._ode import Stages
+from parareal.schedules._schedule import Ints
+from parareal.problem._semilinear import Factors, Prediction, Semilinear, Split, Weights, chosen, lincomb
+from parareal._core.trees import State
 from parareal.integrators._adams import check_order, extrapolate, midpoint
 from parareal.integrators._base import Multistep, check_steps
 from parareal.integrators._history import no_history, recall, store
@@ -124,7 +124,7 @@ def _in_group(split: Split, t0: Tensor, t1: Tensor, state: Carried, place: int, 
     known = (
         torch.where(whole, place, 1).clamp(max=depth) if place > 1 else torch.full_like(history.known, min(1, depth))
     )
-    padding = [_tree.map(torch.zeros_like, u)] * (depth - 1 - len(values))
+    padding = [trees.map(torch.zeros_like, u)] * (depth - 1 - len(values))
     memory = store(history._replace(known=known, kept=(kept,)), [rest, *values, *padding][:depth], t0, weights.unit)
     return Carried(lincomb(terms), memory)
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from parareal import _tree
-from parareal._problem import Stages
-from parareal._semilinear import Factors, Semilinear, Split, chosen, lincomb
-from parareal._tree import State
+from parareal._core import trees
+from parareal.problem._ode import Stages
+from parareal.problem._semilinear import Factors, Semilinear, Split, chosen, lincomb
+from parareal._core.trees import State
 from parareal.integrators._base import Integrator, check_steps
 
 
@@ -107,7 +107,7 @@ class ETDRK2(_Exponential):
         bounded = torch.isfinite(weights.h) if split.endless else None
         end = t1 if bounded is None else torch.where(bounded, t1, t0)  # as in `etdrk4_step`
         na = split.rest(end, a, (yield split.function, end, a))
-        new = _tree.add(a, lincomb([(weights.phi[1], _tree.sub(na, n0))]))
+        new = trees.add(a, lincomb([(weights.phi[1], trees.sub(na, n0))]))
         return new if bounded is None else chosen(bounded, new, a)
 
 
@@ -162,14 +162,14 @@ def etdrk4_step(split: Split, t0: Tensor, t1: Tensor, u: State) -> Stages:
     na = split.rest(middle, a, (yield split.function, middle, a))
     b = stage([(half.keep, u), (half.phi[0], na)])
     nb = split.rest(middle, b, (yield split.function, middle, b))
-    c = stage([(second.keep, a), (second.phi[0], _tree.map(lambda x, y: 2 * x - y, nb, n0))])
+    c = stage([(second.keep, a), (second.phi[0], trees.map(lambda x, y: 2 * x - y, nb, n0))])
     nc = split.rest(end, c, (yield split.function, end, c))
     weights = split.weights(t0, t1, 3)
     one, two, three = weights.phi
     w0 = _combine([1, -3, 4], one, two, three)
     wab = _combine([2, -4], two, three)
     wc = _combine([-1, 4], two, three)
-    return lincomb([(weights.keep, u), (w0, n0), (wab, _tree.add(na, nb)), (wc, nc)])
+    return lincomb([(weights.keep, u), (w0, n0), (wab, trees.add(na, nb)), (wc, nc)])
 
 
 def _combine(numbers: list[int], *factors: Factors) -> Factors:

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from parareal import _tree
-from parareal._memory import Memory
-from parareal._semilinear import Factors, Split, Weights
-from parareal._tree import State
+from parareal._core import trees
+from parareal._core.multistep_state import Memory
+from parareal.problem._semilinear import Factors, Split, Weights
+from parareal._core.trees import State
 
 
 class History(NamedTuple):
@@ -53,8 +53,8 @@ class History(NamedTuple):
 
 def no_history(u: State, depth: int, kept: int = 0) -> Memory:
     """The memory of a method that has made no step, of ``depth`` values and ``kept`` states."""
-    leaf = _tree.leaves(u)[0]
-    zeros = _tree.map(torch.zeros_like, u)
+    leaf = trees.leaves(u)[0]
+    zeros = trees.map(torch.zeros_like, u)
     clock = torch.zeros(leaf.shape[0], 1 + 2 * depth, dtype=torch.float64, device=leaf.device)
     return Memory((zeros,) * depth, (zeros,) * kept, clock)
 
@@ -77,7 +77,7 @@ def store(history: History, values: list[State], t: Tensor, unit: Tensor) -> Mem
     """Values of which the first, N at time ``t``, is new and not yet in units of the state."""
     times, units = [t, *history.times][: len(values)], [unit, *history.units][: len(values)]
     if values:
-        scaled = _tree.map(lambda leaf: _tree.per_lane(unit, leaf) * leaf, values[0])
+        scaled = trees.map(lambda leaf: trees.per_lane(unit, leaf) * leaf, values[0])
         values = [scaled, *values[1:]]
     columns = [history.known.to(torch.float64)]
     for time, number in zip(times, units, strict=True):

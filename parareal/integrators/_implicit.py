@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from parareal import _tree
-from parareal._grid import check_count
-from parareal._problem import Stages
-from parareal._tree import State
+from parareal._core import trees
+from parareal.grid._time_grid import check_count
+from parareal.problem._ode import Stages
+from parareal._core.trees import State
 from parareal.integrators._base import Integrator, check_steps
 from parareal.integrators._newton import MOST_DENSE, Options, solve_stages, to_state, to_vector, weighted
 from parareal.integrators._tableau import ButcherTableau, as_tableau
@@ -113,7 +113,7 @@ class Implicit(Integrator):
         return torch.stack(slopes, 1), alive
 
     def _options(self, stages: int, u: State) -> Options:
-        elements = sum(leaf[0].numel() * (2 if leaf.is_complex() else 1) for leaf in _tree.leaves(u))
+        elements = sum(leaf[0].numel() * (2 if leaf.is_complex() else 1) for leaf in trees.leaves(u))
         krylov = stages * elements > MOST_DENSE if self.krylov is None else self.krylov
         return Options(self.rtol, self.max_newton, krylov)
 

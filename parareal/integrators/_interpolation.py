@@ -13,7 +13,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from parareal._semilinear import Factors, Weights
+from parareal.problem._semilinear import Factors, Weights
 
 Moments: TypeAlias = Callable[[Weights, int], list[Factors]]
 """``moments(weights, m)``: with m nodes beside the one at 0, what x^1 ... x^m contribute to the step."""

@@ -18,10 +18,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from parareal import _tree
-from parareal._flat import flat, unflat
-from parareal._forward import differentiating
-from parareal._tree import State
+from parareal._core import trees
+from parareal._core.vectors import flat, unflat
+from parareal._core.forward_mode import differentiating
+from parareal._core.trees import State
 from parareal.integrators._base import Cost
 from parareal.integrators._gmres import Solved
 
@@ -36,7 +36,7 @@ def to_vector(tree: State, lead: int) -> Tensor:
 
     A derivative along both of them is right for any function of complex numbers, holomorphic or not.
     """
-    return flat(_tree.map(_as_real, tree), lead)
+    return flat(trees.map(_as_real, tree), lead)
 
 
 def to_state(vector: Tensor, like: State, lead: int) -> State:
@@ -45,7 +45,7 @@ def to_state(vector: Tensor, like: State, lead: int) -> State:
     def leaf(part: Tensor, original: Tensor) -> Tensor:
         return torch.complex(part[..., 0], part[..., 1]) if original.is_complex() else part
 
-    return _tree.map(leaf, unflat(vector, _tree.map(_as_real, like), lead), like)
+    return trees.map(leaf, unflat(vector, trees.map(_as_real, like), lead), like)
 
 
 def _as_real(leaf: Tensor) -> Tensor:
@@ -103,8 +103,8 @@ class Correction:
             return torch.zeros_like(k), torch.zeros_like(h), took
         index = None if active.all() else active.nonzero()[:, 0].to(k.device)
         if index is not None:
-            t, h, base, k = t[index], h[index], _tree.lanes(base, index), k.index_select(0, index)
-            rows = None if rows is None else _tree.lanes(rows, index)
+            t, h, base, k = t[index], h[index], trees.lanes(base, index), k.index_select(0, index)
+            rows = None if rows is None else trees.lanes(rows, index)
         system = _System(self, t, h, base, k, rows)
         if self.inner is None:
             delta, products = system.eliminate(), k.shape[-1]
@@ -137,7 +137,7 @@ class _System:
         self.problem, self.like, self.a = request.problem, base, k.new_tensor(request.a)
         self.t, self.h, self.k = t.flatten(), h.to(k.dtype), k
         self.L, self.s, self.D = k.shape
-        self.rows = None if rows is None else _tree.map(lambda x: x.repeat_interleave(self.s, 0), rows)
+        self.rows = None if rows is None else trees.map(lambda x: x.repeat_interleave(self.s, 0), rows)
         stages = to_vector(base, 1)[:, None] + self.h[:, None, None] * mix(request.a, k)
         self.stages = stages.flatten(0, 1)
         self.residual = self.slope(self.stages) - k.flatten(0, 1)
@@ -150,7 +150,7 @@ class _System:
         t, rows = self.t, self.rows
         if lanes is not None:
             points = self._points(lanes)
-            t, rows = t[points], None if rows is None else _tree.lanes(rows, points)
+            t, rows = t[points], None if rows is None else trees.lanes(rows, points)
         args = () if rows is None else (rows,)
         return to_vector(self.problem.rhs(t, to_state(stages, self.like, 1), *args), 1)
 
@@ -301,7 +301,7 @@ _MOST_NOISE = 1e-2
 
 def _units(u: State, rtol: float | None) -> Tensor:
     """The error allowed in each number of a state relative to its largest, ``(D,)``, on the CPU."""
-    sizes = [(leaf[0].numel() * (2 if leaf.is_complex() else 1), leaf.dtype) for leaf in _tree.leaves(u)]
+    sizes = [(leaf[0].numel() * (2 if leaf.is_complex() else 1), leaf.dtype) for leaf in trees.leaves(u)]
     return torch.cat(
         [torch.full((n,), max(rtol or 0.0, torch.finfo(dtype).eps), dtype=torch.float64) for n, dtype in sizes]
     )

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from parareal import _tree
-from parareal._calls import Fresh, check_like, check_untouched, noting_vmap, versions
-from parareal._problem import Problem, Stages
-from parareal._tree import State
+from parareal._core import trees
+from parareal.problem._lane_calls import Fresh, check_like, check_untouched, noting_vmap, versions
+from parareal.problem._ode import Problem, Stages
+from parareal._core.trees import State
 from parareal.integrators._base import Integrator
 
 
@@ -76,8 +76,8 @@ class Propagator(Integrator):
         if self.batching == "vmap":
             with noting_vmap("fn"):
                 return self._vmapped(t0, t1, u)
-        lanes = [(t0[i], t1[i], _tree.clone(_tree.one(u, i))) for i in range(t0.shape[0])]
-        return _tree.stack([_tree.clone(self._checked(*lane)) for lane in lanes])
+        lanes = [(t0[i], t1[i], trees.clone(trees.one(u, i))) for i in range(t0.shape[0])]
+        return trees.stack([trees.clone(self._checked(*lane)) for lane in lanes])
 
     def _checked(self, t0: Tensor, t1: Tensor, u: State) -> State:
         before = versions(u)

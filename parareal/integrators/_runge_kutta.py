@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from parareal import _tree
-from parareal._problem import ODE, Stages
-from parareal._sde import SDE
-from parareal._tree import State
+from parareal._core import trees
+from parareal.problem._ode import ODE, Stages
+from parareal.problem._sde import SDE
+from parareal._core.trees import State
 from parareal.integrators._base import Integrator, check_steps
 from parareal.integrators._stochastic import StratonovichHeun
 from parareal.integrators._tableau import ButcherTableau, as_tableau
@@ -19,15 +19,15 @@ from parareal.integrators._tableau import ButcherTableau, as_tableau
 def explicit_step(table: ButcherTableau, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
     """One step of any explicit tableau; the first request is the right-hand side at ``(t0, u)``."""
     h = t1 - t0
-    length = _tree.per_lane(h, u) if isinstance(u, Tensor) else h  # once for all stages
+    length = trees.per_lane(h, u) if isinstance(u, Tensor) else h  # once for all stages
     slopes: list[State] = []
     times = {0.0: t0, 1.0: t1}
     for c, row in zip(table.nodes, table.a, strict=True):
         if c not in times:
             times[c] = t0 + c * h
-        stage = _tree.axpy(u, length, row, slopes) if slopes else u
+        stage = trees.axpy(u, length, row, slopes) if slopes else u
         slopes.append((yield problem.rhs, times[c], stage))
-    return _tree.axpy(u, length, table.b, slopes)
+    return trees.axpy(u, length, table.b, slopes)
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from parareal import _tree
-from parareal._problem import Stages
-from parareal._sde import SDE
-from parareal._tree import State
+from parareal._core import trees
+from parareal.problem._ode import Stages
+from parareal.problem._sde import SDE
+from parareal._core.trees import State
 from parareal.integrators._base import Integrator, check_steps
 
 
@@ -78,7 +78,7 @@ class EulerMaruyama(_Stochastic):
         """The step u + h f + g dW; see `Integrator.step`."""
         dw = yield problem.increments(self.steps), t0, t1, u
         f, g = yield problem.terms, t0, u
-        return _tree.add(_tree.axpy(u, t1 - t0, (1.0,), [f]), problem.product(g, dw))
+        return trees.add(trees.axpy(u, t1 - t0, (1.0,), [f]), problem.product(g, dw))
 
 
 @dataclass(frozen=True)
@@ -132,17 +132,17 @@ class Milstein(_Stochastic):
         h, length = t1 - t0, (t1 - t0).abs()
         dw = yield problem.increments(self.steps), t0, t1, u
         f, g = yield problem.terms, t0, u
-        drifted, kick = _tree.axpy(u, h, (1.0,), [f]), problem.product(g, dw)
+        drifted, kick = trees.axpy(u, h, (1.0,), [f]), problem.product(g, dw)
         if problem.calculus == "stratonovich":
-            moved = yield problem.amplitudes, t0, _tree.add(u, kick)
-            half = _tree.map(lambda w: 0.5 * w, dw)
-            return _tree.add(_tree.add(drifted, kick), problem.product(_tree.sub(moved, g), half))
+            moved = yield problem.amplitudes, t0, trees.add(u, kick)
+            half = trees.map(lambda w: 0.5 * w, dw)
+            return trees.add(trees.add(drifted, kick), problem.product(trees.sub(moved, g), half))
         root = length.sqrt()
-        moved = yield problem.amplitudes, t0, _tree.axpy(drifted, root, (1.0,), [g])
-        iterated = _tree.map(
-            lambda w: (w * w - _tree.per_lane(length, w)) / _tree.per_lane(2.0 * root, w), dw
+        moved = yield problem.amplitudes, t0, trees.axpy(drifted, root, (1.0,), [g])
+        iterated = trees.map(
+            lambda w: (w * w - trees.per_lane(length, w)) / trees.per_lane(2.0 * root, w), dw
         )  # the integral of W dW, divided by sqrt(h)
-        return _tree.add(_tree.add(drifted, kick), problem.product(_tree.sub(moved, g), iterated))
+        return trees.add(trees.add(drifted, kick), problem.product(trees.sub(moved, g), iterated))
 
 
 @dataclass(frozen=True)
@@ -191,15 +191,15 @@ class SRA1(_Stochastic):
         """One step on L lanes; see `Integrator.step`."""
         h = t1 - t0
         dw, dz = yield problem.increments(self.steps, area=True), t0, t1, u
-        mean = _tree.map(lambda z: z / _tree.per_lane(h, z), dz)  # of the path over the step
+        mean = trees.map(lambda z: z / trees.per_lane(h, z), dz)  # of the path over the step
         f, left = yield problem.terms, t0, u
         right = yield problem.amplitudes, t1, u  # the state does not matter: the noise is additive
-        stage = _tree.axpy(u, h, (0.75,), [f])
-        stage = _tree.add(stage, problem.product(right, _tree.map(lambda m: 1.5 * m, mean)))
+        stage = trees.axpy(u, h, (0.75,), [f])
+        stage = trees.add(stage, problem.product(right, trees.map(lambda m: 1.5 * m, mean)))
         late = yield problem.rhs, t0 + 0.75 * h, stage
-        drifted = _tree.axpy(u, h, (1 / 3, 2 / 3), [f, late])
-        tilted = problem.product(_tree.sub(left, right), mean)
-        return _tree.add(_tree.add(drifted, problem.product(right, dw)), tilted)
+        drifted = trees.axpy(u, h, (1 / 3, 2 / 3), [f, late])
+        tilted = problem.product(trees.sub(left, right), mean)
+        return trees.add(trees.add(drifted, problem.product(right, dw)), tilted)
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ class StratonovichHeun(_Stochastic):
         h = t1 - t0
         dw = yield problem.increments(self.steps), t0, t1, u
         f, g = yield problem.terms, t0, u
-        euler = _tree.add(_tree.axpy(u, h, (1.0,), [f]), problem.product(g, dw))
+        euler = trees.add(trees.axpy(u, h, (1.0,), [f]), problem.product(g, dw))
         f1, g1 = yield problem.terms, t1, euler
-        mean = _tree.map(lambda a, b: 0.5 * (a + b), g, g1)
-        return _tree.add(_tree.axpy(u, h, (0.5, 0.5), [f, f1]), problem.product(mean, dw))
+        mean = trees.map(lambda a, b: 0.5 * (a + b), g, g1)
+        return trees.add(trees.axpy(u, h, (0.5, 0.5), [f, f1]), problem.product(mean, dw))

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parareal import _tree
-from parareal._check import check_instance
-from parareal._norm import NormName, norm
-from parareal._record import Record
-from parareal._solution import Solution
-from parareal._stop import Floats
-from parareal._tree import State
+from parareal._core import trees
+from parareal._input_checks import check_instance
+from parareal._core.norms import NormName, norm
+from parareal.results._record import Record
+from parareal.results._solution import Solution
+from parareal.stopping._tolerance import Floats
+from parareal._core.trees import State
 
 EXAMPLE = "pr.solve(problem, u0, grid, fine=pr.RK4(), coarse=pr.Euler())"
 
@@ -89,19 +89,19 @@ def distances(us: State, reference: State, kind: NormName, samples: bool, name: 
     """
     if isinstance(reference, Solution):
         reference = reference.us
-    parts = _tree.leaves(reference)
+    parts = trees.leaves(reference)
     if not all(isinstance(part, Tensor) for part in parts):
         raise TypeError(f"{name} is a {type(reference).__name__}; expected a Solution of pr.serial, or its us")
-    reference = _tree.in_order_of(reference, us)
-    ours, theirs = ([tuple(x.shape) for x in _tree.leaves(tree)] for tree in (us, reference))
-    if _tree.structure(us) != _tree.structure(reference) or ours != theirs:
+    reference = trees.in_order_of(reference, us)
+    ours, theirs = ([tuple(x.shape) for x in trees.leaves(tree)] for tree in (us, reference))
+    if trees.structure(us) != trees.structure(reference) or ours != theirs:
         raise ValueError(
             f"{name} has leaves of shapes {theirs} and the run {ours}; expected the same: pr.serial on the same u0 and "
             "grid gives such a reference"
         )
-    gap = _tree.map(lambda a, b: a.detach() - b.detach().to(a.device), us, reference)
-    rows = _tree.leaves(gap)[0].shape[: 1 + samples]
-    lanes = _tree.map(lambda x: x.reshape(-1, *x.shape[1 + samples :]), gap)
+    gap = trees.map(lambda a, b: a.detach() - b.detach().to(a.device), us, reference)
+    rows = trees.leaves(gap)[0].shape[: 1 + samples]
+    lanes = trees.map(lambda x: x.reshape(-1, *x.shape[1 + samples :]), gap)
     return norm(lanes, kind).cpu().reshape(rows).numpy()
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from parareal import _tree
-from parareal._norm import NormName
-from parareal._solution import Solution
-from parareal._tree import State
+from parareal._core import trees
+from parareal._core.norms import NormName
+from parareal.results._solution import Solution
+from parareal._core.trees import State
 from parareal.plot._axes import MARKERS, axes, legend, log_line, log_ticks, named, shade
 from parareal.plot._figures import check_norm, check_run, distances
 
@@ -86,7 +86,7 @@ def _line(many: Any, reference: Any, against: str, norm: NormName, name: str) ->
     wanted = reference.u if isinstance(reference, Solution) else reference
     points: list[tuple[float, float]] = []
     for run in many:
-        end = _tree.map(lambda x: x.unsqueeze(0), check_run(run, f"an entry of runs[{name!r}]").u)
+        end = trees.map(lambda x: x.unsqueeze(0), check_run(run, f"an entry of runs[{name!r}]").u)
         cost = run.stats.wall_time if against == "seconds" else getattr(run.stats, against)
         points.append((cost, float(distances(end, _alone(wanted), norm, samples=False)[0])))
     cost, error = np.array(sorted(points)).T
@@ -95,4 +95,4 @@ def _line(many: Any, reference: Any, against: str, norm: NormName, name: str) ->
 
 def _alone(state: State) -> State:
     """With an axis of 1 in front, where it is a state."""
-    return _tree.map(lambda x: x.unsqueeze(0) if hasattr(x, "unsqueeze") else x, state)
+    return trees.map(lambda x: x.unsqueeze(0) if hasattr(x, "unsqueeze") else x, state)

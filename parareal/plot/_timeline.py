@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from parareal._solution import Solution
+from parareal.results._solution import Solution
 from parareal.plot._axes import axes, whole_numbers
 from parareal.plot._figures import check_sample, record_of
 from parareal.theory import Layout

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from parareal._correction import Correction
-from parareal._grid import check_count
-from parareal._jacobian import Jacobian
-from parareal._schedule import Barrier, Ints, Schedule, Wavefront, Windowed
-from parareal._wrappers import Wrapper
+from parareal.corrections._base import Correction
+from parareal.grid._time_grid import check_count
+from parareal.corrections._jacobian import Jacobian
+from parareal.schedules._schedule import Barrier, Ints, Schedule, Wavefront, Windowed
+from parareal.corrections._wrapper import Wrapper
 from parareal.integrators import Euler, Integrator, Multistep
 from parareal.integrators._exponential import _Exponential  # pyright: ignore[reportPrivateUsage]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Literal, TypeAlias
 
-from parareal._grid import check_count
-from parareal._schedule import Barrier, Schedule, Wavefront
+from parareal.grid._time_grid import check_count
+from parareal.schedules._schedule import Barrier, Schedule, Wavefront
 
 Placement: TypeAlias = Literal["any", "owner", "manager"]
 Task: TypeAlias = tuple[int, int, int]

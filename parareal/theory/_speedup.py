@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from parareal._grid import check_count
-from parareal._schedule import Schedule
+from parareal.grid._time_grid import check_count
+from parareal.schedules._schedule import Schedule
 from parareal.theory._makespan import Placement, makespan
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parareal._correction import Coarse, Correction
-from parareal._grid import check_count
-from parareal._linear import Identity, Zero
-from parareal._semilinear import scaled_phis
+from parareal.corrections._base import Coarse, Correction
+from parareal.grid._time_grid import check_count
+from parareal.corrections._linear import Identity, Zero
+from parareal.problem._semilinear import scaled_phis
 from parareal.integrators import ETDRK2, ETDRK4, ButcherTableau, ExponentialEuler, Integrator, Multistep, RungeKutta
 from parareal.integrators._implicit import Implicit
 from parareal.integrators._runge_kutta import Named

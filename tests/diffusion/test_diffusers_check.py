@@ -20,7 +20,7 @@ import diffusion_adapters as da
 import parareal as pr
 from diffusion_adapters.diffusers import _conversation, _replay
 from diffusion_adapters.diffusers._check import describe
-from diffusion_adapters.diffusers._translate import translate
+from diffusion_adapters.diffusers._translation import translate
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning"),

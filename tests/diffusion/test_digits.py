@@ -12,7 +12,7 @@ from sklearn.svm import SVC
 from torch import Tensor
 
 import diffusion_adapters as da
-from diffusion_adapters._digits import NO_LABEL, DigitsNetwork
+from diffusion_adapters.models._digits import NO_LABEL, DigitsNetwork
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import diffusion_adapters as da
 import parareal as pr
-from diffusion_adapters._sde import NoisyFlow
+from diffusion_adapters.equations._reverse_sde import NoisyFlow
 
 EPS = torch.finfo(torch.float64).eps
 REST = (2, 3, 4)

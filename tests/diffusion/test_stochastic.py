@@ -18,7 +18,7 @@ from torch import Tensor
 
 import diffusion_adapters as da
 import parareal as pr
-from diffusion_adapters._sde import NoisyFlow, noisy
+from diffusion_adapters.equations._reverse_sde import NoisyFlow, noisy
 
 EPS = float(torch.finfo(torch.float64).eps)
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2  # those of Stable Diffusion

@@ -380,14 +380,14 @@ def traffic(group: Any, slices: int, elements: int, iterations: int) -> dict[str
     """Bytes of states that this rank has sent, as counted, and as seen at torch's own functions."""
     from unittest import mock
 
-    from parareal import _block, _distributed, _post
+    from parareal.distributed import _block_engine, _lane_parallel, _mailbox
 
     grid, u0 = pr.TimeGrid.uniform(0.0, 1.0, slices=slices, steps=3), torch.linspace(0.1, 1.0, elements)
     seen, engines, lanes = {"letters": 0, "lanes": 0}, [], []
-    real, finish, settle = dist.isend, _block.BlockEngine.finish, _distributed._Joined.calls
+    real, finish, settle = dist.isend, _block_engine.BlockEngine.finish, _lane_parallel._Joined.calls
 
     def isend(tensor: Tensor, *args: Any, **more: Any) -> Any:
-        kind = "letters" if more["tag"] == _post._TAG else "lanes"
+        kind = "letters" if more["tag"] == _mailbox._TAG else "lanes"
         seen[kind] += tensor.numel() * tensor.element_size()
         return real(tensor, *args, **more)
 
@@ -403,8 +403,8 @@ def traffic(group: Any, slices: int, elements: int, iterations: int) -> dict[str
     problem = pr.ODE(lambda t, u: -u, batching="native")
     with (
         mock.patch.object(dist, "isend", isend),
-        mock.patch.object(_block.BlockEngine, "finish", finished),
-        mock.patch.object(_distributed._Joined, "calls", calls),
+        mock.patch.object(_block_engine.BlockEngine, "finish", finished),
+        mock.patch.object(_lane_parallel._Joined, "calls", calls),
     ):
         plain(problem, schedule=pr.RankPipeline(group), **options)
         run = plain(problem, executor=pr.Distributed(group), **options)

@@ -24,7 +24,11 @@ from ranks.jobs import caught, plain, together, ways
 from torch import Tensor
 
 import parareal as pr
-from parareal import _archive, _block, _checkpoint, _run, _store
+from parareal import _run
+from parareal._core import ring_buffer
+from parareal.distributed import _block_engine
+from parareal.persistence import _checkpoint
+from parareal.results import _tensor_file
 
 STOP = pr.Tolerance(0.0, 0.0, rule="defect")
 PATCHED: dict[str, tuple[Any, str]] = {
@@ -34,11 +38,11 @@ PATCHED: dict[str, tuple[Any, str]] = {
     "stopping rule": (pr.Tolerance, "measure"),
     "stopping rule, deciding": (pr.Tolerance, "decide"),
     "stopping rule, beginning": (pr.Tolerance, "begin"),
-    "state read": (_store.Ring, "take"),
-    "state written": (_store.Ring, "put"),
-    "memory of the rule": (_block, "account"),
+    "state read": (ring_buffer.Ring, "take"),
+    "state written": (ring_buffer.Ring, "put"),
+    "memory of the rule": (_block_engine, "account"),
     "solution": (_run, "capture"),
-    "checkpoint written": (_archive, "save"),
+    "checkpoint written": (_tensor_file, "save"),
     "checkpoint read": (_checkpoint.Checkpoint, "_read"),
 }
 PLACES = ("right-hand side", "callback", *PATCHED)

@@ -1,0 +1,114 @@
+"""The stand-in for a pipeline's scheduler: it has its levels and timesteps, and its steps are the engine's."""
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+from typing import Any
+
+from torch import Tensor
+
+from diffusion_adapters.diffusers._denoising_loop import Conversation
+from diffusion_adapters.diffusers._timesteps import Noted, Rounds
+
+
+class StandIn:
+    """What of a scheduler is replaced; mixed into a subclass of its own class, so that it is still one of those."""
+
+    _conversation: Conversation
+    _own_timesteps: Tensor
+
+    @property
+    def timesteps(self) -> Any:
+        """The timesteps, over which a loop runs as often as there are rounds."""
+        own = self._own_timesteps
+        return Rounds.of(own, self._conversation.loop) if isinstance(own, Tensor) else own
+
+    @timesteps.setter
+    def timesteps(self, value: Any) -> None:
+        self._own_timesteps = value.plain if isinstance(value, Rounds) else value
+
+    def scale_model_input(self, sample: Tensor, timestep: Any = None, *args: Any, **kwargs: Any) -> Tensor:
+        """As the scheduler does, until the engine is at work, whose lanes are scaled by itself."""
+        if self._conversation.under_way or not hasattr(super(), "scale_model_input"):
+            return sample
+        return super().scale_model_input(sample, _plain(timestep), *args, **kwargs)  # pyright: ignore
+
+    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Hands the prediction to the engine; returns what the pipeline is to take for its latents."""
+        given = {**dict(zip(_names(self), args, strict=False)), **kwargs} if args else kwargs
+        self._refuse_more(given)
+        latents = self._conversation.step(model_output, sample, given)
+        if kwargs.get("return_dict", True) is False:
+            return latents, latents
+        return _output()(prev_sample=latents, pred_original_sample=latents)
+
+    def _refuse_more(self, given: dict[str, Any]) -> None:
+        """Raises where a step is told more than is known here: noise of its own, churn, a timestep for each token."""
+        parameters = inspect.signature(self.step).parameters
+        setup = self._conversation.setup
+        known = {"eta": setup.eta, "use_clipped_model_output": setup.use_clipped}
+        for name, value in given.items():
+            if name in ("generator", "return_dict") or name not in parameters or isinstance(value, Tensor | list):
+                neutral = value is None or name in ("generator", "return_dict")
+            else:
+                neutral = (value or 0) == (known.get(name, parameters[name].default) or 0)
+            if not neutral:
+                raise ValueError(
+                    f"the pipeline calls step of {type(self).__name__} with {name}={value!r}, which is not known here; "
+                    f"expected {known.get(name, 'its default')}: eta and use_clipped_model_output are taken from the "
+                    "pipeline's own arguments"
+                )
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """As the scheduler does before the loop; in it the engine keeps the image itself."""
+        if self._conversation.in_loop or self._conversation.finished:
+            return original_samples
+        return super().add_noise(original_samples, noise, _plain(timesteps))  # pyright: ignore
+
+
+@cache
+def _output() -> Any:
+    """What schedulers of diffusers return: read by attribute, by name and by index."""
+    from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
+
+    return DDIMSchedulerOutput
+
+
+def _names(scheduler: Any) -> list[str]:
+    """What ``step`` takes behind prediction, timestep and sample."""
+    return list(inspect.signature(scheduler.step).parameters)[3:]
+
+
+def _plain(value: Any) -> Any:
+    return value.as_subclass(Tensor) if isinstance(value, Rounds | Noted) else value
+
+
+def stand_in(scheduler: Any, conversation: Conversation) -> Any:
+    """A scheduler like the given one, which stays as it is, whose steps are made by a conversation."""
+    made = object.__new__(_stepping(type(scheduler)))
+    state = {key: value.copy() if type(value) in (list, dict) else value for key, value in vars(scheduler).items()}
+    state["_own_timesteps"] = state.pop("timesteps", None)
+    made.__dict__.update(state, _conversation=conversation)
+    conversation.scheduler = made
+    return made
+
+
+@cache
+def _stepping(kind: type) -> type:
+    """A class like the given one, with `StandIn` before it; pipelines ask what its step takes."""
+
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return StandIn.step(self, *args, **kwargs)
+
+    def scale_noise(self: Any, sample: Tensor, timestep: Tensor, noise: Tensor | None = None) -> Tensor:
+        """As the scheduler does before the loop; in it the engine keeps the image itself."""
+        if self._conversation.in_loop or self._conversation.finished:
+            return sample
+        return kind.scale_noise(self, sample, _plain(timestep), noise)  # pyright: ignore
+
+    step.__signature__ = inspect.signature(getattr(kind, "step"))  # pyright: ignore # noqa: B009
+    body = {"__module__": kind.__module__, "__doc__": kind.__doc__, "step": step}
+    if hasattr(kind, "scale_noise"):  # pipelines ask whether it has that, or add_noise
+        body["scale_noise"] = scale_noise
+    return type(kind.__name__, (StandIn, kind), body)

@@ -1,0 +1,70 @@
+"""What depends on the order of steps, and so cannot be done in parallel in time: refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from diffusion_adapters.models._training_mode import why_unsteady
+
+_NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
+    "guess_mode": ((False, None), "guess_mode=False"),
+    "pag_adaptive_scale": ((0.0, 0, None), "pag_adaptive_scale=0.0"),
+}
+"""Arguments of pipelines that are not known what they make of many steps together, with the values that do nothing."""
+
+_CACHES = ("cache", "fbc_", "broadcast")
+"""Parts of the names of hooks that keep what a network computed for the next step."""
+
+
+def refuse(pipe: Any, given: dict[str, Any]) -> None:
+    """Raises where a call's arguments, or hooks on the networks, depend on the order of steps."""
+    for name, (neutral, fix) in _NEUTRAL.items():
+        value = given.get(name)
+        values = value if isinstance(value, list | tuple) else (value,)
+        if any(one not in neutral for one in values):
+            raise ValueError(
+                f"{name}={value!r} makes the guidance of a step, or the rows of a network's input, in a way that is "
+                f"not known for many steps together; expected {fix}, or the pipeline itself"
+            )
+    for name in ("unet", "transformer", "transformer_2", "controlnet", "prior"):
+        module = getattr(pipe, name, None)
+        if isinstance(module, nn.Module):
+            _refuse_caches(name, module)
+            _refuse_training(name, module)
+
+
+def refuse_combined(pipe: Any) -> None:
+    """Raises where a pipeline's steps are made by others that it holds."""
+    parts = vars(pipe) if hasattr(pipe, "__dict__") else {}
+    held = [n for n, part in parts.items() if any(c.__name__ == "DiffusionPipeline" for c in type(part).__mro__)]
+    if held:
+        sampled = [name for name in held if "prior" not in name] or held
+        raise ValueError(
+            f"{type(pipe).__name__} makes its steps in other pipelines, {' and '.join(held)}; expected those: "
+            f"pipe.{sampled[0]} = da.diffusers.parallelize(pipe.{sampled[0]}), and then the call of pipe itself"
+        )
+
+
+def _refuse_training(name: str, module: nn.Module) -> None:
+    """Dropout is another in every call, and statistics of a batch are those of the lanes that share it."""
+    for part in module.modules():
+        if part.training and (why := why_unsteady(part)):
+            raise ValueError(
+                f"pipe.{name} is in training mode and has {type(part).__name__}, which {why}, so that its result is no "
+                f"function of its input; expected a network in evaluation mode: pipe.{name}.eval()"
+            )
+
+
+def _refuse_caches(name: str, module: nn.Module) -> None:
+    enabled = bool(getattr(module, "is_cache_enabled", False))
+    for part in module.modules():
+        registry = part.__dict__.get("_diffusers_hook")
+        hooks = list(getattr(registry, "hooks", {}))
+        enabled = enabled or any(word in hook.lower() for hook in hooks for word in _CACHES)
+    if enabled:
+        raise ValueError(
+            f"pipe.{name} has a cache, which reuses what the step before has computed; expected none, since steps are "
+            f"computed together: pipe.{name}.disable_cache()"
+        )

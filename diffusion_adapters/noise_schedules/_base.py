@@ -1,0 +1,105 @@
+"""A noise schedule is a pair of curves: x_t = alpha_t x_0 + sigma_t eps, for times t from data to noise.
+
+Everything else follows from the two: their ratio s = sigma/alpha, which orders all times by how much noise there is,
+the map back from s to time, and grids of times for sampling.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from diffusion_adapters.noise_schedules._spacing import Spacing, falling_times
+
+
+class NoiseSchedule(ABC):
+    """Noise level as a function of time: x_t = alpha_t x_0 + sigma_t eps, with eps a standard normal.
+
+    A schedule of your own gives ``t_min``, ``t_max``, `alpha`, `sigma` and `time`, out of differentiable torch
+    operations. Times are float64 tensors of any shape; every map keeps the shape and the device.
+
+    Attributes:
+        t_min: Time nearest to the data.
+        t_max: Time of the most noise, where sampling starts; s = sigma/alpha rises from ``t_min`` to ``t_max``.
+        rho: Exponent of the spacing ``"karras"``.
+        shift: Time shift of the spacing ``"uniform"``.
+        default_spacing: What `times` takes for ``spacing=None``: where it is not defined, ``"uniform"``.
+    """
+
+    t_min: float
+    t_max: float
+    rho: float = 7.0
+    shift: float = 1.0
+    default_spacing: ClassVar[str] = "logsnr"
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """How much of the data is left at time ``t``."""
+
+    @abstractmethod
+    def sigma(self, t: Tensor) -> Tensor:
+        """Standard deviation of the noise at time ``t``."""
+
+    @abstractmethod
+    def time(self, s: Tensor) -> Tensor:
+        """The time at which sigma/alpha is ``s``: the inverse of `s`."""
+
+    def s(self, t: Tensor) -> Tensor:
+        """Noise-to-signal ratio sigma/alpha; infinite where alpha is 0."""
+        return self.sigma(t) / self.alpha(t)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """The log of the signal-to-noise ratio, log(alpha^2 / sigma^2), which is -2 log s."""
+        return 2 * (self.alpha(t).log() - self.sigma(t).log())
+
+    def alpha_dot(self, t: Tensor) -> Tensor:
+        """The derivative of alpha with respect to t, by automatic differentiation."""
+        return _derivative(self.alpha, t)
+
+    def sigma_dot(self, t: Tensor) -> Tensor:
+        """The derivative of sigma with respect to t, by automatic differentiation."""
+        return _derivative(self.sigma, t)
+
+    def times(self, steps: int, spacing: Spacing | None = None) -> Tensor:
+        """A grid for sampling: ``steps + 1`` times that fall from ``t_max`` to ``t_min``.
+
+        Args:
+            steps: Number of steps.
+            spacing: How the times lie:
+
+                - ``"logsnr"``: uniform in the log-SNR (DPM-Solver, arXiv 2206.00927).
+                - ``"karras"``: uniform in s^(1/rho), rho = 7 (Elucidating the Design Space of Diffusion-Based
+                  Generative Models, arXiv 2206.00364, eq. 5; without that paper's extra last point at 0).
+                - ``"uniform"``: uniform in time, then moved by `Flow`'s ``shift``. For `Discrete` the times may be
+                  fractional.
+                - a tensor of strictly falling times in [``t_min``, ``t_max``]; ``steps`` is then not used.
+                - ``None``: ``"karras"`` for `EDM`, as published; ``"uniform"`` for `Flow`, and where alpha or sigma is
+                  0 at an end; ``"logsnr"`` for all others. On mixtures of sharp Gaussians, the nearest to images, it
+                  had the smallest error of the three: with DDIM and `VP` half that of ``"uniform"``.
+
+        Returns:
+            Float64 times, shape ``(steps + 1,)``, on the CPU; the ends are exact.
+
+        Raises:
+            TypeError: ``steps`` is not an int.
+            ValueError: ``steps`` is below 1; the spacing is unknown, is not defined where the noise or the signal
+                is 0, or is a tensor that does not fall or leaves the range.
+
+        Examples:
+            >>> import diffusion_adapters as da
+            >>> [round(t, 3) for t in da.EDM().times(3, "karras").tolist()]
+            [80.0, 9.723, 0.47, 0.002]
+        """
+        return falling_times(self, steps, spacing)
+
+
+def _derivative(curve: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    """The derivative of an elementwise function, whatever gradient mode the caller is in."""
+    with torch.inference_mode(False), torch.enable_grad():
+        t = t.detach().clone().requires_grad_()
+        value = curve(t)
+        return torch.autograd.grad(value.sum(), t)[0] if value.requires_grad else torch.zeros_like(value)

@@ -1,0 +1,160 @@
+"""`plan`: which width draws samples soonest on this device, or that nothing beats the serial sampler."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import parareal as pr
+from diffusion_adapters.models._conditioning import map_tensors
+from diffusion_adapters.models._model import DiffusionModel
+from diffusion_adapters.sampling._initial_noise import start_noise
+from diffusion_adapters.sampling._sample import SampleResult, correction_of, fine_of, grid_of, sample
+from diffusion_adapters.equations._reverse_sde import NoisyFlow
+from diffusion_adapters.noise_schedules._spacing import Spacing
+from diffusion_adapters.models._training_mode import check_mode
+from diffusion_adapters._validate import count
+from parareal._input_checks import check_instance
+from parareal.planning._cost_model import Hopeless, Recording, state_bytes, time_rounds
+from parareal.planning._plan import conclude
+from parareal.planning._trials import trial
+from parareal.planning._candidates import check_budget
+
+WIDTHS = (4, 8, 16, 32, 64, 100)
+
+
+@torch.no_grad()
+def plan(
+    model: DiffusionModel,
+    noise: Tensor | Sequence[int],
+    steps: int = 50,
+    spacing: Spacing | None = None,
+    solver: str | pr.Integrator = "ddim",
+    coarse: str | pr.Correction | pr.Integrator | Sequence[str | pr.Correction | pr.Integrator] = ("gaussian",),
+    widths: Sequence[int] = WIDTHS,
+    rtol: float | None = None,
+    generator: Any = None,
+    budget: float = 60.0,
+) -> pr.Plan:
+    """Finds out with which settings `sample` draws soonest on this device, or that nothing beats the serial sampler.
+
+    A call of the network is timed on 1, 2, 4, ... rows, up to the widest window; then settings are tried, and a trial
+    is ended as soon as it cannot win. See `parareal.plan`.
+
+    Args:
+        model: The model, conditioned or `guided` as it will be.
+        noise: As in `sample`, with as many samples as will be drawn at a time: the gain is largest for few.
+        steps: As in `sample`.
+        spacing: As in `sample`.
+        solver: As in `sample`.
+        coarse: What to try for it, one or several.
+        widths: Widths to try; those of more than there are slices mean all of them.
+        rtol: As in `sample`.
+        generator: As in `sample`.
+        budget: Seconds after which no further candidate is tried.
+
+    Returns:
+        A `parareal.Plan`, whose ``settings`` are arguments of `sample`: ``coarse`` and ``width``.
+
+    Raises:
+        TypeError, ValueError: An argument is not what it should be.
+        Exception: What the network raises on a single row, or in the serial sampler; on more of them, out of memory for
+            instance, it is reported, and such widths are left out.
+
+    Examples:
+        >>> import torch, diffusion_adapters as da
+        >>> model = da.GaussianMixture(torch.tensor([[-1.0], [1.0]]), 0.01).model(da.VP())
+        >>> found = da.plan(model, (2, 1), steps=16, widths=[8], budget=5.0)
+        >>> found.serial_rounds
+        16
+    """
+    begun = time.perf_counter()
+    check_instance(model, DiffusionModel, "model", 'da.DiffusionModel(network, da.VP(), "eps")')
+    check_budget(budget)
+    if isinstance(widths, int):
+        raise TypeError(f"widths is an int; expected a list, such as [{widths}]")
+    state = start_noise(noise, None if isinstance(noise, Tensor) else generator, model)
+    given = {"steps": steps, "spacing": spacing, "solver": solver, "rtol": rtol, "throw": False}
+    number, fine = len(model.noise_schedule.times(steps, spacing)) - 1, fine_of(solver)
+    for width in widths:
+        count(width, "widths")
+    several = [coarse] if isinstance(coarse, str | pr.Correction | pr.Integrator) else coarse
+    points = torch.arange(number + 1.0, dtype=torch.float64)
+    most = [grid_of(points, None, correction_of(one, fine), fine).num_slices for one in several]
+    ways = [(min(width, n), one) for one, n in zip(several, most, strict=True) for width in sorted(widths)]
+    ways = list(dict.fromkeys(ways))
+    if not ways or not len(state):
+        raise ValueError(
+            f"there is no candidate: widths={widths!r}, coarse={coarse!r} and {len(state)} samples leave none; "
+            "expected at least one of each"
+        )
+    check_mode(model.network)
+    times = time_rounds(_calls(model, state), max(width for width, _ in ways) * len(state), state.device)
+
+    seed = generator if NoisyFlow in fine.solves else None
+
+    def draw(executor: pr.Executor, **more: Any) -> SampleResult:
+        return sample(model, state, **given, executor=executor, generator=seed, **more)
+
+    rounds = number * (fine.evaluations or 1)
+    seconds = _serial(draw, rounds, state.device)
+    tried: list[pr.Candidate] = []
+    for width, one in ways:
+        name = f"{one if isinstance(one, str) else type(one).__name__}, width {width}"
+        settings = {"coarse": one, "width": width}
+        memory = (number + 1 + 8 * width) * state_bytes(state)
+        left_out = ""
+        if times.most is not None and width * len(state) > times.most:
+            left_out = f"calls on {width * len(state)} rows fail"
+        elif time.perf_counter() - begun > budget:
+            left_out = "not tried: the budget is spent"
+        if left_out:
+            tried.append(pr.Candidate(name, settings, float("inf"), 0, 0, 0, 0, memory, False, left_out))
+            continue
+
+        def run(executor: pr.Executor, settings: dict[str, Any] = settings) -> pr.Solution:
+            return draw(executor, **settings).solution
+
+        limit = min([seconds, *(other.seconds for other in tried if other.finished)])
+        candidate = trial(run, name, settings, memory, limit, times, state.device)
+        if candidate.finished and candidate.seconds < 1.2 * limit:
+            second = trial(run, name, settings, memory, limit, times, state.device)
+            candidate = second if second.finished and second.seconds < candidate.seconds else candidate
+        tried.append(candidate)
+    return conclude(tried, seconds, rounds, times, time.perf_counter() - begun)
+
+
+def _calls(model: DiffusionModel, noise: Tensor) -> Callable[[int], Callable[[], Any]]:
+    """A call of the network on so many rows, at times that differ."""
+    schedule, dtype = model.noise_schedule, model.dtype
+    span = torch.tensor([schedule.t_max, schedule.t_min], dtype=torch.float64)
+
+    def call(rows: int) -> Callable[[], Any]:
+        index = torch.arange(rows, device=noise.device) % len(noise)
+        x = noise[index].to(torch.promote_types(noise.dtype, torch.float32))
+        t = torch.lerp(span[0], span[1], (torch.arange(rows).double() + 0.5) / rows).to(noise.device)
+        conditioning = map_tensors(
+            lambda tensor: tensor if len(tensor) == 1 else tensor[index.to(tensor.device)],
+            dict(model.conditioning or {}),
+        )
+        return lambda: model.evaluate(x, t, conditioning, dtype)
+
+    return call
+
+
+def _serial(draw: Callable[..., SampleResult], rounds: int, device: torch.device) -> float:
+    """Seconds of the serial sampler, from what it does in a fifth of a second or all of it."""
+    best = float("inf")
+    for _ in range(2):
+        recording = Recording(device, 0.2)
+        recording.started = begun = time.perf_counter()
+        with suppress(Hopeless):
+            draw(recording, parallel=False)
+        taken = time.perf_counter() - begun
+        best = min(best, taken * rounds / max(1, len(recording.lanes)))
+    return best

@@ -1,0 +1,80 @@
+"""The memory of a multistep method belongs to the state: it travels with it from step to step and from slice to slice.
+
+So the sequential solution is the method itself, not the method begun anew in each slice.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from parareal._core import trees
+from parareal._core.trees import State
+
+
+class Memory(NamedTuple):
+    """What a multistep method remembers, on L lanes.
+
+    Attributes:
+        values: What it keeps of earlier steps, newest first, in units of the state: trees of leaves ``(L, *state)``.
+            Runs are not taken for settled before these are.
+        states: Earlier states that it keeps, likewise.
+        clock: Numbers that say when that was, float64, shape ``(L, c)``; all zero for a method that has made no step.
+    """
+
+    values: tuple[State, ...]
+    states: tuple[State, ...]
+    clock: Tensor
+
+
+class Carried(NamedTuple):
+    """A state and the memory that travels with it."""
+
+    u: State
+    memory: Memory
+
+
+def bare(state: State) -> State:
+    """The state without its memory."""
+    return state.u if isinstance(state, Carried) else state
+
+
+def follow(new: State, fine: Carried, before: Carried) -> Carried:
+    """What the memory of a fine solution becomes where its state is corrected.
+
+    Nothing is known of how a method's memory answers to a correction, but it can be seen from two fine solutions, of
+    this iterate and of the one before, how it went with the state: values move as far along that difference as the
+    state does, and earlier states as the state itself. Without this a change would have to come through the fine
+    propagator into the memory, slice by slice, and a method that steps from an earlier state would gain nothing.
+
+    Args:
+        new: The corrected states, leaves ``(L, *state)``.
+        fine: Fine solutions from the last inputs.
+        before: Fine solutions from the inputs before; ``fine`` again where there were none.
+    """
+    change, seen = trees.sub(new, fine.u), trees.sub(fine.u, before.u)
+    along, length = _inner(change, seen), _inner(seen, seen)
+    like = (fine.memory.clock == before.memory.clock).all(1) & (length > 0)
+    share = torch.where(like, along / torch.where(like, length, 1.0), 0.0).nan_to_num(0.0).clamp(-1.0, 1.0)
+
+    def carry(now: Tensor, old: Tensor) -> Tensor:
+        far = trees.per_lane(share, now)
+        return torch.where(far == 0, now, now + far * (now - old))  # what went before may not be finite
+
+    values = tuple(
+        trees.map(carry, now, old) for now, old in zip(fine.memory.values, before.memory.values, strict=True)
+    )
+    states = tuple(trees.add(state, change) for state in fine.memory.states)
+    return Carried(new, Memory(values, states, fine.memory.clock))
+
+
+def _inner(a: State, b: State) -> Tensor:
+    """Inner products, real, over all leaves of each lane, float64, ``(L,)``."""
+    total: Tensor | float = 0.0
+    for x, y in zip(trees.leaves(a), trees.leaves(b), strict=True):
+        product = (x * y.conj()).real if x.is_complex() else x * y
+        total = total + product.detach().reshape(len(x), -1).sum(1, dtype=torch.float64)
+    assert isinstance(total, Tensor)
+    return total

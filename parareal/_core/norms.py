@@ -1,0 +1,35 @@
+"""Norms of states, lane by lane, over all leaves together, in float64 so that float32 states do not overflow."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from parareal._core import trees
+from parareal._core.trees import State
+
+NormName: TypeAlias = Literal["rms", "max"]
+
+
+def norm(tree: State, kind: NormName) -> Tensor:
+    """The norm of each lane, float64, shape ``(L,)``.
+
+    Args:
+        tree: Leaves ``(L, *state)``.
+        kind: ``"rms"``, the root of the mean square over all elements of all leaves, or ``"max"``, the largest
+            modulus.
+    """
+    order = 2.0 if kind == "rms" else float("inf")
+    parts = [_leaf_norm(leaf, order) for leaf in trees.leaves(tree)]
+    if kind == "max":
+        return parts[0] if len(parts) == 1 else torch.stack(parts).amax(0)
+    size = sum(leaf[0].numel() for leaf in trees.leaves(tree))
+    total = parts[0] if len(parts) == 1 else torch.linalg.vector_norm(torch.stack(parts), dim=0)
+    return total / size**0.5
+
+
+def _leaf_norm(leaf: Tensor, order: float) -> Tensor:
+    dtype = torch.complex128 if leaf.is_complex() else torch.float64
+    return torch.linalg.vector_norm(leaf.detach().reshape(leaf.shape[0], -1), order, dim=1, dtype=dtype)

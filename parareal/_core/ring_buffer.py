@@ -1,0 +1,100 @@
+"""Rows of states in one buffer, read and written by place and iterate."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parareal._core import trees
+from parareal.schedules._schedule import Bools, Ints
+from parareal._core.trees import State
+
+
+class Ring:
+    """For numbered places the states of their last ``depth`` iterates, NaN where there is none.
+
+    Place ``n`` of system ``m`` has the number ``m * per + n``. Where only ``keep`` places of a system are held, those
+    whose numbers differ by a multiple of ``keep`` share a row, and the last that was written has it.
+
+    Args:
+        like: A tree with a lane axis, leaves ``(L, *state)``, whose shapes, dtypes and device the states take. Where
+            the first that are stored are others, as the values of several functions are, theirs count.
+        systems: Number of systems.
+        per: Places of each.
+        keep: How many of them are held at a time; ``None`` for all.
+        depth: Iterates kept of each; `put` makes it larger when it must.
+    """
+
+    def __init__(self, like: State, systems: int, per: int, keep: int | None = None, depth: int = 1) -> None:
+        self._per, self._keep = per, per if keep is None else min(keep, per)
+        self._lanes, self.depth = systems * self._keep, depth
+        self.tree = trees.map(lambda leaf: leaf.new_full((depth * self._lanes, *leaf.shape[1:]), float("nan")), like)
+        self._iterate = np.full(depth * self._lanes, -1)
+        self._device, self._vacant = trees.leaves(like)[0].device, True
+
+    def take(self, ids: Ints, iterate: Ints) -> State:
+        """A copy: later writes do not reach it."""
+        index = self._index(self._rows(ids, iterate))
+        part = trees.lanes(self.tree, index)
+        return trees.clone(part) if isinstance(index, slice) else part
+
+    def peek(self, ids: Ints, iterate: Ints) -> State:
+        """States to be read at once; a view where they are neighbours."""
+        return trees.lanes(self.tree, self._index(self._rows(ids, iterate)))
+
+    def put(self, ids: Ints, iterate: Ints, value: State, oldest: Ints | None = None) -> None:
+        """Stores states; with ``oldest``, the iterates from that one on are kept."""
+        if oldest is not None and (span := int((iterate - oldest).max()) + 1) > self.depth:
+            self._grow(span)
+        if self._vacant:
+            self._vacant = False
+            if [x.shape[1:] for x in trees.leaves(value)] != [x.shape[1:] for x in trees.leaves(self.tree)]:
+                size = self.depth * self._lanes
+                self.tree = trees.map(lambda leaf: leaf.new_full((size, *leaf.shape[1:]), float("nan")), value)
+        rows = self._rows(ids, iterate)
+        index = self._index(rows)
+        self._iterate[rows] = iterate
+
+        for leaf, new in zip(trees.leaves(self.tree), trees.leaves(value), strict=True):
+            if isinstance(index, slice):
+                leaf[index] = new
+            else:
+                leaf.index_copy_(0, index, new)
+
+    def has(self, ids: Ints, iterate: Ints) -> Bools:
+        """Whether these iterates are still there, of places that are held."""
+        return self._iterate[self._rows(ids, iterate)] == iterate
+
+    def reserve(self, depth: int) -> None:
+        """Makes room for so many iterates of each place."""
+        if depth > self.depth:
+            self._grow(depth)
+
+    def _rows(self, ids: Ints, iterate: Ints) -> Ints:
+        if self._keep < self._per:
+            system, n = np.divmod(ids, self._per)
+            ids = system * self._keep + n % self._keep
+        return ids if self.depth == 1 else ids + (iterate % self.depth) * self._lanes
+
+    def _index(self, rows: Ints) -> slice | Tensor:
+        """Neighbouring rows are a slice, which costs neither an index tensor nor its way to the device."""
+        first, count = int(rows[0]), len(rows)
+        if count == 1 or (int(rows[-1]) - first + 1 == count and bool((np.diff(rows) == 1).all())):
+            return slice(first, first + count)
+        return torch.from_numpy(rows).to(self._device)
+
+    def _grow(self, depth: int) -> None:
+        held = (self._iterate >= 0).nonzero()[0]
+        held = held[np.argsort(-self._iterate[held], kind="stable")]  # where rows are shared, the newest stay
+        iterate, depth = self._iterate[held], max(depth, 2 * self.depth)
+        size = depth * self._lanes
+        rows, first = np.unique(held % self._lanes + (iterate % depth) * self._lanes, return_index=True)
+        held, numbers = held[first], np.full(size, -1)
+        numbers[rows] = iterate[first]
+        tree = trees.map(lambda leaf: leaf.new_full((size, *leaf.shape[1:]), float("nan")), self.tree)
+        if len(held):
+            here, there = (torch.from_numpy(index).to(self._device) for index in (held, rows))
+            for leaf, former in zip(trees.leaves(tree), trees.leaves(self.tree), strict=True):
+                leaf.index_copy_(0, there, former.index_select(0, here))
+        self.tree, self._iterate, self.depth = tree, numbers, depth  # all at once: Ctrl-C may come at any time

@@ -1,0 +1,27 @@
+"""Trees as vectors, for linear algebra."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from parareal._core import trees
+from parareal._core.trees import State
+
+
+def flat(tree: State, lead: int) -> Tensor:
+    """All leaves as one ``(..., D)`` behind ``lead`` axes."""
+    if isinstance(tree, Tensor):
+        return tree.flatten(lead) if tree.ndim > lead else tree.unsqueeze(-1)
+    return torch.cat([flat(leaf, lead) for leaf in trees.leaves(tree)], dim=-1)
+
+
+def unflat(vector: Tensor, like: State, lead: int) -> State:
+    """The inverse of `flat`, for leaves of the shapes and dtypes that ``like`` has behind its ``lead`` axes."""
+    leaves, start = [], 0
+    for leaf in trees.leaves(like):
+        shape = leaf.shape[lead:]
+        part = vector[..., start : start + shape.numel()].reshape((*vector.shape[:-1], *shape))
+        leaves.append((part.real if part.is_complex() and not leaf.is_complex() else part).to(leaf.dtype))
+        start += shape.numel()
+    return trees.rebuild(leaves, like)

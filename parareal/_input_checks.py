@@ -1,0 +1,140 @@
+"""Checks of what users pass, made before any work is done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from parareal._core import trees
+from parareal._core.trees import State
+
+
+def check_instance(value: Any, kind: type, name: str, example: str) -> None:
+    """Raises unless ``value`` is an instance of ``kind``; a class where an object is due is the usual slip."""
+    if isinstance(value, kind):
+        return
+    got = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+    raise TypeError(f"{name} is {got}; expected {kind.__name__}, for example {example}")
+
+
+def check_keep(keep: Any, dense: bool) -> None:
+    """Raises unless ``keep`` is known and goes with ``dense``."""
+    if not (isinstance(keep, str) and keep in ("last", "all")):
+        raise ValueError(f"keep={keep!r} is unknown; expected 'last', or 'all' for every iterate")
+    if keep == "all" and not dense:
+        raise ValueError("keep='all' came with dense=False, which keeps nothing; expected one of them")
+
+
+def check_history(history: Any, dense: bool) -> bool:
+    """Whether a summary of the history is kept; raises where it is unknown what is."""
+    if history is None:
+        return not dense
+    if not (isinstance(history, str) and history in ("full", "summary")):
+        raise ValueError(
+            f"history={history!r} is unknown; expected 'full', 'summary' for the largest increment of each iteration "
+            "alone, or None for 'full' with dense=True and 'summary' without"
+        )
+    return history == "summary"
+
+
+def with_article(name: str) -> str:
+    """An ODE, but a SemilinearODE."""
+    return f"{'an' if name[0] in 'AEIO' or name == 'SDE' else 'a'} {name}"
+
+
+def check_solves(method: Any, problem: Any, name: str) -> None:
+    """Raises unless a method is for problems of this kind."""
+    if isinstance(problem, method.solves):
+        return
+    kinds = " or ".join(with_article(kind.__name__) for kind in method.solves)
+    kind = type(problem).__name__
+    fix = {
+        "ODE": "pr.RK4()",
+        "SemilinearODE": "pr.ETDRK4()",
+        "SDE": 'pr.EulerMaruyama() or pr.Milstein(), or with calculus="stratonovich" pr.Heun()',
+    }
+    other = "pr.RK4() for an ODE, pr.EulerMaruyama() for an SDE, pr.ETDRK4() for a SemilinearODE"
+    raise ValueError(
+        f"{name} is {method!r}, which is for {kinds}, and the problem is {with_article(kind)}; expected a method for "
+        f"it, such as {fix.get(kind, other)}"
+    )
+
+
+def check_state(u0: State, samples: bool) -> int:
+    """Raises unless ``u0`` is a state that can be solved for; returns the number of samples (1 without ``samples``)."""
+    leaves = trees.leaves(u0)
+    if not leaves:
+        raise ValueError("u0 holds no tensors; expected a tensor or a nest of tuples, lists and dicts of tensors")
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor):
+            raise TypeError(
+                f"u0 holds a {type(leaf).__name__}; expected tensors: wrap numbers and arrays in torch.as_tensor(...)"
+            )
+        if not (leaf.is_floating_point() or leaf.is_complex()):
+            raise TypeError(
+                f"u0 holds a tensor of {leaf.dtype}; expected floating point or complex: use u0.to(torch.float64)"
+            )
+        if leaf.layout != torch.strided:
+            raise TypeError(f"u0 holds a tensor of layout {leaf.layout}; expected a dense one: use u0.to_dense()")
+        if not _has_memory(leaf):
+            raise TypeError(
+                "u0 is a tensor without memory of its own, as under torch.func.grad, jvp or vmap; expected another: "
+                "take gradients with torch.autograd, and batches with samples=True or with a leading axis"
+            )
+        if leaf.device != leaves[0].device:
+            raise ValueError(
+                f"u0 lies on {leaves[0].device} and on {leaf.device}; expected all its tensors on one device"
+            )
+        if leaf.shape[1 if samples else 0 :].numel() == 0:
+            raise ValueError(f"u0 holds an empty tensor of shape {tuple(leaf.shape)}; leave such leaves out")
+    if not samples:
+        return 1
+    sizes = {leaf.shape[0] if leaf.ndim else None for leaf in leaves}
+    if len(sizes) != 1 or None in sizes:
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves)
+        raise ValueError(
+            f"samples=True needs one batch axis in front of every tensor of u0; its tensors have shapes {shapes}"
+        )
+    return leaves[0].shape[0]
+
+
+def _has_memory(leaf: Tensor) -> bool:
+    try:
+        leaf.data_ptr()
+    except RuntimeError:
+        return False
+    return True
+
+
+def check_per_sample(problem: Any, samples: int | None) -> None:
+    """Raises unless the problem's per-sample data has one entry for each of ``samples`` samples, if known."""
+    if samples is None or problem.per_sample is None:
+        return
+    for leaf in trees.leaves(problem.per_sample):
+        if leaf.ndim == 0 or leaf.shape[0] != samples:
+            raise ValueError(
+                f"per_sample holds a tensor of shape {tuple(leaf.shape)} for {samples} samples; "
+                f"expected a leading axis of {samples}"
+            )
+
+
+def check_fold(problem: Any, u0: State) -> None:
+    """Raises unless a problem with ``batching="fold"`` has one batch axis in front of every leaf and its data."""
+    sizes = {leaf.shape[0] if leaf.ndim else None for leaf in trees.leaves(u0)}
+    if problem.batching == "fold" and (len(sizes) != 1 or None in sizes):
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in trees.leaves(u0))
+        raise ValueError(
+            f'batching="fold" needs one batch axis in front of every tensor of u0; its tensors have shapes {shapes}. '
+            'Add it with u0[None], or use batching="vmap"'
+        )
+    if problem.batching == "fold":
+        check_per_sample(problem, next(iter(sizes)))
+
+
+def as_lanes(tree: State, samples: int | None) -> State:
+    """A state as independent systems: leaves ``(B, 1, *rest)`` for B samples, ``(1, *state)`` for ``None``."""
+    if samples is None:
+        return trees.map(lambda leaf: leaf.unsqueeze(0), tree)
+    return trees.map(lambda leaf: leaf.unsqueeze(1), tree)

@@ -1,0 +1,129 @@
+"""States between slice edges, for methods of fixed steps: at their own points, and interpolated in between."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from parareal._core import trees
+from parareal.executors._base import Executor
+from parareal.grid._time_grid import TimeGrid
+from parareal.problem._ode import Problem, Stages
+from parareal._core.trees import State
+from parareal.integrators import Integrator
+
+_OPTIONS = ("step_size", "grid_constructor", "interp")
+_INTERP = ("linear", "cubic")
+
+
+def points_of(method: str, options: Any, f: Any, y0: State, times: Tensor) -> tuple[Tensor, str]:
+    """The points that a fixed-step method of torchdiffeq visits, float64, and how it interpolates.
+
+    Args:
+        method: Its name, for messages.
+        options: Those given to `parareal.odeint`.
+        f: The right-hand side, which ``grid_constructor`` is given.
+        y0: State at ``times[0]``.
+        times: Where results are wanted, float64, shape ``(T,)``.
+
+    Raises:
+        TypeError: An option is of the wrong type.
+        ValueError: An option is unknown, two exclude each other, or points do not reach from end to end.
+    """
+    if not isinstance(options, dict):
+        raise TypeError(f"options is a {type(options).__name__}; expected a dict")
+    for key in options:  # pyright: ignore[reportUnknownVariableType]
+        if key not in _OPTIONS:
+            raise ValueError(
+                f"option {key!r} is unknown to {method!r}; expected any of {', '.join(map(repr, _OPTIONS))}"
+            )
+    interp: Any = options.get("interp", "linear")
+    if interp not in _INTERP:
+        raise ValueError(f"interp={interp!r} is unknown; expected one of {', '.join(map(repr, _INTERP))}")
+    step, constructor = options.get("step_size"), options.get("grid_constructor")
+    if step is not None and constructor is not None:
+        raise ValueError("step_size and grid_constructor both say where the points are; expected one of them")
+    if constructor is not None:
+        points = torch.as_tensor(constructor(f, y0, times)).detach().to(device="cpu", dtype=torch.float64)
+        if points.ndim != 1 or len(points) < 2 or points[0] != times[0] or points[-1] != times[-1]:
+            raise ValueError(
+                f"grid_constructor returned points of shape {tuple(points.shape)}; expected times from "
+                f"t[0]={times[0].item()!r} to t[-1]={times[-1].item()!r}, both included"
+            )
+        return points, interp
+    return (times if step is None else _uniform(times, step)), interp
+
+
+def _uniform(times: Tensor, step: Any) -> Tensor:
+    if isinstance(step, bool) or not isinstance(step, int | float | Tensor):
+        raise TypeError(f"step_size={step!r} is a {type(step).__name__}; expected a float above 0")
+    step = float(step)
+    if not 0 < step < float("inf"):
+        raise ValueError(f"step_size={step!r} is not a step; expected a finite number above 0")
+    start, end = times[0], times[-1]
+    count = int(torch.ceil((end - start).abs() / step)) + 1
+    points = start + torch.sign(end - start) * step * torch.arange(count, dtype=times.dtype)
+    inside = (points - start).abs() < (end - start).abs()
+    return torch.cat([points[inside], times[-1:]])
+
+
+def fill(problem: Problem, fine: Integrator, grid: TimeGrid, us: State, executor: Executor) -> tuple[State, int, int]:
+    """States at all points of the grid, leaves ``(num_steps + 1, *state)``, from those at its edges.
+
+    All slices are stepped through at once, which takes the rounds of one slice. With the states come how many these
+    are, and how many evaluations.
+    """
+    counts = torch.tensor(grid.steps_per_slice)
+    if int(counts.max()) == 1:
+        return us, 0, 0
+    device = trees.leaves(us)[0].device
+    start, points = torch.tensor(grid.bounds[:-1]), grid.points
+    u = trees.map(lambda leaf: leaf[:-1], us)
+    found, where = [us], [torch.tensor(grid.bounds)]
+    for step in range(int(counts.max()) - 1):
+        lanes = (counts > step + 1).nonzero()[:, 0]  # those with a point of their own after this step
+        at = start[lanes] + step
+        u = trees.lanes(u, lanes.to(device))
+        stages = fine.step(problem, points[at].to(device), points[at + 1].to(device), u)
+        u = _play(stages, executor, len(lanes))
+        found.append(u)
+        where.append(at + 1)
+        start, counts = start[lanes], counts[lanes]
+    order = torch.cat(where).argsort().to(device)
+    stages, steps = fine.evaluations or 1, sum(len(at) for at in where[1:])
+    return trees.lanes(trees.cat(found), order), (len(where) - 1) * stages, steps * stages
+
+
+def _play(stages: Stages, executor: Executor, lanes: int) -> State:
+    """A step to its end, its requests answered one by one."""
+    try:
+        fn, *args = next(stages)
+        while True:
+            fn, *args = stages.send(executor.evaluate(fn, tuple(args), lanes))
+    except StopIteration as end:
+        return end.value
+
+
+def at_times(problem: Problem, points: Tensor, states: State, times: Tensor, interp: str, executor: Executor) -> State:
+    """States at ``times``, leaves ``(T, *state)``, from those at ``points``: exact there, interpolated between."""
+    sign = torch.sign(points[-1] - points[0])
+    right = torch.searchsorted(points * sign, times * sign)
+    if bool((points[right] == times).all()):
+        return trees.map(lambda leaf: leaf[right.to(leaf.device)], states)
+    right = right.clamp(min=1)
+    device = trees.leaves(states)[0].device
+    t0, t1 = points[right - 1].to(device), points[right].to(device)
+    a, b = (trees.lanes(states, index.to(device)) for index in (right - 1, right))
+    h, x = t1 - t0, (times.to(device) - t0) / (t1 - t0)
+    if interp == "linear":
+        return trees.map(lambda u, v: u + trees.per_lane(x, u) * (v - u), a, b)
+    f0, f1 = (executor.evaluate(problem.rhs, args, len(times)) for args in ((t0, a), (t1, b)))
+    weights = ((1 + 2 * x) * (1 - x) ** 2, x**2 * (3 - 2 * x), h * x * (1 - x) ** 2, h * x**2 * (x - 1))
+
+    def hermite(*parts: Tensor) -> Tensor:
+        terms = [trees.per_lane(weight, part) * part for weight, part in zip(weights, parts, strict=True)]
+        return terms[0] + terms[1] + terms[2] + terms[3]
+
+    return trees.map(hermite, a, b, f0, f1)

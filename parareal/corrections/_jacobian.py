@@ -1,0 +1,194 @@
+"""Newton's correction: the derivative of the fine propagator, carried along beside the state."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+
+from parareal._core import trees
+from parareal._input_checks import with_article
+from parareal.corrections._base import Correction, Edge, Known, Sweep
+from parareal._core.vectors import flat, unflat
+from parareal._core.forward_mode import differentiating
+from parareal.grid._time_grid import Where, check_count
+from parareal.corrections._linear import held, sweep_through
+from parareal.problem._ode import ODE
+from parareal.problem._semilinear import Semilinear
+from parareal._core.trees import State
+from parareal.integrators import Multistep, Propagator
+
+Kind: TypeAlias = Literal["full", "diagonal"]
+
+_MOST_ELEMENTS = 512
+"""Of a state, for exact derivatives: each lane then carries as many tangents, 2 MiB of float64 in a full Jacobian."""
+
+
+@dataclass(frozen=True)
+class Jacobian(Correction):
+    """J (new - old) with the derivative J of the fine propagator at the old input: Newton's method.
+
+    The fine lanes carry tangents beside the state, through the same steps, so that J is the exact derivative of the
+    discrete method; `torch.func` gives the derivatives of the right-hand side. Convergence is quadratic, and one
+    iteration solves an affine equation. It costs no rounds, but work: every evaluation takes as many directional
+    derivatives with it as there are tangents, which are counted as evaluations of the correction.
+
+    Args:
+        kind: ``"full"``: a tangent for each of the d elements of a state. ``"diagonal"``: quasi-Newton, the variation
+            under the diagonal of the right-hand side's derivative alone, a state of memory.
+        probes: With ``"diagonal"``, estimate the diagonal from so many random signs (Hutchinson's estimator, fixed
+            seed) in place of d directional derivatives; the way for large states.
+
+    Raises:
+        TypeError: ``probes`` is not an int.
+        ValueError: ``kind`` is unknown, or ``probes`` comes with ``"full"``. From `solve`: the state is too large, or
+            `torch.func` cannot differentiate the problem.
+
+    Source:
+        Parallelizing non-linear sequential models over the sequence length (DEER, arXiv 2309.12252); the diagonal:
+        Towards Scalable and Stable Parallelization of Nonlinear RNNs (arXiv 2407.19115).
+
+    Examples:
+        >>> import torch, parareal as pr
+        >>> problem = pr.ODE(lambda t, u: torch.sin(u.flip(0)) - u)
+        >>> grid = pr.TimeGrid.uniform(0.0, 4.0, slices=100)
+        >>> u0 = torch.tensor([1.0, -2.0], dtype=torch.float64)
+        >>> sol = pr.solve(problem, u0, grid, fine=pr.RK4(), coarse=pr.Jacobian(), stop=pr.Tolerance(1e-10))
+        >>> sol.iterations, sol.stats.rounds
+        (6, 24)
+    """
+
+    kind: Kind = "full"
+    probes: int | None = None
+    signs: Tensor | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
+    size: int = dataclasses.field(default=0, init=False, repr=False, compare=False)
+
+    propagator = None
+    uses_input = True
+    stacked = True
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"kind={self.kind!r} is unknown; expected 'full' or 'diagonal'")
+        if self.probes is not None:
+            check_count(self.probes, "probes")
+            if self.kind == "full":
+                raise ValueError(f"probes={self.probes} came with kind='full'; expected kind='diagonal' for estimates")
+
+    def bind(self, problem: Any, u0: State, grid: Any, fine: Any) -> Jacobian:
+        """Checks that derivatives can be had, and at what price."""
+        # Where the work of a step varies, it would take other steps with the tangents than without them.
+        other = fine.evaluations is None or Semilinear in fine.solves or isinstance(fine, Multistep)
+        if other or not isinstance(problem, ODE):
+            raise ValueError(
+                f"Jacobian came with {fine!r} for {with_article(type(problem).__name__)}; expected an explicit "
+                "one-step method for an ODE, through whose steps tangents can be carried, or another correction: "
+                "pr.Secant"
+            )
+        if problem.batching == "loop" or isinstance(fine, Propagator):
+            what = 'a problem with batching="loop"' if problem.batching == "loop" else repr(fine)
+            raise ValueError(
+                f"Jacobian came with {what}, of which torch.func takes no derivatives; expected torch code with "
+                'batching "vmap", "native" or "fold", stepped by an integrator, or another correction: pr.Secant'
+            )
+        size = sum(leaf.numel() for leaf in trees.leaves(u0))
+        if size > _MOST_ELEMENTS and self.probes is None:
+            raise ValueError(
+                f"Jacobian({self.kind!r}) needs {size} directional derivatives for a state of {size} elements in every "
+                f"evaluation; expected at most {_MOST_ELEMENTS}. Use Jacobian('diagonal', probes=2), or corrections "
+                "that cost nothing, such as pr.Secant(pr.Identity())"
+            )
+        bound = dataclasses.replace(self)
+        object.__setattr__(bound, "size", self.probes or size)
+        if self.probes is not None:
+            generator = torch.Generator().manual_seed(0)
+            signs = torch.randint(0, 2, (self.probes, size), generator=generator) * 2 - 1
+            object.__setattr__(bound, "signs", signs)
+        return bound
+
+    # --- what fine lanes carry ------------------------------------------------------------------------------------
+
+    @property
+    def carries(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Directional derivatives with every evaluation, once bound."""
+        return self.size
+
+    def lift(self, u: State) -> State:
+        """States and tangents ``(u, V)``, V with leaves ``(L, d, *state)``, or ``(L, *state)`` for a diagonal."""
+        if self.kind == "diagonal":
+            return u, trees.map(torch.ones_like, u)
+        vector = flat(u, 1)
+        eye = torch.eye(vector.shape[1], dtype=vector.dtype, device=vector.device).expand(len(vector), -1, -1)
+        return u, unflat(eye, trees.map(lambda leaf: leaf.unsqueeze(1), u), 2)
+
+    def lifted(self, problem: Any) -> Lifted:
+        """The problem for lifted states."""
+        return Lifted(problem, self)
+
+    def rate(self, slope: Any, u: State, tangents: State) -> State:
+        """What the tangents change by, with ``slope(v)`` for the directional derivatives along ``v``."""
+        if self.kind == "full":
+            return torch.func.vmap(slope, in_dims=1, out_dims=1)(tangents)
+        vector = flat(u, 1)
+        if self.signs is None:
+            signs = torch.eye(vector.shape[1], dtype=vector.dtype, device=vector.device)
+        else:
+            signs = self.signs.to(vector)
+
+        def along(sign: Tensor) -> Tensor:
+            return flat(slope(unflat(sign.expand(vector.shape), u, 1)), 1) * sign
+
+        diagonal = torch.func.vmap(along)(signs).sum(0)
+        diagonal = diagonal if self.signs is None else diagonal / len(signs)
+        return trees.map(torch.mul, unflat(diagonal, u, 1), tangents)
+
+    # --- the correction ---------------------------------------------------------------------------------------------
+
+    def guess(self, at: Where, new: Known) -> State:
+        """The state held."""
+        return new.u
+
+    def guess_run(self, at: Where, u: State, before: tuple[Edge, ...]) -> State:
+        """The state held, on every edge."""
+        return held(at, u)
+
+    def difference(self, at: Where, new: Known, old: Known) -> State:
+        """J (new - old)."""
+        return self._apply(old.tangents, trees.sub(new.u, old.u))
+
+    def difference_run(self, at: Where, sweep: Sweep) -> State:
+        """Slice after slice."""
+        assert sweep.old is not None
+        tangents, i = sweep.old.tangents, iter(range(at.shape[1]))
+
+        def apply(here: Where, change: State) -> State:
+            k = next(i)
+            return self._apply(trees.map(lambda leaf: leaf[:, k], tangents), change)
+
+        return sweep_through(apply, at, sweep)
+
+    def _apply(self, tangents: State, change: State) -> State:
+        if self.kind == "diagonal":
+            return trees.map(torch.mul, tangents, change)
+        return unflat((flat(change, 1).unsqueeze(1) @ flat(tangents, 2)).squeeze(1), change, 1)
+
+
+class Lifted:
+    """A problem beside its linearisation: its right-hand side takes and gives states and tangents."""
+
+    def __init__(self, problem: ODE, jacobian: Jacobian) -> None:
+        self._problem, self._jacobian = problem, jacobian
+
+    def rhs(self, t: Tensor, lifted: State, rows: State = None) -> State:
+        """The right-hand side and what the tangents change by."""
+        u, tangents = lifted
+
+        def slope(v: State) -> State:
+            return torch.func.jvp(lambda x: self._problem.rhs(t, x, rows), (u,), (v,))[1]
+
+        value = self._problem.rhs(t, u, rows)
+        with differentiating():
+            return value, self._jacobian.rate(slope, u, tangents)

@@ -1,0 +1,274 @@
+"""Corrections that are linear in what an edge moves by, F(new) - F(old) = J (new - old), and cost no evaluation."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Number
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from parareal._core import trees
+from parareal.corrections._base import Correction, Edge, Known, Sweep
+from parareal.grid._time_grid import Where
+from parareal._core.trees import State
+
+
+class Linear(Correction):
+    """J (new - old) with a J that is known for every slice beforehand. Subclasses give `apply`."""
+
+    propagator = None
+    uses_input = True
+    stacked = True
+
+    @abstractmethod
+    def apply(self, at: Where, change: State) -> State:
+        """J ``change`` on L slices, leaves ``(L, *state)``."""
+
+    def guess(self, at: Where, new: Known) -> State:
+        """J u: the flow of the linear part."""
+        return self.apply(at, new.u)
+
+    def difference(self, at: Where, new: Known, old: Known) -> State:
+        """J (new - old)."""
+        return self.apply(at, trees.sub(new.u, old.u))
+
+    def guess_run(self, at: Where, u: State, before: tuple[Edge, ...]) -> State:
+        """`guess` slice after slice."""
+        out: list[State] = []
+        for i in range(at.shape[1]):
+            u = self.guess(at.column(i), Known(u, None))
+            out.append(u)
+        return trees.stack(out, 1)
+
+    def difference_run(self, at: Where, sweep: Sweep) -> State | None:
+        """`apply` slice after slice."""
+        return sweep_through(self.apply, at, sweep)
+
+
+def sweep_through(apply: Callable[[Where, State], State | None], at: Where, sweep: Sweep) -> State:
+    """J D of rows of slices, one slice after another, with ``apply`` for J."""
+    moved, out = sweep.moved, []
+    for i in range(at.shape[1]):
+        change = apply(at.column(i), moved)
+        out.append(trees.map(torch.zeros_like, moved) if change is None else change)
+        moved = trees.add(out[-1], trees.map(lambda leaf, i=i: leaf[:, i], sweep.defects))
+    return trees.stack(out, 1)
+
+
+class Whitened(Linear):
+    """A J that is the identity in coordinates of its own: J = W(t1)^-1 W(t0) with an invertible linear W(t).
+
+    A sweep is then one cumulative sum. Subclasses give `whiten`, `colour` and `dual`; times have the shape of the
+    leading axes of the states, ``(..., )`` and ``(..., *state)``.
+    """
+
+    @abstractmethod
+    def whiten(self, t: Tensor, u: State) -> State:
+        """W(t) u."""
+
+    @abstractmethod
+    def colour(self, t: Tensor, w: State) -> State:
+        """W(t)^-1 w."""
+
+    @abstractmethod
+    def dual(self, t: Tensor, b: State) -> State:
+        """The transposed W(t)^-T b, with which <dual(t, b), W(t) u> = <b, u>."""
+
+    def clock(self, t: Tensor) -> Tensor:
+        """A time in which what the flow misses changes at a rate of about one: the problem's own unless told otherwise.
+
+        `Secant` weighs by it how alike neighbouring slices are.
+        """
+        return t
+
+    def weight(self, at: Where) -> Tensor:
+        """How much a slice contributes to what the flow misses: its length, unless told otherwise."""
+        return (at.t1 - at.t0).abs()
+
+    def apply(self, at: Where, change: State) -> State:
+        """W(t1)^-1 W(t0) ``change``."""
+        return self.colour(at.t1, self.whiten(at.t0, change))
+
+    def difference_run(self, at: Where, sweep: Sweep) -> State:
+        """What each left edge moves by, summed in the flow's own coordinates."""
+        t0, t1 = at.t0, at.t1
+        return self.colour(t1, _left(self.whiten(t0[:, 0], sweep.moved), self.whiten(t1, sweep.defects)))
+
+
+def _left(moved: State, defects: State) -> State:
+    """What each left edge moves by, where nothing is lost or gained on the way, leaves ``(R, L, *state)``."""
+
+    def leaf(first: Tensor, defect: Tensor) -> Tensor:
+        return torch.cat([first.unsqueeze(1), defect[:, :-1]], dim=1).cumsum(dim=1)
+
+    return trees.map(leaf, moved, defects)
+
+
+def held(at: Where, u: State) -> State:
+    """The same state on every edge."""
+    length = at.shape[1]
+    return trees.map(lambda leaf: leaf.unsqueeze(1).expand(leaf.shape[0], length, *leaf.shape[1:]), u)
+
+
+@dataclass(frozen=True)
+class Identity(Whitened):
+    """new - old: Picard iteration, free of evaluations.
+
+    With slices of one step it is the iteration of Parallel Sampling of Diffusion Models (ParaDiGMS, arXiv 2305.16317).
+    """
+
+    def whiten(self, t: Tensor, u: State) -> State:
+        """The state."""
+        return u
+
+    def colour(self, t: Tensor, w: State) -> State:
+        """The state."""
+        return w
+
+    def dual(self, t: Tensor, b: State) -> State:
+        """The state."""
+        return b
+
+    def apply(self, at: Where, change: State) -> State:
+        """The change."""
+        return change
+
+    def guess_run(self, at: Where, u: State, before: tuple[Edge, ...]) -> State:
+        """The state held, on every edge."""
+        return held(at, u)
+
+    def difference_run(self, at: Where, sweep: Sweep) -> State:
+        """What each left edge moves by: ``moved`` and all defects before it."""
+        return _left(sweep.moved, sweep.defects)
+
+
+@dataclass(frozen=True)
+class Zero(Linear):
+    """No correction: Jacobi iteration, in which what is known travels one slice an iteration."""
+
+    def apply(self, at: Where, change: State) -> State:
+        """Zero."""
+        return trees.map(torch.zeros_like, change)
+
+    def guess(self, at: Where, new: Known) -> State:
+        """The state held."""
+        return new.u
+
+    def difference(self, at: Where, new: Known, old: Known) -> None:  # pyright: ignore
+        """Zero."""
+        return None
+
+    def guess_run(self, at: Where, u: State, before: tuple[Edge, ...]) -> State:
+        """The state held, on every edge."""
+        return held(at, u)
+
+    def difference_run(self, at: Where, sweep: Sweep) -> None:
+        """Zero."""
+        return None
+
+
+Factor = Callable[[Tensor, Tensor], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class LinearFlow(Linear):
+    """factor (new - old), with a linear flow that is known: free of evaluations.
+
+    Exact, so that one iteration is enough, where the fine propagator is affine with that factor; fast, where the
+    equation is nearly linear, for example u' = A u + small terms with the factor exp(A (t1 - t0)).
+
+    Args:
+        factor: How a change at the start of a slice arrives at its end: a function ``factor(t0, t1)`` of float64 times
+            of shape ``(L,)``, or one value for all slices. It is a number or of shape ``(L,)`` for one number for the
+            whole state, ``(L, *state)`` element by element, ``(L, d, d)`` a matrix where states are vectors of d
+            elements; without the L where it is no function. A nest of these for a nest of tensors.
+
+    Raises:
+        TypeError: ``factor`` is none of these.
+        ValueError: Its shape does not fit the state; before any work is done.
+
+    Examples:
+        >>> import torch, parareal as pr
+        >>> problem = pr.ODE(lambda t, u: -20 * u + torch.cos(t))
+        >>> grid = pr.TimeGrid.uniform(0.0, 2.0, slices=10, steps=50)
+        >>> decay = pr.LinearFlow(lambda t0, t1: torch.exp(-20 * (t1 - t0)))
+        >>> sol = pr.solve(problem, torch.ones(1, dtype=torch.float64), grid, fine=pr.RK4(), coarse=decay)
+        >>> sol.iterations, sol.stats.coarse_evaluations
+        (2, 0)
+    """
+
+    factor: Factor | Tensor | complex
+
+    def __post_init__(self) -> None:
+        given: Any = self.factor
+        known = isinstance(given, Number | Tensor | tuple | list | dict) and not isinstance(given, bool)
+        if not (known or callable(given)):
+            raise TypeError(
+                f"factor is a {type(given).__name__}; expected a function factor(t0, t1), a tensor or a number"
+            )
+
+    def bind(self, problem: Any, u0: State, grid: Any, fine: Any) -> LinearFlow:
+        """Checks the factor's shape."""
+        edges = grid.edges.to(trees.leaves(u0)[0].device)
+        self.apply(_Ends(edges[:1], edges[1:2]), trees.map(lambda leaf: leaf.unsqueeze(0), u0))
+        return self
+
+    def apply(self, at: Where, change: State) -> State:
+        """The factor times the change."""
+        if callable(self.factor):
+            factor, lanes = self.factor(at.t0, at.t1), True
+        else:
+            factor, lanes = self.factor, False
+        if isinstance(factor, Number | Tensor):
+            return trees.map(lambda leaf: _times(factor, leaf, lanes), change)
+        return trees.map(lambda leaf, one: _times(one, leaf, lanes), change, factor)
+
+
+@dataclass(frozen=True)
+class _Ends:
+    t0: Tensor
+    t1: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.t0.shape)
+
+    def column(self, i: int) -> _Ends:
+        raise NotImplementedError
+
+
+def _times(factor: Any, change: Tensor, lanes: bool) -> Tensor:
+    """A number, an elementwise factor or a matrix, times a change of shape ``(L, *state)``."""
+    size, state = change.shape[0], tuple(change.shape[1:])
+    if isinstance(factor, Number):  # at full precision: torch would make float32 of it
+        factor = torch.as_tensor(factor, dtype=torch.complex128 if isinstance(factor, complex) else torch.float64)
+    factor = torch.as_tensor(factor, device=change.device)
+    if factor.is_complex() and not change.is_complex():
+        raise TypeError(
+            f"factor is {factor.dtype} for a state of {change.dtype}; expected a real one, or complex states"
+        )
+    factor = factor.to(change.dtype)
+    if factor.ndim == 0:
+        return change * factor
+    if not lanes:
+        factor = factor.expand(size, *factor.shape)
+    shape = tuple(factor.shape)
+    if shape == (size, *state):
+        return change * factor
+    if shape == (size,):
+        return change * factor.reshape(size, *[1] * len(state))
+    if len(state) == 1 and shape == (size, *state, *state):
+        return (factor @ change.unsqueeze(-1)).squeeze(-1)
+    lead = ("L",) if lanes else ()
+    raise ValueError(
+        f"factor has shape {shape[0 if lanes else 1 :]} on {size} slices and a state of shape {state}; expected "
+        + " or ".join(
+            str(lead + s).replace("'", "")
+            for s in ((), state, *([(math.prod(state), math.prod(state))] if len(state) == 1 else []))
+        )
+    )

@@ -1,0 +1,262 @@
+"""A correction that learns from the iterates: exact along the directions in which they have moved."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from parareal._core import trees
+from parareal.corrections._base import Known, Sweep
+from parareal._core.vectors import flat, unflat
+from parareal.grid._time_grid import Where, check_count
+from parareal.corrections._linear import Whitened
+from parareal._core.trees import State
+from parareal.corrections._wrapper import Wrapper
+
+
+@dataclass(frozen=True)
+class Secant(Wrapper):
+    """Another correction, made exact along the directions in which the iterates have moved: free of evaluations.
+
+    Two successive iterates of a slice's input and of its fine solution give dU and dF for nothing. With dG, what the
+    correction makes of dU, the quasi-Newton update of rank one
+
+        F(new) - F(old) = G(new) - G(old) + (dF - dG) <dU, new - old> / <dU, dU>
+
+    is right about dU whatever the correction is; several pairs give a rank of as many. The first iteration of a slice
+    has no pair yet and is the correction's own.
+
+    Args:
+        correction: A correction, or an integrator, which stands for `Coarse`.
+        memory: How many pairs, newest first; one gives nearly all of the gain.
+        neighbours: Also use the newest pairs of the slices so many to the left, such as ``(1, 2, 4)``, with less weight
+            the further away: worth some iterations where slices are short, so that neighbours behave alike. Only for
+            corrections that are flows, such as `Identity`.
+
+    Raises:
+        TypeError: ``correction`` is neither, or ``memory`` or one of ``neighbours`` is not an int.
+        ValueError: One of these is below 1, or neighbours come with a correction that is no flow.
+
+    Source:
+        C. G. Broyden, A class of methods for solving nonlinear simultaneous equations, Math. Comp. 19 (1965), applied
+        slice by slice.
+
+    Examples:
+        >>> import torch, parareal as pr
+        >>> problem = pr.ODE(lambda t, u: -u * u)
+        >>> grid = pr.TimeGrid.uniform(0.0, 2.0, slices=40)
+        >>> u0 = torch.ones(1, dtype=torch.float64)
+        >>> for coarse in (pr.Identity(), pr.Secant(pr.Identity())):
+        ...     print(pr.solve(problem, u0, grid, fine=pr.Euler(), coarse=coarse).iterations)
+        11
+        7
+    """
+
+    memory: int = 1
+    neighbours: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_unmixed()
+        check_count(self.memory, "memory")
+        given: Any = self.neighbours
+        if not isinstance(given, tuple):
+            raise TypeError(f"neighbours={given!r} is a {type(given).__name__}; expected a tuple such as (1, 2, 4)")
+        for place in self.neighbours:
+            check_count(place, "neighbours")
+        if self.neighbours and not isinstance(self._base, Whitened):
+            raise ValueError(
+                f"neighbours={self.neighbours} came with {self.correction!r}, which does not sweep over many slices at "
+                "once; expected a flow such as pr.Identity(), or neighbours=()"
+            )
+        if self._base.lookback:
+            raise ValueError(
+                f"{self.correction!r} looks back by itself; expected a correction without memory inside of Secant"
+            )
+
+    @property
+    def uses_input(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Yes."""
+        return True
+
+    @property
+    def lookback(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The memory."""
+        return self.memory
+
+    @property
+    def stacked(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Where the correction inside is a flow."""
+        return isinstance(self._base, Whitened)
+
+    def difference(self, at: Where, new: Known, old: Known) -> State:
+        """That of the correction inside and the update."""
+        change = flat(trees.sub(new.u, old.u), 1)
+        inner = self._base.difference(at, new, old)
+        moves, errors = self._pairs(at, old, 1)
+        moves, errors = orthonormal(moves, errors)
+        update = torch.zeros_like(change)
+        for move, error in zip(moves, errors, strict=True):
+            update = update + error * (move.conj() * change).sum(-1, keepdim=True)
+        update = unflat(update, new.u, 1)
+        return update if inner is None else trees.add(inner, update)
+
+    def _pairs(self, at: Where, old: Known, lead: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Moves dU and errors dF - dG of the last iterates, newest first, each ``(*lead, D)``."""
+        moves: list[Tensor] = []
+        errors: list[Tensor] = []
+        now = old
+        while now.before is not None:
+            before = now.before
+            moved = flat(trees.sub(now.u, before.u), lead)
+            error = flat(trees.sub(now.f, before.f), lead)
+            inner = self._inner(at, now, before)
+            errors.append(error if inner is None else error - flat(inner, lead))
+            moves.append(moved)
+            now = before
+        return moves, errors
+
+    def _pooled(self, flow: Whitened, at: Where, moves: Tensor, errors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The slices' own pairs and those of neighbours, as a damped least-squares problem: the more, the further.
+
+        Returns:
+            Moves and errors ``(R, L, m, D)``, and the inverse ``(R, L, m, m)`` of what the moves' products are with
+            the damping.
+        """
+        clock, weight = flow.clock(at.t0), flow.weight(at)
+        damping = [torch.full_like(clock, _DAMPING)] * moves.shape[2]
+        rows, columns = [moves], [errors]
+        for place in self.neighbours:
+            if place >= clock.shape[1]:
+                continue
+            there, here = slice(None, -place), slice(place, None)
+            ratio = (weight[:, here] / weight[:, there]).to(moves.real.dtype)[..., None, None]
+            rows.append(torch.nn.functional.pad(moves[:, there, :1], (0, 0, 0, 0, place, 0)))
+            columns.append(torch.nn.functional.pad(errors[:, there, :1] * ratio, (0, 0, 0, 0, place, 0)))
+            apart = torch.nn.functional.pad(clock[:, here] - clock[:, there], (place, 0))
+            damping.append(_DAMPING + apart * apart)
+        moves, errors = torch.cat(rows, 2), torch.cat(columns, 2)
+        system = moves.conj() @ moves.transpose(-1, -2) + torch.diag_embed(torch.stack(damping, -1)).to(moves.dtype)
+        return moves, errors, torch.linalg.inv_ex(system)[0]
+
+    def _inner(self, at: Where, new: Known, old: Known) -> State | None:
+        return self._base.difference(at, new, old)
+
+    def difference_run(self, at: Where, sweep: Sweep) -> State:
+        """All slices at once: the inner products form a triangular system.
+
+        In the flow's own coordinates x_{n+1} = x_n + d_n + sum_j a_nj c_nj with c_nj = <b_nj, x_n>, and so
+        c = r + M c, where M is strictly lower triangular.
+        """
+        flow, old = self._base, sweep.old
+        assert isinstance(flow, Whitened)
+        assert old is not None
+        t0, t1 = at.t0, at.t1
+        moves, errors = (torch.stack(each, 2) for each in orthonormal(*self._pairs(at, old, 2)))
+        products = None
+        if self.neighbours:
+            moves, errors, products = self._pooled(flow, at, moves, errors)
+        like = sweep.defects
+        # (R, L, m, D): m pairs of each slice
+        starts, ends = (t.unsqueeze(2).expand(moves.shape[:3]) for t in (t0, t1))
+        a = flat(flow.whiten(ends, unflat(errors, like, 2)), 3)
+        b = flat(flow.dual(starts, unflat(moves, like, 2)), 3)
+        first = flat(flow.whiten(t0[:, 0], sweep.moved), 1)
+        defects = flat(flow.whiten(t1, sweep.defects), 2)
+        c = _triangular(a, b, _left(first, defects), products)
+        update = (c.unsqueeze(2) @ a).squeeze(2)
+        x = _left(first, defects + update) + update
+        return flow.colour(t1, unflat(x, like, 2))
+
+
+_DAMPING = 0.1
+"""Of pairs that are pooled, against the unit size of each: neighbours' pairs point in similar directions."""
+
+
+_WORTH = {"cpu": 4e6}
+_WORTH_ELSEWHERE = 2.5e9
+"""Multiplications of a block's matrix that take as long as the few operations that one more block needs: on a CPU as
+measured with 64 and 16384 numbers, on an accelerator by what its arithmetic and the start of an operation take."""
+_LEAST, _MOST = 8, 256
+"""Slices in a block."""
+
+
+def _left(first: Tensor, gained: Tensor) -> Tensor:
+    """Changes at left edges, ``(R, L, D)``."""
+    return torch.cat([first.unsqueeze(1), gained[:, :-1]], dim=1).cumsum(dim=1)
+
+
+def _block(rows: int, length: int, pairs: int, numbers: int, device: str) -> int:
+    """Slices in a block: all of them where that is cheapest, as in a window.
+
+    A block of B slices takes a fixed time and B^2 products of m^2 (D + 64) multiplications, where 64 stands for solving
+    with the matrix. The time over all N / B blocks is least where both are alike. Blocks are then made equally long.
+    """
+    worth = _WORTH.get(device, _WORTH_ELSEWHERE)
+    best = (worth / (rows * pairs * pairs * (numbers + 64))) ** 0.5
+    count = max(1, round(length / min(max(best, _LEAST), _MOST)))
+    return math.ceil(length / count)
+
+
+def _triangular(a: Tensor, b: Tensor, x: Tensor, products: Tensor | None) -> Tensor:
+    """The inner products c, ``(R, L, m)``, of which each depends on those to its left.
+
+    With ``products`` the b are those given, multiplied by it: few numbers do, and not as many as the state has.
+
+    Forward substitution in blocks of slices: what a block adds to x is all that those on its right need to know of it,
+    so that work and memory grow with L and not with its square.
+    """
+    rows, length, pairs, numbers = a.shape
+    if not rows * length * pairs:
+        return a.new_zeros(rows, length, pairs)
+    size = _block(rows, length, pairs, numbers, a.device.type)
+    if size == length:
+        return _solved(a, b, x, products)
+    mixes = [None] * -(-length // size) if products is None else products.split(size, 1)
+    parts = list(zip(*(tensor.split(size, 1) for tensor in (a, b, x)), mixes, strict=True))
+    done = [_solved(*parts[0])]
+    gained = x.new_zeros(rows, 1, numbers)  # by x, from the blocks on the left
+    for i in range(1, len(parts)):
+        gained = gained + done[-1].flatten(1).unsqueeze(1) @ parts[i - 1][0].flatten(1, 2)
+        a, b, x, mix = parts[i]
+        done.append(_solved(a, b, x + gained, mix))
+    return torch.cat(done, 1)
+
+
+def _solved(a: Tensor, b: Tensor, x: Tensor, products: Tensor | None) -> Tensor:
+    """`_triangular` of one block, with a dense matrix."""
+    rows, length, pairs, _ = a.shape
+    r = b.conj() @ x.unsqueeze(-1)
+    matrix = (b.conj().flatten(1, 2) @ a.flatten(1, 2).transpose(1, 2)).unflatten(1, (length, pairs))
+    if products is not None:
+        r, matrix = products @ r, products @ matrix
+    slices = torch.arange(length, device=a.device).repeat_interleave(pairs)
+    matrix = torch.where(slices[:, None] > slices[None, :], -matrix.flatten(1, 2), 0.0)  # (R, L m, L m)
+    c = torch.linalg.solve_triangular(matrix, r.flatten(1, 2), upper=False, unitriangular=True)
+    return c.reshape(rows, length, pairs)
+
+
+def orthonormal(moves: list[Tensor], errors: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The moves, each ``(..., D)``, made orthonormal, newest first, and the errors combined likewise.
+
+    Moves that add nothing to those before them, or are nothing but rounding, become zero.
+    """
+    out: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for move, error in zip(moves, errors, strict=True):
+        # Before anything is made of them: what is masked later still counts for gradients.
+        size, its_size = (torch.linalg.vector_norm(one.detach(), dim=-1, keepdim=True) for one in (move, error))
+        sound = torch.isfinite(size) & torch.isfinite(its_size)
+        move, error = torch.where(sound, move, 0.0), torch.where(sound, error, 0.0)
+        for known, its_error in zip(*out, strict=True):
+            part = (known.conj() * move).sum(-1, keepdim=True)
+            move, error = move - known * part, error - its_error * part
+        left = torch.linalg.vector_norm(move, dim=-1, keepdim=True)
+        fit = left > 1e-3 * size
+        inverse = torch.where(fit, 1 / torch.where(fit, left, 1.0), 0.0)
+        out[0].append(move * inverse)
+        out[1].append(error * inverse)
+    return out

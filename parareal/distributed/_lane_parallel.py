@@ -1,0 +1,266 @@
+"""The lanes of a round split over the processes of a `torch.distributed` group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from parareal._core import trees
+from parareal.executors._base import Batched, Executor, blocks, check_inner
+from parareal.distributed._process_group import Like, Link
+from parareal._core.signals import held_back
+from parareal.persistence._resume import Identity, nameless
+from parareal.distributed._exchange import Swap, suits
+from parareal._core.trees import State
+
+
+@dataclass(frozen=True)
+class Distributed(Executor):
+    """Every round's lanes split over the processes of a group, one block of lanes each.
+
+    Every process makes the same call of `solve` with the same arguments, in a script started by ``torchrun``, and every
+    one ends with the same `Solution`. Each evaluates its share of the lanes and gets the values of all others; what
+    follows from them is computed everywhere. So a round sends what its lanes bring and nothing else: one state for each
+    lane to each other process. Lanes need not divide evenly, and there may be fewer of them than processes.
+
+    A process that raises makes all raise: its own exception there, `RankError` with its traceback elsewhere. Ctrl-C and
+    SIGTERM, on any process, end the run on all of them at the end of a round. With ``solve(..., checkpoint=path)``
+    rank 0 writes the file, and a job that is started again goes on from it.
+
+    A model that is itself split over processes goes well beside it, on a mesh of two dimensions: the group is that of
+    one dimension, ``mesh["time"]``, and all processes along the other take the same lanes. Nothing is differentiated
+    across processes: call `solve` under ``torch.no_grad()``, or on states and parameters that ask for no gradients.
+
+    Args:
+        group: A process group; a `torch.distributed.device_mesh.DeviceMesh` of one dimension; or ``None`` for the
+            default group. States lie on a device that its backend carries: the CPU for gloo, a GPU for NCCL.
+        local: How each process evaluates its own lanes, a `Batched` or `Serial`; ``Batched()`` by default.
+        timeout: Seconds after which a process that does not answer is given up: more than the longest round takes.
+
+    Raises:
+        TypeError: ``group``, ``local`` or ``timeout`` is not what it should be.
+        ValueError: ``timeout`` is not positive. From `solve`, that there is no group, that it does not carry the
+            device of the state, or that processes came with other problems, states or grids.
+
+    Examples:
+        >>> Distributed(timeout=60.0).local
+        Batched(max_lanes=None, devices=None)
+    """
+
+    group: Any = field(default=None, repr=False)
+    local: Executor = field(default_factory=Batched)
+    timeout: float = 300.0
+
+    def __post_init__(self) -> None:
+        check_inner(self.local, "local")
+        check_timeout(self.timeout)
+
+    @contextmanager
+    def joined(self) -> Generator[Executor]:
+        """This executor in a run; the others are told when an exception leaves it."""
+        with linked(self.group, self.timeout, "pr.Distributed()") as link:
+            with self.local.joined() as local:
+                yield _Joined(link, local)
+            link.settle()  # nobody leaves before all have done
+
+    def evaluate(self, fn: Callable[..., State], args: tuple[Any, ...], lanes: int) -> State:
+        """``fn`` once on every process that has lanes."""
+        with self.joined() as joined:
+            return joined.evaluate(fn, args, lanes)
+
+    def calls(self, lanes: int) -> int:
+        """As many as the process with most lanes makes."""
+        with self.joined() as joined:
+            return joined.calls(lanes)
+
+
+def check_timeout(timeout: Any) -> None:
+    """Raises unless it is a number of seconds."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(f"timeout={timeout!r} is a {type(timeout).__name__}; expected seconds, such as 300.0")
+    if not 0 < timeout < float("inf"):
+        raise ValueError(f"timeout={timeout!r} is no time to wait; expected seconds above 0, such as 300.0")
+
+
+@contextmanager
+def linked(group: Any, timeout: float, name: str) -> Generator[Link]:
+    """A link to the others, who hear of signals and of an exception that leaves it."""
+    link = Link(group, timeout, name)
+
+    def note(number: int) -> None:
+        link.signal = number
+
+    with held_back(note) as heed:
+        try:
+            yield link
+        except BaseException as error:
+            link.tell(error)
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                heed()
+            raise
+
+
+def signature(parts: dict[str, Any]) -> dict[str, str]:
+    """What processes must agree on, as texts."""
+    texts: dict[str, str] = {"torch": torch.__version__}
+    for name, part in parts.items():
+        if isinstance(part, Identity):
+            texts |= {
+                "problem": part.problem,
+                "fine propagator": part.fine,
+                "state": part.state,
+                "samples": str(part.samples),
+                "grid": f"{len(part.bounds) - 1} slices, {_numbers(part.points)} cut at {part.bounds}",
+                "per-sample data or noise": part.digest[:16],
+            }
+        else:
+            texts[name] = nameless(repr(part)) if not isinstance(part, str) else part
+    return texts
+
+
+def _numbers(points: Tensor) -> str:
+    from parareal.persistence._resume import digest
+
+    return f"{len(points)} points {points[0].item():g} ... {points[-1].item():g} ({digest([points])[:16]})"
+
+
+def compare(link: Link, texts: dict[str, str]) -> None:
+    """Raises, on every process, unless all came with the same.
+
+    Raises:
+        ValueError: They did not.
+    """
+    link.settle()
+    everyone = link.all(texts)
+    for name in texts:
+        values = [other.get(name) for other in everyone]
+        if len(set(values)) > 1:
+            listed = "; ".join(f"rank {rank}: {value}" for rank, value in enumerate(values))
+            link.over = True
+            raise ValueError(
+                f"the processes of the group disagree on the {name}: {listed}; expected the same call with the same "
+                "arguments on every rank"
+            )
+
+
+class Crew(Executor):
+    """An executor in a run of several processes: what they do together.
+
+    Args:
+        link: The processes.
+        name: Who has brought them together, for the texts of errors.
+    """
+
+    def __init__(self, link: Link, name: str) -> None:
+        self.link, self._name = link, name
+        self.leads = link.rank == 0
+
+    def meet(self, state: State, parts: Callable[[], dict[str, Any]]) -> None:
+        self.link.check_device(state, self._name)
+        compare(self.link, signature(parts()))
+
+    def shared(self, make: Callable[[], Any]) -> Any:
+        error, item = None, None
+        if self.leads:
+            try:
+                item = make()
+            except Exception as raised:
+                error = raised
+        self.link.settle(error)
+        return self.link.shared(item)
+
+
+class _Joined(Crew):
+    """A `Distributed` in one run."""
+
+    def __init__(self, link: Link, local: Executor) -> None:
+        super().__init__(link, "pr.Distributed()")
+        self._local = local
+        self._known: dict[Any, State] = {}
+
+    def agree(self, figures: Tensor) -> Tensor:
+        self.link.settle()
+        return self.link.same(figures)
+
+    def any(self, flag: bool) -> bool:
+        return self.link.settle(flag=flag)
+
+    @property
+    def sent(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.link.sent
+
+    def evaluate(self, fn: Callable[..., State], args: tuple[Any, ...], lanes: int) -> State:
+        link = self.link
+        sizes = blocks(lanes, link.size)
+        start, own = sum(sizes[: link.rank]), sizes[link.rank]
+        device = trees.leaves(args)[0].device
+        key = _key(fn, args)
+        like = None if key is None else self._known.get(key)
+        error, value, swap = None, None, None
+        try:
+            if like is not None and suits(link, device):
+                swap = Swap(link, like, sizes)
+            if own:
+                some = slice(start, start + own)
+                value = self._local.evaluate(fn, tuple(trees.lanes(arg, some) for arg in args), own)
+                _check_plain(value)
+                _check_like(value, like, own)
+        except BaseException as raised:
+            error, value = raised, None
+        if swap is not None:
+            return swap.give(value, error)
+        link.settle(error)
+        return link.gather(value, like if like is not None else self._learn(key, value, sizes), sizes, device)
+
+    def calls(self, lanes: int) -> int:
+        return self._local.calls(-(-lanes // self.link.size))
+
+    def _learn(self, key: Any, value: State, sizes: Sequence[int]) -> State:
+        """What the values look like; a process without a lane has to be told.
+
+        All processes ask for the same functions in the same order, so that all know the same ones.
+        """
+        like = None if value is None else trees.map(Like.of, value)
+        if not sizes[-1]:
+            like = self.link.shared(like)
+        if key is not None:
+            if len(self._known) > 256:
+                self._known.clear()
+            self._known[key] = like
+        return like
+
+
+def _key(fn: Any, args: tuple[Any, ...]) -> Any:
+    """By which a function and the kind of its arguments are known; ``None`` where it cannot be a key."""
+    key = (fn, tuple(Like.of(leaf) for leaf in trees.leaves(args)))
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return key
+
+
+def _check_like(value: State, like: State | None, lanes: int) -> None:
+    """Raises if values have changed from one call to the next: the others wait for what they were."""
+    if any(leaf.shape[:1] != (lanes,) for leaf in trees.leaves(value)):
+        shapes = [tuple(leaf.shape) for leaf in trees.leaves(value)]
+        raise ValueError(f"the right-hand side gave values of shapes {shapes} for {lanes} lanes; expected one for each")
+    now = trees.map(Like.of, value)
+    if like is not None and now != like:
+        raise ValueError(
+            f"the right-hand side gave values like {now}, and before, for arguments like these, like {like}; expected "
+            "the same shapes and dtypes each time"
+        )
+
+
+def _check_plain(value: State) -> None:
+    if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in trees.leaves(value)):
+        raise ValueError(
+            "the right-hand side gave values that ask for gradients, and nothing is differentiated across processes; "
+            "expected the call under torch.no_grad(), or states and parameters with requires_grad=False"
+        )

@@ -1,0 +1,163 @@
+"""Letters between the processes of a run: they come in while computing goes on, and nobody waits who has work."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import timedelta
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from parareal.distributed._process_group import Link
+
+_TAG = 2412  # of messages, so that they do not meet those of somebody else
+_PATIENCE = timedelta(
+    days=30
+)  # a letter may take as long as the work before it; who waits for it has a limit of his own
+
+
+class Kind(IntEnum):
+    """What a letter is about."""
+
+    EDGE = 0  # the next iterate at the receiver's left edge
+    FIGURES = 1  # what a block's edges have moved by
+    DECISION = 2  # who goes on
+    FAILED = 3  # somebody has raised, or got a signal: all meet to hear what
+    BYE = 4  # the last letter
+    LOST = 5  # a process is gone, as its reader has noticed, or as somebody says who has
+
+
+class Letter(NamedTuple):
+    """What has come.
+
+    Attributes:
+        kind: What it is about.
+        source: The rank that has sent it.
+        number: Of the iteration that it belongs to.
+        clock: Rounds that its sender had made.
+        content: Bytes, uint8.
+    """
+
+    kind: Kind
+    source: int
+    number: int
+    clock: int
+    content: Tensor
+
+
+class Post:
+    """Sends letters, and receives them in threads, which only wait.
+
+    Args:
+        link: The processes.
+        sources: Ranks that write to this one.
+        readers: Ranks that this one writes to.
+
+    Attributes:
+        sent: Bytes of contents sent so far, by kind.
+    """
+
+    def __init__(self, link: Link, sources: Iterable[int], readers: Iterable[int]) -> None:
+        self._link, self._readers = link, sorted(set(readers))
+        self._letters: queue.SimpleQueue[Letter] = queue.SimpleQueue()
+        self._under_way: dict[int, deque[tuple[Any, Tensor]]] = {rank: deque() for rank in self._readers}
+        self.sent = dict.fromkeys(Kind, 0)
+        self._threads = [
+            threading.Thread(target=self._listen, args=(source,), daemon=True) for source in sorted(set(sources))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def send(self, to: int, kind: Kind, number: int = 0, clock: int = 0, content: Tensor | None = None) -> None:
+        """Sends a letter and does not wait until it has come."""
+        size = 0 if content is None else len(content)
+        self.sent[kind] += size
+        for part in (torch.tensor([kind, number, clock, size]), content):
+            if part is not None and len(part):
+                work = dist.isend(part, group=self._link.control, group_dst=to, tag=_TAG)
+                self._under_way[to].append((work, part))  # kept until it is there
+        while len(self._under_way[to]) > 8:
+            self._link.wait(self._under_way[to].popleft()[0])
+
+    def tell_all(
+        self, kind: Kind, number: int = 0, clock: int = 0, content: Tensor | None = None, quietly: bool = False
+    ) -> None:
+        """Sends a letter to everybody who reads; ``quietly`` where some may be gone."""
+        for rank in self._readers:
+            try:
+                self.send(rank, kind, number, clock, content)
+            except RuntimeError:
+                if not quietly:
+                    raise
+
+    def take(self, seconds: float = 0.0) -> Letter | None:
+        """The next letter, waited for as long as told; ``None`` where none has come."""
+        try:
+            return self._letters.get(timeout=seconds) if seconds else self._letters.get_nowait()
+        except queue.Empty:
+            return None
+
+    def close(self, quietly: bool = False) -> None:
+        """Says goodbye, and waits until the others have; ``quietly`` where they may be gone, and are not waited for."""
+        self.tell_all(Kind.BYE, quietly=quietly)
+        if self._link.gone:
+            return
+        try:
+            for letters in self._under_way.values():
+                while letters:
+                    self._link.wait(letters.popleft()[0])
+        except RuntimeError:
+            if not quietly:
+                raise
+        for thread in self._threads:
+            thread.join(0.0 if self._link.gone else self._link.timeout.total_seconds())
+
+    def _listen(self, source: int) -> None:
+        def receive(into: Tensor) -> Tensor:
+            work = dist.irecv(into, group=self._link.control, group_src=source, tag=_TAG)
+            assert work is not None
+            work.wait(_PATIENCE)
+            return into
+
+        try:
+            while True:
+                kind, number, clock, size = receive(torch.empty(4, dtype=torch.int64)).tolist()
+                content = torch.empty(size, dtype=torch.uint8)
+                if size:
+                    receive(content)
+                if kind == Kind.BYE:
+                    return
+                self._letters.put(Letter(Kind(kind), source, number, clock, content))
+        except RuntimeError as error:
+            with suppress(Exception):  # the interpreter may be going down
+                self._letters.put(Letter(Kind.LOST, source, 0, 0, as_letter(error)))
+
+
+def as_letter(error: BaseException) -> Tensor:
+    """The text of an error as the content of a letter."""
+    return torch.from_numpy(np.frombuffer(str(error).encode() or b" ", dtype=np.uint8).copy())
+
+
+def pack(*arrays: np.ndarray[Any, Any]) -> Tensor:
+    """Numbers as bytes: each array with its length before it, all as float64."""
+    flat = [np.asarray(array, dtype=np.float64).reshape(-1) for array in arrays]
+    parts = [part for array in flat for part in (np.array([len(array)], dtype=np.float64), array)]
+    return torch.from_numpy(np.concatenate(parts)).view(torch.uint8)
+
+
+def unpack(content: Tensor) -> list[np.ndarray[Any, Any]]:
+    """The inverse of `pack`: arrays of float64 in one dimension."""
+    numbers, arrays, at = content.view(torch.float64).numpy(), [], 0
+    while at < len(numbers):
+        size = int(numbers[at])
+        arrays.append(numbers[at + 1 : at + 1 + size])
+        at += 1 + size
+    return arrays

@@ -1,0 +1,284 @@
+"""One process among those of a run: how each tells the others that all is well, and hands over its lanes of a round.
+
+Every exchange of states is preceded by a word from each process, two small numbers on the host. So a process that has
+raised is not waited for: all learn of it at the same point, and all raise.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import accumulate
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from parareal._core import trees
+from parareal.distributed._round_messages import Mail
+from parareal._core.trees import State
+
+_FAILED = 1 << 10  # above every number of a signal
+
+
+class RankError(RuntimeError):
+    """Another process of the run has raised, or is gone.
+
+    Attributes:
+        rank: Which one, as a rank of the run's group; ``None`` where that is not known.
+        solution: What was computed until then, the partial `Solution`, where there is any.
+    """
+
+    def __init__(self, message: str, rank: int | None = None) -> None:
+        self.rank = rank
+        super().__init__(message)
+
+
+@dataclass(frozen=True)
+class _Report:
+    """How a process came to raise."""
+
+    what: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Like:
+    """What a tensor of lanes looks like, whatever their number."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, leaf: Tensor) -> Like:
+        """Of leaves ``(L, *state)``."""
+        return cls(tuple(leaf.shape[1:]), leaf.dtype)
+
+
+class Link:
+    """This process and the others of its group.
+
+    Args:
+        group: A process group, a device mesh of one dimension, or ``None`` for the default group.
+        timeout: Seconds after which a process that does not answer is given up.
+        name: Who asks, for the texts of errors.
+
+    Attributes:
+        rank: Number of this process in the group.
+        size: Number of processes.
+        signal: Number of a signal that this process has got and the others shall hear of; 0 for none.
+        sent: Bytes of states handed to others so far; one that goes to all others counts once for each.
+        control: A group of the same processes that carries what lies on the host.
+        mail: Messages of the round under way.
+        over: The others know that this process has raised, or cannot be asked any more.
+        gone: They cannot be asked: some process has died, or has not answered in time.
+    """
+
+    def __init__(self, group: Any, timeout: float, name: str) -> None:
+        if not (dist.is_available() and dist.is_initialized()):
+            raise ValueError(
+                f"{name} found no process group; expected torch.distributed.init_process_group() before the call, in "
+                "a script started by: torchrun --nproc-per-node=2 script.py"
+            )
+        if hasattr(group, "get_group"):
+            if group.ndim != 1:
+                raise ValueError(
+                    f"{name} came with a device mesh of {group.ndim} dimensions, {group}; expected one of them: "
+                    'mesh["time"]'
+                )
+            group = group.get_group()
+        group = dist.group.WORLD if group is None else group
+        if not isinstance(group, dist.ProcessGroup):
+            raise TypeError(
+                f"{name} came with group={group!r}, a {type(group).__name__}, or this process is not in it; expected a "
+                'group from torch.distributed.new_group(...) that holds this process, or mesh["time"]'
+            )
+        self.group, self.rank, self.size = group, dist.get_rank(group), dist.get_world_size(group)
+        self.timeout, self.signal, self.sent = timedelta(seconds=timeout), 0, 0
+        self.over, self.gone = False, False
+        self.control = _control(group)
+        self.mail = Mail(group, self.size)
+
+    # --- words ------------------------------------------------------------------------------------------------------
+
+    def settle(self, error: BaseException | None = None, flag: bool = False) -> bool:
+        """Hears from every process; returns whether ``flag`` is set on any.
+
+        Raises:
+            RankError: Another process has come with an ``error``, or is gone.
+            KeyboardInterrupt, SystemExit: Some process has got a signal.
+            BaseException: ``error`` itself.
+        """
+        if self.over:
+            if error is not None:
+                raise error
+            return flag
+        return self.heard(*self.ask(error, flag), error)
+
+    def ask(self, error: BaseException | None, flag: bool = False) -> tuple[Tensor, Any]:
+        """Sets out to hear from every process: what `heard` takes."""
+        seen = torch.tensor([_FAILED if error is not None else self.signal, flag], dtype=torch.int32)
+        if self.size == 1:
+            return seen, None
+        return seen, dist.all_reduce(seen, dist.ReduceOp.MAX, group=self.control, async_op=True)
+
+    def heard(self, seen: Tensor, work: Any, error: BaseException | None) -> bool:
+        """The rest of `settle`."""
+        if work is not None:
+            self.wait(work)
+        worst, any_flag = seen.tolist()
+        if worst:
+            self._raise(worst, error)
+        return bool(any_flag)
+
+    def tell(self, error: BaseException) -> None:
+        """Lets the others know that this process has raised, if they do not; what they have to say is not heard."""
+        if not self.over:
+            try:
+                self.settle(error)
+            except BaseException as answer:
+                if answer is not error:
+                    error.add_note(f"The other processes could not be told: {answer}")
+
+    def all(self, item: Any) -> list[Any]:
+        """Small objects of all processes, in the order of their ranks."""
+        items: list[Any] = [None] * self.size
+        try:
+            dist.all_gather_object(items, item, group=self.control)
+        except RuntimeError as error:
+            raise self.lost(error) from error
+        return items
+
+    def shared(self, item: Any, source: int = 0) -> Any:
+        """An object of the process with rank ``source``, on all."""
+        items = [item]
+        try:
+            dist.broadcast_object_list(items, group_src=source, group=self.control)
+        except RuntimeError as error:
+            raise self.lost(error) from error
+        return items[0]
+
+    def same(self, numbers: Tensor) -> Tensor:
+        """The numbers that the first process has, on all; they lie on the host."""
+        self.wait(dist.broadcast(numbers, group_src=0, group=self.control, async_op=True))
+        return numbers
+
+    def wait(self, work: Any) -> None:
+        """Waits for an exchange, but not forever."""
+        try:
+            work.wait(self.timeout)
+        except RuntimeError as error:
+            raise self.lost(error) from error
+
+    def lost(self, error: object) -> RankError:
+        """What to raise when others are gone."""
+        self.over = self.gone = True
+        return RankError(
+            f"rank {self.rank} of {self.size} lost the others: one is gone, or has not answered for "
+            f"{self.timeout.total_seconds():g} s ({error}). With solve(..., checkpoint=path), the same script started "
+            "again goes on from there; torchrun --max-restarts=3 does that by itself"
+        )
+
+    def _raise(self, worst: int, error: BaseException | None) -> NoReturn:
+        """All processes know that something is wrong with some: they say what, and all raise."""
+        report = None
+        if error is not None:
+            text = "".join(traceback.format_exception(error))
+            report = _Report(f"{type(error).__name__}: {error}", text)
+        reports, mails = zip(*self.all((report, self.mail.under_way)), strict=True)
+        self.over = True
+        try:
+            self.mail.make_up(self.rank, mails)
+            self.mail.end(self.wait)
+        except (RuntimeError, RankError):  # some process is gone meanwhile: what is known already is the one to see
+            self.gone = True
+        if error is not None:
+            error.add_note(f"This was raised on rank {self.rank} of {self.size}.")
+            raise error
+        for rank, other in enumerate(reports):
+            if other is not None:
+                raise RankError(f"rank {rank} of {self.size} raised {other.what}\n\nIts traceback:\n{other.text}", rank)
+        if worst == 2:  # SIGINT
+            raise KeyboardInterrupt
+        raise SystemExit(128 + worst)
+
+    # --- states -----------------------------------------------------------------------------------------------------
+
+    def check_device(self, state: State, name: str) -> None:
+        """Raises unless the group can carry tensors of the state's device."""
+        device = trees.leaves(state)[0].device.type
+        known = [pair.split(":") for pair in dist.get_backend_config(self.group).split(",")]
+        if device not in [pair[0] for pair in known]:
+            backends = ", ".join(f"{pair[-1]} for {pair[0]}" for pair in known)
+            raise ValueError(
+                f"the state lies on {device!r}, and the group of {name} has the backends {backends}; expected a state "
+                "on a device that one of them carries: u0.to(device), or "
+                'torch.distributed.init_process_group("cpu:gloo,cuda:nccl")'
+            )
+
+    def gather(self, part: State, like: State, sizes: Sequence[int], device: torch.device) -> State:
+        """The lanes of all processes, put together.
+
+        Args:
+            part: This process's lanes, leaves ``(sizes[rank], *state)``; not looked at where it has none.
+            like: What they look like, a tree of `Like`.
+            sizes: How many each process has.
+            device: Where they lie.
+
+        Returns:
+            Leaves ``(sum(sizes), *state)``.
+        """
+        if self.size == 1 and sizes[0]:
+            return part
+        ends = list(accumulate(sizes, initial=0))
+        mine = slice(ends[self.rank], ends[self.rank + 1])
+        works: list[Any] = []
+        parts = trees.leaves(part) if sizes[self.rank] else []
+
+        def leaf(number: int, like: Like) -> Tensor:
+            whole = torch.empty((ends[-1], *like.shape), dtype=like.dtype, device=device)
+            if whole.numel() == 0:
+                return whole
+            if parts:
+                whole[mine] = parts[number]
+                self.sent += whole[mine].numel() * whole.element_size() * (self.size - 1)
+            raw = as_bytes(whole)
+            step = len(raw) // ends[-1]
+            if len(set(sizes)) == 1:
+                own = raw[mine.start * step : mine.stop * step].clone()
+                works.append(_all_gather(raw, own, group=self.group, async_op=True))
+            else:
+                for rank, size in enumerate(sizes):
+                    if size:
+                        some = raw[ends[rank] * step : ends[rank + 1] * step]
+                        works.append(dist.broadcast(some, group_src=rank, group=self.group, async_op=True))
+            return whole
+
+        likes: list[Any] = trees.leaves(like) if not isinstance(like, Like) else [like]
+        wholes = [leaf(i, each) for i, each in enumerate(likes)]
+        for work in works:
+            self.wait(work)
+        return wholes[0] if isinstance(like, Like) else trees.rebuild(wholes, like)
+
+
+def as_bytes(whole: Tensor) -> Tensor:
+    """The bytes of a contiguous tensor, in one dimension: any backend carries those, whatever the dtype."""
+    return (torch.view_as_real(whole) if whole.is_complex() else whole).reshape(-1).view(torch.uint8)
+
+
+_all_gather: Any = getattr(dist, "all_gather_single", None) or getattr(dist, "all_gather_into_tensor")  # noqa: B009  by age
+_controls: dict[Any, Any] = {}
+
+
+def _control(group: Any) -> Any:
+    """A group of the same processes that exchanges what lies on the host."""
+    devices = [pair.split(":")[0] for pair in dist.get_backend_config(group).split(",")]
+    if "cpu" in devices:
+        return group
+    if group not in _controls:
+        ranks = dist.get_process_group_ranks(group)
+        _controls[group] = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
+    return _controls[group]

@@ -1,0 +1,119 @@
+"""Pipelined Parareal over processes: each has a block of slices, and edge states go from one to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from parareal._core import trees
+from parareal.distributed._block_engine import BlockEngine
+from parareal.corrections._base import Correction
+from parareal.distributed._lane_parallel import Crew, check_timeout, linked
+from parareal.executors._base import Executor, blocks, check_inner
+from parareal.distributed._process_group import Link
+from parareal.schedules._schedule import Bools, Progress, Schedule
+from parareal._core.trees import State
+
+
+@dataclass(frozen=True)
+class RankPipeline(Schedule):
+    """Pipelined Parareal over the processes of a group: each owns one block of neighbouring slices.
+
+    Every process makes the same call of `solve` with the same arguments, in a script started by ``torchrun``, and every
+    one ends with the same `Solution`. The slices are dealt out in blocks as even as can be; processes beyond the number
+    of slices have none. What goes from process to process is the state at the edge between two blocks, once in each
+    iteration until it is final, and beside it some numbers for each slice with which the first process decides who
+    goes on. Nobody waits for a decision, or for anybody else, with fine solves: they set out as soon as their input is
+    there. Edges move on once it is known that the run goes on, so that the result is that of `Barrier`, to rounding,
+    whatever the number of processes. At the end, and with a ``checkpoint`` after each iteration, all edge states come
+    together everywhere.
+
+    First guesses are computed by every process for itself, from the start of the grid to the end of its block, which
+    takes no longer than waiting for them. Rounds are those of the longest chain of calls through all processes;
+    evaluations are the sum over all of them. Each evaluates its lanes with the ``executor`` of `solve`, a `Batched` or
+    `Serial`. A callback is called everywhere; what it returns counts on the first process. States are handed over
+    through the memory of the host. Nothing is differentiated across processes. Which lanes share a call depends on when
+    messages come: a right-hand side with messages of its own, as a model split over processes has, belongs under
+    `Distributed`, where all processes make their calls in one order.
+
+    Args:
+        group: A process group; a `torch.distributed.device_mesh.DeviceMesh` of one dimension; or ``None`` for the
+            default group.
+        timeout: Seconds after which a process that waits gives the others up: more than an iteration takes.
+
+    Raises:
+        TypeError: ``timeout`` is not a number.
+        ValueError: ``timeout`` is not positive. From `solve`, that there is no group, that processes came with other
+            problems, states or grids, or that the run keeps all iterates or none (``keep="all"``, ``dense=False``) or
+            has a correction that looks at all edges together (`Anderson`).
+
+    Source:
+        M. Minion, A hybrid parareal spectral deferred corrections method, Comm. App. Math. Comp. Sci. 5 (2010);
+        E. Aubanel, Scheduling of tasks in the parareal algorithm, Parallel Computing 37 (2011).
+
+    Examples:
+        >>> RankPipeline(timeout=60.0)
+        RankPipeline(timeout=60.0)
+    """
+
+    group: Any = field(default=None, repr=False)
+    timeout: float = 300.0
+
+    def __post_init__(self) -> None:
+        check_timeout(self.timeout)
+
+    def admit(self, progress: Progress) -> tuple[Bools, Bools]:
+        """Everything that is ready."""
+        return progress.fine_ready, progress.coarse_ready
+
+    @contextmanager
+    def joined(self, executor: Executor) -> Generator[Executor]:
+        """An executor in a run of this schedule."""
+        check_inner(executor, "executor beside schedule=pr.RankPipeline()")
+        with linked(self.group, self.timeout, "pr.RankPipeline()") as link:
+            with executor.joined() as local:
+                yield InBlock(link, local)
+            link.settle()  # nobody leaves before all have done
+
+
+class InBlock(Crew):
+    """How one process of a pipeline evaluates its lanes, and its engine."""
+
+    def __init__(self, link: Link, local: Executor) -> None:
+        super().__init__(link, "pr.RankPipeline()")
+        self._local = local
+
+    def evaluate(self, fn: Callable[..., State], args: tuple[Any, ...], lanes: int) -> State:
+        return self._local.evaluate(fn, args, lanes)
+
+    def calls(self, lanes: int) -> int:
+        return self._local.calls(lanes)
+
+    def engine(self, grid: Any, correction: Correction, dense: bool, keep: str, **options: Any) -> BlockEngine:
+        """The engine of this process's block.
+
+        Raises:
+            ValueError: The run does not go by blocks.
+        """
+        if keep == "all" or not dense:
+            came = 'keep="all"' if keep == "all" else "dense=False"
+            raise ValueError(
+                f"{came} came with schedule=pr.RankPipeline(), whose processes keep the states at the edges of their "
+                "own blocks; expected neither, or executor=pr.Distributed()"
+            )
+        if correction.mixing:
+            raise ValueError(
+                f"{correction!r} looks at all edges together, and schedule=pr.RankPipeline() deals them out; expected "
+                "another correction, such as pr.Coarse or pr.Secant, or executor=pr.Distributed()"
+            )
+        if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in trees.leaves(options["u0"])):
+            raise ValueError(
+                "the initial state asks for gradients, and nothing is differentiated across processes; expected the "
+                "call under torch.no_grad()"
+            )
+        sizes = blocks(grid.num_slices, self.link.size)
+        return BlockEngine(self.link, sizes, grid=grid, correction=correction, dense=dense, **options)

@@ -1,0 +1,58 @@
+"""What the wrappers of other libraries' solvers share: how one is loaded and what is checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from importlib import import_module
+from numbers import Real
+from typing import Any
+
+from parareal._core import trees
+from parareal._core.trees import State
+
+
+def load(library: str, install: str) -> Any:
+    """The module ``library``; raises ImportError that says what to install where it is missing."""
+    try:
+        return import_module(library)
+    except ImportError as error:
+        raise ImportError(f"{library} could not be imported ({error}); install it: pip install '{install}'") from error
+
+
+def check_name(value: Any, known: Collection[str], name: str, hint: str = "") -> None:
+    """Raises unless ``value`` is one of the names ``known``."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is a {type(value).__name__}; expected one of {', '.join(map(repr, known))}")
+    if value not in known:
+        raise ValueError(f"{name}={value!r} is unknown; expected one of {', '.join(map(repr, known))}{hint}")
+
+
+def check_options(options: Any, known: Collection[str], of: str) -> None:
+    """Raises unless ``options`` is a dict with keys among ``known``: a mistyped key would otherwise do nothing."""
+    if not isinstance(options, dict):
+        raise TypeError(f"options is a {type(options).__name__}; expected a dict")
+    for key in options:  # pyright: ignore[reportUnknownVariableType]
+        if key not in known:
+            raise ValueError(f"option {key!r} is unknown to {of}; expected any of {', '.join(map(repr, known))}")
+
+
+def check_tolerance(value: Any, name: str, least: float = 0.0) -> None:
+    """Raises unless ``value`` is a finite number above 0 and of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected a float above 0")
+    if not (math.isfinite(value) and float(value) > 0 and float(value) >= least):
+        raise ValueError(f"{name}={value!r} is not a tolerance; expected a finite number {_above(least)}")
+
+
+def _above(least: float) -> str:
+    return f"of at least {least:.2g}" if least else "above 0"
+
+
+def check_one_dtype(u0: State, who: str) -> None:
+    """Raises unless all tensors of the state have one dtype: the other libraries join them into one vector."""
+    dtypes = sorted({str(leaf.dtype) for leaf in trees.leaves(u0)})
+    if len(dtypes) > 1:
+        raise TypeError(
+            f"u0 holds tensors of {' and '.join(dtypes)}; {who} needs one dtype: convert them to the widest"
+        )

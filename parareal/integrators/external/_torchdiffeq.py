@@ -1,0 +1,175 @@
+"""torchdiffeq's solvers as propagators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from parareal._core import trees
+from parareal.problem._ode import Stages
+from parareal._core.trees import State
+from parareal.integrators._base import Integrator, check_steps
+from parareal.integrators.external._checks import check_name, check_one_dtype, check_options, check_tolerance, load
+from parareal.integrators.external._coroutine import Rhs, as_stages, finite_lanes, lane_by_lane
+
+ADAPTIVE = {"dopri8": 8, "dopri5": 5, "bosh3": 3, "fehlberg2": 2, "adaptive_heun": 2}
+FIXED = {"euler": (1, 1), "midpoint": (2, 2), "heun2": (2, 2), "heun3": (3, 3), "rk4": (4, 4)}
+"""Order and evaluations a step."""
+ADAMS = ("explicit_adams", "implicit_adams")
+
+_IN_TIME = ("first_step", "min_step", "max_step", "step_t", "jump_t")
+_ADAPTIVE_OPTIONS = ("norm", "dtype", "safety", "ifactor", "dfactor", "max_num_steps", *_IN_TIME)
+_FIXED_OPTIONS = ("step_size", "grid_constructor", "interp", "perturb")
+_ADAMS_OPTIONS = (*_FIXED_OPTIONS, "max_order", "max_iters")
+
+
+@dataclass(frozen=True, eq=False)
+class TorchDiffEq(Integrator):
+    """A solver of torchdiffeq, which carries a state over a slice.
+
+    Adaptive methods choose their steps in each slice anew and for each lane apart, as if it were solved alone, while
+    the lanes' calls of the right-hand side are stacked like those of any method. ``together=True`` lets all lanes of a
+    step share one sequence of steps instead, in time normalised to [0, 1]: less overhead, but a lane then depends, to
+    within the tolerances, on the lanes beside it. Fixed-step methods make one step in each interval of the mesh, all
+    lanes at once, and lanes never depend on each other.
+
+    Where the solver gives up (its step underflows, ``max_num_steps``) the state becomes NaN. Gradients flow through
+    the steps.
+
+    Args:
+        method: ``"dopri5"``, ``"dopri8"``, ``"bosh3"``, ``"fehlberg2"``, ``"adaptive_heun"``; ``"euler"``,
+            ``"midpoint"``, ``"heun2"``, ``"heun3"``, ``"rk4"`` (the 3/8 rule); or ``"explicit_adams"``,
+            ``"implicit_adams"``, with ``options={"step_size": ...}``.
+        rtol: Relative tolerance of adaptive methods.
+        atol: Absolute tolerance of adaptive methods.
+        options: As in torchdiffeq, for each slice.
+        steps: Intervals in each slice, in each of which the solver starts anew. 1 is the whole slice; ``None`` takes
+            the grid's own points (fine) or one (coarse).
+        together: See above; for adaptive methods.
+
+    Raises:
+        TypeError: An argument is not of its type.
+        ValueError: An unknown method or option, or a tolerance that is not positive.
+        ImportError: When a run begins and torchdiffeq is not installed.
+
+    Source:
+        R. T. Q. Chen, torchdiffeq, https://github.com/rtqichen/torchdiffeq.
+
+    Examples:
+        >>> import torch, parareal as pr
+        >>> grid = pr.TimeGrid.uniform(0.0, 1.0, slices=4)
+        >>> ref = pr.serial(pr.ODE(lambda t, u: -u), torch.ones(1), grid, fine=TorchDiffEq("dopri5", rtol=1e-5))
+        >>> round(ref.u.item(), 4)
+        0.3679
+    """
+
+    method: str = "dopri5"
+    rtol: float = 1e-7
+    atol: float = 1e-9
+    options: dict[str, Any] | None = None
+    steps: int | None = field(default=1, kw_only=True)
+    together: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        hint = "; for SciPy's solvers use pr.SciPy" if self.method == "scipy_solver" else ""
+        check_name(self.method, (*ADAPTIVE, *FIXED, *ADAMS), "method", hint)
+        check_tolerance(self.rtol, "rtol")
+        check_tolerance(self.atol, "atol")
+        check_steps(self.steps)
+        if not isinstance(self.together, bool):
+            raise TypeError(f"together={self.together!r} is a {type(self.together).__name__}; expected True or False")
+        options = {} if self.options is None else self.options
+        known = (
+            _ADAPTIVE_OPTIONS if self.method in ADAPTIVE else _FIXED_OPTIONS if self.method in FIXED else _ADAMS_OPTIONS
+        )
+        check_options(options, known, f"torchdiffeq's {self.method!r}")
+        object.__setattr__(self, "options", dict(options))
+        if self.method in ADAMS and not {"step_size", "grid_constructor"} & options.keys():
+            raise ValueError(
+                f"{self.method!r} needs several steps in a slice to remember, and has one; expected "
+                'options={"step_size": ...}, or a method such as "rk4"'
+            )
+        for key in _IN_TIME if self.together else ():
+            if key in options:
+                raise ValueError(
+                    f"option {key!r} is in units of time, and together=True solves in time normalised to [0, 1]; "
+                    f"leave out {key!r} or together=True"
+                )
+        if self.together and self.method not in ADAPTIVE:
+            raise ValueError(
+                f"together=True is for adaptive methods, {', '.join(map(repr, ADAPTIVE))}, and the method is "
+                f"{self.method!r}; leave it out"
+            )
+
+    @property
+    def order(self) -> int | None:
+        """Order of fixed-step methods; ``None`` for adaptive ones, whose accuracy the tolerances set."""
+        return FIXED[self.method][0] if self.method in FIXED else None
+
+    @property
+    def evaluations(self) -> int | None:
+        """Evaluations in one step of a fixed-step method; ``None`` where that varies."""
+        return FIXED[self.method][1] if self.method in FIXED and not self.options else None
+
+    @property
+    def apart(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Where lanes choose their own steps."""
+        return not (self._all_at_once or self.together)
+
+    def bind(self, problem: Any, u0: State, grid: Any) -> TorchDiffEq:
+        """Itself, once torchdiffeq is there and the state is of one dtype."""
+        load("torchdiffeq", "torchdiffeq>=0.2.4")
+        check_one_dtype(u0, "torchdiffeq")
+        return self
+
+    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
+        """The whole interval, as many requests as the solver makes calls; see `Integrator.step`."""
+        if self._all_at_once or (self.together and bool(finite_lanes(u).all())):
+            end = yield from as_stages(problem, lambda f: self._normalised(f, t0, t1, u), u)
+            if end is not None:
+                return end
+            # One lane has made the steps of all too small; apart, it fails alone.
+        return (yield from lane_by_lane(problem, self._solve, t0, t1, u))
+
+    @property
+    def _all_at_once(self) -> bool:
+        """Steps of a fixed number: lanes do not depend on each other even where they are one system."""
+        return self.method in FIXED and not self.options
+
+    def _normalised(self, f: Rhs, t0: Tensor, t1: Tensor, u: State) -> State | None:
+        """All lanes as one system du/dtheta = h f(t0 + theta h, u), theta in [0, 1]; None where the solver gave up."""
+        h = t1 - t0
+
+        def g(theta: Tensor, u: State) -> State:
+            return trees.map(lambda k: trees.per_lane(h, k) * k, f(t0 + theta.to(h.dtype) * h, u))
+
+        return self._integrate(g, torch.zeros((), dtype=h.dtype, device=h.device), torch.ones_like(h[0]), u)
+
+    def _solve(self, f: Rhs, t0: Tensor, t1: Tensor, u: State) -> State | None:
+        return self._integrate(lambda t, u: f(t.to(t0.dtype), u), t0, t1, u)
+
+    def _integrate(self, f: Rhs, t0: Tensor, t1: Tensor, u: State) -> State | None:
+        """``torchdiffeq.odeint`` from ``t0`` to ``t1``; ``None`` where it gave up."""
+        # A tensor without axes would take the dtype of time where the two meet.
+        shaped = trees.map(lambda leaf: leaf.reshape(1) if leaf.ndim == 0 else leaf, u)
+        y0 = shaped if isinstance(u, Tensor) else tuple(trees.leaves(shaped))
+
+        def func(t: Tensor, y: Any) -> Any:
+            given = [y] if isinstance(u, Tensor) else y
+            given = [x.reshape(like.shape) for x, like in zip(given, trees.leaves(u), strict=True)]
+            slopes = trees.leaves(f(t, trees.rebuild(given, u)))
+            slopes = [k.reshape(like.shape) for k, like in zip(slopes, trees.leaves(shaped), strict=True)]
+            return slopes[0] if isinstance(u, Tensor) else tuple(slopes)
+
+        odeint = load("torchdiffeq", "torchdiffeq>=0.2.4").odeint
+        tolerances = {"rtol": self.rtol, "atol": self.atol}
+        options = dict(self.options) if self.options else None
+        try:
+            ys = odeint(func, y0, torch.stack([t0, t1]), method=self.method, options=options, **tolerances)
+        except AssertionError:  # how torchdiffeq says that its step underflows, or that there were too many
+            return None
+        ends = [ys[-1]] if isinstance(u, Tensor) else [y[-1] for y in ys]
+        return trees.rebuild([y.reshape(like.shape) for y, like in zip(ends, trees.leaves(u), strict=True)], u)

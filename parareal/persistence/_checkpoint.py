@@ -1,0 +1,77 @@
+"""A file that a run is written to while it goes on, and from which the same call goes on after a crash."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+from parareal.results import _tensor_file
+from parareal.executors._base import Executor
+from parareal.results._solution import Solution
+
+
+class Checkpoint:
+    """Where a run is saved after each iteration.
+
+    There is a complete file at any time: the new one is written beside the old one, which is renamed before it is
+    replaced.
+
+    Attributes:
+        iterations: Iterations in the history of what was saved last.
+
+    Args:
+        path: The file; the one before it is kept as ``path + ".previous"``.
+        dense: Whether the run keeps its edges.
+        executor: Where the run goes on: of several processes one writes and reads the file.
+
+    Raises:
+        ValueError: The run does not keep what it would go on from.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], dense: bool, executor: Executor) -> None:
+        self._executor = executor
+        self._path, self._keep_previous, self.iterations = Path(path), False, 0
+        self._previous = self._path.with_name(self._path.name + ".previous")
+        if not dense:
+            raise ValueError(
+                "checkpoint came with dense=False, which keeps no edges to go on from; expected dense=True"
+            )
+
+    def load(self) -> Solution | None:
+        """What was saved last, or ``None`` where nothing was.
+
+        Raises:
+            ValueError: There are files, but none that can be read; or it is a folder.
+            FileNotFoundError: There is no folder to write to.
+        """
+        solution = self._executor.shared(self._read)
+        self.iterations = 0 if solution is None else len(solution.history)
+        return solution
+
+    def _read(self) -> Solution | None:
+        _tensor_file.check_place(self._path)
+        damaged: ValueError | None = None
+        for path in (self._path, self._previous):
+            if not path.exists():
+                continue
+            try:
+                solution = Solution.load(path)
+            except ValueError as error:
+                damaged = damaged or error
+                continue
+            if damaged is not None:
+                self._keep_previous = True
+                warnings.warn(
+                    f"{damaged} Going on from {str(path)!r} instead, which is an iteration older.", stacklevel=5
+                )
+            return solution
+        if damaged is not None:
+            raise ValueError(f"the checkpoint cannot be gone on from, and was left as it is: {damaged}") from damaged
+        return None
+
+    def save(self, solution: Solution) -> None:
+        """Writes the solution; what was there before becomes the previous file."""
+        if self._executor.leads:
+            _tensor_file.save(solution, self._path, None if self._keep_previous else self._previous)
+        self._keep_previous, self.iterations = False, len(solution.history)

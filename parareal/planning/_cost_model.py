@@ -1,0 +1,191 @@
+"""What a round takes on this device, as a function of its lanes, and what a run made of its rounds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from parareal._core import trees
+from parareal.executors._base import Batched, Executor
+from parareal._core.multistep_state import Carried
+from parareal._core.trees import State
+from parareal.integrators import Integrator, Multistep
+
+
+@dataclass(frozen=True)
+class RoundTimes:
+    """Seconds of a round against its number of lanes, measured.
+
+    Attributes:
+        lanes: Numbers of lanes, rising from 1.
+        seconds: What a call took on so many: the least of a few.
+        failed: Numbers of lanes at which the call failed, and what it said: out of memory, for instance.
+    """
+
+    lanes: tuple[int, ...]
+    seconds: tuple[float, ...]
+    failed: dict[int, str] = field(default_factory=dict)
+
+    def __call__(self, lanes: int) -> float:
+        """Seconds of a round of ``lanes``, on a straight line between neighbours and beyond the last two."""
+        if len(self.lanes) == 1:
+            return self.seconds[0] * max(1.0, lanes / self.lanes[0])
+        if lanes <= self.lanes[-1]:
+            return float(np.interp(lanes, self.lanes, self.seconds))
+        (a, b), (x, y) = self.lanes[-2:], self.seconds[-2:]
+        return max(y, y + (lanes - b) * (y - x) / (b - a))
+
+    @property
+    def most(self) -> int | None:
+        """The most lanes that are known to work, where some failed."""
+        return self.lanes[-1] if self.failed else None
+
+
+def time_rounds(call: Callable[[int], Callable[[], Any]], most: int, device: torch.device) -> RoundTimes:
+    """Times a call on 1, 2, 4, ... lanes, up to ``most``.
+
+    Args:
+        call: Makes, for a number of lanes, the call to time.
+        most: Most lanes.
+        device: What is waited for.
+
+    Raises:
+        Exception: What the call raises on a single lane; from two on it is noted, and ends the series.
+    """
+    sizes = sorted({*(2**k for k in range(most.bit_length())), most})
+    lanes: list[int] = []
+    seconds: list[float] = []
+    failed: dict[int, str] = {}
+    for size in sizes:
+        try:
+            taken = _least(call(size), device)
+        except (RuntimeError, MemoryError, ValueError) as error:  # torch's out-of-memory errors are RuntimeErrors
+            if size == 1:
+                raise
+            failed[size] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+            break
+        lanes.append(size)
+        seconds.append(taken)
+    return RoundTimes(tuple(lanes), tuple(seconds), failed)
+
+
+def _least(call: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of the quickest of some calls: more of them, the shorter they are."""
+    taken: list[float] = []
+    call()
+    while len(taken) < 3 or (sum(taken) < 0.02 and len(taken) < 20):
+        synchronize(device)
+        start = time.perf_counter()
+        call()
+        synchronize(device)
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def first_call(
+    problem: Any, fine: Integrator, grid: Any, systems: State, rows: State, executor: Executor
+) -> Callable[[int], Callable[[], Any]]:
+    """The first evaluation of a fine step, on any number of lanes that all stand at the beginning."""
+    problem = problem.bind(trees.one(systems, 0), grid, fine)
+    fine = fine.bind(problem, trees.one(systems, 0), grid)
+    points = grid.points
+
+    def call(lanes: int) -> Callable[[], Any]:
+        index = torch.arange(lanes) % trees.leaves(systems)[0].shape[0]
+        device = trees.leaves(systems)[0].device
+        u = trees.lanes(systems, index.to(device))
+        given = None if rows is None else trees.lanes(rows, index.to(device))
+        # Lanes stand at different times, as they will.
+        at = (torch.arange(lanes) * max(1, (len(points) - 1) // lanes)) % (len(points) - 1)
+        t0, t1 = points[at].to(device), points[at + 1].to(device)
+        more: tuple[Any, ...] = ()
+        if isinstance(fine, Multistep):
+            u = Carried(u, fine.begin(u))
+            steps = np.full(lanes, len(points) - 1)
+            more = (int(fine.variants(np.zeros(lanes, dtype=np.int64), steps)[0]),)
+        stages = fine.step(problem, t0, t1, u, *more)
+        request = stages.send(None)
+        extra = () if given is None else (given,)
+        while getattr(request[0], "free", False):
+            request = stages.send(request[0](*request[1:], *extra))
+        function, arguments = request[0], (*request[1:], *extra)
+        return lambda: executor.evaluate(function, arguments, lanes)
+
+    return call
+
+
+class Hopeless(BaseException):
+    """Ends a trial that takes longer than what is known already."""
+
+
+@dataclass(eq=False)
+class Recording(Executor):
+    """An executor that notes the lanes of each call, and what the calls took.
+
+    Args:
+        device: What is waited for, so that times are those of the calls.
+        limit: Seconds after which a trial is ended by raising `Hopeless`.
+        inner: Where the lanes are evaluated.
+    """
+
+    device: torch.device
+    limit: float = float("inf")
+    inner: Executor = field(default_factory=Batched)
+    lanes: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+
+    @contextmanager
+    def joined(self) -> Generator[Executor]:
+        """This executor, while ``inner`` is in the run."""
+        alone = self.inner
+        with alone.joined() as self.inner:
+            try:
+                yield self
+            finally:
+                self.inner = alone
+
+    def evaluate(self, fn: Callable[..., State], args: tuple[Any, ...], lanes: int) -> State:
+        """As ``inner`` does."""
+        if time.perf_counter() - self.started > self.limit:
+            raise Hopeless
+        synchronize(self.device)
+        start = time.perf_counter()
+        value = self.inner.evaluate(fn, args, lanes)
+        synchronize(self.device)
+        self.lanes.append(lanes)
+        self.seconds.append(time.perf_counter() - start)
+        return value
+
+    def calls(self, lanes: int) -> int:
+        """As ``inner`` does."""
+        return self.inner.calls(lanes)
+
+
+def state_bytes(u: State) -> int:
+    """Bytes of a state."""
+    return sum(leaf.numel() * leaf.element_size() for leaf in trees.leaves(u))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text, the first to the left and the others to the right."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    lines: list[str] = []
+    for row in (header, *rows):
+        cells = zip(row, widths, strict=True)
+        lines.append("  ".join(f"{cell:>{w}}" if i else f"{cell:<{w}}" for i, (cell, w) in enumerate(cells)))
+    return "\n".join(line.rstrip() for line in lines)

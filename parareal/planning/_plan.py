@@ -1,0 +1,300 @@
+"""`plan`: what will pay off here, found out by trials that end as soon as they cannot win."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from parareal._core import trees
+from parareal._input_checks import as_lanes, check_instance, check_state
+from parareal.corrections._base import Correction
+from parareal.planning._cost_model import RoundTimes, first_call, state_bytes, table, time_rounds
+from parareal.distributed._lane_parallel import Distributed
+from parareal.executors._base import Batched, Executor
+from parareal.grid._time_grid import TimeGrid, check_count
+from parareal.corrections._jacobian import Jacobian
+from parareal.problem._ode import Problem
+from parareal.distributed._rank_pipeline import RankPipeline
+from parareal.schedules._schedule import Barrier, Schedule, Wavefront
+from parareal.results._solution import Solution, Status
+from parareal._solve import serial, solve
+from parareal.stopping._tolerance import StoppingRule, Tolerance
+from parareal._core.trees import State
+from parareal.planning._trials import SLOW, Candidate, serial_time, shown, shown_bytes, time_of, trial, untried
+from parareal.planning._candidates import check_budget, lanes_of, name_of, points_of, ways_to_solve
+from parareal.corrections._wrapper import Wrapper
+from parareal.integrators import Integrator
+from parareal.theory._makespan import makespan
+
+WORTH = 0.95
+"""Of the serial time: what takes longer than that is not recommended, since no measurement is more certain."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What `plan` found out. It prints as a table.
+
+    Attributes:
+        candidates: All that was tried, the quickest first.
+        serial_seconds: Predicted wall time of `serial`.
+        serial_rounds: Its rounds.
+        round_times: Seconds of a round against its lanes.
+        best: The quickest candidate, where it beats the serial run; else ``None``.
+        reason: The recommendation in a sentence, with why.
+        cost: Seconds that planning took.
+        workers: How many devices it was asked about, if it was.
+    """
+
+    candidates: tuple[Candidate, ...]
+    serial_seconds: float
+    serial_rounds: int
+    round_times: RoundTimes
+    best: Candidate | None
+    reason: str
+    cost: float
+    workers: int | None = None
+
+    @property
+    def speedup(self) -> float:
+        """Serial time over the recommended candidate's, and 1 where none is recommended."""
+        return 1.0 if self.best is None else self.serial_seconds / time_of(self.best, self.workers)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Arguments of `solve` that are recommended.
+
+        Raises:
+            ValueError: Nothing beats the serial run.
+        """
+        if self.best is None:
+            raise ValueError(f"nothing is recommended: {self.reason}")
+        return dict(self.best.settings)
+
+    def __str__(self) -> str:
+        times = ", ".join(
+            f"{lanes}: {shown(seconds)}"
+            for lanes, seconds in zip(self.round_times.lanes, self.round_times.seconds, strict=True)
+        )
+        failed = "".join(f"\nA round of {lanes} lanes fails: {said}" for lanes, said in self.round_times.failed.items())
+        serial_row = ["serial", shown(self.serial_seconds), "1.00", str(self.serial_rounds), str(self.serial_rounds)]
+        rows = [[*serial_row, "", "1", "", ""]]
+        for one in self.candidates:
+            sign = "" if one.finished or one.seconds == float("inf") else "> "
+            rows.append(
+                [
+                    one.name,
+                    sign + shown(one.seconds),
+                    f"{self.serial_seconds / one.seconds:.2f}" if one.finished else "",
+                    str(one.rounds),
+                    str(one.evaluations),
+                    str(one.iterations),
+                    str(one.max_lanes),
+                    shown_bytes(one.memory),
+                    one.note,
+                    *([] if self.workers is None else ["" if one.on_workers is None else shown(one.on_workers)]),
+                ]
+            )
+        header = ["candidate", "time", "speed-up", "rounds", "evaluations", "iterations", "lanes", "memory", ""]
+        if self.workers is not None:
+            rows[0].append("")
+            header.append(f"on {self.workers} devices")
+        return f"A round takes, by lanes: {times}{failed}\n\n{table(header, rows)}\n\n{self.reason}"
+
+
+def plan(
+    problem: Problem,
+    u0: State,
+    grid: TimeGrid | tuple[float, float, int],
+    *,
+    fine: Integrator,
+    coarse: Integrator | Correction | Sequence[Integrator | Correction] | None = None,
+    slices: Sequence[int] | None = None,
+    schedules: Sequence[Schedule] | None = None,
+    stop: StoppingRule | None = None,
+    executor: Executor | None = None,
+    samples: bool = False,
+    workers: int | None = None,
+    budget: float = 60.0,
+) -> Plan:
+    """Finds out what solves a problem soonest on this device, or that nothing beats the serial run.
+
+    The time of a round is measured against its lanes; then candidates are tried, and a trial is ended as soon as it has
+    taken longer than the serial run or the best candidate. So planning costs a few times what it finds, and pays where
+    many problems of a kind are to be solved. Problems of a kind take about as many iterations.
+
+    Args:
+        problem: The equation.
+        u0: State at the start.
+        grid: A grid, whose fine points are kept and cut into slices in different ways; or ``(t0, t1, steps)``.
+        fine: The propagator whose solution is wanted.
+        coarse: What to try as coarse propagator or `Correction`; ``None`` for Euler with a step a slice and for a
+            secant on Picard iteration.
+        slices: Numbers of slices to try; ``None`` for a few powers of two about the square root of the steps, and for
+            corrections without a propagator one slice a step.
+        schedules: ``None`` for `Wavefront`, and for many slices `Windowed` in some widths.
+        stop: The rule that solutions are held to; as in `solve`.
+        executor: As in `solve`, but of one process.
+        samples: As in `solve`.
+        workers: Predict for so many devices like this one, of which each takes one lane at a time, as quickly as the
+            serial run does, and messages cost nothing, by laying out the solves in time (`parareal.theory.makespan`).
+            Trials then go to their end, since what is slow on one device may be quick on many. Neither `Windowed` nor
+            methods whose evaluations vary are predicted.
+        budget: Seconds after which no further candidate is tried.
+
+    Returns:
+        A `Plan`.
+
+    Raises:
+        TypeError, ValueError: An argument is not what it should be, or leaves no candidate.
+        Exception: Whatever the right-hand side raises on a single lane, or in the serial run. What it raises on more of
+            them, out of memory for instance, is reported, and such numbers of lanes are left out.
+
+    Examples:
+        >>> import torch, parareal as pr
+        >>> problem = pr.ODE(lambda t, u: -u)
+        >>> found = pr.plan(problem, torch.ones(4), (0.0, 1.0, 32), fine=pr.RK4(), slices=[4], budget=5.0)
+        >>> found.serial_rounds
+        128
+    """
+    begun = time.perf_counter()
+    check_instance(problem, Problem, "problem", "pr.ODE(lambda t, u: -u)")
+    check_instance(fine, Integrator, "fine", "pr.RK4()")
+    count = check_state(u0, samples)
+    points = points_of(grid)
+    own = points if isinstance(grid, tuple) else grid
+    if workers is not None:
+        check_count(workers, "workers")
+    check_budget(budget)
+    executor = _of_one_process(executor)
+    stop = Tolerance() if stop is None else stop
+    systems = as_lanes(u0, count if samples else None)
+    device = trees.leaves(u0)[0].device
+    ways = ways_to_solve(points, own, fine, coarse, slices, schedules)
+    if any(isinstance(schedule, RankPipeline) for _, _, schedule in ways):
+        raise ValueError(
+            "schedules has RankPipeline, and one process plans; expected pr.Wavefront(), and workers=P for P"
+        )
+    data = problem.rows(count if samples else None, device)
+    rows = None if data is None else as_lanes(data, count if samples else None)
+    most = max(lanes_of(cut, schedule) for cut, _, schedule in ways) * (count if samples else 1)
+    with executor.joined() as joined:
+        times = time_rounds(first_call(problem, fine, own, systems, rows, joined), most, device)
+
+    def run_serial(part: TimeGrid) -> Solution:
+        return serial(problem, u0, part, fine=fine, samples=samples, executor=executor)
+
+    seconds, rounds = serial_time(run_serial, own, device)
+    tried: list[Candidate] = []
+    for cut, correction, schedule in ways:
+        name = f"{name_of(correction)}, {cut.num_slices} slices, {name_of(schedule)}"
+        settings = {"grid": cut, "coarse": correction, "schedule": schedule}
+        lanes = lanes_of(cut, schedule) * (count if samples else 1)
+        memory = (cut.num_slices + 1 + 8 * lanes_of(cut, schedule)) * state_bytes(u0)
+        if times.most is not None and lanes > times.most:
+            tried.append(untried(name, settings, memory, lanes, f"rounds of {lanes} lanes fail"))
+            continue
+        if time.perf_counter() - begun > budget:
+            tried.append(untried(name, settings, memory, lanes, "not tried: the budget is spent"))
+            continue
+
+        def run(recording: Executor, given: dict[str, Any] = settings) -> Solution:
+            return solve(problem, u0, fine=fine, stop=stop, samples=samples, throw=False, executor=recording, **given)
+
+        limit = min([seconds, *(one.seconds for one in tried if one.finished)]) if workers is None else budget
+        candidate = trial(run, name, settings, memory, limit, times, device, executor)
+        if candidate.finished and candidate.seconds < 1.2 * limit:  # what may win is looked at twice
+            second = trial(run, name, settings, memory, limit, times, device, executor)
+            candidate = second if second.finished and second.seconds < candidate.seconds else candidate
+        if workers is not None and candidate.finished:
+            candidate = replace(candidate, on_workers=_on_workers(candidate, fine, seconds / rounds, workers))
+        tried.append(candidate)
+    return conclude(tried, seconds, rounds, times, time.perf_counter() - begun, workers)
+
+
+def _of_one_process(executor: Executor | None) -> Executor:
+    """Batched by default; others would end trials at times of their own."""
+    executor = Batched() if executor is None else executor
+    check_instance(executor, Executor, "executor", "pr.Batched()")
+    if isinstance(executor, Distributed):
+        raise ValueError("executor is a Distributed, and one process plans; expected pr.Batched(), and workers=P for P")
+    return executor
+
+
+def _on_workers(one: Candidate, fine: Integrator, evaluation: float, workers: int) -> float | None:
+    """Seconds on so many devices, from what an evaluation takes in the serial run; ``None`` where solves vary."""
+    grid: TimeGrid = one.settings["grid"]
+    base = one.settings["coarse"]
+    while isinstance(base, Wrapper):
+        base = base.correction
+    if isinstance(base, Jacobian):  # its lanes have more to do than those of the serial run
+        return None
+    schedule, propagator = one.settings["schedule"], one.settings["coarse"].propagator
+    coarse = 0 if propagator is None else propagator.evaluations
+    if not isinstance(schedule, Barrier | Wavefront) or fine.evaluations is None or coarse is None or fine.implicit:
+        return None
+    each = [evaluation * fine.evaluations * (fine.steps or steps) for steps in grid.steps_per_slice]
+    sweep = evaluation * coarse * ((propagator.steps or 1) if propagator is not None else 0)
+    return makespan(schedule, grid.num_slices, one.iterations, fine=each, coarse=sweep, workers=workers)
+
+
+def conclude(
+    tried: list[Candidate], seconds: float, rounds: int, times: RoundTimes, cost: float, workers: int | None = None
+) -> Plan:
+    """The plan that follows from some trials."""
+    tried = sorted(tried, key=lambda one: (not one.finished, time_of(one, workers), one.seconds))
+    first = tried[0] if tried and tried[0].finished else None
+    best = first if first is not None and time_of(first, workers) < WORTH * seconds else None
+    if best is not None:
+        taken = time_of(best, workers)
+        where = "" if workers is None else f" on {workers} devices"
+        reason = (
+            f"Recommended{where}: {best.name}: {shown(taken)} in place of {shown(seconds)}, "
+            f"{seconds / taken:.2f} times as fast."
+        )
+    else:
+        reason = _failure(tried) or (
+            f"Nothing beats the serial run here ({shown(seconds)}): {_why(tried, times, rounds, workers)}"
+        )
+    return Plan(tuple(tried), seconds, rounds, times, best, reason, cost, workers)
+
+
+def _failure(tried: list[Candidate]) -> str:
+    """Why there is nothing to compare, if there is not."""
+    notes = [one.note for one in tried]
+    for status in (Status.NONFINITE, Status.UNSOLVED):
+        if status.name.lower() in notes and not any(one.finished for one in tried):
+            return f"Nothing is recommended: {status.value}"
+    if not any(one.finished or one.note == SLOW for one in tried):
+        return f"Nothing is recommended, since no candidate was tried to its end: {notes[0]}."
+    return ""
+
+
+def _why(tried: list[Candidate], times: RoundTimes, rounds: int, workers: int | None) -> str:
+    finished = [one for one in tried if one.finished]
+    if workers is not None and finished:
+        if finished[0].on_workers is None:
+            return (
+                f"what the candidates take on {workers} devices cannot be predicted; expected Barrier or Wavefront, "
+                "and methods of a fixed number of evaluations."
+            )
+        return f"on {workers} devices {finished[0].name} takes {shown(finished[0].on_workers)}."
+    wide = min(times.lanes[-1], 8)
+    factor = times(wide) / times(1)
+    if wide >= 4 and factor > wide / 2 and times(wide) / times(2) > wide / 4:  # vmap costs the second lane something
+        return (
+            f"a round of {wide} lanes takes {factor:.1f} times as long as one of a single lane, so that lanes do not "
+            "run side by side on this device."
+        )
+    if finished and finished[0].rounds >= rounds / 2:
+        return (
+            f"the best candidate takes {finished[0].rounds} rounds and the serial run {rounds}: the correction does "
+            "not converge quickly enough."
+        )
+    if times(1) < 1e-3:
+        return (
+            f"an evaluation takes {shown(times(1))}, less than what the engine itself needs in a round; larger systems "
+            "or costlier right-hand sides gain more."
+        )
+    return "no candidate needs so few rounds that it makes up for their lanes."

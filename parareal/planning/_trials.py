@@ -1,0 +1,162 @@
+"""Trials of ways to solve: what they took, or that they cannot win."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from parareal.planning._cost_model import Hopeless, Recording, RoundTimes, synchronize
+from parareal.executors._base import Batched, Executor
+from parareal.grid._time_grid import TimeGrid
+from parareal.results._solution import Solution
+
+SLOW = "ended: slower than what is known"
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A way to solve, and what a trial says of it.
+
+    Attributes:
+        name: How the table calls it.
+        settings: Arguments of `solve`: ``grid``, ``coarse``, ``schedule``.
+        seconds: Predicted wall time, or where the trial was ended, what it had taken by then at least.
+        rounds: Rounds, as far as the trial went.
+        evaluations: Evaluations, likewise.
+        iterations: Iterations, likewise; of samples the most.
+        max_lanes: Lanes of the widest round.
+        memory: Bytes of the states that the engine holds at a time; what the right-hand side needs comes on top.
+        finished: Whether the trial went to its end.
+        note: Why it did not, if it did not.
+        on_workers: Predicted seconds on as many devices as `plan` was asked about; ``None`` where it was not, or where
+            nothing is known of it.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    seconds: float
+    rounds: int
+    evaluations: int
+    iterations: int
+    max_lanes: int
+    memory: int
+    finished: bool
+    note: str = ""
+    on_workers: float | None = None
+
+
+def trial(
+    run: Callable[[Executor], Solution],
+    name: str,
+    settings: dict[str, Any],
+    memory: int,
+    limit: float,
+    times: RoundTimes,
+    device: torch.device,
+    inner: Executor | None = None,
+) -> Candidate:
+    """Runs a candidate up to a time at which it cannot win any more.
+
+    Args:
+        run: Solves with the executor that it is given.
+        name: How to call it.
+        settings: What is recommended if it wins.
+        memory: Bytes of its states.
+        limit: Seconds.
+        times: What rounds take.
+        device: What is waited for.
+        inner: The executor behind the one that notes.
+    """
+    recording = Recording(device, 1.5 * limit + 0.02, inner or Batched())
+    recording.started = time.perf_counter()
+    note, finished, iterations = "", True, 0
+    try:
+        solution = run(recording)
+        own = max(0.0, solution.stats.wall_time - sum(recording.seconds))
+        iterations = int(torch.as_tensor(solution.iterations).max())
+        if solution.status.failed:
+            note, finished = solution.status.name.lower(), False
+    except Hopeless:
+        own = max(0.0, time.perf_counter() - recording.started - sum(recording.seconds))
+        note, finished = SLOW, False
+    except (RuntimeError, MemoryError, ValueError) as error:  # as in `time_rounds`; before any round it is the caller's
+        if isinstance(error, ValueError) and not recording.lanes:
+            raise
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        own = 0.0
+        note, finished = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:60], False
+    # What calls took is taken from this run where it is less than what was measured on single calls, and the other way
+    # round: both can only be too long.
+    calls = sum(min(taken, times(lanes)) for taken, lanes in zip(recording.seconds, recording.lanes, strict=True))
+    return Candidate(
+        name,
+        settings,
+        max(calls + own, 1e-9),
+        len(recording.lanes),
+        sum(recording.lanes),
+        iterations,
+        max(recording.lanes, default=0),
+        memory,
+        finished,
+        note,
+    )
+
+
+def time_of(one: Candidate, workers: int | None) -> float:
+    """What a candidate is judged by: its time here, or on the devices that were asked about."""
+    if workers is None:
+        return one.seconds
+    return float("inf") if one.on_workers is None else one.on_workers
+
+
+def serial_time(run: Callable[[TimeGrid], Solution], grid: TimeGrid, device: torch.device) -> tuple[float, int]:
+    """Seconds and rounds of the serial run, from a first part of it that takes about a tenth of a second."""
+    # Parts are whole slices; of a single one, some of its steps.
+    pieces = grid.num_steps if grid.num_slices == 1 else grid.num_slices
+    part = 1
+    while True:
+        part = min(part, pieces)
+        ends = (0, part) if grid.num_slices == 1 else grid.bounds[: part + 1]
+        cut = TimeGrid(grid.points[: ends[-1] + 1], ends)
+        taken: list[float] = []
+        rounds = 0
+        while len(taken) < 3:  # the first calls of anything are slow
+            synchronize(device)
+            begun = time.perf_counter()
+            rounds = run(cut).stats.rounds
+            synchronize(device)
+            taken.append(time.perf_counter() - begun)
+            if taken[0] < 0.05 and part < pieces:
+                break  # longer parts are to come
+        if taken[0] > 0.05 or part == pieces:
+            share = grid.num_steps / cut.num_steps
+            return min(taken) * share, round(rounds * share)
+        part *= 2
+
+
+def untried(name: str, settings: dict[str, Any], memory: int, lanes: int, note: str) -> Candidate:
+    """A candidate without a trial."""
+    return Candidate(name, settings, float("inf"), 0, 0, 0, lanes, memory, False, note)
+
+
+def shown_bytes(count: int) -> str:
+    """A size with its unit."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} B"
+
+
+def shown(seconds: float) -> str:
+    """A time with its unit."""
+    if seconds == float("inf"):
+        return "-"
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.2g} s"

@@ -1,0 +1,241 @@
+"""How a user's function is called on many lanes at once, and what is checked of what it returns."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parareal._core import trees
+from parareal._core.trees import State
+
+Batching: TypeAlias = Literal["vmap", "native", "fold", "loop"]
+
+Check: TypeAlias = Callable[[Any, State], State]
+
+
+class OnLanes:
+    """``f(t, u)`` or ``f(t, u, rows)`` on L lanes, called as its batching says.
+
+    Args:
+        f: The user's function.
+        batching: See `parareal.ODE`.
+        name: What errors call it.
+        check: Takes what ``f`` returned and the state it was given; returns it, or raises.
+
+    Raises:
+        TypeError: ``f`` is not callable.
+        ValueError: ``batching`` is unknown.
+    """
+
+    def __init__(self, f: Callable[..., Any], batching: str, name: str = "f", check: Check | None = None) -> None:
+        if not callable(f):
+            raise TypeError(f"{name} is a {type(f).__name__}; expected a callable {name}(t, u)")
+        if batching not in get_args(Batching):
+            raise ValueError(
+                f"batching={batching!r} is unknown; expected one of {', '.join(map(repr, get_args(Batching)))}"
+            )
+        self._f, self._name, what = f, name, f"{name}(t, u)"
+        self._check = check or (lambda value, u: check_like(value, u, what))
+        self._vmapped = torch.func.vmap(self._compared)
+        self._fresh, self._drew = Fresh(name), 0  # calls in a row that drew random numbers, from the first on
+        ways: dict[str, Callable[..., State]] = {
+            "vmap": self._call_vmapped,
+            "native": self._checked,
+            "fold": self._call_folded,
+            "loop": self._call_each,
+        }
+        self._call = ways[batching]
+
+    def __call__(self, t: Tensor, u: State, rows: State = None) -> State:
+        """Values on L lanes: ``t`` of shape ``(L,)``, leaves ``(L, *state)``."""
+        if self._drew < 0:  # as in nearly every call
+            return self._call(t, u) if rows is None else self._call(t, u, rows)
+        before = _generators(u)
+        value = self._call(t, u) if rows is None else self._call(t, u, rows)
+        self._note_draws(all(torch.equal(a, b) for a, b in zip(before, _generators(u), strict=True)))
+        return value
+
+    def _note_draws(self, untouched: bool) -> None:
+        """Warns where the first two calls drew random numbers: one may set something up."""
+        self._drew = -1 if untouched else self._drew + 1
+        if self._drew == 2:
+            self._drew = -1
+            warnings.warn(
+                f"{self._name} draws random numbers from torch's global generator, so that it is another function in "
+                "every call, and no solver settles on its noise. Where it calls a network with dropout, call "
+                "network.eval(); where noise is wanted, use pr.SDE, whose noise is a function of a seed. "
+                "pr.check_propagator shows how far two calls are apart",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _checked(self, t: Tensor, u: State, *rows: State) -> State:
+        return self._fresh.check(self._compared(t, u, *rows))
+
+    def _compared(self, t: Tensor, u: State, *rows: State) -> State:
+        before = versions(u)
+        value = self._check(self._f(t, u, *rows), u)
+        check_untouched(u, before, self._name)
+        return value
+
+    def _call_vmapped(self, *args: Any) -> State:
+        if args[0].shape[0] == 1:  # one lane needs no vmap, which costs more than a small f itself
+            return trees.map(lambda leaf: leaf.unsqueeze(0), self._checked(*(trees.one(arg, 0) for arg in args)))
+        with noting_vmap(self._name):
+            return self._vmapped(*args)
+
+    def _call_folded(self, t: Tensor, u: State, *rows: State) -> State:
+        lanes, batch = trees.leaves(u)[0].shape[:2]
+        folded = trees.map(lambda leaf: leaf.flatten(0, 1), u)
+        times = t if batch == 1 else t.repeat_interleave(batch)
+        value = self._checked(times, folded, *(trees.map(lambda leaf: leaf.flatten(0, 1), row) for row in rows))
+        return trees.map(lambda leaf: leaf.reshape(lanes, batch, *leaf.shape[1:]), value)
+
+    def _call_each(self, *args: Any) -> State:
+        return trees.stack([self._call_one(*(trees.one(arg, i) for arg in args)) for i in range(args[0].shape[0])])
+
+    def _call_one(self, t: Tensor, u: State, *rows: State) -> State:
+        # Copies on both sides: what numpy code does in place leaves no trace in torch's version counts.
+        given = trees.clone(u)
+        before = versions(given)
+        value = self._f(t, given, *rows)
+        if not isinstance(value, Tensor):
+            device = trees.leaves(u)[0].device
+            value = trees.map(lambda leaf: _from_numpy(leaf, device), value)
+        value = self._check(value, u)
+        check_untouched(given, before, self._name)
+        return trees.clone(value)
+
+
+def _generators(u: State) -> list[Tensor]:
+    """States of torch's global generators, of the CPU and of the device of ``u``."""
+    states, device = [torch.get_rng_state()], trees.leaves(u)[0].device
+    if device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
+        states.append(torch.cuda.get_rng_state(device))
+    return states
+
+
+def _from_numpy(leaf: Any, device: torch.device) -> Any:
+    return torch.as_tensor(leaf, device=device) if isinstance(leaf, np.ndarray | np.generic) else leaf
+
+
+def versions(u: State) -> int:
+    """How often the tensors were changed in place, all together; 0 where torch does not count: in inference mode."""
+    if isinstance(u, Tensor):
+        try:
+            return u._version
+        except RuntimeError:
+            return 0
+    return sum(versions(leaf) for leaf in trees.leaves(u))
+
+
+def check_untouched(u: State, before: int, name: str) -> None:
+    """Raises if a tensor of ``u`` was changed in place since `versions` gave ``before``."""
+    if versions(u) != before:
+        raise ValueError(
+            f"{name} changed the state that it was given in place; expected it to return a new tensor: write "
+            "-u instead of u.neg_(), or begin with u = u.clone()"
+        )
+
+
+class Fresh:
+    """Notices a function that writes a result into memory that it returned before, where the old one is still needed.
+
+    Returning one constant again and again is fine. Memory written through numpy is not noticed.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._last: list[tuple[Tensor, int]] = []
+
+    def check(self, value: State) -> State:
+        """Raises if ``value`` lies where the last one did and was changed in place since; returns it."""
+        for last, version in self._last:
+            if versions(last) != version and _share_memory(last, value):
+                raise ValueError(
+                    f"{self._name} returned a tensor in the memory of its last result, which it has overwritten; "
+                    "expected a new tensor from every call: return buffer.clone(), or compute without out="
+                )
+        try:
+            self._last = [(_without_graph(leaf), versions(leaf)) for leaf in trees.leaves(value)]
+        except (RuntimeError, NotImplementedError):  # tensors under a transform of torch.func have no memory to show
+            self._last = []
+        return value
+
+
+def _without_graph(leaf: Tensor) -> Tensor:
+    leaf.data_ptr()  # raises where there is no memory
+    return leaf.detach() if leaf.requires_grad else leaf
+
+
+def _share_memory(last: Tensor, value: State) -> bool:
+    where = last.untyped_storage().data_ptr()
+    try:
+        return any(leaf.untyped_storage().data_ptr() == where for leaf in trees.leaves(value))
+    except (RuntimeError, NotImplementedError):
+        return False
+
+
+@contextmanager
+def noting_vmap(name: str) -> Generator[None, None, None]:
+    """Says, on errors that torch raises inside of vmap, what to do where vmap is the cause."""
+    try:
+        yield
+    except RuntimeError as error:
+        error.add_note(
+            f"{name} was called under torch.func.vmap. If it works on a single state, vmap is what it cannot stand: "
+            'write it for stacked lanes and pass batching="native" or "fold", or pass batching="loop" to have it '
+            "called once per lane."
+        )
+        raise
+
+
+def check_like(value: State, u: State, what: str) -> State:
+    """Raises unless ``value`` has the structure, shapes, dtypes and devices of ``u``; returns it, dicts in order."""
+    if isinstance(value, Tensor) and isinstance(u, Tensor):
+        if value.shape == u.shape and value.dtype == u.dtype and value.device == u.device:
+            return value
+        pairs = [(value, u)]
+    else:
+        if trees.structure(value) != trees.structure(u):
+            value = trees.in_order_of(value, u)
+        if trees.structure(value) != trees.structure(u):
+            raise TypeError(
+                f"{what} returned {_describe(value)} for a state that is {_describe(u)}; "
+                "expected the same nest of tuples, lists and dicts, one derivative for each tensor"
+            )
+        pairs = list(zip(trees.leaves(value), trees.leaves(u), strict=True))
+    for got, expected in pairs:
+        if not isinstance(got, Tensor):
+            raise TypeError(
+                f"{what} returned a {type(got).__name__}; expected a tensor of shape {tuple(expected.shape)}"
+            )
+        if got.shape != expected.shape:
+            raise ValueError(
+                f"{what} returned shape {tuple(got.shape)} for a state of shape {tuple(expected.shape)}; expected the "
+                "same shape. Where a solve treats axis 0 as samples, f must work for any number of them"
+            )
+        if got.dtype != expected.dtype:
+            raise TypeError(
+                f"{what} returned {got.dtype} for a state of {expected.dtype}; expected the same dtype. "
+                "Time is float64: use t.to(u.dtype) where it meets the state"
+            )
+        if got.device != expected.device:
+            raise ValueError(
+                f"{what} returned a tensor on {got.device} for a state on {expected.device}; move it there"
+            )
+    return value
+
+
+def _describe(tree: State) -> str:
+    if isinstance(tree, Tensor):
+        return f"a tensor of shape {tuple(tree.shape)}"
+    if isinstance(tree, tuple | list | dict):
+        return f"a {type(tree).__name__} of {len(tree)}"  # pyright: ignore[reportUnknownArgumentType]
+    return f"a {type(tree).__name__}"

@@ -1,0 +1,178 @@
+"""What each iteration did: reports, with the increments of all slices or with the largest alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parareal.stopping._error_estimate import Floats
+
+
+@dataclass(frozen=True, eq=False, slots=True, init=False, repr=False)
+class IterationReport:
+    """One iteration, as the callback sees it and the history keeps it.
+
+    Attributes:
+        iteration: Counted from 1.
+        increments: How far each slice's right edge moved, in the norm of the stopping rule and its own units, float64,
+            shape ``(N,)``, or ``(B, N)`` with ``samples=True``. Zero where nothing was computed any more; NaN or Inf
+            where the new iterate was not finite, or where there was none before it. Not there in reports of a history
+            that is a summary, see `solve`: asking for it is an `AttributeError` then.
+        increment: The largest of them, those that are NaN left out; NaN where all are. With ``samples=True`` one number
+            for each sample, float64, shape ``(B,)``.
+        slices: Number of slices, N.
+        frontier: Number of slices known final from the left, or with ``samples=True`` one number for each sample,
+            int64, shape ``(B,)``.
+        rounds: Rounds since the start of the run.
+        evaluations: Evaluations since the start of the run.
+        kept: The increments, or ``None`` in a summary.
+    """
+
+    iteration: int
+    frontier: int | Tensor
+    rounds: int
+    evaluations: int
+    increment: float | Tensor
+    slices: int
+    kept: Tensor | None
+
+    def __init__(
+        self,
+        iteration: int,
+        increments: Tensor | None,
+        frontier: int | Tensor,
+        rounds: int,
+        evaluations: int,
+        increment: float | Tensor = float("nan"),
+        slices: int = 0,
+    ) -> None:
+        if increments is not None:
+            increment, slices = _largest(increments), increments.shape[-1]
+        values = {
+            "iteration": iteration,
+            "frontier": frontier,
+            "rounds": rounds,
+            "evaluations": evaluations,
+            "increment": increment,
+            "slices": slices,
+            "kept": increments,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def increments(self) -> Tensor:
+        """See the class."""
+        if self.kept is None:
+            raise AttributeError(
+                "this run has kept a summary of its history: report.increment, the largest, and not those of all "
+                'slices; expected solve(..., history="full"), or a callback, which sees them'
+            )
+        return self.kept
+
+    def __repr__(self) -> str:
+        names = ("iteration", *(["increments"] if self.kept is not None else ["increment"]))
+        names += ("frontier", "rounds", "evaluations")
+        return f"IterationReport({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+    def summary(self) -> IterationReport:
+        """The same without the increments of the slices."""
+        figures = (self.frontier, self.rounds, self.evaluations, self.increment, self.slices)
+        return IterationReport(self.iteration, None, *figures)
+
+
+def _largest(increments: Tensor) -> float | Tensor:
+    """The largest, (of each sample), NaN only where there is nothing else."""
+    largest = np.fmax.reduce(increments.numpy(), axis=-1, initial=np.nan)
+    return torch.from_numpy(largest) if increments.ndim == 2 else float(largest)
+
+
+class History(tuple[IterationReport, ...]):
+    """Reports of all iterations, one after another: a tuple that becomes a dict or a pandas frame."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Columns with an entry for each iteration, of plain numbers and lists, as JSON takes them.
+
+        ``iteration``, ``increments``, ``increment``, ``frontier``, ``rounds`` and ``evaluations``. ``increments`` is a
+        list of lists over the slices, or of ``None`` where a summary was kept; with ``samples=True`` ``frontier`` and
+        ``increment`` are lists over the samples, and ``increments`` lists of such lists.
+        """
+
+        def plain(value: Any) -> Any:
+            return value.tolist() if isinstance(value, Tensor) else value
+
+        columns = {name: [plain(getattr(report, name)) for report in self] for name in _COLUMNS}
+        return {"iteration": columns.pop("iteration"), "increments": [plain(each.kept) for each in self], **columns}
+
+    def to_frame(self) -> Any:
+        """A pandas frame with a row for each iteration and slice, and with ``samples=True`` for each sample.
+
+        Columns ``iteration``, ``sample`` (with ``samples=True``), ``slice``, ``increment``, ``final`` (whether the
+        slice was final or accepted after the iteration), ``rounds`` and ``evaluations``.
+
+        Raises:
+            ImportError: pandas is not installed.
+            ValueError: The history is a summary, which knows no slices.
+        """
+        try:
+            import pandas  # pyright: ignore
+        except ImportError as error:
+            raise ImportError(
+                "history.to_frame() needs pandas: pip install 'torch-parareal[pandas]', or take history.to_dict()"
+            ) from error
+        if any(report.kept is None for report in self):
+            raise ValueError(
+                "history.to_frame() has a row for each slice, and this run has kept a summary of its history; expected "
+                'solve(..., history="full"), or take history.to_dict()'
+            )
+        rows: list[dict[str, Any]] = []
+        for report in self:
+            table = report.increments.reshape(-1, report.slices).tolist()
+            samples = report.increments.ndim == 2
+            frontier = report.frontier.tolist() if isinstance(report.frontier, Tensor) else [report.frontier]
+            for i, increments in enumerate(table):
+                for n, increment in enumerate(increments):
+                    row = {"iteration": report.iteration, **({"sample": i} if samples else {}), "slice": n}
+                    row |= {"increment": increment, "final": n < frontier[i]}
+                    rows.append(row | {"rounds": report.rounds, "evaluations": report.evaluations})
+        return pandas.DataFrame(rows)
+
+
+_COLUMNS = ("iteration", "frontier", "rounds", "evaluations", "increment")
+
+
+class Moved:
+    """Increments of M systems of N slices in one iteration, which systems may complete one after another.
+
+    Of a window most are zeros, on its left, and NaN, on its right: these are left out, so that what is kept does not
+    grow with the number of slices.
+
+    Args:
+        systems: M.
+        slices: N.
+    """
+
+    def __init__(self, systems: int, slices: int) -> None:
+        self._shape = (systems, slices)
+        self._rows: dict[int, tuple[int, Floats]] = {}
+
+    def put(self, system: int, row: Floats) -> None:
+        """A system's, ``(N,)``."""
+        nonzero, known = row != 0, ~np.isnan(row)
+        first = int(nonzero.argmax()) if nonzero.any() else len(row)
+        end = len(row) - int(known[::-1].argmax()) if known.any() else 0
+        self._rows[system] = first, row[first : max(first, end)].copy()
+
+    def table(self) -> Floats:
+        """All of them, ``(M, N)``; zero for systems that have not put theirs."""
+        table = np.zeros(self._shape)
+        for system, (first, values) in self._rows.items():
+            table[system, first : first + len(values)] = values
+            table[system, first + len(values) :] = np.nan
+        return table

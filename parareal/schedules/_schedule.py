@@ -1,0 +1,208 @@
+"""A schedule says when: of the lanes whose input is known, which set out now.
+
+It sees only who stands where (`Progress`), never a state, and it answers with two masks. The engine does the rest.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parareal._core import trees
+from parareal.problem._lane_calls import check_like
+from parareal.grid._time_grid import Where, check_count
+from parareal._core.trees import State
+
+Guess: TypeAlias = Callable[[Where, State, tuple[Any, ...]], State]
+Ints: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+Bools: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
+Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass
+class Progress:
+    """Where everything stands, for M systems of N slices; a batch of samples is M systems, otherwise M is 1.
+
+    Attributes:
+        fine_ready: ``(M, N)``: the left edge holds an iterate from which no fine solve has set out yet.
+        fine_busy: ``(M, N)``: a fine lane is under way.
+        coarse_ready: ``(M, N)``: the left edge holds an iterate at which the coarse propagator was not evaluated.
+        coarse_busy: ``(M, N)``: a coarse lane is under way.
+        frontier: ``(M,)``: edges ``0 ... frontier`` are final.
+        iteration: ``(M,)``: iterations completed.
+        coarse: Whether the correction has a propagator, whose lanes these coarse ones are.
+    """
+
+    fine_ready: Bools
+    fine_busy: Bools
+    coarse_ready: Bools
+    coarse_busy: Bools
+    frontier: Ints
+    iteration: Ints
+    coarse: bool = False
+
+
+class Schedule(ABC):
+    """Chooses which ready lanes set out.
+
+    Attributes:
+        width: Most slices that are worked on at a time, from the frontier on; ``None`` for all.
+        guess: First iterates in place of the correction's own; see `Correction.guess_run`.
+    """
+
+    width: int | None = None
+    guess: Guess | None = None
+
+    @abstractmethod
+    def admit(self, progress: Progress) -> tuple[Bools, Bools]:
+        """Masks ``(M, N)`` of the fine and of the coarse lanes that set out now, each a part of those ready.
+
+        Called whenever something has changed. A system that has lanes ready and none under way must be given some.
+        """
+
+
+@dataclass(frozen=True)
+class Barrier(Schedule):
+    """The classical order: all fine slices together, then one coarse sweep.
+
+    With one coarse step of a one-evaluation method, S fine steps a slice, N slices and k iterations it takes
+    N + k (N + S - 1) - k (k + 1) / 2 rounds. Each sample of a batch keeps its own barrier.
+    """
+
+    def admit(self, progress: Progress) -> tuple[Bools, Bools]:
+        """Coarse lanes while no fine lane is under way, fine lanes once the sweep is over."""
+        solving = progress.fine_busy.any(axis=1, keepdims=True)
+        sweeping = (progress.coarse_ready | progress.coarse_busy).any(axis=1, keepdims=True)
+        return progress.fine_ready & ~(sweeping | solving), progress.coarse_ready & ~solving
+
+
+@dataclass(frozen=True)
+class Wavefront(Schedule):
+    """Pipelined Parareal: each slice's next iteration starts as soon as its input exists.
+
+    Coarse and fine lanes of several iterations share the rounds. With one coarse step of a one-evaluation method, S
+    fine steps a slice, N slices and k iterations it takes k S + N - k rounds; for k = N that is the N S of the
+    sequential run, and it never takes more. Lanes that set out before it is known whether they will be needed are
+    speculative work, and count as evaluations like any other.
+
+    Where every coarse lane takes fewer rounds than the fine lane beside it, each iteration moves every edge to where
+    `Barrier` moves it. When the run ends, edges on the left may already be an iterate further on; where coarse lanes
+    are as slow as fine ones, a final state may overtake an iterate, and what came of that iterate is left out.
+
+    Source:
+        M. Minion, A hybrid parareal spectral deferred corrections method, Comm. App. Math. Comp. Sci. 5 (2010);
+        E. Aubanel, Scheduling of tasks in the parareal algorithm, Parallel Computing 37 (2011); on diffusion models,
+        Self-Refining Diffusion Samplers (arXiv 2412.08292).
+    """
+
+    def admit(self, progress: Progress) -> tuple[Bools, Bools]:
+        """Everything that is ready."""
+        return progress.fine_ready, progress.coarse_ready
+
+
+@dataclass(frozen=True)
+class Windowed(Schedule):
+    """A window of slices that slides with the frontier: at most ``width`` of them are worked on at a time.
+
+    Slices leave it on the left as they become final or are accepted by the stopping rule, which a window always asks to
+    accept (``freeze``). Inside, everything goes as soon as it can, as in `Wavefront`. The slice at the frontier always
+    advances, so that it takes no more rounds than the sequential run. One case is excepted: a run that finds at its end
+    that errors it has accepted grew beyond the tolerance continues from the last proven slice boundary, and those
+    rounds come on top (with ``dense=False`` it ends as `Status.UNCERTAIN` instead). An iteration ends whenever the
+    frontier has moved.
+
+    Args:
+        width: Slices in the window, at least 1, and lanes in a round. Where the correction has a propagator its lanes
+            count as well, and those of the slices at the frontier may be a few more.
+        initial: First guesses on slices that enter: ``"coarse"``, the correction's own; ``"hold"``, the last state;
+            ``"extrapolate"``, the line through the last two edges; or ``guess(t0, t1, u)``, called once for many
+            slices with float64 times of shape ``(L,)`` and leaves ``(L, *state)``, which carries ``u`` from ``t0``,
+            the last edge that holds a state, to ``t1``.
+
+    Raises:
+        TypeError: ``width`` is not an int.
+        ValueError: ``width`` is below 1, or ``initial`` is unknown.
+
+    Source:
+        Parallel Sampling of Diffusion Models (ParaDiGMS, arXiv 2305.16317), with `Identity` and slices of one step.
+
+    Examples:
+        >>> import torch, parareal as pr
+        >>> grid = pr.TimeGrid.uniform(0.0, 8.0, slices=64)
+        >>> problem = pr.ODE(lambda t, u: torch.cos(t) * u)
+        >>> window = pr.Windowed(8)
+        >>> sol = pr.solve(problem, torch.ones(1), grid, fine=pr.RK4(), coarse=pr.Identity(), schedule=window)
+        >>> sol.stats.max_lanes, sol.stats.rounds < 4 * 64
+        (8, True)
+    """
+
+    width: int  # pyright: ignore[reportIncompatibleVariableOverride]
+    initial: Literal["coarse", "hold", "extrapolate"] | Callable[[Tensor, Tensor, State], State] = "coarse"
+
+    def __post_init__(self) -> None:
+        check_count(self.width, "width")
+        if not callable(self.initial) and not (isinstance(self.initial, str) and self.initial in INITIAL):
+            raise ValueError(
+                f"initial={self.initial!r} is unknown; expected one of {', '.join(map(repr, INITIAL))}, or a function "
+                "guess(t0, t1, u) -> u at t1"
+            )
+
+    @property
+    def guess(self) -> Guess | None:  # pyright: ignore
+        """What ``initial`` stands for."""
+        if callable(self.initial):
+            return partial(_carried, self.initial)
+        return INITIAL[self.initial]
+
+    def admit(self, progress: Progress) -> tuple[Bools, Bools]:
+        """Everything that is ready, from the left, as long as there is room; the slice at the frontier always."""
+        p = progress
+        if self.width >= p.fine_ready.shape[1] and not p.coarse:
+            return p.fine_ready, p.coarse_ready
+        front = np.arange(p.fine_ready.shape[1]) == p.frontier[:, None]
+        fine = p.fine_ready & (front | ~p.fine_busy)
+        coarse = p.coarse_ready & (front | ~p.coarse_busy)
+        under_way = (p.fine_busy.astype(np.int64) + p.coarse_busy) * ~front
+        room = self.width - 1 - p.coarse - under_way.sum(axis=1, keepdims=True)  # some is kept for the frontier
+        fits = front | (np.cumsum((fine.astype(np.int64) + coarse) * ~front, axis=1) <= room)
+        return fine & fits, coarse & fits
+
+
+def _held(at: Where, u: State, before: tuple[Any, ...]) -> State:
+    length = at.shape[1]
+    return trees.map(lambda leaf: leaf.unsqueeze(1).expand(leaf.shape[0], length, *leaf.shape[1:]), u)
+
+
+def _extrapolated(at: Where, u: State, before: tuple[Any, ...]) -> State:
+    if not before:
+        return _held(at, u, before)
+    start = at.t0[:, 0]
+    ratio = (at.t1 - start[:, None]) / (start - before[0].t)[:, None]
+    ratio = torch.where(torch.isfinite(ratio), ratio, 0.0)
+
+    def leaf(now: Tensor, earlier: Tensor) -> Tensor:
+        weights = ratio.to(now.real.dtype).reshape(*ratio.shape, *[1] * (now.ndim - 1))
+        return now.unsqueeze(1) + weights * (now - earlier).unsqueeze(1)
+
+    return trees.map(leaf, u, before[0].u)
+
+
+def _carried(fn: Callable[[Tensor, Tensor, State], State], at: Where, u: State, before: tuple[Any, ...]) -> State:
+    rows, length = at.shape
+    many = trees.map(lambda leaf: leaf.repeat_interleave(length, dim=0), u)
+    start = at.t0[:, :1].expand(rows, length).reshape(-1)
+    return trees.fold(check_like(fn(start, at.t1.reshape(-1), many), many, "initial(t0, t1, u)"), length)
+
+
+INITIAL: dict[str, Guess | None] = {
+    "coarse": None,
+    "hold": _held,
+    "extrapolate": _extrapolated,
+}

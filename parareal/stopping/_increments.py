@@ -1,0 +1,99 @@
+"""How slice ends moved: noted edge by edge as it happens, measured all together once an iteration is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parareal._core import trees
+from parareal._core.multistep_state import Carried, bare
+from parareal._core.norms import NormName, norm
+from parareal.schedules._schedule import Bools, Ints
+from parareal._core.trees import State
+
+
+class Change:
+    """How slice ends moved in one iteration, on L lanes, and its norms, each computed once.
+
+    Args:
+        new: The new iterates.
+        old: The iterates before.
+        fine: Fine solutions from the inputs before: ``fine - old`` is the defect of the old iterate.
+        earlier: Fine solutions from the inputs before those, NaN where there were none; ``None`` if they are not kept.
+    """
+
+    def __init__(self, new: State, old: State, fine: State, earlier: State = None) -> None:
+        self._parts: dict[str, Callable[[], State]] = {
+            "increment": lambda: trees.sub(new, old),
+            "defect": lambda: trees.sub(fine, old),
+            "size": lambda: new,
+            "carried": lambda: trees.sub(bare(fine), bare(earlier)),
+        }
+        self._grows = earlier is not None
+        self._norms: dict[tuple[str, str], Tensor] = {}
+
+    def norm(self, what: Literal["increment", "defect", "size", "carried"], kind: NormName) -> Tensor:
+        """Norm of the new iterate minus the old, of F(old input) minus the old iterate, or of the new iterate.
+
+        Or of what the fine propagator made of the last move of its input, ``"carried"``; NaN where that is not known.
+
+        Where a multistep method's memory travels with the state, the larger of what both moved by.
+        """
+        key = (what, kind)
+        if what == "carried" and not self._grows:
+            return torch.full_like(self.norm("size", kind), float("nan"))
+        if key not in self._norms:
+            tree = self._parts[what]()
+            value = norm(bare(tree), kind)
+            if isinstance(tree, Carried) and what != "size":  # settled is what has settled with its memory
+                parts = (*tree.memory.values, *tree.memory.states)
+                value = torch.stack([value, *(norm(part, kind) for part in parts)]).amax(0)
+            self._norms[key] = value
+        return self._norms[key]
+
+
+class Changes:
+    """What has changed and was not measured yet.
+
+    Args:
+        slices: Slices of each system: slice ``n`` of system ``m`` has the number ``m * slices + n``.
+    """
+
+    def __init__(self, slices: int) -> None:
+        self._slices = slices
+        self._parts: list[tuple[Ints, Ints, Bools, tuple[State, ...]]] = []
+
+    def add(
+        self, ids: Ints, iterate: Ints, new: State, old: State, fine: State, earlier: State = None, final: bool = False
+    ) -> None:
+        """Right edges of slices ``ids`` have taken the iterates numbered ``iterate``, or final ones; see `Change`."""
+        states = (new, old, fine) if earlier is None else (new, old, fine, earlier)
+        self._parts.append((ids, iterate, np.full(len(ids), final), states))
+
+    def newest_first(self) -> Iterator[tuple[Ints, State, Bools]]:
+        """Slices whose right edges have moved and were not measured, what these held before, and which became final."""
+        return ((ids, states[1], final) for ids, _, final, states in reversed(self._parts))
+
+    def take(self, systems: Ints, last: Ints | None) -> tuple[Ints, Ints, Bools, Change]:
+        """Takes out the changes of some systems, up to iterate ``last[system]``, with slices and iterates."""
+        ids = np.concatenate([part[0] for part in self._parts])
+        iterate = np.concatenate([part[1] for part in self._parts])
+        final = np.concatenate([part[2] for part in self._parts])
+        states = tuple(trees.cat(list(parts)) for parts in zip(*(part[3] for part in self._parts), strict=True))
+        owner = ids // self._slices
+        chosen = np.isin(owner, systems)
+        if last is not None:
+            chosen &= iterate <= last[owner]
+        self._parts = []
+        if not chosen.all():
+            device = trees.leaves(states[0])[0].device
+            later, now = (torch.from_numpy(mask.nonzero()[0]).to(device) for mask in (~chosen, chosen))
+            kept = tuple(trees.lanes(part, later) for part in states)
+            self._parts = [(ids[~chosen], iterate[~chosen], final[~chosen], kept)]
+            ids, iterate, final = ids[chosen], iterate[chosen], final[chosen]
+            states = tuple(trees.lanes(part, now) for part in states)
+        return ids, iterate, final, Change(*states)
