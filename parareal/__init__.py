@@ -5,36 +5,24 @@ See `solve`.
 """
 
 from parareal import plot, theory
+from parareal._core.multistep_state import Carried, Memory
+from parareal._core.version import __version__ as __version__
+from parareal._solve import serial, solve
+from parareal.compat._odeint import odeint
 from parareal.corrections._anderson import Anderson
-from parareal.problem._brownian_path import BrownianPath
-from parareal.stopping._increments import Change
-from parareal.diagnostics._check_propagator import check_propagator
 from parareal.corrections._base import Coarse, Correction, Edge, Known, Sweep
-from parareal.distributed._lane_parallel import Distributed
-from parareal.executors._base import Batched, Executor, Serial
-from parareal.diagnostics._report import Finding, PropagatorReport
-from parareal.problem._given_path import FrozenPath
-from parareal.grid._time_grid import TimeGrid
-from parareal.results._history import History, IterationReport
+from parareal.corrections._damped import Damped
 from parareal.corrections._jacobian import Jacobian
 from parareal.corrections._linear import Identity, Linear, LinearFlow, Whitened, Zero
-from parareal.distributed._process_group import RankError
-from parareal._core.multistep_state import Carried, Memory
-from parareal.compat._odeint import odeint
-from parareal.problem._noise_path import NoisePath
-from parareal.planning._plan import Plan, plan
-from parareal.problem._ode import ODE, Problem
-from parareal.distributed._rank_pipeline import RankPipeline
-from parareal.results._record import Record
-from parareal.schedules._schedule import Barrier, Progress, Schedule, Wavefront, Windowed
-from parareal.problem._sde import SDE
 from parareal.corrections._secant import Secant
-from parareal.problem._semilinear import Prediction, Semilinear, SemilinearODE, Split, Weights, scaled_phis
-from parareal.results._solution import Solution, SolveError, Stats, Status
-from parareal._solve import serial, solve
-from parareal.stopping._tolerance import Iterations, StoppingRule, Tolerance, Verdict
-from parareal.planning._trials import Candidate
-from parareal.corrections._wrapper import Damped
+from parareal.diagnostics._check_propagator import check_propagator
+from parareal.diagnostics._report import Finding, PropagatorReport
+from parareal.distributed._lane_parallel import Distributed
+from parareal.distributed._process_group import RankError
+from parareal.distributed._rank_pipeline import RankPipeline
+from parareal.executors._base import Executor
+from parareal.executors._local import Batched, Serial
+from parareal.grid._time_grid import TimeGrid
 from parareal.integrators import (
     DEIS,
     ETDRK2,
@@ -78,6 +66,23 @@ from parareal.integrators import (
     Trapezoid,
     UniPC,
 )
+from parareal.planning._plan import Plan, plan
+from parareal.planning._trials import Candidate
+from parareal.problem._brownian_path import BrownianPath
+from parareal.problem._given_path import FrozenPath
+from parareal.problem._noise_path import NoisePath
+from parareal.problem._ode import ODE, Problem
+from parareal.problem._sde import SDE
+from parareal.problem._semilinear import Prediction, Semilinear, SemilinearODE, Split, Weights, scaled_phis
+from parareal.results._history import History, IterationReport
+from parareal.results._record import Record
+from parareal.results._solution import Solution, SolveError, Stats
+from parareal.results._status import Status
+from parareal.schedules._schedule import Barrier, Progress, Schedule, Wavefront
+from parareal.schedules._windowed import Windowed
+from parareal.stopping._increments import Change
+from parareal.stopping._rules import Iterations, StoppingRule
+from parareal.stopping._tolerance import Tolerance, Verdict
 
 __all__ = [
     "DEIS",
@@ -185,5 +190,3 @@ __all__ = [
     "solve",
     "theory",
 ]
-
-__version__ = "0.1.0"

@@ -8,15 +8,8 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.checks import with_article
 from parareal._core.trees import State
-
-
-def check_instance(value: Any, kind: type, name: str, example: str) -> None:
-    """Raises unless ``value`` is an instance of ``kind``; a class where an object is due is the usual slip."""
-    if isinstance(value, kind):
-        return
-    got = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
-    raise TypeError(f"{name} is {got}; expected {kind.__name__}, for example {example}")
 
 
 def check_keep(keep: Any, dense: bool) -> None:
@@ -37,11 +30,6 @@ def check_history(history: Any, dense: bool) -> bool:
             "alone, or None for 'full' with dense=True and 'summary' without"
         )
     return history == "summary"
-
-
-def with_article(name: str) -> str:
-    """An ODE, but a SemilinearODE."""
-    return f"{'an' if name[0] in 'AEIO' or name == 'SDE' else 'a'} {name}"
 
 
 def check_solves(method: Any, problem: Any, name: str) -> None:

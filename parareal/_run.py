@@ -13,30 +13,34 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal.distributed._block_engine import BlockEngine
-from parareal._input_checks import as_lanes, check_fold, check_instance, check_per_sample, check_solves, check_state
-from parareal.persistence._checkpoint import Checkpoint
-from parareal.corrections._base import Correction
-from parareal.engine._engine import Engine
-from parareal.executors._base import Executor
-from parareal.engine._lanes import Flight
-from parareal.grid._time_grid import Mesh, TimeGrid
-from parareal.results._history import History, IterationReport, Moved
-from parareal.stopping._rules import reopen
+from parareal._core.arrays import Bools, Floats
+from parareal._core.checks import check_instance
 from parareal._core.multistep_state import Carried, bare
-from parareal.problem._ode import Problem
 from parareal._core.progress_bar import Bar
-from parareal.distributed._rank_pipeline import InBlock
-from parareal.results._record import Record, Recorder
-from parareal.engine._rounds import Counters, play_round
-from parareal.schedules._schedule import Bools, Schedule
-from parareal.results._solution import Solution, Stats, Status
-from parareal.persistence._resume import Identity, capture, describe, nameless, raw, restore
-from parareal.stopping._tolerance import Floats, StoppingRule
 from parareal._core.ring_buffer import Ring
 from parareal._core.trees import State
+from parareal._input_checks import as_lanes, check_fold, check_per_sample, check_solves, check_state
+from parareal.corrections._base import Correction
+from parareal.distributed._block_engine import BlockEngine
+from parareal.distributed._rank_pipeline import InBlock
+from parareal.engine._engine import Engine
+from parareal.engine._lanes import Flight
+from parareal.engine._rounds import Counters, play_round
 from parareal.engine._verify import evaluate
+from parareal.executors._base import Executor
+from parareal.grid._mesh import Mesh
+from parareal.grid._time_grid import TimeGrid
 from parareal.integrators import Integrator, Multistep
+from parareal.persistence._checkpoint import Checkpoint
+from parareal.persistence._resume import capture, restore
+from parareal.problem._ode import Problem
+from parareal.results._history import History, IterationReport, Moved
+from parareal.results._record import Record, Recorder
+from parareal.results._run_identity import Identity, describe, nameless, raw
+from parareal.results._solution import Solution, Stats
+from parareal.results._status import Status
+from parareal.schedules._schedule import Schedule
+from parareal.stopping._rules import StoppingRule, reopen
 
 Callback = Callable[[IterationReport], Any]
 

@@ -7,21 +7,24 @@ from contextlib import nullcontext
 from typing import Literal
 
 from parareal._core import trees
-from parareal._input_checks import check_history, check_instance, check_keep, check_solves
-from parareal.persistence._checkpoint import Checkpoint
-from parareal.corrections._base import Coarse, Correction
-from parareal.executors._base import Batched, Executor
-from parareal.grid._time_grid import TimeGrid, check_count
-from parareal.problem._ode import Problem
-from parareal.distributed._rank_pipeline import InBlock, RankPipeline
-from parareal._run import Callback, Run
-from parareal.schedules._schedule import Barrier, Schedule
+from parareal._core.checks import check_count, check_instance
 from parareal._core.signals import raising
-from parareal.results._solution import Solution, SolveError
-from parareal.persistence._resume import digest
-from parareal.stopping._tolerance import StoppingRule, Tolerance
 from parareal._core.trees import State
+from parareal._input_checks import check_history, check_keep, check_solves
+from parareal._run import Callback, Run
+from parareal.corrections._base import Coarse, Correction
+from parareal.distributed._rank_pipeline import InBlock, RankPipeline
+from parareal.executors._base import Executor
+from parareal.executors._local import Batched
+from parareal.grid._time_grid import TimeGrid
 from parareal.integrators import Integrator
+from parareal.persistence._checkpoint import Checkpoint
+from parareal.problem._ode import Problem
+from parareal.results._run_identity import digest
+from parareal.results._solution import Solution, SolveError
+from parareal.schedules._schedule import Barrier, Schedule
+from parareal.stopping._rules import StoppingRule
+from parareal.stopping._tolerance import Tolerance
 
 
 def solve(

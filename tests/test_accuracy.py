@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import parareal as pr
-from parareal.stopping._error_estimate import Errors, Seen, Start
+from parareal.stopping._error_estimate import Errors
+from parareal.stopping._observations import Seen, Start
 
 SEEDS = range(6)
 CORRECTIONS: dict[str, Any] = {

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import parareal as pr
-from parareal.grid._time_grid import Mesh
+from parareal.grid._mesh import Mesh
 
 
 @given(

@@ -12,8 +12,8 @@ from strategies import equal
 from torch import Tensor
 
 import parareal as pr
-from parareal.problem._ode import Stages
 from parareal.integrators import Integrator
+from parareal.problem._ode import Stages
 
 GRID = pr.TimeGrid.uniform(0.0, 1.0, slices=4, steps=3)
 U0 = torch.tensor([1.0, -2.0], dtype=torch.float64)

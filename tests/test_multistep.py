@@ -23,11 +23,11 @@ from strategies import distance, equal, part, single
 from torch import Tensor
 
 import parareal as pr
-from parareal.engine import _update
-from parareal.stopping._increments import Change
 from parareal._core.multistep_state import bare, follow
-from parareal.problem._semilinear import linear_weights
+from parareal.engine import _update
 from parareal.integrators._interpolation import node_weights
+from parareal.problem._semilinear import linear_weights
+from parareal.stopping._increments import Change
 
 EPS = float(torch.finfo(torch.float64).eps)
 START = torch.tensor([0.8, -0.3, 0.4], dtype=torch.float64)

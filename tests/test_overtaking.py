@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 import parareal as pr
-from parareal.engine._engine import Engine
 from parareal._core.arrival_queue import Queue
+from parareal.engine._engine import Engine
 from tests import strategies as own
 
 D = torch.float64

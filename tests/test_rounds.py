@@ -19,8 +19,8 @@ from torch import Tensor
 
 import parareal as pr
 from parareal.engine._lanes import Flight
-from parareal.grid._time_grid import Mesh
 from parareal.engine._rounds import Counters, play_round
+from parareal.grid._mesh import Mesh
 from tests import strategies as own
 
 CROUZEIX = pr.ButcherTableau(a=((0.5, 0.0), (0.0, 0.5)), b=(0.5, 0.5), order=1)

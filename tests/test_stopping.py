@@ -11,7 +11,7 @@ import torch
 
 import parareal as pr
 from parareal._core.norms import norm
-from parareal.stopping._tolerance import StoppingRule
+from parareal.stopping._rules import StoppingRule
 
 GRID = pr.TimeGrid.from_edges(torch.arange(4.0))
 IGNORED = pr.ODE(lambda t, u: u)

@@ -15,9 +15,9 @@ from strategies import Case, cases, corrections, distance, equal, opened, part
 from torch import Tensor
 
 import parareal as pr
-from parareal.engine._readiness import Edges
 from parareal.engine._engine import Engine
-from parareal.grid._time_grid import Span
+from parareal.engine._readiness import Edges
+from parareal.grid._mesh import Span
 
 NEVER = pr.Tolerance(rtol=0.0, atol=0.0)
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 import parareal as pr
-from diffusion_adapters.sampling._sample import COARSE, SOLVERS, stopping
 from diffusion_adapters._validate import count, one_of
 from diffusion_adapters.diffusers._callbacks import watched, watched_old
 from diffusion_adapters.diffusers._check import Check, DiffersError, Rewind
@@ -20,8 +19,9 @@ from diffusion_adapters.diffusers._denoising_loop import Conversation
 from diffusion_adapters.diffusers._loop_steps import telling
 from diffusion_adapters.diffusers._network_proxy import proxy
 from diffusion_adapters.diffusers._problem import Setup
-from diffusion_adapters.diffusers._unsupported import refuse, refuse_combined
 from diffusion_adapters.diffusers._scheduler_proxy import stand_in
+from diffusion_adapters.diffusers._unsupported import refuse, refuse_combined
+from diffusion_adapters.sampling._sample import COARSE, SOLVERS, stopping
 
 NETWORKS = ("unet", "transformer", "transformer_2", "controlnet", "prior")
 """Components that a pipeline may call in its loop."""

@@ -10,17 +10,25 @@ import torch
 from torch import Tensor
 
 import parareal as pr
-from diffusion_adapters.equations._coordinates import Coordinates, Ratio, coordinates_for, small_signal
-from diffusion_adapters.equations._probability_flow import DiffusionODE, ProbabilityFlow, RightHandSide, check_start
-from diffusion_adapters.models._model import DiffusionModel
-from diffusion_adapters.models._prediction import convert, per_row
-from diffusion_adapters.sampling._sample import SOLVERS, choose_schedule, correction_of, grid_of, settled
-from diffusion_adapters.noise_schedules._named import Flow
-from diffusion_adapters.equations._reverse_sde import NoisyFlow
 from diffusion_adapters.diffusers._network_proxy import Lanes
 from diffusion_adapters.diffusers._replay import Mark, Marked
-from diffusion_adapters.diffusers._scheduler_steps import Blend, Blended, Drawn, DrawnFlow, HeunToZero, Posterior, nearest
+from diffusion_adapters.diffusers._scheduler_steps import (
+    Blend,
+    Blended,
+    Drawn,
+    DrawnFlow,
+    HeunToZero,
+    Posterior,
+    nearest,
+)
 from diffusion_adapters.diffusers._translation import Translation
+from diffusion_adapters.equations._coordinates import Coordinates, Ratio, coordinates_for, small_signal
+from diffusion_adapters.equations._probability_flow import DiffusionODE, ProbabilityFlow, RightHandSide, check_start
+from diffusion_adapters.equations._reverse_sde import NoisyFlow
+from diffusion_adapters.models._model import DiffusionModel
+from diffusion_adapters.models._prediction import convert, per_row
+from diffusion_adapters.noise_schedules._named import Flow
+from diffusion_adapters.sampling._sample import SOLVERS, choose_schedule, correction_of, grid_of, settled
 
 WIDTH = 16
 """Slices at a time, unless told otherwise: on the packaged digits this takes 11 rounds for 50 steps of DDIM, as all 50

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 import parareal as pr
+from parareal._core.arrays import Ints
 from parareal.problem._ode import Stages
-from parareal.schedules._schedule import Ints
 
 
 class ReplayError(Exception):

@@ -16,11 +16,11 @@ from diffusion_adapters.equations._coordinates import Coordinates
 from diffusion_adapters.equations._probability_flow import DiffusionODE
 from diffusion_adapters.equations._reverse_sde import NoisyFlow
 from diffusion_adapters.sampling._stochastic_steps import SDEDPMSolverPP
-from parareal.grid._time_grid import Mesh
-from parareal.problem._ode import Stages
-from parareal.schedules._schedule import Ints
-from parareal.problem._semilinear import lincomb
+from parareal._core.arrays import Ints
+from parareal.grid._mesh import Mesh
 from parareal.integrators._adams import extrapolate
+from parareal.problem._ode import Stages
+from parareal.problem._semilinear import lincomb
 
 Clean = Callable[[Tensor], Tensor]
 """What is done to an estimate of the clean data, ``(n, *rest)``: clipping, thresholding."""

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 import parareal as pr
+from diffusion_adapters.diffusers._scheduler_steps import Clean, HeunToZero, Ordered, Posterior, SDEDPMSolver
 from diffusion_adapters.equations._coordinates import Name
 from diffusion_adapters.noise_schedules._base import NoiseSchedule
 from diffusion_adapters.noise_schedules._named import Flow
 from diffusion_adapters.sampling._stochastic_steps import Ancestral, SDEDPMSolverPP
-from diffusion_adapters.diffusers._scheduler_steps import Clean, HeunToZero, Ordered, Posterior, SDEDPMSolver
 
 
 @dataclass(frozen=True)

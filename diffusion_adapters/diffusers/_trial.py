@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_adapters.models._prediction import per_row
 from diffusion_adapters.diffusers._problem import Request, Setup, prepare
 from diffusion_adapters.diffusers._translation import Translation, translate
+from diffusion_adapters.models._prediction import per_row
 
 TOLERANCE = 2e-3
 """Relative. States in float32, as some schedulers keep them, leave 1e-3 where a run begins nearly without signal."""

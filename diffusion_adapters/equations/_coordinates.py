@@ -13,10 +13,10 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from diffusion_adapters.noise_schedules._base import NoiseSchedule
-from diffusion_adapters.models._prediction import Levels, Row, per_row
-from diffusion_adapters.noise_schedules._named import Flow
 from diffusion_adapters._validate import one_of
+from diffusion_adapters.models._prediction import Levels, Row, per_row
+from diffusion_adapters.noise_schedules._base import NoiseSchedule
+from diffusion_adapters.noise_schedules._named import Flow
 
 _SMALL_SIGNAL = 1e-3
 """Below this alpha at the noisy end, z = x/alpha would lose more than a few digits of x0 in float32."""

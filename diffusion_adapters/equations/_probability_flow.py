@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 import parareal as pr
-from diffusion_adapters.models._conditioning import split
+from diffusion_adapters._validate import check_floating
 from diffusion_adapters.equations._coordinates import Coordinates, Name, coordinates_for
+from diffusion_adapters.models._conditioning import split
 from diffusion_adapters.models._model import DiffusionModel
 from diffusion_adapters.models._prediction import ROWS, between, per_row
-from diffusion_adapters.equations._split import diffusion_split
 from diffusion_adapters.models._training_mode import check_mode
-from diffusion_adapters._validate import check_floating
+from parareal import Split, Weights
+from parareal.problem._semilinear import chosen
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,3 +207,32 @@ def check_start(model: DiffusionModel) -> None:
             f"{schedule.t_max} of {schedule!r}; use a model that predicts v, x0 or a velocity, or a schedule that ends "
             "before"
         )
+
+
+def diffusion_split(problem: DiffusionODE, coordinates: Coordinates, prediction: pr.Prediction) -> Split:
+    """The split of a diffusion ODE for a model whose x0 or eps is taken for smooth in lambda.
+
+    A step that begins without signal says nothing of x0 in its state, and takes it from the model, whichever is
+    smooth; one that begins without noise takes eps. Such steps are endless, of order 1, and the same in both.
+    """
+    data = prediction == "data"
+
+    def takes_data(a: Tensor, b: Tensor) -> Tensor:
+        return b != 0 if data else a == 0
+
+    def rest(tau: Tensor, u: Tensor, slope: Tensor) -> Tensor:
+        x0, eps = coordinates.split_lanes(tau, u, slope)
+        return chosen(takes_data(*coordinates.shares(tau)), x0, eps)
+
+    def weights(t0: Tensor, t1: Tensor, n: int) -> Weights:
+        h = coordinates.level(t1) - coordinates.level(t0)
+        (a0, b0), (a1, b1) = coordinates.shares(t0), coordinates.shares(t1)
+        of_data = takes_data(a0, b0)
+        keep = torch.where(of_data, b1 / b0, a1 / a0)
+        scale = torch.where(of_data, a1, -b1)
+        grown = torch.where(a1 == 0, -keep * a0, -a1 * torch.expm1(-h))
+        first = torch.where(of_data, grown, b1 - keep * b0)
+        phi = pr.scaled_phis(h, h.new_tensor(-1.0 if data else 1.0), n, scale, first)
+        return Weights(h, (keep,), [(part,) for part in phi], phi[0], scale)
+
+    return Split(problem.rhs, rest, coordinates.level, coordinates.at_level, weights, endless=True)

@@ -15,8 +15,8 @@ import parareal as pr
 from diffusion_adapters.equations._probability_flow import DiffusionODE, ProbabilityFlow, probability_flow
 from diffusion_adapters.models._model import DiffusionModel
 from parareal._core import trees
+from parareal.grid._mesh import Mesh
 from parareal.problem._brownian_path import brownian_keys
-from parareal.grid._time_grid import Mesh
 from parareal.problem._sde import draw_seeds
 
 Generators = torch.Generator | Sequence[torch.Generator] | None

@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from diffusion_adapters.models._model import DiffusionModel
-from diffusion_adapters.noise_schedules._base import NoiseSchedule
-from diffusion_adapters.noise_schedules._named import EDM, Flow
-from diffusion_adapters.noise_schedules._spacing import Spacing
 from diffusion_adapters._validate import count, require
+from diffusion_adapters.models._model import DiffusionModel
+from diffusion_adapters.noise_schedules._base import NoiseSchedule, Spacing
+from diffusion_adapters.noise_schedules._named import EDM, Flow
 
 
 @dataclass(frozen=True)

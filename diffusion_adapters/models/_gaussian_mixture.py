@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_adapters.models._model import DiffusionModel
-from diffusion_adapters.noise_schedules._base import NoiseSchedule
-from diffusion_adapters.models._prediction import ROWS, Prediction, check_prediction, levels_at, per_row
 from diffusion_adapters._validate import require
+from diffusion_adapters.models._model import DiffusionModel
+from diffusion_adapters.models._prediction import ROWS, Prediction, check_prediction, levels_at, per_row
+from diffusion_adapters.noise_schedules._base import NoiseSchedule
 
 
 @dataclass(frozen=True, eq=False)

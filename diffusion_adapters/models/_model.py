@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusion_adapters.models._conditioning import check_conditioning, expand, map_tensors, stack_branches
-from diffusion_adapters.noise_schedules._base import NoiseSchedule
-from diffusion_adapters.models._prediction import Prediction, check_prediction, convert, levels_at, per_row
 from diffusion_adapters._validate import check_floating, finite
+from diffusion_adapters.models._conditioning import check_conditioning, expand, map_tensors, stack_branches
+from diffusion_adapters.models._prediction import Prediction, check_prediction, convert, levels_at, per_row
+from diffusion_adapters.noise_schedules._base import NoiseSchedule
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from torch import Tensor
 
-from diffusion_adapters.noise_schedules._base import NoiseSchedule
 from diffusion_adapters._validate import check_floating, one_of
+from diffusion_adapters.noise_schedules._base import NoiseSchedule
 
 Prediction: TypeAlias = Literal["eps", "x0", "v", "score", "velocity"]
 PREDICTIONS: tuple[str, ...] = get_args(Prediction)

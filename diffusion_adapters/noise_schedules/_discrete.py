@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_adapters.noise_schedules._base import NoiseSchedule
 from diffusion_adapters._validate import require
+from diffusion_adapters.noise_schedules._base import NoiseSchedule
 
 _SNAP = 1e-11
 """Relative to the number of timesteps: a time this close to an integer is that integer (`Discrete.time`)."""

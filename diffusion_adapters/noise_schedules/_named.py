@@ -12,8 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from diffusion_adapters.noise_schedules._base import NoiseSchedule
 from diffusion_adapters._validate import require, set_finite
+from diffusion_adapters.noise_schedules._base import NoiseSchedule
 
 
 @dataclass(frozen=True)

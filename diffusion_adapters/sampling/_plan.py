@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 import parareal as pr
+from diffusion_adapters._validate import count
+from diffusion_adapters.equations._reverse_sde import NoisyFlow
 from diffusion_adapters.models._conditioning import map_tensors
 from diffusion_adapters.models._model import DiffusionModel
+from diffusion_adapters.models._training_mode import check_mode
+from diffusion_adapters.noise_schedules._base import Spacing
 from diffusion_adapters.sampling._initial_noise import start_noise
 from diffusion_adapters.sampling._sample import SampleResult, correction_of, fine_of, grid_of, sample
-from diffusion_adapters.equations._reverse_sde import NoisyFlow
-from diffusion_adapters.noise_schedules._spacing import Spacing
-from diffusion_adapters.models._training_mode import check_mode
-from diffusion_adapters._validate import count
-from parareal._input_checks import check_instance
+from parareal._core.checks import check_instance
+from parareal.planning._candidates import check_budget
 from parareal.planning._cost_model import Hopeless, Recording, state_bytes, time_rounds
 from parareal.planning._plan import conclude
 from parareal.planning._trials import trial
-from parareal.planning._candidates import check_budget
 
 WIDTHS = (4, 8, 16, 32, 64, 100)
 

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 import parareal as pr
-from diffusion_adapters.models._conditioning import check_conditioning
-from diffusion_adapters.equations._probability_flow import probability_flow
-from diffusion_adapters.sampling._gaussian_flow import GaussianFlow
-from diffusion_adapters.models._model import DiffusionModel
-from diffusion_adapters.sampling._initial_noise import start_noise
-from diffusion_adapters.equations._reverse_sde import NoisyFlow, noisy
-from diffusion_adapters.noise_schedules._spacing import Spacing
-from diffusion_adapters.sampling._stochastic_steps import Ancestral, SDEDPMSolverPP
 from diffusion_adapters._validate import count, one_of
+from diffusion_adapters.equations._probability_flow import probability_flow
+from diffusion_adapters.equations._reverse_sde import NoisyFlow, noisy
+from diffusion_adapters.models._conditioning import check_conditioning
+from diffusion_adapters.models._model import DiffusionModel
+from diffusion_adapters.noise_schedules._base import Spacing
+from diffusion_adapters.sampling._gaussian_flow import GaussianFlow
+from diffusion_adapters.sampling._initial_noise import start_noise
+from diffusion_adapters.sampling._stochastic_steps import Ancestral, SDEDPMSolverPP
 
 SOLVERS: dict[str, Callable[[], pr.Integrator]] = {
     "ddim": pr.Euler,

@@ -14,13 +14,13 @@ from torch import Tensor
 import parareal as pr
 from diffusion_adapters.equations._coordinates import Coordinates
 from diffusion_adapters.equations._reverse_sde import NoisyFlow
-from parareal.problem._ode import Stages
-from parareal.schedules._schedule import Ints
-from parareal.problem._semilinear import Factors, Split, Weights, lincomb
+from parareal._core.arrays import Ints
 from parareal.integrators._adams import check_order, extrapolate, midpoint
 from parareal.integrators._base import check_steps
 from parareal.integrators._history import no_history
 from parareal.integrators._interpolation import exact
+from parareal.problem._ode import Stages
+from parareal.problem._semilinear import Factors, Split, Weights, lincomb
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from parareal._core import trees
-from parareal.schedules._schedule import Bools, Ints
+from parareal._core.arrays import Bools, Ints
 from parareal._core.trees import State
 
 Final: TypeAlias = Callable[[Ints], Bools]

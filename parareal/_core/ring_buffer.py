@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal.schedules._schedule import Bools, Ints
+from parareal._core.arrays import Bools, Ints
 from parareal._core.trees import State
 
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.trees import State
 from parareal.executors._base import Executor
 from parareal.grid._time_grid import TimeGrid
-from parareal.problem._ode import Problem, Stages
-from parareal._core.trees import State
 from parareal.integrators import Integrator
+from parareal.problem._ode import Problem, Stages
 
 _OPTIONS = ("step_size", "grid_constructor", "interp")
 _INTERP = ("linear", "cubic")

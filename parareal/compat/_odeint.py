@@ -14,20 +14,22 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal.compat._step_callbacks import call_for_steps, warn_of_callbacks
-from parareal.problem._lane_calls import Batching
-from parareal._input_checks import check_instance, check_state
-from parareal.corrections._base import Correction
-from parareal.executors._base import Batched, Executor
-from parareal.grid._time_grid import TimeGrid, check_count
-from parareal.problem._ode import ODE
-from parareal.schedules._schedule import Schedule, Wavefront
-from parareal.results._solution import Solution
+from parareal._core.checks import check_count, check_instance
+from parareal._core.trees import State
+from parareal._input_checks import check_state
 from parareal._solve import solve
 from parareal.compat._dense_output import at_times, fill, points_of
-from parareal.stopping._tolerance import Tolerance
-from parareal._core.trees import State
+from parareal.compat._step_callbacks import call_for_steps, warn_of_callbacks
+from parareal.corrections._base import Correction
+from parareal.executors._base import Executor
+from parareal.executors._local import Batched
+from parareal.grid._time_grid import TimeGrid
 from parareal.integrators import RK4, ButcherTableau, Integrator, RungeKutta, TorchDiffEq
+from parareal.problem._lane_calls import Batching
+from parareal.problem._ode import ODE
+from parareal.results._solution import Solution
+from parareal.schedules._schedule import Schedule, Wavefront
+from parareal.stopping._tolerance import Tolerance
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 FIXED = {

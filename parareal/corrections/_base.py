@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal.grid._time_grid import Where
 from parareal._core.trees import State
+from parareal.grid._mesh import Where
 from parareal.integrators import Integrator
 
 

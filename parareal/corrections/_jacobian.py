@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal._input_checks import with_article
-from parareal.corrections._base import Correction, Edge, Known, Sweep
-from parareal._core.vectors import flat, unflat
+from parareal._core.checks import check_count, with_article
 from parareal._core.forward_mode import differentiating
-from parareal.grid._time_grid import Where, check_count
+from parareal._core.trees import State
+from parareal._core.vectors import flat, unflat
+from parareal.corrections._base import Correction, Edge, Known, Sweep
 from parareal.corrections._linear import held, sweep_through
+from parareal.grid._mesh import Where
+from parareal.integrators import Multistep, Propagator
 from parareal.problem._ode import ODE
 from parareal.problem._semilinear import Semilinear
-from parareal._core.trees import State
-from parareal.integrators import Multistep, Propagator
 
 Kind: TypeAlias = Literal["full", "diagonal"]
 

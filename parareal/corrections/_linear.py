@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal.corrections._base import Correction, Edge, Known, Sweep
-from parareal.grid._time_grid import Where
 from parareal._core.trees import State
+from parareal.corrections._base import Correction, Edge, Known, Sweep
+from parareal.grid._mesh import Where
 
 
 class Linear(Correction):

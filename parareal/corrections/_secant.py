@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal.corrections._base import Known, Sweep
-from parareal._core.vectors import flat, unflat
-from parareal.grid._time_grid import Where, check_count
-from parareal.corrections._linear import Whitened
+from parareal._core.checks import check_count
 from parareal._core.trees import State
+from parareal._core.vectors import flat, unflat
+from parareal.corrections._base import Known, Sweep
+from parareal.corrections._linear import Whitened
 from parareal.corrections._wrapper import Wrapper
+from parareal.grid._mesh import Where
 
 
 @dataclass(frozen=True)

@@ -11,20 +11,20 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from parareal._core import trees
-from parareal.diagnostics._harness import Bench, InPlaceError, Landing, distance, equal, finite, size, unlike
-from parareal.diagnostics._reference import compare, is_wrong
-from parareal.diagnostics._cost import check_evaluations
-from parareal.diagnostics._independence import SideBySide
-from parareal.diagnostics._refinement import check_order, check_steps
-from parareal.diagnostics._direction import check_direction, check_time
-from parareal.executors._base import Batched
-from parareal.diagnostics._report import Finding, PropagatorReport, said
-from parareal.grid._time_grid import TimeGrid, check_count
-from parareal.problem._ode import Problem
-from parareal._run import Run
-from parareal._core.trees import State
+from parareal._core.checks import check_count
 from parareal._core.preserve_state import undisturbed
+from parareal._core.trees import State
+from parareal._run import Run
+from parareal.diagnostics._direction import check_direction, check_time
+from parareal.diagnostics._harness import Bench, InPlaceError, Landing, distance, equal, finite, size, unlike
+from parareal.diagnostics._independence import SideBySide
+from parareal.diagnostics._reference import compare, is_wrong
+from parareal.diagnostics._refinement import check_evaluations, check_order, check_steps
+from parareal.diagnostics._report import Finding, PropagatorReport, said
+from parareal.executors._local import Batched
+from parareal.grid._time_grid import TimeGrid
 from parareal.integrators import Integrator
+from parareal.problem._ode import Problem
 
 CHECKS = ("call", "determinism", "lanes", "finite", "stray lanes", "time", "direction", "steps", "evaluations", "order")
 

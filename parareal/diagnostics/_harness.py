@@ -11,17 +11,19 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal.problem._lane_calls import versions
-from parareal.executors._base import Batched, Executor
-from parareal._core.vectors import flat
-from parareal.engine._lanes import Flight
-from parareal.grid._time_grid import Mesh, TimeGrid
 from parareal._core.multistep_state import Carried, bare
-from parareal.problem._ode import ODE
-from parareal.engine._rounds import Counters, play_round
-from parareal._run import Run
 from parareal._core.trees import State
+from parareal._core.vectors import flat
+from parareal._run import Run
+from parareal.engine._lanes import Flight
+from parareal.engine._rounds import Counters, play_round
+from parareal.executors._base import Executor
+from parareal.executors._local import Batched
+from parareal.grid._mesh import Mesh
+from parareal.grid._time_grid import TimeGrid
 from parareal.integrators import Integrator, Multistep, Propagator
+from parareal.problem._lane_calls import versions
+from parareal.problem._ode import ODE
 
 _FUNCTIONS = ("rhs", "nonlinear", "terms", "amplitudes")
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 
 from parareal._core import trees
+from parareal._core.trees import State
 from parareal.diagnostics._harness import Bench, EndlessError, Landing, distance, eps_of, equal, finite, size
 from parareal.diagnostics._report import Finding, said
-from parareal._core.trees import State
 
 
 @dataclass

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.trees import State
 from parareal.diagnostics._harness import Bench, distance, eps_of, finite, size
 from parareal.grid._time_grid import TimeGrid
-from parareal.problem._sde import SDE
-from parareal._core.trees import State
 from parareal.integrators import DormandPrince, EulerMaruyama, Heun, Integrator, SciPy
+from parareal.problem._sde import SDE
 
 _MOST = 128
 """Steps of the other solution on a slice."""

@@ -17,15 +17,14 @@ import numpy as np
 import torch
 
 from parareal._core import trees
-from parareal.engine._engine import Engine, Figures
-from parareal.stopping._rules import account
+from parareal._core.arrays import Floats, Ints
+from parareal.distributed._mailbox import Kind, Letter, Packet, Post, as_letter, edge_content, edge_states, pack, unpack
 from parareal.distributed._process_group import Like, Link, RankError
-from parareal.distributed._packets import Packet, edge_content, edge_states
-from parareal.distributed._mailbox import Kind, Letter, Post, as_letter, pack, unpack
+from parareal.engine._engine import Engine, Figures
 from parareal.engine._rounds import Counters, play_round
-from parareal.schedules._schedule import Ints, Wavefront
-from parareal.results._solution import Status
-from parareal.stopping._tolerance import Floats
+from parareal.results._status import Status
+from parareal.schedules._schedule import Wavefront
+from parareal.stopping._rules import account
 
 _STATUSES = list(Status)
 _RESIDUALS = "residuals of the run"

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from parareal._core import trees
-from parareal.distributed._process_group import Like, Link, as_bytes
 from parareal._core.trees import State
+from parareal.distributed._process_group import Like, Link, as_bytes
 
 _FEW = 8  # processes
 

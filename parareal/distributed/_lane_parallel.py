@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal.executors._base import Batched, Executor, blocks, check_inner
-from parareal.distributed._process_group import Like, Link
 from parareal._core.signals import held_back
-from parareal.persistence._resume import Identity, nameless
-from parareal.distributed._exchange import Swap, suits
 from parareal._core.trees import State
+from parareal.distributed._exchange import Swap, suits
+from parareal.distributed._process_group import Like, Link
+from parareal.executors._base import Executor, blocks
+from parareal.executors._local import Batched, check_inner
+from parareal.results._run_identity import Identity, nameless
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def signature(parts: dict[str, Any]) -> dict[str, str]:
 
 
 def _numbers(points: Tensor) -> str:
-    from parareal.persistence._resume import digest
+    from parareal.results._run_identity import digest
 
     return f"{len(points)} points {points[0].item():g} ... {points[-1].item():g} ({digest([points])[:16]})"
 

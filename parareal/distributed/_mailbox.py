@@ -16,7 +16,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from parareal.distributed._process_group import Link
+from parareal._core import trees
+from parareal._core.arrays import Bools, Floats, Ints
+from parareal._core.trees import State
+from parareal.distributed._process_group import Link, as_bytes
 
 _TAG = 2412  # of messages, so that they do not meet those of somebody else
 _PATIENCE = timedelta(
@@ -161,3 +164,38 @@ def unpack(content: Tensor) -> list[np.ndarray[Any, Any]]:
         arrays.append(numbers[at + 1 : at + 1 + size])
         at += 1 + size
     return arrays
+
+
+class Packet(NamedTuple):
+    """What a block's edges have moved by in an iteration.
+
+    Attributes:
+        grid: Figures of each slice's right edge, ``(M, B, 1 + C)``.
+        moved: Systems, slices, iterates, whether final, ``(P,)`` each, and their figures, ``(P, C)``.
+        finite: Whether the states at the frontiers are, ``(M,)``.
+        frontier: ``(M,)``.
+    """
+
+    grid: Floats
+    moved: tuple[Ints, Ints, Ints, Bools, Floats]
+    finite: Bools
+    frontier: Ints
+
+
+def edge_content(value: State, final: Bools) -> torch.Tensor:
+    """States of all systems and what is final, as bytes on the host."""
+    parts = [as_bytes(leaf.detach().contiguous()).cpu() for leaf in trees.leaves(value)]
+    return torch.cat([*parts, torch.from_numpy(final).to(torch.uint8)])
+
+
+def edge_states(content: torch.Tensor, like: State, systems: int) -> tuple[State, Bools]:
+    """The inverse of `edge_content`, for states that look like ``like``."""
+    parts: list[torch.Tensor] = []
+    at = 0
+    for leaf in trees.leaves(like):
+        size = leaf.numel() * leaf.element_size()
+        raw, at = content[at : at + size].clone(), at + size
+        real = raw.view(leaf.real.dtype if leaf.is_complex() else leaf.dtype)
+        whole = torch.view_as_complex(real.reshape(*leaf.shape, 2)) if leaf.is_complex() else real.reshape(leaf.shape)
+        parts.append(whole.to(leaf.device))
+    return trees.rebuild(parts, like), content[-systems:].numpy() > 0

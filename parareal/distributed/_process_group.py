@@ -18,8 +18,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from parareal._core import trees
-from parareal.distributed._round_messages import Mail
 from parareal._core.trees import State
+from parareal.distributed._round_messages import Mail
 
 _FAILED = 1 << 10  # above every number of a signal
 

@@ -10,13 +10,15 @@ from typing import Any
 import torch
 
 from parareal._core import trees
-from parareal.distributed._block_engine import BlockEngine
-from parareal.corrections._base import Correction
-from parareal.distributed._lane_parallel import Crew, check_timeout, linked
-from parareal.executors._base import Executor, blocks, check_inner
-from parareal.distributed._process_group import Link
-from parareal.schedules._schedule import Bools, Progress, Schedule
+from parareal._core.arrays import Bools
 from parareal._core.trees import State
+from parareal.corrections._base import Correction
+from parareal.distributed._block_engine import BlockEngine
+from parareal.distributed._lane_parallel import Crew, check_timeout, linked
+from parareal.distributed._process_group import Link
+from parareal.executors._base import Executor, blocks
+from parareal.executors._local import check_inner
+from parareal.schedules._schedule import Progress, Schedule
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,21 @@ import numpy as np
 import torch
 
 from parareal._core import trees
-from parareal.corrections._base import Correction
-from parareal.executors._base import Executor
-from parareal.engine._lanes import Flight
-from parareal.grid._time_grid import Mesh, Span, TimeGrid
-from parareal.engine._update import Iterates, some
+from parareal._core.arrays import Bools, Floats, Ints
 from parareal._core.multistep_state import Carried, bare
-from parareal.engine._rounds import Counters, play_round
-from parareal.schedules._schedule import Bools, Ints, Progress, Schedule
-from parareal.results._solution import Status
-from parareal.stopping._tolerance import Floats, Seen, Start, StoppingRule, Verdict
 from parareal._core.trees import State
+from parareal.corrections._base import Correction
+from parareal.engine._lanes import Flight
+from parareal.engine._rounds import Counters, play_round
+from parareal.engine._update import Iterates, some
+from parareal.executors._base import Executor
+from parareal.grid._mesh import Mesh, Span
+from parareal.grid._time_grid import TimeGrid
 from parareal.integrators import Integrator, Multistep
+from parareal.results._status import Status
+from parareal.schedules._schedule import Progress, Schedule
+from parareal.stopping._rules import StoppingRule
+from parareal.stopping._tolerance import Seen, Start, Verdict
 
 
 class Engine:

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal.engine._readiness import some
-from parareal.grid._time_grid import Mesh
-from parareal._core.multistep_state import Carried, bare
-from parareal.problem._ode import Stages
+from parareal._core.arrays import Bools, Ints
 from parareal._core.arrival_queue import Final, Queue
-from parareal.schedules._schedule import Bools, Ints
+from parareal._core.multistep_state import Carried, bare
 from parareal._core.trees import State
+from parareal.engine._readiness import some
+from parareal.grid._mesh import Mesh
 from parareal.integrators import Integrator, Multistep
+from parareal.problem._ode import Stages
 
 
 @dataclass(eq=False, slots=True)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from parareal._core import trees
-from parareal.schedules._schedule import Bools, Ints
+from parareal._core.arrays import Bools, Ints
 from parareal._core.trees import State
 
 

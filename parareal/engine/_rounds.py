@@ -6,10 +6,10 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from parareal._core import trees
-from parareal.executors._base import Executor
-from parareal.engine._lanes import Cohort, Flight
-from parareal.schedules._schedule import Ints
+from parareal._core.arrays import Ints
 from parareal._core.trees import State
+from parareal.engine._lanes import Cohort, Flight
+from parareal.executors._base import Executor
 
 
 @dataclass

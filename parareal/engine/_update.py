@@ -17,16 +17,18 @@ import numpy as np
 import torch
 
 from parareal._core import trees
-from parareal.problem._lane_calls import check_like
-from parareal.stopping._increments import Changes
-from parareal.corrections._base import Correction, Edge, Known, Sweep
-from parareal.engine._readiness import Edges, Runs, some
-from parareal.grid._time_grid import Span, TimeGrid
+from parareal._core.arrays import Bools, Ints
 from parareal._core.multistep_state import Carried, Memory, bare, follow
-from parareal.results._record import Recorder
-from parareal.schedules._schedule import Bools, Guess, Ints
 from parareal._core.ring_buffer import Ring
 from parareal._core.trees import State
+from parareal.corrections._base import Correction, Edge, Known, Sweep
+from parareal.engine._readiness import Edges, Runs, some
+from parareal.grid._mesh import Span
+from parareal.grid._time_grid import TimeGrid
+from parareal.problem._lane_calls import check_like
+from parareal.results._record import Recorder
+from parareal.schedules._schedule import Guess
+from parareal.stopping._increments import Changes
 
 
 class Iterates(Edges):

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from parareal._core import trees
-from parareal.stopping._increments import Change
-from parareal.engine._lanes import Flight
-from parareal.stopping._rules import verified
+from parareal._core.arrays import Ints
 from parareal._core.multistep_state import bare
-from parareal.engine._rounds import play_round
-from parareal.schedules._schedule import Ints
 from parareal._core.trees import State
+from parareal.engine._lanes import Flight
+from parareal.engine._rounds import play_round
+from parareal.stopping._increments import Change
+from parareal.stopping._rules import verified
 
 if TYPE_CHECKING:
     from parareal.engine._engine import Engine

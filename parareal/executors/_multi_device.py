@@ -15,23 +15,22 @@ import torch
 from torch import Tensor, nn
 
 from parareal._core import trees
-from parareal.executors._base import Batched, Executor, blocks, chunked
 from parareal._core.trees import State
+from parareal.executors._base import Executor, blocks, chunked
 
 
 @contextmanager
-def spread(executor: Batched) -> Generator[Executor]:
-    """An executor with devices in a run, with its threads and the copies of what they evaluate."""
-    devices = [torch.device(device) for device in executor.devices or ()]
+def spread(devices: Sequence[torch.device], max_lanes: int | None) -> Generator[Executor]:
+    """What evaluates the lanes of a run on several devices: its threads, and the copies of what they evaluate."""
     with ThreadPoolExecutor(max(1, len(devices) - 1), "parareal-device") as threads:
-        yield _Spread(executor, devices, threads)
+        yield _Spread(devices, max_lanes, threads)
 
 
 class _Spread(Executor):
     """A `Batched` with devices in one run."""
 
-    def __init__(self, settings: Batched, devices: Sequence[torch.device], threads: ThreadPoolExecutor) -> None:
-        self._settings, self._devices, self._threads = settings, devices, threads
+    def __init__(self, devices: Sequence[torch.device], max_lanes: int | None, threads: ThreadPoolExecutor) -> None:
+        self._devices, self._max_lanes, self._threads = devices, max_lanes, threads
         self._copies: dict[Any, list[Callable[..., State]]] = {}
 
     def evaluate(self, fn: Callable[..., State], args: tuple[Any, ...], lanes: int) -> State:
@@ -63,7 +62,7 @@ class _Spread(Executor):
             if device.type == "cuda":
                 stack.enter_context(torch.cuda.device(device))
             there = args if device == home else trees.map(lambda leaf: leaf.to(device, non_blocking=True), args)
-            value = chunked(fn, there, lanes, self._settings.max_lanes)
+            value = chunked(fn, there, lanes, self._max_lanes)
         if i and torch.is_grad_enabled() and any(leaf.requires_grad for leaf in trees.leaves(value)):
             raise ValueError(
                 "the right-hand side gave values that ask for gradients, which would go to copies of the model on "
@@ -72,7 +71,8 @@ class _Spread(Executor):
         return trees.map(lambda leaf: leaf.to(home), value)
 
     def calls(self, lanes: int) -> int:
-        return Batched(self._settings.max_lanes).calls(-(-lanes // len(self._devices)))
+        each = -(-lanes // len(self._devices))
+        return 1 if self._max_lanes is None else -(-each // self._max_lanes)
 
     def _copies_of(self, fn: Callable[..., State], home: torch.device) -> list[Callable[..., State]]:
         if home not in self._devices:

@@ -26,13 +26,13 @@ from parareal.integrators._implicit_named import (
 )
 from parareal.integrators._propagator import Propagator
 from parareal.integrators._runge_kutta import RK4, Euler, Heun, Midpoint, RungeKutta
-from parareal.integrators.external._scipy import SciPy
 from parareal.integrators._stochastic import SRA1, EulerMaruyama, Milstein
 from parareal.integrators._tableau import ButcherTableau
+from parareal.integrators._unipc import UniPC
+from parareal.integrators.external._scipy import SciPy
 from parareal.integrators.external._torchdiffeq import TorchDiffEq
 from parareal.integrators.external._torchode import TorchODE
 from parareal.integrators.external._torchsde import TorchSDE
-from parareal.integrators._unipc import UniPC
 
 __all__ = [
     "DEIS",

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from parareal.grid._time_grid import check_count
+from parareal._core.arrays import Ints
+from parareal._core.checks import check_count
 from parareal._core.multistep_state import Carried, Memory
-from parareal.problem._ode import Stages
-from parareal.schedules._schedule import Ints
-from parareal.problem._semilinear import Factors, Semilinear, Split, Weights, lincomb, plain_split
 from parareal._core.trees import State
 from parareal.integrators._base import Multistep, check_steps
 from parareal.integrators._exponential import etdrk4_step
 from parareal.integrators._history import no_history, recall, remember
 from parareal.integrators._interpolation import Moments, exact, node_weights
 from parareal.integrators._runge_kutta import RK4, Heun, explicit_step
+from parareal.problem._ode import Stages
+from parareal.problem._semilinear import Factors, Semilinear, Split, Weights, lincomb, plain_split
 
 
 def check_order(order: Any, most: int) -> None:

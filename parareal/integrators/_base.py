@@ -11,11 +11,11 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
-from parareal.grid._time_grid import check_count
+from parareal._core.arrays import Ints
+from parareal._core.checks import check_count
 from parareal._core.multistep_state import Carried, Memory
-from parareal.problem._ode import ODE, Stages
-from parareal.schedules._schedule import Ints
 from parareal._core.trees import State
+from parareal.problem._ode import ODE, Stages
 
 
 class Integrator(ABC):

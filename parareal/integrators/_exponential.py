@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal.problem._ode import Stages
-from parareal.problem._semilinear import Factors, Semilinear, Split, chosen, lincomb
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator, check_steps
+from parareal.problem._ode import Stages
+from parareal.problem._semilinear import Factors, Semilinear, Split, chosen, lincomb
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.multistep_state import Memory
-from parareal.problem._semilinear import Factors, Split, Weights
 from parareal._core.trees import State
+from parareal.problem._semilinear import Factors, Split, Weights
 
 
 class History(NamedTuple):

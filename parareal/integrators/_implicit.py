@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal.grid._time_grid import check_count
-from parareal.problem._ode import Stages
+from parareal._core.checks import check_count
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator, check_steps
 from parareal.integrators._newton import MOST_DENSE, Options, solve_stages, to_state, to_vector, weighted
 from parareal.integrators._tableau import ButcherTableau, as_tableau
+from parareal.problem._ode import Stages
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from parareal.grid._time_grid import check_count
+from parareal._core.checks import check_count
 from parareal.integrators._implicit import Implicit
 from parareal.integrators._tableau import ButcherTableau
 

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal._core.vectors import flat, unflat
 from parareal._core.forward_mode import differentiating
 from parareal._core.trees import State
+from parareal._core.vectors import flat, unflat
 from parareal.integrators._base import Cost
 from parareal.integrators._gmres import Solved
 

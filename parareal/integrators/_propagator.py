@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal.problem._lane_calls import Fresh, check_like, check_untouched, noting_vmap, versions
-from parareal.problem._ode import Problem, Stages
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator
+from parareal.problem._lane_calls import Fresh, check_like, check_untouched, noting_vmap, versions
+from parareal.problem._ode import Problem, Stages
 
 
 @dataclass(frozen=True, eq=False)

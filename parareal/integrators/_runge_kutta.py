@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from parareal._core import trees
-from parareal.problem._ode import ODE, Stages
-from parareal.problem._sde import SDE
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator, check_steps
 from parareal.integrators._stochastic import StratonovichHeun
 from parareal.integrators._tableau import ButcherTableau, as_tableau
+from parareal.problem._ode import ODE, Stages
+from parareal.problem._sde import SDE
 
 
 def explicit_step(table: ButcherTableau, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:

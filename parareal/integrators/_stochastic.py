@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal.problem._ode import Stages
-from parareal.problem._sde import SDE
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator, check_steps
+from parareal.problem._ode import Stages
+from parareal.problem._sde import SDE
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from parareal._core.arrays import Ints
 from parareal._core.multistep_state import Carried, Memory
-from parareal.problem._ode import Stages
-from parareal.schedules._schedule import Ints
-from parareal.problem._semilinear import Factors, Prediction, Semilinear, Split, Weights, chosen, lincomb
 from parareal._core.trees import State
 from parareal.integrators._adams import check_order
 from parareal.integrators._base import Multistep, check_steps
 from parareal.integrators._history import History, no_history, recall, remember
 from parareal.integrators._interpolation import exact, node_weights
+from parareal.problem._ode import Stages
+from parareal.problem._semilinear import Factors, Prediction, Semilinear, Split, Weights, chosen, lincomb
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import os
 import warnings
 from pathlib import Path
 
-from parareal.results import _tensor_file
 from parareal.executors._base import Executor
-from parareal.results._solution import Solution
+from parareal.results import _tensor_file
+from parareal.results._solution import Solution, save
 
 
 class Checkpoint:
@@ -73,5 +73,5 @@ class Checkpoint:
     def save(self, solution: Solution) -> None:
         """Writes the solution; what was there before becomes the previous file."""
         if self._executor.leads:
-            _tensor_file.save(solution, self._path, None if self._keep_previous else self._previous)
+            save(solution, self._path, None if self._keep_previous else self._previous)
         self._keep_previous, self.iterations = False, len(solution.history)

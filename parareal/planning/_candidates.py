@@ -6,14 +6,15 @@ from collections.abc import Iterable
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeAlias
 
+from parareal._core.checks import check_count, check_instance
 from parareal.corrections._anderson import Anderson
-from parareal._input_checks import check_instance
 from parareal.corrections._base import Coarse, Correction
-from parareal.grid._time_grid import TimeGrid, check_count
 from parareal.corrections._linear import Identity
-from parareal.schedules._schedule import Schedule, Wavefront, Windowed
 from parareal.corrections._secant import Secant
+from parareal.grid._time_grid import TimeGrid
 from parareal.integrators import Euler, Integrator
+from parareal.schedules._schedule import Schedule, Wavefront
+from parareal.schedules._windowed import Windowed
 
 Way: TypeAlias = tuple[TimeGrid, Correction, Schedule]
 

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from parareal._core import trees
-from parareal.executors._base import Batched, Executor
 from parareal._core.multistep_state import Carried
 from parareal._core.trees import State
+from parareal.executors._base import Executor
+from parareal.executors._local import Batched
 from parareal.integrators import Integrator, Multistep
 
 

@@ -8,24 +8,28 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from parareal._core import trees
-from parareal._input_checks import as_lanes, check_instance, check_state
-from parareal.corrections._base import Correction
-from parareal.planning._cost_model import RoundTimes, first_call, state_bytes, table, time_rounds
-from parareal.distributed._lane_parallel import Distributed
-from parareal.executors._base import Batched, Executor
-from parareal.grid._time_grid import TimeGrid, check_count
-from parareal.corrections._jacobian import Jacobian
-from parareal.problem._ode import Problem
-from parareal.distributed._rank_pipeline import RankPipeline
-from parareal.schedules._schedule import Barrier, Schedule, Wavefront
-from parareal.results._solution import Solution, Status
-from parareal._solve import serial, solve
-from parareal.stopping._tolerance import StoppingRule, Tolerance
+from parareal._core.checks import check_count, check_instance
 from parareal._core.trees import State
-from parareal.planning._trials import SLOW, Candidate, serial_time, shown, shown_bytes, time_of, trial, untried
-from parareal.planning._candidates import check_budget, lanes_of, name_of, points_of, ways_to_solve
+from parareal._input_checks import as_lanes, check_state
+from parareal._solve import serial, solve
+from parareal.corrections._base import Correction
+from parareal.corrections._jacobian import Jacobian
 from parareal.corrections._wrapper import Wrapper
+from parareal.distributed._lane_parallel import Distributed
+from parareal.distributed._rank_pipeline import RankPipeline
+from parareal.executors._base import Executor
+from parareal.executors._local import Batched
+from parareal.grid._time_grid import TimeGrid
 from parareal.integrators import Integrator
+from parareal.planning._candidates import check_budget, lanes_of, name_of, points_of, ways_to_solve
+from parareal.planning._cost_model import RoundTimes, first_call, state_bytes, table, time_rounds
+from parareal.planning._trials import SLOW, Candidate, serial_time, shown, shown_bytes, time_of, trial, untried
+from parareal.problem._ode import Problem
+from parareal.results._solution import Solution
+from parareal.results._status import Status
+from parareal.schedules._schedule import Barrier, Schedule, Wavefront
+from parareal.stopping._rules import StoppingRule
+from parareal.stopping._tolerance import Tolerance
 from parareal.theory._makespan import makespan
 
 WORTH = 0.95

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from parareal.planning._cost_model import Hopeless, Recording, RoundTimes, synchronize
-from parareal.executors._base import Batched, Executor
+from parareal.executors._base import Executor
+from parareal.executors._local import Batched
 from parareal.grid._time_grid import TimeGrid
+from parareal.planning._cost_model import Hopeless, Recording, RoundTimes, synchronize
 from parareal.results._solution import Solution
 
 SLOW = "ended: slower than what is known"

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from parareal._core.arrays import Floats
 from parareal._core.norms import NormName
-from parareal.results._solution import Solution
-from parareal.stopping._tolerance import Floats
 from parareal._core.trees import State
 from parareal.plot._axes import DASHES, MARKERS, axes, legend, log_line, log_ticks, named, shade, whole_numbers
 from parareal.plot._figures import check_norm, errors_of, increments_of, iterated, of_sample
+from parareal.results._solution import Solution
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

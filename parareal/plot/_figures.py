@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal._input_checks import check_instance
+from parareal._core.arrays import Floats
+from parareal._core.checks import check_instance
 from parareal._core.norms import NormName, norm
+from parareal._core.trees import State
 from parareal.results._record import Record
 from parareal.results._solution import Solution
-from parareal.stopping._tolerance import Floats
-from parareal._core.trees import State
 
 EXAMPLE = "pr.solve(problem, u0, grid, fine=pr.RK4(), coarse=pr.Euler())"
 

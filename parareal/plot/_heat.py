@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from parareal._core.arrays import Floats
 from parareal._core.norms import NormName
-from parareal.results._solution import Solution
-from parareal.stopping._tolerance import Floats
 from parareal._core.trees import State
 from parareal.plot._axes import axes, whole_numbers
 from parareal.plot._figures import check_sample, errors_of, increments_of, iterated, of_sample
+from parareal.results._solution import Solution
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,10 +9,10 @@ import numpy as np
 
 from parareal._core import trees
 from parareal._core.norms import NormName
-from parareal.results._solution import Solution
 from parareal._core.trees import State
 from parareal.plot._axes import MARKERS, axes, legend, log_line, log_ticks, named, shade
 from parareal.plot._figures import check_norm, check_run, distances
+from parareal.results._solution import Solution
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from parareal import theory
-from parareal.grid._time_grid import check_count
+from parareal._core.checks import check_count
 from parareal.planning._plan import Plan
-from parareal.schedules._schedule import Barrier, Schedule, Wavefront
-from parareal.results._solution import Solution
 from parareal.plot._axes import MARKERS, axes, legend, shade
 from parareal.plot._figures import iterated
+from parareal.results._solution import Solution
+from parareal.schedules._schedule import Barrier, Schedule, Wavefront
 from parareal.theory._makespan import Placement
 
 if TYPE_CHECKING:

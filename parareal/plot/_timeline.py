@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from parareal.results._solution import Solution
 from parareal.plot._axes import axes, whole_numbers
 from parareal.plot._figures import check_sample, record_of
+from parareal.results._solution import Solution
 from parareal.theory import Layout
 
 if TYPE_CHECKING:

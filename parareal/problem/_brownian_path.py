@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal.grid._time_grid import TimeGrid
-from parareal.problem._noise_path import NoisePath, weigh
 from parareal._core.philox import WORD, normals
 from parareal._core.trees import State
+from parareal.grid._time_grid import TimeGrid
+from parareal.problem._noise_path import NoisePath, weigh
 
 
 @dataclass(frozen=True, eq=False)

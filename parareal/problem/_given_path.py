@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.trees import State
 from parareal.grid._time_grid import TimeGrid
 from parareal.problem._noise_path import NoisePath
-from parareal._core.trees import State
 
 
 @dataclass(frozen=True, eq=False)

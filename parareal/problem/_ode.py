@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal.problem._lane_calls import Batching, OnLanes
 from parareal._core.trees import State
+from parareal.problem._lane_calls import Batching, OnLanes
 
 Stages: TypeAlias = Generator[tuple[Any, ...], State, State]
 """A computation on lanes that asks for function values by yielding ``(function, *arguments)``; it is sent the

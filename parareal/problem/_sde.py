@@ -16,13 +16,15 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.checks import check_count
+from parareal._core.trees import State
+from parareal.grid._mesh import Mesh
+from parareal.grid._time_grid import TimeGrid
 from parareal.problem._brownian_path import BrownianPath, brownian_keys
 from parareal.problem._lane_calls import Batching
-from parareal.grid._time_grid import Mesh, TimeGrid, check_count
 from parareal.problem._noise_path import NoisePath
 from parareal.problem._ode import Problem, check_rows
 from parareal.problem._sde_calls import Terms
-from parareal._core.trees import State
 
 Noise: TypeAlias = Literal["diagonal", "scalar", "additive", "general"]
 Calculus: TypeAlias = Literal["ito", "stratonovich"]

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from parareal._core import trees
-from parareal.problem._lane_calls import Batching, OnLanes, check_like
 from parareal._core.trees import State
+from parareal.problem._lane_calls import Batching, OnLanes, check_like
 
 
 class Terms:

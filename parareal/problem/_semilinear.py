@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.trees import State
 from parareal.problem._lane_calls import Batching
 from parareal.problem._ode import ODE
-from parareal._core.trees import State
 
 Prediction: TypeAlias = Literal["data", "noise"]
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parareal.stopping._error_estimate import Floats
+from parareal._core.arrays import Floats
+from parareal.results._tensor_file import number
 
 
 @dataclass(frozen=True, eq=False, slots=True, init=False, repr=False)
@@ -176,3 +177,16 @@ class Moved:
             table[system, first : first + len(values)] = values
             table[system, first + len(values) :] = np.nan
         return table
+
+
+def unpack_history(packed: Any, tensors: dict[str, Tensor]) -> History:
+    summaries: dict[int, int] = dict(packed.get("summaries", []))  # files of older versions have none
+    full, reports = iter(tensors.get("history.increments", ())), list[IterationReport]()
+    for i, (iteration, rounds, evaluations) in enumerate(packed["history"]):
+        frontier: Any = number(tensors["history.frontier"][i], int)
+        if i in summaries:
+            largest: Any = number(tensors["history.increment"][i], float)
+            reports.append(IterationReport(iteration, None, frontier, rounds, evaluations, largest, summaries[i]))
+        else:
+            reports.append(IterationReport(iteration, next(full), frontier, rounds, evaluations))
+    return History(reports)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.arrays import Ints
 from parareal._core.multistep_state import bare
-from parareal.schedules._schedule import Ints
 from parareal._core.trees import State
+from parareal.results._tensor_file import get_state, put, put_state
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,3 +170,24 @@ class Recorder:
             return torch.cat([torch.where(chosen, then.to(now.device), now[: len(had)]), now[len(had) :]])
 
         return trees.map(leaf, table, before), mask
+
+
+def pack_record(record: Record, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    packed: dict[str, Any] = {}
+    for name in ("u", "fine", "coarse"):
+        state = getattr(record, name)
+        packed[name] = None if state is None else put_state(tensors, f"iterates.{name}", state)
+        if state is not None:
+            put(tensors, f"iterates.has_{name}", getattr(record, f"has_{name}"))
+    if record.lanes is not None:
+        put(tensors, "iterates.lanes", record.lanes)
+    return packed
+
+
+def unpack_record(packed: Any, tensors: dict[str, Tensor], device: torch.device) -> Record:
+    states = {
+        name: None if spec is None else get_state(tensors, f"iterates.{name}", spec, device)
+        for name, spec in packed.items()
+    }
+    masks = {f"has_{name}": tensors.get(f"iterates.has_{name}") for name in packed}
+    return Record(**states, **masks, lanes=tensors.get("iterates.lanes"))  # pyright: ignore[reportArgumentType]

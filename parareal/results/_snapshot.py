@@ -1,19 +1,26 @@
-"""What corrections with a memory look back to, taken out of a run and put into one that goes on."""
+"""Where a run stands between two iterations: all that it takes to continue it, as plain data.
+
+That is the states at the slice boundaries, which of them are final, and how many iterations were made. Whatever else a
+run holds is computed from these: coarse values and first stages anew, at the price of one coarse step a slice. What
+corrections look back to (`Secant`, `Anderson`, and all with a multistep method) is kept beside it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from parareal._core import trees
-from parareal.schedules._schedule import Bools, Ints
+from parareal._core.arrays import Bools, Floats, Ints
+from parareal._core.multistep_state import bare
 from parareal._core.trees import State
-
-if TYPE_CHECKING:
-    from parareal.engine._update import Iterates
-    from parareal._core.ring_buffer import Ring
+from parareal.results._run_identity import Identity
+from parareal.results._status import Status
+from parareal.results._tensor_file import get_memory, get_state, put, put_memory, put_state
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,73 +41,112 @@ class Past:
     states: dict[str, State]
 
 
-def remember(it: Iterates, name: str, number: Ints, going: Bools) -> Past | None:
-    """The memory of slices marked in ``going``, whose edges go back to iterate ``number[m]`` if they are beyond it."""
-    mixing = it.correction.mixing
-    if not (it.memory or mixing) or it.correction.carries or not going.any():
-        return None
-    base = np.minimum(it.held, number[:, None])
-    going = going & (base[:, 1:] >= 0) & (base[:, :-1] == base[:, 1:])
-    places = np.where(going & (it.since >= 0), np.minimum(base[:, 1:] - it.since, it.memory), 0)
-    places = _known(places, base[:, :-1], [(ring, int(key == "u")) for key, ring in _of_slices(it).items()])
-    edges = np.zeros_like(it.held)
-    if mixing:
-        edges[:, 1:] = np.where(going, np.minimum(base[:, 1:] - it.born[:, 1:], mixing), 0)
-        edges = _known(edges, base, [(it.u, 0), (it.update_of, 0)])
-    past = Past(name, np.maximum(places, 0), np.maximum(edges, 0), {})
-    for key, ring, depth in _parts(it, past):
-        for back in range(1, int(depth.max(initial=0)) + 1):
-            system, n = (depth >= back).nonzero()
-            past.states[f"{key}.{back}"] = ring.take(system * depth.shape[1] + n, base[system, n] - back)
-    return past if past.states else None
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """Where M systems of N slices stand.
+
+    Attributes:
+        u: What the edges hold, system by system, leaves ``(M * (N + 1), *state)``; `parareal.Carried` where states
+            carry the memory of a multistep method.
+        own: Whether these differ from the states of the solution beside it, which may be further on at some edges.
+        reached: Which edges hold a state, ``(M, N + 1)``.
+        number: What the next iterates are counted from, ``(M,)``.
+        iteration: Iterations made, ``(M,)``.
+        frontier: Slices final or accepted, ``(M,)``.
+        proven: Slices final without any accepted, ``(M,)``.
+        errors: Estimated errors, ``(M,)``.
+        residuals: Relative defects as last seen, ``(M, N)``.
+        statuses: How systems ended; ``None`` for those that did not.
+        increments: Those of iterations that are not in the history yet, ``(M, N)`` each.
+        account: What the stopping rule remembers.
+        rule: The stopping rule.
+        past: What the correction looks back to, if it does.
+        identity: What it was a run of.
+    """
+
+    u: State
+    own: bool
+    reached: Bools
+    number: Ints
+    iteration: Ints
+    frontier: Ints
+    proven: Ints
+    errors: Floats
+    residuals: Floats
+    statuses: tuple[Status | None, ...]
+    increments: dict[int, Floats]
+    account: dict[str, Any]
+    rule: str
+    past: Past | None
+    identity: Identity
 
 
-def bring_back(it: Iterates, past: Past, number: Ints) -> None:
-    """Puts it beside the iterates that edges hold, of which the number is given."""
-    for key, ring, depth in _parts(it, past):
-        most = int(depth.max(initial=0))
-        if most:
-            ring.reserve(most + 1)
-        for back in range(1, most + 1):
-            system, n = (depth >= back).nonzero()
-            value = trees.map(lambda leaf: leaf.to(it.device), past.states[f"{key}.{back}"])
-            ring.put(system * depth.shape[1] + n, number[system] - back, value)
-    it.since = np.where(past.places > 0, number[:, None] - past.places, it.since)
-    if it.correction.mixing:
-        it.born = np.where(past.edges > 0, number[:, None] - past.edges, it.born)
+_ARRAYS = ("reached", "number", "iteration", "frontier", "proven", "errors", "residuals")
 
 
-def _parts(it: Iterates, past: Past) -> list[tuple[str, Ring, Ints]]:
-    """What there is of each kind: its name, where it lies, and how many iterates back it goes."""
-    rings = _of_slices(it)
-    of_edges = past.edges
-    if "u" in rings:  # of an edge for itself, or for the slice on its right
-        of_edges = np.maximum(of_edges, np.pad(past.places, ((0, 0), (0, 1))))
-    parts = [("u", it.u, of_edges)]
-    parts += [(key, ring, past.places) for key, ring in rings.items() if key != "u"]
-    if it.correction.mixing:
-        parts.append(("update", it.update_of, past.edges))
-    return parts
+def pack_standing(at: Standing, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    for name in _ARRAYS:
+        put(tensors, f"standing.{name}", torch.from_numpy(getattr(at, name)))
+    for name, array in at.account.items():
+        put(tensors, f"standing.account.{name}", torch.from_numpy(array))
+    for key, rows in at.increments.items():
+        put(tensors, f"standing.increments.{key}", torch.from_numpy(rows))
+    put(tensors, "standing.points", at.identity.points)
+    identity = at.identity
+    return {
+        "u": put_state(tensors, "standing.u", bare(at.u)) if at.own else None,
+        "memory": put_memory(tensors, "standing.memory", at.u),
+        "past": None if at.past is None else _pack_past(at.past, tensors),
+        "statuses": [status and status.name for status in at.statuses],
+        "increments": list(at.increments),
+        "account": list(at.account),
+        "rule": at.rule,
+        "identity": {name: getattr(identity, name) for name in ("problem", "fine", "state", "samples", "bounds")}
+        | {"data": identity.digest},
+    }
 
 
-def _of_slices(it: Iterates) -> dict[str, Ring]:
-    """Where that lies which is looked back to at a slice: a multistep method looks back to fine solutions alone."""
-    rings = {"fine": it.f}
-    if it.correction.lookback:
-        if it.correction.uses_input:
-            rings["u"] = it.u
-        if not it.free:
-            rings["coarse"] = it.g
-    return rings
+def unpack_standing(packed: Any, tensors: dict[str, Tensor], device: torch.device, us: State) -> Standing:
+    arrays: dict[str, np.ndarray[Any, Any]] = {name: tensors[f"standing.{name}"].numpy() for name in _ARRAYS}
+    identity: dict[str, Any] = packed["identity"]
+    own = packed["u"] is not None
+    if own:
+        u = get_state(tensors, "standing.u", packed["u"], device)
+    elif identity["samples"]:
+        u = trees.map(lambda leaf: leaf.transpose(0, 1).flatten(0, 1).unsqueeze(1), us)
+    else:
+        u = us
+    u = get_memory(tensors, "standing.memory", packed["memory"], u)
+    return Standing(
+        u=u,
+        own=own,
+        **arrays,
+        statuses=tuple(None if name is None else Status[name] for name in packed["statuses"]),
+        increments={key: tensors[f"standing.increments.{key}"].numpy() for key in packed["increments"]},
+        account={name: tensors[f"standing.account.{name}"].numpy() for name in packed["account"]},
+        rule=packed["rule"],
+        past=None if packed["past"] is None else _unpack_past(packed["past"], tensors, device),
+        identity=Identity(points=tensors["standing.points"], bounds=tuple(identity.pop("bounds")), **identity),
+    )
 
 
-def _known(depth: Ints, base: Ints, rings: list[tuple[Ring, int]]) -> Ints:
-    """How far back all rings go, at most ``depth``; rings with a 1 have a place more for each system."""
-    depth = depth.copy()
-    for back in range(1, int(depth.max(initial=0)) + 1):
-        system, n = (depth >= back).nonzero()
-        kept = np.ones(len(n), dtype=bool)
-        for ring, more in rings:
-            kept &= ring.has(system * (depth.shape[1] + more) + n, base[system, n] - back)
-        depth[system[~kept], n[~kept]] = back - 1
-    return depth
+def _pack_past(past: Past, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    for name in ("places", "edges"):
+        put(tensors, f"standing.past.{name}", torch.from_numpy(getattr(past, name)))
+    states = {
+        key: {
+            "u": put_state(tensors, f"standing.past.{key}", bare(state)),
+            "memory": put_memory(tensors, f"standing.past.{key}.memory", state),
+        }
+        for key, state in past.states.items()
+    }
+    return {"correction": past.correction, "states": states}
+
+
+def _unpack_past(packed: Any, tensors: dict[str, Tensor], device: torch.device) -> Past:
+    places, edges = (tensors[f"standing.past.{name}"].numpy() for name in ("places", "edges"))
+    states: dict[str, State] = {}
+    for key, spec in packed["states"].items():
+        u = get_state(tensors, f"standing.past.{key}", spec["u"], device)
+        states[key] = get_memory(tensors, f"standing.past.{key}.memory", spec["memory"], u)
+    return Past(packed["correction"], places, edges, states)

@@ -4,72 +4,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field
-from enum import Enum
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal.results._history import History
-from parareal.results._record import Record
 from parareal._core.trees import State
-
-if TYPE_CHECKING:
-    from parareal.persistence._resume import Standing
-
-
-class Status(Enum):
-    """How a run ended; the value is a sentence that says what to do about it."""
-
-    VERIFIED = (
-        "The stopping rule was met, and verified: the defects of all slice boundaries, evaluated after it was met, add "
-        "up to less than the tolerance."
-    )
-    CONVERGED = "The stopping rule was met: every slice has settled to within the tolerance."
-    FINAL = "Every slice is final: the result is the sequential solution itself."
-    ITERATIONS = "The iterations asked for were made; no tolerance was met, or none was asked for."
-    STOPPED = "The callback stopped the run: the solution holds the iterates computed up to then."
-    MAX_ITERATIONS = (
-        "max_iterations was reached before the tolerance was met: allow more iterations, loosen the tolerance, or use "
-        "a more accurate coarse propagator."
-    )
-    NONFINITE = (
-        "The fine propagator itself gave NaN or Inf from a final state, so the sequential run fails there as well: "
-        "use smaller fine steps or another method, and look at the right-hand side near the time named by the frontier."
-    )
-    UNSOLVED = (
-        "Newton's method did not solve the equations of an implicit step of the fine propagator, from a final state, "
-        "so the sequential run fails there as well: use smaller fine steps, allow more Newton iterations, or look at "
-        "the right-hand side near the time named by the frontier."
-    )
-    UNCERTAIN = (
-        "Slices were accepted whose errors have grown beyond the tolerance since: keep the states of all slice "
-        "boundaries (dense=True), so that the run can go back to them, or ask for a smaller tolerance."
-    )
-    INTERRUPTED = "An exception ended the run: the solution holds the iterates computed before it."
-
-    @property
-    def converged(self) -> bool:
-        """Whether the tolerance was met or every slice is final."""
-        return self in (Status.CONVERGED, Status.FINAL, Status.VERIFIED)
-
-    @property
-    def failed(self) -> bool:
-        """Whether the run ended without what was asked of it."""
-        return self in (
-            Status.MAX_ITERATIONS,
-            Status.NONFINITE,
-            Status.UNSOLVED,
-            Status.UNCERTAIN,
-            Status.INTERRUPTED,
-        )
-
-    @staticmethod
-    def worst(statuses: tuple[Status, ...]) -> Status:
-        """That of a batch whose samples ended so: the sequential solution itself is the best that there is."""
-        order = [Status.FINAL, *(status for status in Status if status is not Status.FINAL)]
-        return max(statuses, key=order.index)
+from parareal.results import _tensor_file
+from parareal.results._history import History, unpack_history
+from parareal.results._record import Record, pack_record, unpack_record
+from parareal.results._snapshot import Standing, pack_standing, unpack_standing
+from parareal.results._status import Status
+from parareal.results._tensor_file import get_state, put, put_state
 
 
 @dataclass(frozen=True)
@@ -174,9 +122,7 @@ class Solution:
             ValueError: It is the name of a folder.
             ImportError: safetensors is not installed.
         """
-        from parareal.results import _tensor_file
-
-        _tensor_file.save(self, path)
+        save(self, path)
 
     @staticmethod
     def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Solution:
@@ -191,9 +137,8 @@ class Solution:
             FileNotFoundError: There is none.
             ImportError: safetensors is not installed.
         """
-        from parareal.results import _tensor_file
-
-        return _tensor_file.load(path, device)
+        packed, tensors = _tensor_file.load(path)
+        return _unpack(packed, tensors, torch.device(device))
 
     def __repr__(self) -> str:
         slices = self.history[-1].slices if self.history else len(self.ts) - 1
@@ -217,3 +162,57 @@ class SolveError(RuntimeError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.solution,)
+
+
+def save(solution: Solution, path: str | os.PathLike[str], previous: Path | None = None) -> None:
+    """See `Solution.save`; a file that is replaced is kept as ``previous``."""
+    tensors: dict[str, Tensor] = {}
+    packed = _pack(solution, tensors)
+    _tensor_file.save(packed, tensors, path, previous)
+
+
+def _pack(solution: Solution, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    history = solution.history
+    put(tensors, "ts", solution.ts)
+    if history:
+        full = [report.kept for report in history if report.kept is not None]
+        if full:
+            put(tensors, "history.increments", torch.stack(full))
+        if len(full) < len(history):  # summaries
+            largest = [torch.as_tensor(report.increment, dtype=torch.float64) for report in history]
+            put(tensors, "history.increment", torch.stack(largest))
+        put(tensors, "history.frontier", torch.stack([torch.as_tensor(report.frontier) for report in history]))
+    put(tensors, "iterations", torch.as_tensor(solution.iterations))
+    if solution.error_estimate is not None:
+        put(tensors, "error_estimate", torch.as_tensor(solution.error_estimate, dtype=torch.float64))
+    if solution.residuals is not None:
+        put(tensors, "residuals", solution.residuals)
+    return {
+        "us": put_state(tensors, "us", solution.us),
+        "status": solution.status.name,
+        "sample_status": None if solution.sample_status is None else [s.name for s in solution.sample_status],
+        "history": [[report.iteration, report.rounds, report.evaluations] for report in history],
+        "summaries": [[i, report.slices] for i, report in enumerate(history) if report.kept is None],
+        "stats": solution.stats.to_dict(),
+        "iterates": None if solution.iterates is None else pack_record(solution.iterates, tensors),
+        "standing": None if solution.standing is None else pack_standing(solution.standing, tensors),
+    }
+
+
+def _unpack(packed: Any, tensors: dict[str, Tensor], device: torch.device) -> Solution:
+    samples = packed["sample_status"]
+    iterations, history = tensors["iterations"], unpack_history(packed, tensors)
+    us, estimate = get_state(tensors, "us", packed["us"], device), tensors.get("error_estimate")
+    return Solution(
+        us=us,
+        ts=tensors["ts"],
+        status=Status[packed["status"]],
+        iterations=int(iterations) if iterations.ndim == 0 else iterations,
+        history=history,
+        stats=Stats(**packed["stats"]),
+        sample_status=None if samples is None else tuple(Status[name] for name in samples),
+        error_estimate=float(estimate) if estimate is not None and estimate.ndim == 0 else estimate,
+        residuals=tensors.get("residuals"),
+        iterates=None if packed["iterates"] is None else unpack_record(packed["iterates"], tensors, device),
+        standing=None if packed["standing"] is None else unpack_standing(packed["standing"], tensors, device, us),
+    )

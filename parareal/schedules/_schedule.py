@@ -8,22 +8,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from parareal._core import trees
-from parareal.problem._lane_calls import check_like
-from parareal.grid._time_grid import Where, check_count
+from parareal._core.arrays import Bools, Ints
 from parareal._core.trees import State
+from parareal.grid._mesh import Where
 
 Guess: TypeAlias = Callable[[Where, State, tuple[Any, ...]], State]
-Ints: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
-Bools: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
-Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass
@@ -105,104 +96,3 @@ class Wavefront(Schedule):
     def admit(self, progress: Progress) -> tuple[Bools, Bools]:
         """Everything that is ready."""
         return progress.fine_ready, progress.coarse_ready
-
-
-@dataclass(frozen=True)
-class Windowed(Schedule):
-    """A window of slices that slides with the frontier: at most ``width`` of them are worked on at a time.
-
-    Slices leave it on the left as they become final or are accepted by the stopping rule, which a window always asks to
-    accept (``freeze``). Inside, everything goes as soon as it can, as in `Wavefront`. The slice at the frontier always
-    advances, so that it takes no more rounds than the sequential run. One case is excepted: a run that finds at its end
-    that errors it has accepted grew beyond the tolerance continues from the last proven slice boundary, and those
-    rounds come on top (with ``dense=False`` it ends as `Status.UNCERTAIN` instead). An iteration ends whenever the
-    frontier has moved.
-
-    Args:
-        width: Slices in the window, at least 1, and lanes in a round. Where the correction has a propagator its lanes
-            count as well, and those of the slices at the frontier may be a few more.
-        initial: First guesses on slices that enter: ``"coarse"``, the correction's own; ``"hold"``, the last state;
-            ``"extrapolate"``, the line through the last two edges; or ``guess(t0, t1, u)``, called once for many
-            slices with float64 times of shape ``(L,)`` and leaves ``(L, *state)``, which carries ``u`` from ``t0``,
-            the last edge that holds a state, to ``t1``.
-
-    Raises:
-        TypeError: ``width`` is not an int.
-        ValueError: ``width`` is below 1, or ``initial`` is unknown.
-
-    Source:
-        Parallel Sampling of Diffusion Models (ParaDiGMS, arXiv 2305.16317), with `Identity` and slices of one step.
-
-    Examples:
-        >>> import torch, parareal as pr
-        >>> grid = pr.TimeGrid.uniform(0.0, 8.0, slices=64)
-        >>> problem = pr.ODE(lambda t, u: torch.cos(t) * u)
-        >>> window = pr.Windowed(8)
-        >>> sol = pr.solve(problem, torch.ones(1), grid, fine=pr.RK4(), coarse=pr.Identity(), schedule=window)
-        >>> sol.stats.max_lanes, sol.stats.rounds < 4 * 64
-        (8, True)
-    """
-
-    width: int  # pyright: ignore[reportIncompatibleVariableOverride]
-    initial: Literal["coarse", "hold", "extrapolate"] | Callable[[Tensor, Tensor, State], State] = "coarse"
-
-    def __post_init__(self) -> None:
-        check_count(self.width, "width")
-        if not callable(self.initial) and not (isinstance(self.initial, str) and self.initial in INITIAL):
-            raise ValueError(
-                f"initial={self.initial!r} is unknown; expected one of {', '.join(map(repr, INITIAL))}, or a function "
-                "guess(t0, t1, u) -> u at t1"
-            )
-
-    @property
-    def guess(self) -> Guess | None:  # pyright: ignore
-        """What ``initial`` stands for."""
-        if callable(self.initial):
-            return partial(_carried, self.initial)
-        return INITIAL[self.initial]
-
-    def admit(self, progress: Progress) -> tuple[Bools, Bools]:
-        """Everything that is ready, from the left, as long as there is room; the slice at the frontier always."""
-        p = progress
-        if self.width >= p.fine_ready.shape[1] and not p.coarse:
-            return p.fine_ready, p.coarse_ready
-        front = np.arange(p.fine_ready.shape[1]) == p.frontier[:, None]
-        fine = p.fine_ready & (front | ~p.fine_busy)
-        coarse = p.coarse_ready & (front | ~p.coarse_busy)
-        under_way = (p.fine_busy.astype(np.int64) + p.coarse_busy) * ~front
-        room = self.width - 1 - p.coarse - under_way.sum(axis=1, keepdims=True)  # some is kept for the frontier
-        fits = front | (np.cumsum((fine.astype(np.int64) + coarse) * ~front, axis=1) <= room)
-        return fine & fits, coarse & fits
-
-
-def _held(at: Where, u: State, before: tuple[Any, ...]) -> State:
-    length = at.shape[1]
-    return trees.map(lambda leaf: leaf.unsqueeze(1).expand(leaf.shape[0], length, *leaf.shape[1:]), u)
-
-
-def _extrapolated(at: Where, u: State, before: tuple[Any, ...]) -> State:
-    if not before:
-        return _held(at, u, before)
-    start = at.t0[:, 0]
-    ratio = (at.t1 - start[:, None]) / (start - before[0].t)[:, None]
-    ratio = torch.where(torch.isfinite(ratio), ratio, 0.0)
-
-    def leaf(now: Tensor, earlier: Tensor) -> Tensor:
-        weights = ratio.to(now.real.dtype).reshape(*ratio.shape, *[1] * (now.ndim - 1))
-        return now.unsqueeze(1) + weights * (now - earlier).unsqueeze(1)
-
-    return trees.map(leaf, u, before[0].u)
-
-
-def _carried(fn: Callable[[Tensor, Tensor, State], State], at: Where, u: State, before: tuple[Any, ...]) -> State:
-    rows, length = at.shape
-    many = trees.map(lambda leaf: leaf.repeat_interleave(length, dim=0), u)
-    start = at.t0[:, :1].expand(rows, length).reshape(-1)
-    return trees.fold(check_like(fn(start, at.t1.reshape(-1), many), many, "initial(t0, t1, u)"), length)
-
-
-INITIAL: dict[str, Guess | None] = {
-    "coarse": None,
-    "hold": _held,
-    "extrapolate": _extrapolated,
-}

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.arrays import Bools, Ints
 from parareal._core.multistep_state import Carried, bare
 from parareal._core.norms import NormName, norm
-from parareal.schedules._schedule import Bools, Ints
 from parareal._core.trees import State
 
 

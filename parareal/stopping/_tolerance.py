@@ -1,84 +1,21 @@
-"""Stopping rules: what is measured at each edge, and what follows from the figures.
-
-A rule measures on the device and decides on the host, so that one iteration costs one synchronisation however rules
-are combined.
-"""
+"""`Tolerance`: a rule that measures how far the slice boundaries are from settled, or from the sequential solution."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import numpy as np
 from torch import Tensor
 
-from parareal.stopping._increments import Change
-from parareal.stopping._error_estimate import Seen, Start
-from parareal.grid._time_grid import check_count
-from parareal.stopping._rules import ErrorJudge, Judge, Verdict, account, reopen, verified
+from parareal._core.arrays import Bools, Floats, Ints
 from parareal._core.norms import NormName
-from parareal.schedules._schedule import Bools, Ints
-
-Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
-RuleName: TypeAlias = Literal["increment", "defect", "error"]
-
-
-class StoppingRule(ABC):
-    """When to stop. Rules combine: ``a | b`` stops when either does, ``a & b`` when both do."""
-
-    @property
-    @abstractmethod
-    def norm(self) -> NormName:
-        """The norm in which increments are reported."""
-
-    @property
-    @abstractmethod
-    def uses_defect(self) -> bool:
-        """Whether `measure` asks for the defect; fine solutions are kept for it only then."""
-
-    @property
-    def uses_growth(self) -> bool:
-        """Whether `measure` asks for what moves are carried to; earlier fine solutions are kept for it only then."""
-        return False
-
-    @property
-    @abstractmethod
-    def width(self) -> int:
-        """How many figures `measure` gives."""
-
-    @abstractmethod
-    def measure(self, change: Change) -> list[Tensor]:
-        """Figures of each lane that the decision needs: ``width`` float64 tensors of shape ``(L,)``."""
-
-    @abstractmethod
-    def decide(self, figures: Floats, iteration: Ints) -> Verdict:
-        """The verdict after an iteration.
-
-        Args:
-            figures: ``(D, N, C)``, the C figures of each slice's right edge, for D systems; zero where it did not move.
-            iteration: ``(D,)``: iterations completed.
-        """
-
-    def spent(self, iteration: Ints) -> Bools:
-        """Whether it stops after so many iterations whatever the figures; ``(D,)``, as ``iteration``."""
-        return np.zeros(iteration.shape, dtype=bool)
-
-    def accepting(self) -> StoppingRule:
-        """This rule, accepting slices as they pass, as a sliding window needs it."""
-        return self
-
-    def begin(self, start: Start) -> Judge:
-        """The rule at work in a new run."""
-        return Judge(self)
-
-    def __or__(self, other: StoppingRule) -> StoppingRule:
-        return _Combined(self, other, "|") if isinstance(other, StoppingRule) else NotImplemented  # pyright: ignore
-
-    def __and__(self, other: StoppingRule) -> StoppingRule:
-        return _Combined(self, other, "&") if isinstance(other, StoppingRule) else NotImplemented  # pyright: ignore
+from parareal.stopping._error_estimate import Errors
+from parareal.stopping._increments import Change
+from parareal.stopping._observations import Seen, Start
+from parareal.stopping._rules import Judge, RuleName, StoppingRule, Verdict
 
 
 @dataclass(frozen=True)
@@ -166,141 +103,40 @@ class Tolerance(StoppingRule):
         return Verdict(stop, stop, run if self.freeze else np.zeros_like(run))
 
 
-@dataclass(frozen=True)
-class Iterations(StoppingRule):
-    """Stops after ``count`` iterations.
+class ErrorJudge(Judge):
+    """A tolerance at work: it keeps account of errors, and with ``rule="error"`` decides by them."""
 
-    Args:
-        count: At least 1.
-
-    Raises:
-        TypeError: ``count`` is not an int.
-        ValueError: ``count`` is below 1.
-    """
-
-    count: int
-
-    def __post_init__(self) -> None:
-        check_count(self.count, "Iterations(count)")
-
-    @property
-    def norm(self) -> NormName:
-        """Increments are reported in the rms norm."""
-        return "rms"
-
-    @property
-    def uses_defect(self) -> bool:
-        """No."""
-        return False
-
-    @property
-    def width(self) -> int:
-        """No figures."""
-        return 0
-
-    def measure(self, change: Change) -> list[Tensor]:
-        """Nothing."""
-        return []
-
-    def spent(self, iteration: Ints) -> Bools:
-        """Once the count is reached."""
-        return iteration >= self.count
-
-    def decide(self, figures: Floats, iteration: Ints) -> Verdict:
-        """Stops at the count; no tolerance is checked."""
-        stop = iteration >= self.count
-        return Verdict(stop, np.zeros_like(stop), np.zeros_like(iteration))
-
-
-@dataclass(frozen=True)
-class _Combined(StoppingRule):
-    """Two rules, joined by ``|`` or ``&``."""
-
-    first: StoppingRule
-    second: StoppingRule
-    how: Literal["|", "&"]
-
-    @property
-    def norm(self) -> NormName:
-        """That of the first tolerance among the two."""
-        return self.second.norm if isinstance(self.first, Iterations) else self.first.norm
-
-    def spent(self, iteration: Ints) -> Bools:
-        """Either or both."""
-        first, second = self.first.spent(iteration), self.second.spent(iteration)
-        return first | second if self.how == "|" else first & second
-
-    def accepting(self) -> StoppingRule:
-        """Both."""
-        return replace(self, first=self.first.accepting(), second=self.second.accepting())
-
-    def begin(self, start: Start) -> Judge:
-        """Both at work."""
-        return _Both(self, self.first.begin(start), self.second.begin(start))
-
-    @property
-    def uses_defect(self) -> bool:
-        """Where either does."""
-        return self.first.uses_defect or self.second.uses_defect
-
-    @property
-    def uses_growth(self) -> bool:
-        """Where either does."""
-        return self.first.uses_growth or self.second.uses_growth
-
-    @property
-    def width(self) -> int:
-        """The figures of both."""
-        return self.first.width + self.second.width
-
-    def measure(self, change: Change) -> list[Tensor]:
-        """The figures of the first rule, then those of the second."""
-        return self.first.measure(change) + self.second.measure(change)
-
-    def decide(self, figures: Floats, iteration: Ints) -> Verdict:
-        """Either or both."""
-        cut = self.first.width
-        first, second = figures[..., :cut], figures[..., cut:]
-        return self.join(self.first.decide(first, iteration), self.second.decide(second, iteration))
-
-    def join(self, a: Verdict, b: Verdict) -> Verdict:
-        """One verdict of two."""
-        error = b.error if a.error is None else a.error
-        converged = (a.stop & a.converged) | (b.stop & b.converged)
-        sound = b.sound if a.sound is None else a.sound if b.sound is None else a.sound & b.sound
-        if self.how == "|":
-            return Verdict(a.stop | b.stop, converged, np.maximum(a.accepted, b.accepted), error, sound)
-        return Verdict(a.stop & b.stop, converged, np.minimum(a.accepted, b.accepted), error, sound)
-
-
-class _Both(Judge):
-    """Two judges joined."""
-
-    def __init__(self, rule: _Combined, first: Judge, second: Judge) -> None:
+    def __init__(self, rule: Tolerance, start: Start) -> None:
         super().__init__(rule)
-        self._join, self._first, self._second = rule.join, first, second
+        self._tolerance, self._errors = rule, Errors(start, rule.rtol, rule.atol)
 
     def decide(self, seen: Seen) -> Verdict:
-        """Each on its own figures."""
-        cut = self._first.rule.width
-        parts = (
-            seen._replace(figures=seen.figures[..., part], values=seen.values[:, part])
-            for part in (slice(cut), slice(cut, None))
-        )
-        return self._join(*(judge.decide(part) for judge, part in zip((self._first, self._second), parts, strict=True)))
-
-    def reopen(self, systems: Bools, times: int) -> None:
-        """Both."""
-        reopen(self._first, systems, times)
-        reopen(self._second, systems, times)
-
-    def verified(self, system: int, residuals: Floats, size: Floats, begin: int) -> tuple[float, float]:
-        """By the stricter of those that have a tolerance."""
-        parts = [verified(judge, system, residuals, size, begin) for judge in (self._first, self._second)]
-        parts = [part for part in parts if part[1] > 0] or parts
-        return min(parts, key=lambda part: part[1] - part[0])
+        """By the errors, or by the rule's own figures."""
+        size, errors = seen.figures[..., 1], self._errors
+        errors.update(seen)
+        if self._tolerance.rule == "error":
+            accepted = errors.passed(seen, size)
+            stop = accepted == size.shape[1]
+            verdict = Verdict(stop, stop, accepted if self._tolerance.freeze else np.zeros_like(accepted))
+        else:
+            verdict = self._tolerance.decide(seen.figures, seen.iteration)
+        error, sound = errors.at_end(seen, size[:, -1], self._tolerance.rule == "error"), None
+        if self._tolerance.rule == "error":
+            tolerance = self._tolerance.atol + self._tolerance.rtol * size[:, -1]
+            sound = ~(error > tolerance * (1 + 1e-12))
+        errors.accept(seen, verdict.accepted)
+        return verdict._replace(error=error, sound=sound)
 
     def account(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Of both."""
-        both = {"first": account(self._first), "second": account(self._second)}
-        return {f"{which}.{name}": array for which, own in both.items() for name, array in own.items()}
+        """The record of errors."""
+        return self._errors.arrays()
+
+    def reopen(self, systems: Bools, times: int) -> None:
+        """With stricter acceptance each time."""
+        self._errors.reopen(systems, times)
+
+    def verified(self, system: int, residuals: Floats, size: Floats, begin: int) -> tuple[float, float]:
+        """Defects carried to the end as errors are."""
+        rule = self._tolerance
+        allowed = rule.rtol + rule.atol / max(float(size[-1]), np.finfo(np.float64).tiny)
+        return self._errors.carried(system, residuals, begin), allowed

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from parareal.grid._time_grid import check_count
+from parareal._core.checks import check_count
 
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from parareal._core.arrays import Ints
+from parareal._core.checks import check_count
 from parareal.corrections._base import Correction
-from parareal.grid._time_grid import check_count
 from parareal.corrections._jacobian import Jacobian
-from parareal.schedules._schedule import Barrier, Ints, Schedule, Wavefront, Windowed
 from parareal.corrections._wrapper import Wrapper
 from parareal.integrators import Euler, Integrator, Multistep
 from parareal.integrators._exponential import _Exponential  # pyright: ignore[reportPrivateUsage]
+from parareal.schedules._schedule import Barrier, Schedule, Wavefront
+from parareal.schedules._windowed import Windowed
 
 
 @dataclass(frozen=True, eq=False)

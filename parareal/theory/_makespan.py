@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Literal, TypeAlias
 
-from parareal.grid._time_grid import check_count
+from parareal._core.checks import check_count
 from parareal.schedules._schedule import Barrier, Schedule, Wavefront
 
 Placement: TypeAlias = Literal["any", "owner", "manager"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from parareal.grid._time_grid import check_count
+from parareal._core.checks import check_count
 from parareal.schedules._schedule import Schedule
 from parareal.theory._makespan import Placement, makespan
 

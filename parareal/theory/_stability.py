@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from parareal._core.checks import check_count
 from parareal.corrections._base import Coarse, Correction
-from parareal.grid._time_grid import check_count
 from parareal.corrections._linear import Identity, Zero
-from parareal.problem._semilinear import scaled_phis
 from parareal.integrators import ETDRK2, ETDRK4, ButcherTableau, ExponentialEuler, Integrator, Multistep, RungeKutta
 from parareal.integrators._implicit import Implicit
 from parareal.integrators._runge_kutta import Named
+from parareal.problem._semilinear import scaled_phis
 
 Complex: TypeAlias = np.ndarray[Any, np.dtype[np.complex128]]
 OneStep: TypeAlias = Callable[[Complex, Complex], Complex]

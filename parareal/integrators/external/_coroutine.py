@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal.problem._ode import Stages
 from parareal._core.trees import State
 from parareal.integrators._base import Cost
+from parareal.problem._ode import Stages
 
 Rhs: TypeAlias = Callable[[Tensor, State], State]
 """``f(t, u)``, of one lane (``t`` of shape ``()``) or of all (shape ``(L,)``)."""

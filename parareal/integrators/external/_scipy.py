@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal._core.vectors import flat, unflat
-from parareal.problem._ode import Stages
 from parareal._core.trees import State
+from parareal._core.vectors import flat, unflat
 from parareal.integrators._base import Cost, Integrator
 from parareal.integrators.external._checks import check_name, check_one_dtype, check_options, check_tolerance, load
 from parareal.integrators.external._coroutine import Rhs, lane_by_lane, nan_like
+from parareal.problem._ode import Stages
 
 _COMMON = ("first_step", "max_step")
 _OPTIONS = {

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal.problem._ode import Stages
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator, check_steps
 from parareal.integrators.external._checks import check_name, check_one_dtype, check_options, check_tolerance, load
 from parareal.integrators.external._coroutine import Rhs, as_stages, finite_lanes, lane_by_lane
+from parareal.problem._ode import Stages
 
 ADAPTIVE = {"dopri8": 8, "dopri5": 5, "bosh3": 3, "fehlberg2": 2, "adaptive_heun": 2}
 FIXED = {"euler": (1, 1), "midpoint": (2, 2), "heun2": (2, 2), "heun3": (3, 3), "rk4": (4, 4)}

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal._core.vectors import flat, unflat
-from parareal.grid._time_grid import check_count
-from parareal.problem._ode import Stages
+from parareal._core.checks import check_count
 from parareal._core.trees import State
+from parareal._core.vectors import flat, unflat
 from parareal.integrators._base import Integrator
 from parareal.integrators.external._checks import check_name, check_one_dtype, check_tolerance, load
 from parareal.integrators.external._coroutine import Rhs, as_stages, finite_lanes, nan_like, scattered
+from parareal.problem._ode import Stages
 
 METHODS = {"tsit5": "Tsit5", "dopri5": "Dopri5", "heun": "Heun"}
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal._core.vectors import flat, unflat
-from parareal.problem._ode import Stages
-from parareal.problem._sde import SDE
 from parareal._core.trees import State
+from parareal._core.vectors import flat, unflat
 from parareal.integrators._base import Integrator, check_steps
 from parareal.integrators.external._checks import check_name, check_one_dtype, load
 from parareal.integrators.external._coroutine import Coroutine, side_by_side
+from parareal.problem._ode import Stages
+from parareal.problem._sde import SDE
 
 METHODS = {
     "euler": ("ito",),

@@ -1,0 +1,15 @@
+"""Arrays of numpy by what they hold."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Ints: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+
+
+Bools: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
