@@ -1,4 +1,4 @@
-"""A diffusion model: a network, what its output means, its conditioning; two models whose answers are known or in the package.
+"""A diffusion model: a network and what its output means; also two models that need no training of yours.
 
 This package imports noise schedules.
 """
