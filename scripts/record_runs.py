@@ -13,6 +13,7 @@ import json
 import socket
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -231,19 +232,11 @@ def of_ranks(rank: int, port: int, path: str) -> None:
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=2, rank=rank)
     problem, found = pr.ODE(lotka, batching="native"), {}
     for c in ("euler", "flow", "secant"):
-        for name, executor in {"distributed": pr.Distributed(), "pipeline": pr.RankPipeline()}.items():
-            schedule = {} if name == "pipeline" else {"schedule": pr.Wavefront()}
-            sol = pr.solve(
-                problem,
-                U0[0],
-                GRID,
-                fine=pr.RK4(),
-                coarse=corrections()[c],
-                executor=executor,
-                stop=LOOSE,
-                throw=False,
-                **schedule,
-            )
+        for name, way in {
+            "distributed": {"executor": pr.Distributed(), "schedule": pr.Wavefront()},
+            "pipeline": {"schedule": pr.RankPipeline()},
+        }.items():
+            sol = pr.solve(problem, U0[0], GRID, fine=pr.RK4(), coarse=corrections()[c], stop=LOOSE, throw=False, **way)
             found[f"ranks/{c}/{name}"] = summary(sol)
     if rank == 0:
         Path(path).write_text(json.dumps(found))
@@ -269,14 +262,14 @@ def main() -> None:
     parser.add_argument("--compare", type=Path, help="what was found before")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found: dict[str, Any] = {}
+    warnings.simplefilter("ignore")
+    found: dict[str, Any] = ranks()
     for name, run in itertools.chain(engine_runs(), other_runs(), pipeline_runs()):
         try:
             got = run()
             found[name] = summary(got) if isinstance(got, pr.Solution) else digest(got)
         except Exception as error:
             found[name] = f"{type(error).__name__}"
-    found |= ranks()
     print(f"{len(found)} runs, {sum(isinstance(f, str) and f.endswith('Error') for f in found.values())} refused")
     if args.path:
         args.path.write_text(json.dumps(found, indent=1))
