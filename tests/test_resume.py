@@ -208,7 +208,7 @@ def test_no_slice_that_was_final_is_solved_again(
         schedule = pr.Windowed(slices)
     call = {"coarse": coarse, "schedule": schedule, "stop": NEVER, "executor": pr.Serial()}
     sol = interrupted(case, data.draw(st.integers(1, 300), label="call"), **call)
-    final = int(sol.standing.frontier[0])
+    final = int(sol.standing.state.frontier[0])
     ref = pr.serial(case.problem, case.u0, case.grid, fine=case.fine)
     assert equal(part(sol.us, slice(final + 1)), part(ref.us, slice(final + 1)))
     begun = case.grid.points[case.grid.bounds[final]]
@@ -405,14 +405,17 @@ def test_an_interruption_while_an_iteration_is_measured(monkeypatch: pytest.Monk
 
 
 ENGINE = (
-    "_engine.py",
-    "_iterates.py",
-    "_edges.py",
-    "_flight.py",
-    "_store.py",
-    "_changes.py",
-    "_judge.py",
-    "_errors.py",
+    "engine/_engine.py",
+    "engine/_measure.py",
+    "engine/_update.py",
+    "engine/_states.py",
+    "engine/_readiness.py",
+    "engine/_lanes.py",
+    "_core/ring_buffer.py",
+    "results/_run_state.py",
+    "stopping/_increments.py",
+    "stopping/_tolerance.py",
+    "stopping/_error_estimate.py",
 )
 FREE = (pr.Euler(), pr.Identity(), pr.Secant(pr.Identity()), pr.Anderson(pr.Identity()))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.arrays import Ints
-from parareal._core.multistep_state import bare
+from parareal._core.multistep_state import without_history
 from parareal._core.trees import State
 from parareal.results._tensor_file import get_state, put, put_state
 
@@ -89,11 +89,11 @@ class Recorder:
         slices: Slices of each, N.
         samples: Whether the systems are samples.
         coarse: Whether there is a coarse propagator.
-        before: What the run that is gone on with has recorded.
+        before: What the run that is continued has recorded.
         rounds: Rounds that it took.
 
     Attributes:
-        log: Who was in which round, see `Counters`.
+        log: Which lanes were in which round, see `Counters`.
     """
 
     def __init__(
@@ -106,13 +106,13 @@ class Recorder:
         self._parts: dict[str, list[tuple[Ints, Ints, State]]] = {"u": [], "fine": [], "coarse": []}
 
     @property
-    def goes_on(self) -> bool:
-        """Whether there is a record that this one goes on from."""
+    def continues(self) -> bool:
+        """Whether there is a record that this one continues."""
         return self._before is not None
 
     def add(self, what: str, ids: Ints, iterate: Ints, value: State) -> None:
-        """States or values at places ``ids``: an edge's number ``m (N + 1) + n``, a slice's ``m N + n``."""
-        self._parts[what].append((ids, iterate.copy(), trees.clone(bare(value))))
+        """States or values at places ``ids``: a boundary's number ``m (N + 1) + n``, a slice's ``m N + n``."""
+        self._parts[what].append((ids, iterate.copy(), trees.clone(without_history(value))))
 
     def record(self) -> Record:
         """All of it."""

@@ -134,15 +134,15 @@ def put_state(tensors: dict[str, Tensor], name: str, state: State) -> Any:
     return _spec(state)
 
 
-def put_memory(tensors: dict[str, Tensor], name: str, state: State) -> Any:
-    """The memory that travels with a state, if any."""
+def put_history(tensors: dict[str, Tensor], name: str, state: State) -> Any:
+    """The multistep history that travels with a state, if any."""
     if not isinstance(state, Carried):
         return None
     put(tensors, f"{name}.clock", state.memory.clock)
     return [put_state(tensors, f"{name}.{i}", list(state.memory[i])) for i in (0, 1)]
 
 
-def get_memory(tensors: dict[str, Tensor], name: str, specs: Any, u: State) -> State:
+def get_history(tensors: dict[str, Tensor], name: str, specs: Any, u: State) -> State:
     if specs is None:
         return u
     device = trees.leaves(u)[0].device

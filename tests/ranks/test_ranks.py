@@ -209,7 +209,7 @@ def test_what_does_not_go_together_is_refused_on_every_rank(pool: Pool) -> None:
         "expected how one process evaluates its lanes",
         'keep="all" came with',
         "dense=False came with",
-        "looks at all edges together",
+        "looks at all boundaries together",
         "the state lies on 'meta'",
         "group='time'",
         "this process is not in it",
