@@ -102,6 +102,7 @@ class Run:
         engine = self._engine(method)
         if resume is not None:
             self._resume(engine, resume, method)
+        # After the restore: the record begins with the current iterates.
         self._record(engine, None if resume is None else resume.iterates)
         try:
             self._advance(engine, bar, checkpoint)
@@ -179,7 +180,7 @@ class Run:
                 self._increments.setdefault(key, Moved(*engine.state.residuals.shape)).put(int(system), row)
             if self._executor.any(self._report(engine, bar)):
                 engine.halt(Status.STOPPED)
-            if checkpoint is not None:
+            if checkpoint is not None:  # after the callback: a file never lacks what the caller has seen
                 engine.together()
                 checkpoint.save(self._solution(engine))
 
@@ -188,6 +189,7 @@ class Run:
         halt, before, state, samples = False, self._before, engine.state, self._inputs.samples
         active = state.active
         done = state.iteration[active] if active.any() else state.iteration.max(keepdims=True)
+        # Samples complete iterations one after another: an iteration is reported once the slowest has it behind it.
         while len(self.history) < done.min():
             rows = self._increments.pop(len(self.history) + 1, None)
             # Ctrl-C may come between an iteration and its report.
@@ -234,6 +236,7 @@ class Run:
         state = at.state.copy()
         state.status[systems] = RUNNING
         state.frontier[systems] = state.proven[systems]
+        # Earlier iterates are left out: boundaries that were accepted have not moved with the others.
         engine.close()
         self._before, self._started = self._cost(engine), time.perf_counter()
         record = self._recorder.record() if self._recorder else None

@@ -42,6 +42,7 @@ def sequential(inputs: Inputs, executor: Executor) -> Solution:
         u = trees.clone(inputs.systems)  # the caller's own tensor, which no right-hand side shall reach
         if isinstance(fine, Multistep) and history:
             u = Carried(u, fine.begin(u))
+        # Through the same lanes and rounds as a run in parallel: so the two agree bit for bit where lanes do.
         for n in range(slices):
             lanes.launch(ids, np.full(count, n), u, inputs.rows)
             while play_round([lanes], executor, counters):

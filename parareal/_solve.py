@@ -75,14 +75,14 @@ def solve(
             three states for each slice and iteration.
         verify: After convergence, evaluate every boundary once more that was accepted without its own evaluation, as
             many slices at a time as the window has; where their defects add up to more than the tolerance at the end,
-            the run goes on from the states that it has. The status is then `Status.VERIFIED`, or FINAL.
+            the run continues from the states that it has. The status is then `Status.VERIFIED`, or FINAL.
         history: What `Solution.history` keeps of each iteration: ``"full"``, the increments of all slices; or
             ``"summary"``, the largest of them. ``None`` for ``"full"`` with ``dense=True`` and ``"summary"`` without.
             The callback sees the increments of all slices in either case.
-        resume: A solution to go on from, partial or not, of a run with the same problem, initial state, grid, fine
+        resume: A solution to continue from, partial or not, of a run with the same problem, initial state, grid, fine
             propagator and ``samples``. Everything else may be another. Iterations, history and costs are counted on.
-            With the default schedule the run goes on as if it had never stopped; see ``docs/resume.md``.
-        checkpoint: A file that is written after each iteration, see `Solution.save`, and gone on from where it exists
+            With the default schedule the run continues as if it had never stopped; see ``docs/resume.md``.
+        checkpoint: A file that is written after each iteration, see `Solution.save`, and continued from where it exists
             already: the same call, made again after a crash, does the rest. The file before it is kept as
             ``checkpoint + ".previous"``, and is taken with a warning where the last one is damaged.
         throw: Raise `SolveError` when the run does not reach what was asked; otherwise return what there is.

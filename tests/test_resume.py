@@ -540,7 +540,7 @@ def test_a_truncated_checkpoint_is_passed_over_and_kept_out(tmp_path: Path, keep
     run(stop=pr.Iterations(6), checkpoint=path, callback=after(3))
     good = (tmp_path / "job.previous").read_bytes()
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(PowerCutError), pytest.warns(UserWarning, match=r"damaged.*Going on from '.*job\.previous'"):
+    with pytest.raises(PowerCutError), pytest.warns(UserWarning, match=r"damaged.*Continuing from '.*job\.previous'"):
         run(f=cut_short(wave, 1), stop=pr.Iterations(6), checkpoint=path)
     assert (tmp_path / "job.previous").read_bytes() == good
     with pytest.warns(UserWarning, match="damaged"):
@@ -554,7 +554,7 @@ def test_a_truncated_checkpoint_is_passed_over_and_kept_out(tmp_path: Path, keep
 def test_a_file_that_is_no_checkpoint_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "job"
     path.write_text("my only copy")
-    with pytest.raises(ValueError, match=r"cannot be gone on from, and was left as it is.*damaged or no solution"):
+    with pytest.raises(ValueError, match=r"cannot be continued, and was left as it is.*damaged or no solution"):
         run(checkpoint=path)
     assert path.read_text() == "my only copy"
     path.unlink()

@@ -25,6 +25,9 @@ _TAG = 2412  # of messages, so that they do not meet those of somebody else
 _PATIENCE = timedelta(days=30)  # a message may take as long as the work before it; who needs it has a limit of his own
 
 
+_UNREAD = 8  # sends to one process that may be under way: four messages, more than one iteration has
+
+
 class Kind(IntEnum):
     """What a message is about."""
 
@@ -87,7 +90,7 @@ class Mailbox:
             if part is not None and len(part):
                 work = dist.isend(part, group=self._link.control, group_dst=to, tag=_TAG)
                 self._under_way[to].append((work, part))  # kept until it is there
-        while len(self._under_way[to]) > 8:
+        while len(self._under_way[to]) > _UNREAD:
             self._link.wait(self._under_way[to].popleft()[0])
 
     def tell_all(

@@ -161,7 +161,7 @@ class ActiveLanes:
         """Lanes whose place, ``ids % len(wanted)``, is not wanted any more make no further step."""
         under_way = bool(self._between_steps or self.groups)
         self._wanted = wanted if under_way else None
-        if self.queue is not None:  # a step may go on for long: it is not waited for
+        if self.queue is not None:  # a step may take long: it is not waited for
             unwanted = [group for group in self.groups if not wanted[group.lanes.ids % len(wanted)].any()]
             for group in unwanted:
                 group.stages.close()

@@ -34,7 +34,7 @@ class Counters:
 def play_round(propagators: list[ActiveLanes], executor: Executor, counters: Counters) -> bool:
     """One round: all active lanes get the value they wait for. Returns whether there were any.
 
-    Requests for the same function are stacked into one call, whichever propagator they come from. Calls go on side by
+    Requests for the same function are stacked into one call, whichever propagator they come from. Calls run side by
     side: one that takes several rounds is waited for by its own lanes alone.
     """
     waiting = [group for lanes in propagators for group in lanes.begin_steps()]
@@ -47,6 +47,7 @@ def play_round(propagators: list[ActiveLanes], executor: Executor, counters: Cou
         for group, value in zip(groups, values, strict=True):
             group.value, group.due = value, begun + rounds
         counters.note(begun, begun + rounds, groups)
+    # The round ends when the first call does: the others are still under way, and their lanes wait for later rounds.
     counters.rounds = max(begun, min(group.due for group in waiting if group.due is not None))
     for group in waiting:
         if group.due is not None and group.due <= counters.rounds:

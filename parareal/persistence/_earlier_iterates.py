@@ -21,6 +21,7 @@ def take_out(it: Iterates, name: str, number: Ints, going: Bools) -> EarlierIter
     if not (lookback or mixing) or it.setup.correction.carries or not going.any():
         return None
     base = np.minimum(it.state.current, number[:, None])
+    # A slice looks back from one number: where its boundaries differ, the run has to begin without what was before.
     going = going & (base[:, 1:] >= 0) & (base[:, :-1] == base[:, 1:])
     slices = np.where(going & (first >= 0), np.minimum(base[:, 1:] - first, lookback), 0)
     slices = _known(slices, base[:, :-1], [(ring, int(key == "u")) for key, ring in _of_slices(it).items()])
@@ -40,7 +41,7 @@ def put_back(it: Iterates, earlier: EarlierIterates, number: Ints) -> None:
     """Puts them beside the current iterates, of which the number is given."""
     for key, ring, depth in _kinds(it, earlier):
         most = int(depth.max(initial=0))
-        if most:
+        if most:  # before the current iterates would be overwritten by those before them
             ring.reserve(most + 1)
         for back in range(1, most + 1):
             system, n = (depth >= back).nonzero()

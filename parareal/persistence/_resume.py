@@ -33,6 +33,7 @@ def capture(engine: Engine, u: State, increments: dict[int, Floats], identity: I
     it, state, slices = engine.iterates, engine.state, engine.iterates.layout.slices
     ended = np.array([status in _ENDED for status in state.statuses])
     newest = state.current.max(1)
+    # Changes that were not measured yet allow for going back by one. Windows count iterations by the frontier.
     back = (state.current >= 0).all(1) & (newest <= state.iteration + 1) & ~ended & (not engine.parts.windowed)
     frontier, number = state.frontier.copy(), np.where(back, state.iteration, newest)
     u, own = _undone(engine, u, back, frontier) if back.any() else (u, False)
@@ -63,6 +64,7 @@ def _undone(engine: Engine, u: State, back: Bools, frontier: Ints) -> tuple[Stat
         if chosen.any():
             where, rows = (chosen.nonzero()[0], (ids + system + 1)[chosen])
             where, rows = torch.from_numpy(where).to(layout.device), torch.from_numpy(rows).to(layout.device)
+            # The place of a first iterate had nothing before: what is not finite keeps the newer state.
             before = trees.finite_or(trees.lanes(old, where), trees.lanes(u, rows))
             u, own = trees.map(lambda leaf, new, rows=rows: leaf.index_copy(0, rows, new), u, before), True
             np.minimum.at(frontier, system[chosen & final], n[chosen & final])
@@ -88,9 +90,11 @@ def restore(engine: Engine, at: Snapshot, most: int | None) -> None:
     if same:
         for name, array in error_record(engine.stopping).items():
             np.copyto(array, at.record.get(name, array))
+    # The limit counts on from the iterations made, but never beyond those that make all slices final.
     state.limit_to(most)
     spent = engine.parts.stop.spent(state.iteration)
     for system, status in enumerate(at.state.statuses):
+        # Another rule may ask for less error: what an earlier one has accepted is open again.
         if status in _ACCEPTED and not same:
             status = None
         if status is None and state.frontier[system] == slices:

@@ -204,7 +204,7 @@ class RunState:
         for name in ("iteration", "frontier", "proven", "errors", "residuals", "status"):
             if name in packed:
                 np.copyto(getattr(self, name), packed[name].reshape(getattr(self, name).shape), casting="unsafe")
-        if "frontier" in packed:
+        if "frontier" in packed:  # states between two iterations and decisions alike: nothing has moved since
             np.copyto(self.settled, self.frontier)
         if "number" in packed:
             number = packed["number"][:, None]

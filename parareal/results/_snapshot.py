@@ -102,6 +102,7 @@ def unpack_snapshot(packed: Any, tensors: dict[str, Tensor], device: torch.devic
     state = RunState.new(*arrays["residuals"].shape)
     state.unpack({**arrays, "status": np.array(codes)})
     identity: dict[str, Any] = packed["identity"]
+    # Most snapshots have the very states of the solution beside them: these are in the file once.
     own = packed["u"] is not None
     if own:
         u = get_state(tensors, "standing.u", packed["u"], device)

@@ -62,10 +62,10 @@ class Solution:
     """The outcome of `solve` or `serial`.
 
     Attributes:
-        us: States at the slice edges: the tree of the initial state, leaves ``(N + 1, *state)``. Edges that a run cut
-            short had not reached hold NaN. With ``dense=False`` the first and the last edge alone, ``(2, *state)``; if
-            the run was cut short the last is that of its frontier, at the time in ``ts``, and with ``samples=True`` NaN
-            for samples that were not at the end.
+        us: States at the slice boundaries: the tree of the initial state, leaves ``(N + 1, *state)``, NaN where a run
+            cut short had not come to. With ``dense=False`` at the first and the last alone, ``(2, *state)``; if the run
+            was cut short the last is that of its frontier, at the time in ``ts``, and with ``samples=True`` NaN for
+            samples that were not at the end.
         ts: Their times, float64, shape ``(N + 1,)``, or ``(2,)``.
         status: How the run ended; ``status.value`` is a sentence. With ``samples=True`` the worst of all samples.
         iterations: Iterations made; with ``samples=True`` one number for each sample, int64, shape ``(B,)``.

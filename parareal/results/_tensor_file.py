@@ -31,6 +31,7 @@ def save(
     safetensors = _safetensors()
     check_place(path)
     packed = {"format": FORMAT, "version": VERSION, "written_by": __version__, **packed}
+    # The digest covers the JSON and every tensor: a file cut short or written twice at once does not pass for whole.
     metadata = {"parareal": json.dumps({**packed, "sha256": _digest(packed, tensors)})}
     path = Path(path)
     name = path.with_name(f"{path.name}.{os.getpid()}.part")
