@@ -165,13 +165,14 @@ class RunState:
     def between_iterations(self, number: Ints, frontier: Ints) -> RunState:
         """A copy as it is between two iterations: no lane is under way, all boundaries reached have one iterate.
 
+        The limit is left out: it is that of a call, and another call may have another one.
+
         Args:
             number: The number of that iterate, ``(M,)``.
             frontier: The frontier there, ``(M,)``.
         """
         new = RunState.new(*self.residuals.shape)
         new.unpack({**self.pack(), "number": number, "frontier": frontier, "proven": self.final(frontier)})
-        new.limit = self.limit.copy()
         return new
 
     def final(self, frontier: Ints | None = None) -> Ints:
