@@ -11,9 +11,10 @@ from parareal._core.checks import check_count, check_instance
 from parareal._core.signals import raising
 from parareal._core.trees import State
 from parareal._input_checks import check_history, check_keep, check_solves
-from parareal._run import Callback, Run
+from parareal._inputs import Inputs
+from parareal._run import Callback, Method, Options, Run
+from parareal._sequential import sequential
 from parareal.corrections._base import Coarse, Correction
-from parareal.distributed._rank_pipeline import InBlock, RankPipeline
 from parareal.executors._base import Executor
 from parareal.executors._local import Batched
 from parareal.grid._time_grid import TimeGrid
@@ -68,20 +69,20 @@ def solve(
         samples: Axis 0 of every tensor in ``u0`` is a batch of independent samples: norms, stopping and iterations are
             then per sample, a sample that has finished leaves the rounds, and none depends on the others. The
             right-hand side sees states with a batch axis of 1.
-        dense: Keep the states at all edges. ``False`` keeps the first and the last alone, and with `Windowed` the
-            memory for states and history then grows with its width, not with the number of slices.
+        dense: Keep the states at all slice boundaries. ``False`` keeps the first and the last alone, and with
+            `Windowed` the memory for states and history then grows with its width, not with the number of slices.
         keep: ``"all"`` keeps every iterate and the fine and coarse solutions from it, in `Solution.iterates`: about
             three states for each slice and iteration.
         verify: After convergence, evaluate every boundary once more that was accepted without its own evaluation, as
             many slices at a time as the window has; where their defects add up to more than the tolerance at the end,
-            the run goes on from the states that it has. The status is then `Status.VERIFIED`, or FINAL.
+            the run continues from the states that it has. The status is then `Status.VERIFIED`, or FINAL.
         history: What `Solution.history` keeps of each iteration: ``"full"``, the increments of all slices; or
             ``"summary"``, the largest of them. ``None`` for ``"full"`` with ``dense=True`` and ``"summary"`` without.
             The callback sees the increments of all slices in either case.
-        resume: A solution to go on from, partial or not, of a run with the same problem, initial state, grid, fine
+        resume: A solution to continue from, partial or not, of a run with the same problem, initial state, grid, fine
             propagator and ``samples``. Everything else may be another. Iterations, history and costs are counted on.
-            With the default schedule the run goes on as if it had never stopped; see ``docs/resume.md``.
-        checkpoint: A file that is written after each iteration, see `Solution.save`, and gone on from where it exists
+            With the default schedule the run continues as if it had never stopped; see ``docs/resume.md``.
+        checkpoint: A file that is written after each iteration, see `Solution.save`, and continued from where it exists
             already: the same call, made again after a crash, does the rest. The file before it is kept as
             ``checkpoint + ".previous"``, and is taken with a warning where the last one is damaged.
         throw: Raise `SolveError` when the run does not reach what was asked; otherwise return what there is.
@@ -110,23 +111,24 @@ def solve(
     check_instance(executor, Executor, "executor", "pr.Batched()")
     schedule = Barrier() if schedule is None else schedule
     check_instance(schedule, Schedule, "schedule", "pr.Barrier()")
-    with schedule.joined(executor) if isinstance(schedule, RankPipeline) else executor.joined() as joined:
+    with schedule.joined(executor) as joined:
         check_keep(keep, dense)
         summary = check_history(history, dense)
-        run = Run(problem, u0, grid, fine, joined, samples, callback, progress, dense, keep, verify, summary)
+        inputs = Inputs.checked(problem, u0, grid, fine, joined, samples)
+        options = Options(dense, keep, verify, summary, callback, progress)
         if verify:
             _check_verify(dense, joined)
-        correction, stop = _parts(run, coarse, schedule, stop)
+        correction, stop = _parts(inputs, coarse, schedule, stop)
         if max_iterations is not None:
             check_count(max_iterations, "max_iterations")
         if resume is not None:
             check_instance(resume, Solution, "resume", 'pr.Solution.load("run.safetensors")')
         saved = None if checkpoint is None else Checkpoint(checkpoint, dense, joined)
         joined.meet(
-            run.systems,
+            inputs.systems,
             lambda: {
-                "identity": run.identity,
-                "initial state": digest(trees.leaves(run.systems)),
+                "identity": inputs.identity,
+                "initial state": digest(trees.leaves(inputs.systems)),
                 "correction": correction,
                 "schedule": schedule,
                 "stopping rule": stop,
@@ -136,7 +138,8 @@ def solve(
         with nullcontext() if saved is None else raising():
             if saved is not None:
                 resume = saved.load() or resume
-            solution = run.parallel(correction, schedule, stop, max_iterations, resume, saved)
+            method = Method(correction, schedule, stop, max_iterations)
+            solution = Run(inputs, joined, options).parallel(method, resume, saved)
             if saved is not None:
                 saved.save(solution)
     if throw and solution.status.failed:
@@ -149,25 +152,21 @@ def _check_verify(dense: bool, executor: Executor) -> None:
         raise ValueError(
             "verify=True came with dense=False, which keeps no states to evaluate; expected dense=True, or verify=False"
         )
-    if isinstance(executor, InBlock):
-        raise ValueError(
-            "verify=True came with RankPipeline, whose ranks hold a block of slices each; expected another schedule, "
-            "such as pr.Wavefront() with executor=pr.Distributed(), or verify=False"
-        )
+    executor.check_verify()
 
 
 def _parts(
-    run: Run, coarse: Integrator | Correction, schedule: Schedule, stop: StoppingRule | None
+    inputs: Inputs, coarse: Integrator | Correction, schedule: Schedule, stop: StoppingRule | None
 ) -> tuple[Correction, StoppingRule]:
     """Correction and stopping rule, checked."""
     if isinstance(coarse, Integrator):
         coarse = Coarse(coarse)
     check_instance(coarse, Correction, "coarse", "pr.Euler() or pr.Coarse(pr.Euler(steps=2))")
     if coarse.propagator is not None:
-        check_solves(coarse.propagator, run.problem, "the coarse propagator")
+        check_solves(coarse.propagator, inputs.problem, "the coarse propagator")
     stop = Tolerance() if stop is None else stop
     check_instance(stop, StoppingRule, "stop", "pr.Tolerance(rtol=1e-4)")
-    slices = run.grid.num_slices
+    slices = inputs.grid.num_slices
     if schedule.width is not None and schedule.width > slices:
         raise ValueError(
             f"width={schedule.width} is more than the {slices} slices of the grid; expected 1 ... "
@@ -212,6 +211,7 @@ def serial(
     executor = Batched() if executor is None else executor
     check_instance(executor, Executor, "executor", "pr.Batched()")
     with executor.joined() as joined:
-        run = Run(problem, u0, grid, fine, joined, samples, None, False, True)
-        joined.meet(run.systems, lambda: {"identity": run.identity, "initial state": digest(trees.leaves(run.systems))})
-        return run.sequential()
+        inputs = Inputs.checked(problem, u0, grid, fine, joined, samples)
+        systems = inputs.systems
+        joined.meet(systems, lambda: {"identity": inputs.identity, "initial state": digest(trees.leaves(systems))})
+        return sequential(inputs, joined)

@@ -23,7 +23,7 @@ from strategies import distance, equal, part, single
 from torch import Tensor
 
 import parareal as pr
-from parareal._core.multistep_state import bare, follow
+from parareal._core.multistep_state import follow, without_history
 from parareal.engine import _update
 from parareal.integrators._interpolation import node_weights
 from parareal.problem._semilinear import linear_weights
@@ -421,7 +421,7 @@ def test_what_has_settled_has_settled_with_its_memory() -> None:
     ids=repr,
 )
 def test_the_shape_of_a_memory_never_changes(method: pr.Multistep) -> None:
-    """One ring holds it, whichever step it was made in; `bare` takes it off again."""
+    """One ring holds it, whichever step it was made in; `without_history` takes it off again."""
     problem = pr.SemilinearODE(-1.0, single(own.TIME_DEPENDENT.rows))
     u = own.make_state("nested", torch.float64, 0, (2,))
     state = pr.Carried(u, method.begin(u))
@@ -439,7 +439,7 @@ def test_the_shape_of_a_memory_never_changes(method: pr.Multistep) -> None:
                 state = end.value
                 break
         assert [(x.shape, x.dtype) for x in torch.utils._pytree.tree_leaves(state)] == shapes
-        assert equal(bare(state), state.u)
+        assert equal(without_history(state), state.u)
         assert state.memory.clock[:, 0].tolist() == [state.memory.clock[0, 0]] * 2
         assert not bool(state.memory.clock.isnan().any())
-    assert bare(u) is u
+    assert without_history(u) is u

@@ -91,8 +91,8 @@ def arrivals(queue: Queue, *numbers: int, final: tuple[int, ...] = ()) -> list[l
 
 def test_only_lanes_from_final_states_pass_others() -> None:
     queue = Queue(places=2)
-    queue.set_out(np.array([0, 1]))  # iterate 0 of places 0 and 1
-    queue.set_out(np.array([2, 3, 4]))  # iterate 1 of both, and 2 of place 0
+    queue.started(np.array([0, 1]))  # iterate 0 of places 0 and 1
+    queue.started(np.array([2, 3, 4]))  # iterate 1 of both, and 2 of place 0
     assert arrivals(queue, 2, 3) == []
     assert arrivals(queue, 1) == [[1], [3]]
     assert arrivals(queue, 4, final=(4,)) == [[4]]  # 0 and 2 are passed
@@ -101,7 +101,7 @@ def test_only_lanes_from_final_states_pass_others() -> None:
 
 def test_a_lane_held_back_goes_on_once_its_state_is_final() -> None:
     queue = Queue(places=1)
-    queue.set_out(np.array([0, 1, 2]))
+    queue.started(np.array([0, 1, 2]))
     assert arrivals(queue, 1) == []
     assert arrivals(queue, final=(1,)) == [[1]]
     assert arrivals(queue, 2) == [[2]]
@@ -135,9 +135,9 @@ def test_mixing_goes_on_with_all_that_it_mixes(memory: int, cut: int) -> None:
     whole = pr.solve(problem, u0, grid, stop=pr.Iterations(cut + 2), **run)
     first = pr.solve(problem, u0, grid, stop=pr.Iterations(cut), **run)
     assert first.standing is not None
-    assert first.standing.past is not None
-    assert int(first.standing.past.edges.max()) == memory
-    assert (first.standing.past.edges[first.standing.past.edges > 0] == min(memory, cut)).all()
+    assert first.standing.earlier is not None
+    assert int(first.standing.earlier.boundaries.max()) == memory
+    assert (first.standing.earlier.boundaries[first.standing.earlier.boundaries > 0] == min(memory, cut)).all()
     second = pr.solve(problem, u0, grid, stop=pr.Iterations(cut + 2), resume=first, **run)
     assert torch.equal(second.us, whole.us)
 
@@ -161,8 +161,9 @@ def test_edges_that_may_go_back_by_one_keep_one_iterate_more_than_is_mixed(memor
     for _ in range(memory + 4):
         engine.advance()
     it = engine.iterates
-    _, edge = (it.held - it.born > memory).nonzero()
-    edge = edge[edge > it.frontier[0]]
-    assert len(edge)
+    state = engine.state
+    _, boundary = (state.current - state.first > memory).nonzero()
+    boundary = boundary[boundary > state.frontier[0]]
+    assert len(boundary)
     for back in range(memory + 2):
-        assert it.u.has(edge, it.held[0, edge] - back).all()
+        assert it.rings.u.has(boundary, state.current[0, boundary] - back).all()

@@ -208,7 +208,7 @@ def test_no_slice_that_was_final_is_solved_again(
         schedule = pr.Windowed(slices)
     call = {"coarse": coarse, "schedule": schedule, "stop": NEVER, "executor": pr.Serial()}
     sol = interrupted(case, data.draw(st.integers(1, 300), label="call"), **call)
-    final = int(sol.standing.frontier[0])
+    final = int(sol.standing.state.frontier[0])
     ref = pr.serial(case.problem, case.u0, case.grid, fine=case.fine)
     assert equal(part(sol.us, slice(final + 1)), part(ref.us, slice(final + 1)))
     begun = case.grid.points[case.grid.bounds[final]]
@@ -405,14 +405,17 @@ def test_an_interruption_while_an_iteration_is_measured(monkeypatch: pytest.Monk
 
 
 ENGINE = (
-    "_engine.py",
-    "_iterates.py",
-    "_edges.py",
-    "_flight.py",
-    "_store.py",
-    "_changes.py",
-    "_judge.py",
-    "_errors.py",
+    "engine/_engine.py",
+    "engine/_measure.py",
+    "engine/_update.py",
+    "engine/_states.py",
+    "engine/_readiness.py",
+    "engine/_lanes.py",
+    "_core/ring_buffer.py",
+    "results/_run_state.py",
+    "stopping/_increments.py",
+    "stopping/_tolerance.py",
+    "stopping/_error_estimate.py",
 )
 FREE = (pr.Euler(), pr.Identity(), pr.Secant(pr.Identity()), pr.Anderson(pr.Identity()))
 
@@ -537,7 +540,7 @@ def test_a_truncated_checkpoint_is_passed_over_and_kept_out(tmp_path: Path, keep
     run(stop=pr.Iterations(6), checkpoint=path, callback=after(3))
     good = (tmp_path / "job.previous").read_bytes()
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(PowerCutError), pytest.warns(UserWarning, match=r"damaged.*Going on from '.*job\.previous'"):
+    with pytest.raises(PowerCutError), pytest.warns(UserWarning, match=r"damaged.*Continuing from '.*job\.previous'"):
         run(f=cut_short(wave, 1), stop=pr.Iterations(6), checkpoint=path)
     assert (tmp_path / "job.previous").read_bytes() == good
     with pytest.warns(UserWarning, match="damaged"):
@@ -551,7 +554,7 @@ def test_a_truncated_checkpoint_is_passed_over_and_kept_out(tmp_path: Path, keep
 def test_a_file_that_is_no_checkpoint_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "job"
     path.write_text("my only copy")
-    with pytest.raises(ValueError, match=r"cannot be gone on from, and was left as it is.*damaged or no solution"):
+    with pytest.raises(ValueError, match=r"cannot be continued, and was left as it is.*damaged or no solution"):
         run(checkpoint=path)
     assert path.read_text() == "my only copy"
     path.unlink()

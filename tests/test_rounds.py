@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import parareal as pr
-from parareal.engine._lanes import Flight
+from parareal.engine._lanes import ActiveLanes
 from parareal.engine._rounds import Counters, play_round
 from parareal.grid._mesh import Mesh
 from tests import strategies as own
@@ -212,42 +212,42 @@ def test_a_call_that_takes_several_rounds_is_waited_for_by_its_own_lanes() -> No
     assert spans.tolist()[:4] == [5, 5, 5, 5]
 
 
-def lanes_in_flight(u: Tensor) -> tuple[Flight, Counters]:
+def active_lanes(u: Tensor) -> tuple[ActiveLanes, Counters]:
     grid = pr.TimeGrid.uniform(0.0, 2.0, slices=2, steps=2)
     fine = Uneven()
-    flight = Flight(pr.ODE(lambda t, u: 0 * u), fine, Mesh.build(grid, None, u.device), places=2)
-    flight.launch(np.array([0, 1]), np.array([0, 1]), u, None)
-    return flight, Counters()
+    lanes = ActiveLanes(pr.ODE(lambda t, u: 0 * u), fine, Mesh.build(grid, None, u.device), places=2)
+    lanes.launch(np.array([0, 1]), np.array([0, 1]), u, None)
+    return lanes, Counters()
 
 
 def test_a_lane_that_turns_out_to_be_final_begins_its_step_anew() -> None:
     """Beside one of 7 calls a step, one of 3 that turns out to be final after 2 rounds goes on by itself."""
-    flight, counters = lanes_in_flight(torch.tensor([[2.0], [6.0]], dtype=torch.float64))
+    lanes, counters = active_lanes(torch.tensor([[2.0], [6.0]], dtype=torch.float64))
     arrived: dict[int, int] = {}
-    flight.final = lambda ids: np.zeros(len(ids), dtype=bool)
+    lanes.final = lambda ids: np.zeros(len(ids), dtype=bool)
     while len(arrived) < 2:
         if counters.rounds == 2:
-            flight.final = lambda ids: ids == 0
-            flight.hasten()
-            flight.hasten()  # once is enough
-        assert play_round([flight], pr.Batched(), counters)
-        for ids, u in flight.take_arrived(flight.final):
+            lanes.final = lambda ids: ids == 0
+            lanes.hasten()
+            lanes.hasten()  # once is enough
+        assert play_round([lanes], pr.Batched(), counters)
+        for ids, u in lanes.take_arrived(lanes.final):
             arrived |= dict.fromkeys(ids.tolist(), counters.rounds)
             assert u[:, 0].tolist() == [2.0 + 4 * i for i in ids.tolist()]
     assert arrived == {0: 2 + 3 + 3, 1: 7 + 7}
-    assert not play_round([flight], pr.Batched(), counters)
+    assert not play_round([lanes], pr.Batched(), counters)
 
 
-def test_of_two_twins_the_first_one_through_counts() -> None:
+def test_of_two_groups_the_first_one_through_counts() -> None:
     """Where the others are nearly done, there is nothing to be gained by leaving them."""
-    flight, counters = lanes_in_flight(torch.tensor([[2.0], [3.0]], dtype=torch.float64))
-    flight.final = lambda ids: np.zeros(len(ids), dtype=bool)
+    lanes, counters = active_lanes(torch.tensor([[2.0], [3.0]], dtype=torch.float64))
+    lanes.final = lambda ids: np.zeros(len(ids), dtype=bool)
     arrived: dict[int, int] = {}
     while len(arrived) < 2:
         if counters.rounds == 3:
-            flight.final = lambda ids: ids == 0
-            flight.hasten()
-        assert play_round([flight], pr.Batched(), counters)
-        arrived |= {int(i): counters.rounds for ids, _ in flight.take_arrived(flight.final) for i in ids}
+            lanes.final = lambda ids: ids == 0
+            lanes.hasten()
+        assert play_round([lanes], pr.Batched(), counters)
+        arrived |= {int(i): counters.rounds for ids, _ in lanes.take_arrived(lanes.final) for i in ids}
     assert arrived == {0: 4 + 3, 1: 4 + 4}
-    assert not play_round([flight], pr.Batched(), counters)
+    assert not play_round([lanes], pr.Batched(), counters)

@@ -16,7 +16,6 @@ from torch import Tensor
 
 import parareal as pr
 from parareal.engine._engine import Engine
-from parareal.engine._readiness import Edges
 from parareal.grid._mesh import Span
 
 NEVER = pr.Tolerance(rtol=0.0, atol=0.0)
@@ -169,11 +168,10 @@ def test_memory_grows_with_the_width_only() -> None:
             slices,
             dense=False,
         )
-        assert isinstance(engine.iterates, Edges)
         engine.begin()
         while engine.active.any():
             engine.advance()
-        held.append(engine.iterates.u.tree.numel() + engine.iterates.f.tree.numel())
+        held.append(engine.iterates.rings.u.tree.numel() + engine.iterates.rings.fine.tree.numel())
     assert held[0] == held[1]
 
 

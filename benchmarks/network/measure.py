@@ -20,7 +20,7 @@ from torch import Tensor
 
 import parareal as pr
 from parareal.distributed import _mailbox, _process_group
-from parareal.distributed._mailbox import Kind, Post
+from parareal.distributed._mailbox import Kind, Mailbox
 
 
 def on_ranks(size: int, fn: Callable[..., Any], *args: Any, patience: float = 150.0) -> list[Any]:
@@ -132,7 +132,7 @@ class Row:
         ranks: With all ranks.
         alone: The same run in one process, on the first rank only.
         rounds: Of a run.
-        sent: Bytes of the rounds' states, or of letters by kind.
+        sent: Bytes of the rounds' states, or of messages by kind.
         seen: Bytes that went through the functions of torch.distributed in a run.
         together: Bytes with which the edges come together at the end.
     """
@@ -171,18 +171,18 @@ def _bytes(way: str, elements: int, slices: int) -> tuple[dict[str, int], int, i
     """What this rank counts as sent, and what torch's functions are given to send."""
     size, rank = dist.get_world_size(), dist.get_rank()
     links: list[Any] = []
-    posts: list[dict[Kind, int]] = []
-    seen = {"letters": 0, "states": 0}
+    boxes: list[dict[Kind, int]] = []
+    seen = {"messages": 0, "states": 0}
     send, broadcast, gather, close, settle = (
         dist.isend,
         dist.broadcast,
         _process_group._all_gather,
-        Post.close,
+        Mailbox.close,
         _process_group.Link.gather,
     )
 
     def isend(tensor: Tensor, *args: Any, **more: Any) -> Any:
-        kind = "letters" if more.get("tag") == _mailbox._TAG else "states"
+        kind = "messages" if more.get("tag") == _mailbox._TAG else "states"
         seen[kind] += tensor.numel() * tensor.element_size()
         return send(tensor, *args, **more)
 
@@ -199,9 +199,9 @@ def _bytes(way: str, elements: int, slices: int) -> tuple[dict[str, int], int, i
         links.append(link)
         return settle(link, *args, **more)
 
-    def closed(post: Post, *args: Any, **more: Any) -> None:
-        posts.append(dict(post.sent))
-        close(post, *args, **more)
+    def closed(box: Mailbox, *args: Any, **more: Any) -> None:
+        boxes.append(dict(box.sent))
+        close(box, *args, **more)
 
     with ExitStack() as stack:
         for thing, name, new in (
@@ -209,14 +209,14 @@ def _bytes(way: str, elements: int, slices: int) -> tuple[dict[str, int], int, i
             (dist, "broadcast", broadcast_),
             (_process_group, "_all_gather", all_gather),
             (_process_group.Link, "gather", gathered),
-            (_mailbox.Post, "close", closed),
+            (_mailbox.Mailbox, "close", closed),
         ):
             stack.enter_context(mock.patch.object(thing, name, new))
         run(lambda t, u: -u, elements, way, slices)
     states = links[-1].sent
     if way == "Distributed":
         return {"states": states}, seen["states"], 0
-    return {kind.name.lower(): posts[0][kind] for kind in list(Kind)[:3]}, seen["letters"], seen["states"]
+    return {kind.name.lower(): boxes[0][kind] for kind in list(Kind)[:3]}, seen["messages"], seen["states"]
 
 
 # --- single exchanges -------------------------------------------------------------------------------------------------
@@ -228,9 +228,9 @@ class Exchanges:
 
     Attributes:
         word: Seconds of one step of a collective exchange: half of a settled word.
-        letter: Seconds from the sender's call until a small letter is in the receiver's hands.
-        handle: Seconds that a process is busy with a letter, where many come.
-        bandwidth: Bytes a second, of letters of 1 MB.
+        letter: Seconds from the sender's call until a small message is in the receiver's hands.
+        handle: Seconds that a process is busy with a message, where many come.
+        bandwidth: Bytes a second, of messages of 1 MB.
     """
 
     word: float
@@ -242,7 +242,7 @@ class Exchanges:
 def exchanges() -> Exchanges:
     link = _process_group.Link(None, 60.0, "a benchmark")
     other, rank = 1 - link.rank, link.rank
-    post = Post(link, [other], [other])
+    box = Mailbox(link, [other], [other])
 
     def ping(size: int, many: int = 1) -> Callable[[], None]:
         content = torch.zeros(size, dtype=torch.uint8)
@@ -251,15 +251,15 @@ def exchanges() -> Exchanges:
             for turn in (0, 1):
                 for _ in range(many):
                     if rank == turn:
-                        post.send(other, Kind.EDGE, content=content)
-                    elif post.take(10.0) is None:
-                        raise RuntimeError("no letter has come")
+                        box.send(other, Kind.BOUNDARY, content=content)
+                    elif box.take(10.0) is None:
+                        raise RuntimeError("no message has come")
 
         return there_and_back
 
     word, small = _least(link.settle, 40, after=2e-3) / 2, _least(ping(1000), 60) / 2
     large, many = _least(ping(1_000_000), 30) / 2, _least(ping(300, 100), 5) / 2
-    post.close()
+    box.close()
     link.settle()
     return Exchanges(word, small, many / 100, 1_000_000 / large)
 

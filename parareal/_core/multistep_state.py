@@ -36,7 +36,7 @@ class Carried(NamedTuple):
     memory: Memory
 
 
-def bare(state: State) -> State:
+def without_history(state: State) -> State:
     """The state without its memory."""
     return state.u if isinstance(state, Carried) else state
 

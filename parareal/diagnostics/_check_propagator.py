@@ -14,7 +14,7 @@ from parareal._core import trees
 from parareal._core.checks import check_count
 from parareal._core.preserve_state import undisturbed
 from parareal._core.trees import State
-from parareal._run import Run
+from parareal._inputs import Inputs
 from parareal.diagnostics._direction import check_direction, check_time
 from parareal.diagnostics._harness import Bench, InPlaceError, Landing, distance, equal, finite, size, unlike
 from parareal.diagnostics._independence import SideBySide
@@ -73,16 +73,16 @@ def check_propagator(
         >>> [one.name for one in report.failures]
         ['time']
     """
-    run = Run(problem, u0, grid, fine, Batched(), samples, None, False, True)
+    inputs = Inputs.checked(problem, u0, grid, fine, Batched(), samples)
     check_count(slices, "slices")
     if order is not None and (isinstance(order, bool) or not isinstance(order, int | float) or not order > 0):
         raise ValueError(f"order={order!r}; expected a number above 0, or None for what the propagator says itself")
-    if run.batch == 0:
+    if inputs.batch == 0:
         raise ValueError("u0 holds no samples; expected one at least")
     chosen = np.unique(np.linspace(0, grid.num_slices - 1, slices).round().astype(np.int64)).tolist()
     chosen = chosen * 2 if len(chosen) == 1 else chosen  # two lanes at least
     with undisturbed(problem, fine) as networks:
-        bench = Bench(run)
+        bench = Bench(inputs)
         findings = _Checks(bench, chosen, order, any(one.training for one in networks)).all()
     return PropagatorReport(repr(fine), findings, tuple(dict.fromkeys(chosen)), bench.evaluations)
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal._core.multistep_state import Carried, bare
+from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
 from parareal._core.vectors import flat
-from parareal._run import Run
-from parareal.engine._lanes import Flight
+from parareal._inputs import Inputs
+from parareal.engine._lanes import ActiveLanes
 from parareal.engine._rounds import Counters, play_round
 from parareal.executors._base import Executor
 from parareal.executors._local import Batched
@@ -44,19 +44,19 @@ class Bench:
     """A propagator bound to its problem.
 
     Args:
-        run: Checked input.
+        inputs: Checked input.
     """
 
-    def __init__(self, run: Run) -> None:
-        self.grid, self.systems, self._given = run.grid, run.systems, run.fine
-        self.one = trees.one(run.systems, 0)
-        self._rows = run.rows
-        bound = run.problem.bind(self.one, run.grid, run.fine)
+    def __init__(self, inputs: Inputs) -> None:
+        self.grid, self.systems, self._given = inputs.grid, inputs.systems, inputs.fine
+        self.one = trees.one(inputs.systems, 0)
+        self._rows = inputs.rows
+        bound = inputs.problem.bind(self.one, inputs.grid, inputs.fine)
         self.direct = 0
         """Evaluations that were not asked for, but made by calling the problem."""
         self._inside = False
         self.problem = self._watched(bound)
-        self.fine = self._given.bind(self.problem, self.one, run.grid)
+        self.fine = self._given.bind(self.problem, self.one, inputs.grid)
         self.evaluations = 0
 
     @property
@@ -127,7 +127,7 @@ class Bench:
         self.direct = direct
         remembers = isinstance(method, Multistep) and not method.restart
         mesh = Mesh.build(grid, method.steps, self.device)
-        flight = Flight(self.problem, method, mesh, remembers=remembers, places=len(slices))
+        active = ActiveLanes(self.problem, method, mesh, carries_history=remembers, places=len(slices))
         at, ids, counters, executor = np.array(slices), np.arange(len(slices)), Counters(), _Watching(self, limit)
         state = trees.clone(u)
         given = state
@@ -136,19 +136,19 @@ class Bench:
             state = Carried(state, method.begin(state))
         try:
             while True:
-                flight.launch(ids, at, state, self.rows(lanes))
-                while play_round([flight], executor, counters):
+                active.launch(ids, at, state, self.rows(lanes))
+                while play_round([active], executor, counters):
                     pass
-                state = _in_order(flight.take_arrived())
+                state = _in_order(active.take_arrived())
                 at = at + 1
                 if not whole or at[0] == grid.num_slices:
                     break
         finally:
-            flight.close()
-            self.evaluations += flight.evaluations
+            active.close()
+            self.evaluations += active.evaluations
         if before != versions(given) or not equal(given, u):
             raise InPlaceError("the propagator changed the state that it was given in place")
-        return Landing(trees.map(Tensor.detach, bare(state)), flight.evaluations, counters.rounds)
+        return Landing(trees.map(Tensor.detach, without_history(state)), active.evaluations, counters.rounds)
 
     def _watched(self, bound: Any) -> Any:
         """A copy of the problem that notes who calls its functions."""

@@ -1,6 +1,6 @@
 """Lanes of a round in messages from process to process, which are waited for while own lanes are evaluated.
 
-Gloo's collective exchanges set out only when all have come to them. Where processes are few, messages take two thirds
+Gloo's collective exchanges start only when all have come to them. Where processes are few, messages take two thirds
 of the time, uneven lanes included; where they are many, on several machines, a ring sends less from machine to machine.
 """
 
@@ -17,7 +17,8 @@ from parareal._core import trees
 from parareal._core.trees import State
 from parareal.distributed._process_group import Like, Link, as_bytes
 
-_FEW = 8  # processes
+_FEW = 8
+"""Up to so many processes lanes go in messages, from each to each; found with benchmarks/network/measure.py."""
 
 
 def suits(link: Link, device: torch.device) -> bool:

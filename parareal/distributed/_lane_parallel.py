@@ -31,7 +31,7 @@ class Distributed(Executor):
 
     A process that raises makes all raise: its own exception there, `RankError` with its traceback elsewhere. Ctrl-C and
     SIGTERM, on any process, end the run on all of them at the end of a round. With ``solve(..., checkpoint=path)``
-    rank 0 writes the file, and a job that is started again goes on from it.
+    rank 0 writes the file, and a job that is started again continues from it.
 
     A model that is itself split over processes goes well beside it, on a mesh of two dimensions: the group is that of
     one dimension, ``mesh["time"]``, and all processes along the other take the same lanes. Nothing is differentiated

@@ -1,4 +1,4 @@
-"""Letters between the processes of a run: they come in while computing goes on, and nobody waits who has work."""
+"""Messages between the processes of a run: they come in while each computes, and no process waits that has work."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ from parareal._core.trees import State
 from parareal.distributed._process_group import Link, as_bytes
 
 _TAG = 2412  # of messages, so that they do not meet those of somebody else
-_PATIENCE = timedelta(
-    days=30
-)  # a letter may take as long as the work before it; who waits for it has a limit of his own
+_PATIENCE = timedelta(days=30)  # a message may take as long as the work before it; who needs it has a limit of his own
+
+
+_UNREAD = 8  # sends to one process that may be under way: four messages, more than one iteration has
 
 
 class Kind(IntEnum):
-    """What a letter is about."""
+    """What a message is about."""
 
-    EDGE = 0  # the next iterate at the receiver's left edge
-    FIGURES = 1  # what a block's edges have moved by
-    DECISION = 2  # who goes on
+    BOUNDARY = 0  # the next iterate at the receiver's left boundary
+    FIGURES = 1  # what a block's boundaries have moved by
+    DECISION = 2  # which systems continue
     FAILED = 3  # somebody has raised, or got a signal: all meet to hear what
-    BYE = 4  # the last letter
+    BYE = 4  # the last message
     LOST = 5  # a process is gone, as its reader has noticed, or as somebody says who has
 
 
-class Letter(NamedTuple):
+class Message(NamedTuple):
     """What has come.
 
     Attributes:
@@ -56,13 +57,15 @@ class Letter(NamedTuple):
     content: Tensor
 
 
-class Post:
-    """Sends letters, and receives them in threads, which only wait.
+class Mailbox:
+    """Sends messages, and receives them in threads, which only wait.
+
+    A collective call would make every process wait for the slowest; a message waits in the mailbox until it is needed.
 
     Args:
         link: The processes.
-        sources: Ranks that write to this one.
-        readers: Ranks that this one writes to.
+        sources: Ranks that send to this one.
+        readers: Ranks that this one sends to.
 
     Attributes:
         sent: Bytes of contents sent so far, by kind.
@@ -70,7 +73,7 @@ class Post:
 
     def __init__(self, link: Link, sources: Iterable[int], readers: Iterable[int]) -> None:
         self._link, self._readers = link, sorted(set(readers))
-        self._letters: queue.SimpleQueue[Letter] = queue.SimpleQueue()
+        self._arrived: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._under_way: dict[int, deque[tuple[Any, Tensor]]] = {rank: deque() for rank in self._readers}
         self.sent = dict.fromkeys(Kind, 0)
         self._threads = [
@@ -80,20 +83,20 @@ class Post:
             thread.start()
 
     def send(self, to: int, kind: Kind, number: int = 0, clock: int = 0, content: Tensor | None = None) -> None:
-        """Sends a letter and does not wait until it has come."""
+        """Sends a message and does not wait until it has come."""
         size = 0 if content is None else len(content)
         self.sent[kind] += size
         for part in (torch.tensor([kind, number, clock, size]), content):
             if part is not None and len(part):
                 work = dist.isend(part, group=self._link.control, group_dst=to, tag=_TAG)
                 self._under_way[to].append((work, part))  # kept until it is there
-        while len(self._under_way[to]) > 8:
+        while len(self._under_way[to]) > _UNREAD:
             self._link.wait(self._under_way[to].popleft()[0])
 
     def tell_all(
         self, kind: Kind, number: int = 0, clock: int = 0, content: Tensor | None = None, quietly: bool = False
     ) -> None:
-        """Sends a letter to everybody who reads; ``quietly`` where some may be gone."""
+        """Sends a message to all readers; ``quietly`` where some may be gone."""
         for rank in self._readers:
             try:
                 self.send(rank, kind, number, clock, content)
@@ -101,10 +104,10 @@ class Post:
                 if not quietly:
                     raise
 
-    def take(self, seconds: float = 0.0) -> Letter | None:
-        """The next letter, waited for as long as told; ``None`` where none has come."""
+    def take(self, seconds: float = 0.0) -> Message | None:
+        """The next message, waited for as long as told; ``None`` where none has come."""
         try:
-            return self._letters.get(timeout=seconds) if seconds else self._letters.get_nowait()
+            return self._arrived.get(timeout=seconds) if seconds else self._arrived.get_nowait()
         except queue.Empty:
             return None
 
@@ -114,9 +117,9 @@ class Post:
         if self._link.gone:
             return
         try:
-            for letters in self._under_way.values():
-                while letters:
-                    self._link.wait(letters.popleft()[0])
+            for works in self._under_way.values():
+                while works:
+                    self._link.wait(works.popleft()[0])
         except RuntimeError:
             if not quietly:
                 raise
@@ -138,14 +141,14 @@ class Post:
                     receive(content)
                 if kind == Kind.BYE:
                     return
-                self._letters.put(Letter(Kind(kind), source, number, clock, content))
+                self._arrived.put(Message(Kind(kind), source, number, clock, content))
         except RuntimeError as error:
             with suppress(Exception):  # the interpreter may be going down
-                self._letters.put(Letter(Kind.LOST, source, 0, 0, as_letter(error)))
+                self._arrived.put(Message(Kind.LOST, source, 0, 0, as_text(error)))
 
 
-def as_letter(error: BaseException) -> Tensor:
-    """The text of an error as the content of a letter."""
+def as_text(error: BaseException) -> Tensor:
+    """The text of an error as the content of a message."""
     return torch.from_numpy(np.frombuffer(str(error).encode() or b" ", dtype=np.uint8).copy())
 
 
@@ -166,11 +169,11 @@ def unpack(content: Tensor) -> list[np.ndarray[Any, Any]]:
     return arrays
 
 
-class Packet(NamedTuple):
-    """What a block's edges have moved by in an iteration.
+class BlockFigures(NamedTuple):
+    """What a block's boundaries have moved by in an iteration.
 
     Attributes:
-        grid: Figures of each slice's right edge, ``(M, B, 1 + C)``.
+        grid: Figures of each slice's right boundary, ``(M, B, 1 + C)``.
         moved: Systems, slices, iterates, whether final, ``(P,)`` each, and their figures, ``(P, C)``.
         finite: Whether the states at the frontiers are, ``(M,)``.
         frontier: ``(M,)``.
@@ -182,14 +185,14 @@ class Packet(NamedTuple):
     frontier: Ints
 
 
-def edge_content(value: State, final: Bools) -> torch.Tensor:
+def boundary_content(value: State, final: Bools) -> torch.Tensor:
     """States of all systems and what is final, as bytes on the host."""
     parts = [as_bytes(leaf.detach().contiguous()).cpu() for leaf in trees.leaves(value)]
     return torch.cat([*parts, torch.from_numpy(final).to(torch.uint8)])
 
 
-def edge_states(content: torch.Tensor, like: State, systems: int) -> tuple[State, Bools]:
-    """The inverse of `edge_content`, for states that look like ``like``."""
+def boundary_states(content: torch.Tensor, like: State, systems: int) -> tuple[State, Bools]:
+    """The inverse of `boundary_content`, for states that look like ``like``."""
     parts: list[torch.Tensor] = []
     at = 0
     for leaf in trees.leaves(like):

@@ -119,7 +119,8 @@ class Link:
         return self.heard(*self.ask(error, flag), error)
 
     def ask(self, error: BaseException | None, flag: bool = False) -> tuple[Tensor, Any]:
-        """Sets out to hear from every process: what `heard` takes."""
+        """Begins to hear from every process: what `heard` takes."""
+        # The largest number wins: a failure tells more than a signal, and any of them more than that all is well.
         seen = torch.tensor([_FAILED if error is not None else self.signal, flag], dtype=torch.int32)
         if self.size == 1:
             return seen, None
@@ -179,7 +180,7 @@ class Link:
         return RankError(
             f"rank {self.rank} of {self.size} lost the others: one is gone, or has not answered for "
             f"{self.timeout.total_seconds():g} s ({error}). With solve(..., checkpoint=path), the same script started "
-            "again goes on from there; torchrun --max-restarts=3 does that by itself"
+            "again continues from there; torchrun --max-restarts=3 does that by itself"
         )
 
     def _raise(self, worst: int, error: BaseException | None) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Pipelined Parareal over processes: each has a block of slices, and edge states go from one to the next."""
+"""Pipelined Parareal over processes: each has a block of slices, and boundary states go from one to the next."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class RankPipeline(Schedule):
 
     Every process makes the same call of `solve` with the same arguments, in a script started by ``torchrun``, and every
     one ends with the same `Solution`. The slices are dealt out in blocks as even as can be; processes beyond the number
-    of slices have none. What goes from process to process is the state at the edge between two blocks, once in each
+    of slices have none. What goes from process to process is the state at the boundary between two blocks, once in each
     iteration until it is final, and beside it some numbers for each slice with which the first process decides who
-    goes on. Nobody waits for a decision, or for anybody else, with fine solves: they set out as soon as their input is
-    there. Edges move on once it is known that the run goes on, so that the result is that of `Barrier`, to rounding,
-    whatever the number of processes. At the end, and with a ``checkpoint`` after each iteration, all edge states come
-    together everywhere.
+    continues. Nobody waits for a decision, or for anybody else, with fine solves: they start as soon as their input is
+    there. Boundaries move once it is known that the run continues, so that the result is that of `Barrier`, to
+    rounding, whatever the number of processes. At the end, and with a ``checkpoint`` after each iteration, all states
+    come together everywhere.
 
     First guesses are computed by every process for itself, from the start of the grid to the end of its block, which
     takes no longer than waiting for them. Rounds are those of the longest chain of calls through all processes;
@@ -51,7 +51,7 @@ class RankPipeline(Schedule):
         TypeError: ``timeout`` is not a number.
         ValueError: ``timeout`` is not positive. From `solve`, that there is no group, that processes came with other
             problems, states or grids, or that the run keeps all iterates or none (``keep="all"``, ``dense=False``) or
-            has a correction that looks at all edges together (`Anderson`).
+            has a correction that looks at all boundaries together (`Anderson`).
 
     Source:
         M. Minion, A hybrid parareal spectral deferred corrections method, Comm. App. Math. Comp. Sci. 5 (2010);
@@ -95,27 +95,36 @@ class InBlock(Crew):
     def calls(self, lanes: int) -> int:
         return self._local.calls(lanes)
 
-    def engine(self, grid: Any, correction: Correction, dense: bool, keep: str, **options: Any) -> BlockEngine:
-        """The engine of this process's block.
+    def engine(self, make: Callable[..., Any], keep: str, **options: Any) -> BlockEngine:
+        """The engine of this process's block, in place of the one that ``make`` gives.
 
         Raises:
             ValueError: The run does not go by blocks.
         """
-        if keep == "all" or not dense:
+        correction: Correction = options["correction"]
+        if keep == "all" or not options["dense"]:
             came = 'keep="all"' if keep == "all" else "dense=False"
             raise ValueError(
-                f"{came} came with schedule=pr.RankPipeline(), whose processes keep the states at the edges of their "
-                "own blocks; expected neither, or executor=pr.Distributed()"
+                f"{came} came with schedule=pr.RankPipeline(), whose processes keep the states at the slice boundaries "
+                "of their own blocks; expected neither, or executor=pr.Distributed()"
             )
         if correction.mixing:
             raise ValueError(
-                f"{correction!r} looks at all edges together, and schedule=pr.RankPipeline() deals them out; expected "
-                "another correction, such as pr.Coarse or pr.Secant, or executor=pr.Distributed()"
+                f"{correction!r} looks at all boundaries together, and schedule=pr.RankPipeline() deals them out; "
+                "expected another correction, such as pr.Coarse or pr.Secant, or executor=pr.Distributed()"
             )
         if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in trees.leaves(options["u0"])):
             raise ValueError(
                 "the initial state asks for gradients, and nothing is differentiated across processes; expected the "
                 "call under torch.no_grad()"
             )
-        sizes = blocks(grid.num_slices, self.link.size)
-        return BlockEngine(self.link, sizes, grid=grid, correction=correction, dense=dense, **options)
+        sizes = blocks(options["grid"].num_slices, self.link.size)
+        del options["schedule"]  # this one: `BlockEngine` says itself what it comes to in one process
+        return BlockEngine(self.link, sizes, **options)
+
+    def check_verify(self) -> None:
+        """Raises: no process has all states."""
+        raise ValueError(
+            "verify=True came with RankPipeline, whose ranks hold a block of slices each; expected another schedule, "
+            "such as pr.Wavefront() with executor=pr.Distributed(), or verify=False"
+        )

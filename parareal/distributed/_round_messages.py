@@ -18,8 +18,8 @@ class Mail:
     """What goes to and comes from each of the others.
 
     A message that is waited for cannot be called off: to stop waiting closes the connection, and the group with it. So
-    where the run ends, processes say what each has set out to send and to receive, and everyone makes up for what the
-    others still expect of it.
+    where the run ends, processes say what each has begun to send and to receive, and every one makes up for what
+    the others still expect of it.
 
     Args:
         group: The processes.
@@ -33,13 +33,13 @@ class Mail:
         self._works: list[tuple[Any, Tensor]] = []  # with what is being sent or filled, which must live as long
 
     def receive(self, raw: Tensor, source: int) -> None:
-        """Sets out to receive bytes from a rank."""
+        """Begins to receive bytes from a rank."""
         work = dist.irecv(raw, group=self._group, group_src=source, tag=_TAG)
         self._awaited[source].append(len(raw))
         self._works.append((work, raw))
 
     def send(self, raw: Tensor, to: int) -> None:
-        """Sets out to send bytes to a rank."""
+        """Begins to send bytes to a rank."""
         work = dist.isend(raw, group=self._group, group_dst=to, tag=_TAG)
         self._sent[to].append(len(raw))
         self._works.append((work, raw))
@@ -54,7 +54,7 @@ class Mail:
 
     @property
     def under_way(self) -> tuple[Sizes, Sizes]:
-        """Sizes of what has set out to each rank, and of what is awaited from each, in order."""
+        """Sizes of what is on its way to each rank, and of what is awaited from each, in order."""
         return self._sent, self._awaited
 
     def make_up(self, rank: int, everyone: Sequence[tuple[Sizes, Sizes]]) -> None:

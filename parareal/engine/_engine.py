@@ -1,4 +1,4 @@
-"""The engine: it lets lanes set out, plays rounds, and decides after each iteration who goes on.
+"""The engine: it starts lanes, plays rounds, and decides after each iteration which systems continue.
 
 A batch of samples is solved as so many independent systems whose lanes share the rounds. Every system has its own
 frontier, iteration and end.
@@ -6,27 +6,32 @@ frontier, iteration and end.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Floats, Ints
-from parareal._core.multistep_state import Carried, bare
+from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
 from parareal.corrections._base import Correction
-from parareal.engine._lanes import Flight
+from parareal.engine._lanes import ActiveLanes
+from parareal.engine._measure import Figures, figures, measured
+from parareal.engine._parts import Parts
+from parareal.engine._readiness import some
 from parareal.engine._rounds import Counters, play_round
-from parareal.engine._update import Iterates, some
+from parareal.engine._states import Setup
+from parareal.engine._update import Iterates
 from parareal.executors._base import Executor
 from parareal.grid._mesh import Mesh, Span
 from parareal.grid._time_grid import TimeGrid
 from parareal.integrators import Integrator, Multistep
+from parareal.results._run_state import RunState
 from parareal.results._status import Status
 from parareal.schedules._schedule import Progress, Schedule
-from parareal.stopping._rules import StoppingRule
-from parareal.stopping._tolerance import Seen, Start, Verdict
+from parareal.stopping._observations import Seen, Start
+from parareal.stopping._rules import StoppingRule, StoppingState, Verdict
 
 
 class Engine:
@@ -39,14 +44,26 @@ class Engine:
         grid: The time grid.
         fine: The fine propagator.
         correction: The correction.
-        schedule: Which lanes set out when.
+        schedule: Which lanes start when.
         executor: How the lanes of a round are evaluated.
         stop: The stopping rule.
         max_iterations: Most iterations; never more than N.
         dense: Whether states behind the frontier are kept.
-        block: The slices that are worked on here; see `Edges`.
-        start: First iterates in place of guesses, leaves ``(M * (N + 1), *state)``.
+        block: The slices that are worked on here, from the first to before the last; ``None`` for all.
+        given: First iterates in place of guesses, leaves ``(M * (N + 1), *state)``.
+
+    Attributes:
+        parts: What the run is made of.
+        state: Where it stands: the engine and its `Iterates` alone write to it.
+        iterates: The states, and what moves them.
+        stopping: The stopping rule at work.
+        counters: What was spent.
+        fine: Fine lanes.
+        coarse: Coarse lanes; ``None`` for corrections without a propagator.
     """
+
+    holds_all = True
+    """Whether what this process has is the whole run, and not a block of it."""
 
     def __init__(
         self,
@@ -62,100 +79,101 @@ class Engine:
         max_iterations: int | None,
         dense: bool = True,
         block: tuple[int, int] | None = None,
-        start: State = None,
+        given: State = None,
     ) -> None:
-        one = trees.one(u0, 0)
+        one, slices = trees.one(u0, 0), grid.num_slices
         problem = problem.bind(one, grid, fine)
         fine, correction = fine.bind(problem, one, grid), correction.bind(problem, one, grid, fine)
         empty = fine.begin if isinstance(fine, Multistep) and not fine.restart else None
+        rounding = max(torch.finfo(leaf.dtype).eps for leaf in trees.leaves(u0))
         if empty is not None:
             u0 = Carried(u0, empty(u0))
-        self.slides = schedule.width is not None
-        if self.slides:
+        windowed = schedule.width is not None
+        if windowed:
             stop = stop.accepting()
-        width = min(schedule.width or grid.num_slices, grid.num_slices)
-        mismatch = correction.mismatch(Span(grid.edges, np.arange(grid.num_slices)))
-        systems = trees.leaves(u0)[0].shape[0]
-        rounding = max(torch.finfo(leaf.dtype).eps for leaf in trees.leaves(bare(u0)))
-        self.judge = stop.begin(
-            Start(systems, width, mismatch.numpy(), correction.mixing > 0, empty is not None, rounding)
+        width, systems = min(schedule.width or slices, slices), trees.leaves(u0)[0].shape[0]
+        mismatch = correction.mismatch(Span(grid.edges, np.arange(slices))).numpy()
+        self.stopping: StoppingState = stop.begin(
+            Start(systems, width, mismatch, correction.mixing > 0, empty is not None, rounding)
         )
-        keep = stop.uses_growth
-        self.iterates = Iterates(u0, grid, correction, keep, width, dense, schedule.guess, empty, block, start)
-        self.schedule, self.executor, self.stop, self.problem = schedule, executor, stop, problem
-        self.remembers = empty is not None
+        device, coarse = trees.leaves(u0)[0].device, correction.propagator
+        self.state = RunState.new(systems, slices, max_iterations, coarse is not None)
+        setup = Setup(correction, u0, grid.edges.to(device), dense, stop.uses_growth, schedule.guess, given, empty)
+        self.iterates = Iterates(self.state, setup.layout(slices, width, block), setup)
         self.counters = Counters()
-        self._rows = rows
-        device, coarse = self.iterates.device, correction.propagator
-        self._lift = correction.lift if correction.carries else None
-        stepped = correction.lifted(problem) if correction.carries else problem
-        places = self.iterates.count
+        tangents, places = correction.carries, systems * slices
+        stepped = correction.lifted(problem) if tangents else problem
         mesh = Mesh.build(grid, fine.steps, device)
-        self.fine = Flight(stepped, fine, mesh, remembers=empty is not None, places=places)
+        self.fine = ActiveLanes(stepped, fine, mesh, carries_history=empty is not None, places=places)
         self.fine.final = self._from_final
-        self._carries = correction.carries
-        self.coarse: Flight | None = None
+        self.coarse: ActiveLanes | None = None
         if coarse is not None:
             coarse = coarse.bind(problem, one, grid)
             mesh = Mesh.build(grid, coarse.steps or 1, device)
-            self.coarse = Flight(problem, coarse, mesh, remember_first=True, places=places)
-        self._flights = [flight for flight in (self.coarse, self.fine) if flight is not None]
-        self._shares = (
-            self.coarse is not None
-            and self.coarse.first_function is not None
-            and self.coarse.first_function == self.fine.first_function
+            self.coarse = ActiveLanes(problem, coarse, mesh, keep_first=True, places=places)
+        first = None if self.coarse is None else self.coarse.method.first_function
+        self.parts = Parts(
+            problem=problem,
+            rows=rows,
+            schedule=schedule,
+            executor=executor,
+            stop=stop,
+            lift=correction.lift if tangents else None,
+            tangents=tangents,
+            windowed=windowed,
+            carries_history=empty is not None,
+            shares_first_stage=first is not None and first == self.fine.method.first_function,
         )
-        systems = self.iterates.systems
-        most = grid.num_slices if max_iterations is None else min(max_iterations, grid.num_slices)
-        self.iteration, self.most = np.zeros(systems, dtype=np.int64), np.full(systems, most)
-        self.decided = np.zeros(systems, dtype=np.int64)  # what `_reached` gave when it was last decided
-        self.status: list[Status | None] = [None] * systems
-        self.active = np.ones(systems, dtype=bool)
-        self.errors = np.full(systems, np.nan)  # estimated at the last edge, in the rule's norm
-        self.settled = np.zeros(systems, dtype=np.int64)  # the frontier after the last decision
-        self.accepted = np.zeros(systems, dtype=bool)  # the frontier rests on a tolerance, not on the recursion alone
-        self.proven = np.zeros(systems, dtype=np.int64)  # where it was before it did
-        self.doubtful = np.zeros(systems, dtype=bool)  # all was accepted, but not to within the tolerance
-        self.residuals = np.full((systems, grid.num_slices), np.nan)  # relative defects, as they were last seen
+
+    @property
+    def active(self) -> Bools:
+        """Systems that have not ended, ``(M,)``."""
+        return self.state.active
+
+    @property
+    def propagators(self) -> list[ActiveLanes]:
+        """Coarse lanes, if there are any, and fine ones."""
+        return [self.fine] if self.coarse is None else [self.coarse, self.fine]
+
+    # --- what a run asks of its engine: `BlockEngine` answers otherwise -----------------------------------------------
 
     def begin(self) -> None:
         """Makes what guesses cost nothing."""
         self.iterates.update(wait=False)
 
     def advance(self) -> tuple[Ints, Floats]:
-        """Goes on until some systems complete an iteration, and decides about them.
+        """Continues until some systems complete an iteration, and decides about them.
 
         Returns:
             Their numbers ``(D,)`` and the increments of their slices ``(D, N)``.
         """
         while True:
-            self._set_out()
+            self._start_lanes()
             while not self._collect():
-                played = play_round(self._flights, self.executor, self.counters)
-                if not (played or self.fine.may_arrive or (self.coarse is not None and self.coarse.may_arrive)):
+                played = play_round(self.propagators, self.parts.executor, self.counters)
+                if not (played or any(lanes.may_arrive for lanes in self.propagators)):
                     raise RuntimeError(self._stuck())
-            # What has just come in may let lanes set out from an edge that is about to move. A window is filled up once
-            # it is decided how far it slides, unless guesses come in one by one.
-            guessing = not self.slides or self.iterates.guess_waits
+            # New values can make a boundary both readable (a lane should start from it) and writable (it should be
+            # updated): start those lanes first, then update. A window is filled up once it is decided how far it
+            # slides, unless guesses come in one by one.
+            guessing = not self.parts.windowed or self.iterates.layout.guess_waits
             if self.iterates.update(guessing=guessing):
-                self._set_out()
+                self._start_lanes()
                 self.iterates.update(wait=False, guessing=guessing)
-            for flight in self._flights:
-                if flight.queue is not None:  # a lane that a final one has overtaken may take long
-                    flight.leave_behind(self.iterates.live.reshape(-1))
-            complete = (self.active & (self._reached() > self.decided)).nonzero()[0]
+            self._drop_overtaken()
+            complete = (self.active & (self._reached() > self._decided())).nonzero()[0]
             if len(complete):
                 return complete, self._decide(complete)
 
     def halt(self, status: Status) -> None:
-        """Ends the systems that are still going."""
-        self.status = [status if known is None else known for known in self.status]
-        self.active[:] = False
+        """Ends the systems that are still active."""
+        for system in self.active.nonzero()[0].tolist():
+            self.state.end(system, status)
 
     def close(self) -> None:
         """Ends the lanes that are still under way."""
-        for flight in self._flights:
-            flight.close()
+        for lanes in self.propagators:
+            lanes.close()
 
     def together(self) -> None:
         """Where several processes have a part of the run each: brings it together; here there is nothing to do."""
@@ -163,186 +181,173 @@ class Engine:
     def finish(self) -> None:
         """The run has come to its end."""
 
+    def fail(self, error: BaseException) -> None:
+        """An exception ends the run here; where there are other processes, they hear of it."""
+
     @property
     def spent(self) -> tuple[int, int]:
         """Rounds and evaluations so far."""
-        return self.counters.rounds, self.evaluations
-
-    @property
-    def evaluations(self) -> int:
-        """Evaluations so far."""
-        return self.fine.evaluations + self.coarse_evaluations
+        return self.counters.rounds, self.fine.evaluations + self.coarse_evaluations
 
     @property
     def coarse_evaluations(self) -> int:
         """Those of the correction: of its propagator, or directional derivatives."""
-        return self._carries * self.fine.evaluations + (0 if self.coarse is None else self.coarse.evaluations)
+        own = 0 if self.coarse is None else self.coarse.evaluations
+        return self.parts.tangents * self.fine.evaluations + own
 
-    def rows_of(self, system: Ints) -> State:
-        """Per-sample data of some systems, if there are any."""
-        if self._rows is None:
-            return None
-        return trees.lanes(self._rows, torch.from_numpy(system).to(self.iterates.device))
+    # --- lanes start and arrive -------------------------------------------------------------------------------------
 
-    # --- lanes set out and arrive -----------------------------------------------------------------------------------
-
-    def _set_out(self) -> None:
-        it = self.iterates
-        left = it.held[:, :-1]
-        fine_ready = it.live & (left > it.fine_from)
-        fine_ready[:, : it.start] = False
-        if self._shares:  # the value comes with the coarse lane: asking for it again would cost an evaluation
-            fine_ready &= it.first_of == left
-        nowhere = None if self.coarse is not None else np.zeros_like(it.live)
+    def _start_lanes(self) -> None:
+        live, layout, lanes = self.iterates.live, self.iterates.layout, self.state.lanes
+        left = self.state.current[:, :-1]
+        fine_ready = live & (left > lanes.fine_started)
+        fine_ready[:, : layout.start] = False
+        if self.parts.shares_first_stage:  # the value comes with the coarse lane: to ask again would cost an evaluation
+            fine_ready &= lanes.first_stage == left
+        none = None if self.coarse is not None else np.zeros_like(live)
         progress = Progress(
             fine_ready=fine_ready,
-            fine_busy=it.live & (it.fine_from > it.fine_done),
-            coarse_ready=it.live & (left > it.coarse_from) if nowhere is None else nowhere,
-            coarse_busy=it.live & (it.coarse_from > it.coarse_done) if nowhere is None else nowhere,
-            frontier=it.frontier,
-            iteration=self.iteration,
+            fine_busy=live & (lanes.fine_started > lanes.fine_arrived),
+            coarse_ready=live & (left > lanes.coarse_started) if none is None else none,
+            coarse_busy=live & (lanes.coarse_started > lanes.coarse_arrived) if none is None else none,
+            frontier=self.state.frontier,
+            iteration=self.state.iteration,
             coarse=self.coarse is not None,
         )
-        fine, coarse = self.schedule.admit(progress)
+        fine, coarse = self.parts.schedule.admit(progress)
         if self.coarse is not None and some(coarse):
-            self._launch(self.coarse, coarse, it.coarse_from)
+            self._launch(self.coarse, coarse, lanes.coarse_started)
         if some(fine):
-            self._launch(self.fine, fine, it.fine_from)
+            self._launch(self.fine, fine, lanes.fine_started)
 
-    def _launch(self, flight: Flight, mask: Bools, set_out_from: Ints) -> None:
-        it = self.iterates
+    def _launch(self, lanes: ActiveLanes, mask: Bools, started: Ints) -> None:
+        it, layout, parts = self.iterates, self.iterates.layout, self.parts
         system, n = mask.nonzero()
-        ids, iterate = system * it.slices + n, it.set_out(mask, set_out_from)
-        rows = self.rows_of(system)
-        # A copy: a later iterate's value may come in while lanes still hold this one as a stage of their step.
-        first = it.first.take(ids, iterate) if flight is self.fine and self._shares else None
-        u = it.u.take(ids + system, iterate)
-        if flight is not self.fine:
-            u = bare(u)
-        elif self._lift is not None:
-            u = self._lift(u)
-        flight.launch(ids + it.count * iterate, n, u, rows, first)
-
-    def _reached(self) -> Ints:
-        """What grows when an iteration is complete, ``(M,)``: the iterate at the last edge, or a window's frontier."""
-        return self.iterates.frontier if self.slides else self.iterates.held[:, self.iterates.end]
-
-    def _stuck(self) -> str:
-        """Why no lane can set out."""
-        it = self.iterates
-        if self._shares and self.coarse is not None and (it.live & (it.coarse_done > it.first_of)).any():
-            return (
-                f"{self.coarse.integrator!r} has shares_first_stage=True, but its step did not begin by asking for "
-                "(problem.rhs, t0, u) with the very t0 and u that it was given; do that, or set it to False"
-            )
-        return f"{self.schedule!r} let no lane set out although some were ready"
+        ids, iterate = system * layout.slices + n, it.note_started(mask, started)
+        rows = parts.rows_of(system, layout.device)
+        # A copy: a later iterate's value may come in while lanes still have this one as a stage of their step.
+        shared = lanes is self.fine and parts.shares_first_stage
+        first = it.rings.first_stage.take(ids, iterate) if shared else None
+        u = it.rings.u.take(ids + system, iterate)
+        if lanes is not self.fine:
+            u = without_history(u)
+        elif parts.lift is not None:
+            u = parts.lift(u)
+        lanes.launch(ids + it.live.size * iterate, n, u, rows, first)
 
     def _collect(self) -> bool:
         """Stores what has arrived; returns whether anything has."""
-        it = self.iterates
-        brought = [(self.fine.take_arrived(self._from_final), it.f, it.fine_done)] if self.fine.may_arrive else []
+        rings, lanes = self.iterates.rings, self.state.lanes
+        brought: list[Any] = []
+        if self.fine.may_arrive:
+            brought.append((self.fine.take_arrived(self._from_final), rings.fine, lanes.fine_arrived))
         if self.coarse is not None and (self.coarse.arrived or self.coarse.first):
-            brought += [(self.coarse.first, it.first, it.first_of), (self.coarse.take_arrived(), it.g, it.coarse_done)]
+            brought.append((self.coarse.first, rings.first_stage, lanes.first_stage))
+            brought.append((self.coarse.take_arrived(), rings.coarse, lanes.coarse_arrived))
             self.coarse.first = []
-        for arrivals, ring, done in brought:
+        for arrivals, ring, arrived in brought:
             for tickets, value in arrivals:
-                it.store(tickets, value, ring, done)
+                self.iterates.store(tickets, value, ring, arrived)
         return any(arrivals for arrivals, _, _ in brought)
 
+    def _drop_overtaken(self) -> None:
+        """Lanes that a final one has overtaken may take long: they are not waited for."""
+        for lanes in self.propagators:
+            if lanes.queue is not None:
+                lanes.drop(self.iterates.live.reshape(-1))
+
     def _from_final(self, tickets: Ints) -> Bools:
-        """Which fine lanes set out from states that are final."""
-        it = self.iterates
-        iterate, place = np.divmod(tickets, it.count)
-        system, n = np.divmod(place, it.slices)
-        return (n == it.frontier[system]) & (iterate == it.held[system, n])
+        """Which fine lanes started from states that are final."""
+        iterate, place = np.divmod(tickets, self.iterates.live.size)
+        system, n = np.divmod(place, self.iterates.layout.slices)
+        return (n == self.state.frontier[system]) & (iterate == self.state.current[system, n])
+
+    def _stuck(self) -> str:
+        """Why no lane can start."""
+        lanes = self.state.lanes
+        late = self.iterates.live & (lanes.coarse_arrived > lanes.first_stage)
+        if self.parts.shares_first_stage and self.coarse is not None and late.any():
+            return (
+                f"{self.coarse.method.integrator!r} has shares_first_stage=True, but its step did not begin by asking "
+                "for (problem.rhs, t0, u) with the very t0 and u that it was given; do that, or set it to False"
+            )
+        return f"{self.parts.schedule!r} let no lane start although some were ready"
 
     # --- decisions ----------------------------------------------------------------------------------------------
 
+    def _reached(self) -> Ints:
+        """What grows with an iteration, ``(M,)``: the number of the last boundary's iterate, or a window's frontier."""
+        return self.state.frontier if self.parts.windowed else self.state.current[:, self.iterates.layout.end]
+
+    def _decided(self) -> Ints:
+        """What `_reached` was at the last decision, ``(M,)``."""
+        return self.state.settled if self.parts.windowed else self.state.counted
+
     def _decide(self, complete: Ints) -> Floats:
         """Stops systems, and moves their frontiers, after an iteration; returns increments ``(D, N)``."""
-        figures, finite = self._measure(complete)
-        return self._conclude(complete, figures, finite, self.iterates.frontier[complete])
+        measured_now, finite = self._measure(complete)
+        return self._conclude(complete, measured_now, finite, self.state.frontier[complete])
 
-    def _conclude(self, complete: Ints, figures: Figures, finite: Bools, frontier: Ints) -> Floats:
+    def _measure(self, complete: Ints) -> tuple[Figures, Bools]:
+        """Increments and the C figures of the rule, and whether frontiers are finite."""
+        last = None if self.parts.windowed else self._reached()
+        place, numbers, final, changes = self.iterates.changes.take(complete, last)
+        values, finite = measured(self.parts.stop, changes, self.iterates.at_frontier(complete), self.parts.executor)
+        # In a window figures are zero where nothing is computed any more, and NaN where nothing was computed yet.
+        layout = self.iterates.layout
+        unknown = layout.n >= self.state.settled[complete, None] if self.parts.windowed else None
+        return figures(values, complete, place, numbers, final, unknown, layout.slices), finite
+
+    def _conclude(self, complete: Ints, seen: Figures, finite: Bools, frontier: Ints) -> Floats:
         """What follows from the figures of an iteration, in which frontiers have moved as given, ``(D,)``."""
-        self.iteration[complete] += 1  # not before all is measured: Ctrl-C often comes while the device is waited for
-        it = self.iterates
-        iteration = self.iteration[complete]
-        before, self.settled[complete] = self.settled[complete], frontier
-        row, n, number, final, values = figures.moved
+        state = self.state
+        state.iteration[complete] += 1  # not before all is measured: Ctrl-C often comes while the device is waited for
+        before = state.settled[complete]
+        accepted = state.accepted[complete]
+        row, n, number, final, values = seen.moved
         self._note_residuals(complete[row], n, final, values)
         moved = (row, n, number, final, values[:, :-2])
-        verdict = self.judge.decide(Seen(complete, figures.grid[..., 1:-2], *moved, before, frontier, iteration))
-        if verdict.error is not None:
-            self.errors[complete] = verdict.error
-        self.proven[complete] = np.where(self.accepted[complete], self.proven[complete], frontier)
-        self.accepted[complete] |= verdict.accepted > frontier
-        it.frontier[complete] = np.maximum(frontier, verdict.accepted)
-        self.settled[complete] = it.frontier[complete]
-        self.decided[complete] = self._reached()[complete]
+        iteration = state.iteration[complete]
+        decision = self.stopping.decide(Seen(complete, seen.grid[..., 1:-2], *moved, before, frontier, iteration))
+        if decision.error is not None:
+            state.errors[complete] = decision.error
+        # What lies behind an accepted boundary is no more proven than it is.
+        state.proven[complete] = np.where(accepted, state.proven[complete], frontier)
+        # In this order: with Ctrl-C in between, an accepted frontier must not be taken for a proven one.
+        state.settled[complete] = np.maximum(frontier, decision.accepted)
+        state.frontier[complete] = state.settled[complete]
+        state.counted[complete] = state.current[complete, self.iterates.layout.end]
         for i, system in enumerate(complete):
-            self.status[system] = self._status(verdict, i, system, frontier[i], finite[i])
-            self.active[system] = self.status[system] is None
-        self._go_on()
-        return figures.grid[..., 0]
+            state.end(system, self._status(decision, i, system, frontier[i], finite[i]))
+        self._after_decision()
+        return seen.grid[..., 0]
 
     def _note_residuals(self, system: Ints, n: Ints, final: Bools, values: Floats) -> None:
         """What the changes of an iteration show of boundaries: a final one is what the fine propagator makes of it."""
         defect, size = values[:, -2], values[:, -1]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             relative = np.where(final | (defect == 0), 0.0, defect / size)
-        self.residuals[system, n] = relative
+        self.state.residuals[system, n] = relative
 
-    def _go_on(self) -> None:
-        """Who goes on has been decided."""
+    def _after_decision(self) -> None:
+        """Frontiers have moved, and systems have ended: lanes that nobody wants any more are left."""
         it = self.iterates
-        it.go_on(self.active)
-        if self.slides:
+        it.look()
+        if self.parts.windowed:
             it.update(wait=False)  # first guesses for the slices that have come into the window
-        for flight in self._flights:
-            flight.leave_behind(it.live.reshape(-1))
+        for lanes in self.propagators:
+            lanes.drop(it.live.reshape(-1))
         self.fine.hasten()
 
-    def _status(self, verdict: Verdict, i: int, system: int, frontier: int, finite: bool) -> Status | None:
+    def _status(self, decision: Verdict, i: int, system: int, frontier: int, finite: bool) -> Status | None:
+        slices = self.iterates.layout.slices
         if not finite:
-            return Status.UNSOLVED if self.fine.integrator.implicit else Status.NONFINITE
-        if frontier == self.iterates.slices and not self.accepted[system]:
+            return Status.UNSOLVED if self.fine.method.integrator.implicit else Status.NONFINITE
+        if frontier == slices and not self.state.accepted[system]:
             return Status.FINAL
-        if frontier == self.iterates.slices or (verdict.stop[i] and verdict.converged[i]):
-            self.doubtful[system] = verdict.sound is not None and not verdict.sound[i]
-            return Status.UNCERTAIN if self.doubtful[system] else Status.CONVERGED
-        if verdict.stop[i]:
+        if frontier == slices or (decision.stop[i] and decision.converged[i]):
+            doubtful = decision.sound is not None and not decision.sound[i]
+            return Status.UNCERTAIN if doubtful else Status.CONVERGED
+        if decision.stop[i]:
             return Status.ITERATIONS
-        return Status.MAX_ITERATIONS if self.iteration[system] >= self.most[system] else None
-
-    def _measure(self, complete: Ints) -> tuple[Figures, Bools]:
-        """Increments and the C figures of the rule, and whether frontiers are finite.
-
-        All of it comes in one transfer from the device.
-        """
-        last = None if self.slides else self._reached()
-        ids, numbers, final, changes = self.iterates.changes.take(complete, last)
-        kind = self.stop.norm
-        columns = [changes.norm("increment", kind), *self.stop.measure(changes)]
-        columns += [changes.norm("defect", kind), changes.norm("size", kind)]
-        front = self.iterates.at_frontier(complete)
-        finite = [(leaf - leaf == 0).reshape(len(complete), -1).all(1) for leaf in trees.leaves(front)]
-        packed = self.executor.agree(torch.cat([*columns, torch.stack(finite).all(0)]).cpu()).numpy()
-        slices = self.iterates.slices
-        values = packed[: -len(complete)].reshape(len(columns), -1).T
-        grid = np.zeros((len(complete), slices, len(columns)))
-        if self.slides:  # zero where nothing is computed any more, NaN where nothing was computed yet
-            grid[self.iterates.n >= self.decided[complete, None]] = np.nan
-        row, n = np.searchsorted(complete, ids // slices), ids % slices
-        grid[row, n] = values
-        return Figures(grid, (row, n, numbers, final, values[:, 1:])), packed[-len(complete) :] > 0
-
-
-class Figures(NamedTuple):
-    """What was measured: of each slice's right edge, ``(D, N, 1 + C + 2)``, and of each change as it came; see `Seen`.
-
-    The increment comes first, then what the stopping rule asks for, then the defect and the size of the iterate.
-    """
-
-    grid: Floats
-    moved: tuple[Ints, Ints, Ints, Bools, Floats]
+        return Status.MAX_ITERATIONS if self.state.iteration[system] >= self.state.limit[system] else None

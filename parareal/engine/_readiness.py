@@ -1,23 +1,31 @@
-"""Who stands where: which iterate every edge holds, what has set out and arrived, and which edges can move.
+"""Readiness: which boundary may take its next state, and when.
 
-All of it is bookkeeping in numpy; the states themselves lie in rings beside it.
+Slice n carries the state at its left boundary n to its right boundary n + 1. A right boundary may move
+
+- to its first guess once its left boundary has an iterate (and, with ``guess_waits``, the coarse value of it);
+- to its final state once the fine lane from a final left boundary has arrived;
+- to its next iterate, k + 1, once F_n(U_n^k) and, for a coarse propagator, G_n(U_n^{k+1}) have arrived.
+
+It must not move before lanes have started from the iterate that it has: those of the slice on its right read it. All of
+this is bookkeeping in numpy on a `RunState`; the states themselves lie in rings beside it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
-from parareal._core.trees import State
+from parareal.results._run_state import RunState
 
 
 class Moves(NamedTuple):
-    """Slices ``(M, N)`` whose right edge can take a first guess, its final state, or its next iterate.
+    """Slices ``(M, N)`` whose right boundary can take a first guess, its final state, or its next iterate.
 
-    The last mask holds those of the latter two that wait only for lanes to set out from the iterate that they replace.
+    The last mask has those of the latter two that wait only for lanes to start from the iterate that they replace.
     """
 
     guess: Bools
@@ -55,61 +63,38 @@ def runs(system: Ints, start: Ints, length: Ints) -> Runs:
     return Runs(system, start[:, None] + np.minimum(columns, length[:, None] - 1), columns < length[:, None])
 
 
-class Edges:
-    """The iterates of M systems of N slices, and which of them are final.
-
-    A place is a slice of a system: slice ``n`` of system ``m`` has the number ``m * N + n``, its left edge
-    ``m * (N + 1) + n``.
-
-    Args:
-        u0: Initial states, leaves ``(M, *state)``.
-        slices: N.
-        width: Most slices that are worked on at a time, from the frontier on.
-        memory: How many iterates before the old one the correction looks back to.
-        coarse: Whether a coarse propagator is evaluated at every input.
-        guess_waits: Whether first guesses wait for it.
-        block: The slices that are worked on, from the first to before the last; ``None`` for all. Others make them
-            too: those on the left are there for the first guess alone, after which the left edge of the block takes
-            its iterates from outside.
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """What readiness depends on and never changes.
 
     Attributes:
-        held: Number of the iterate that each edge holds, -1 for none, ``(M, N + 1)``.
-        fine_from: Number of the iterate from which the last fine lane of each place set out, ``(M, N)``.
-        fine_done: The same of the last fine lane that has arrived; ``coarse_from`` and ``coarse_done`` likewise.
-        since: Number of the iterate from which the first fine lane of each place set out, ``(M, N)``.
-        first_of: Number of the iterate at which the right-hand side is known on the left edge, ``(M, N)``.
-        frontier: Edges ``0 ... frontier`` are final, ``(M,)``.
-        live: Places that are worked on, ``(M, N)``: from the frontier on, of systems that are going on.
-        start, end: The block's first and last edge.
-        open_to: Number of the last iterate that edges may take; ``None`` where they go as they can. In step, nothing
-            overtakes an iterate or a first guess, however slow coarse lanes are.
+        systems: M.
+        slices: N.
+        device: Where states lie.
+        width: Most slices that are worked on at a time, from the frontier on.
+        lookback: How many iterates before the old one the correction looks back to.
+        free: Whether there is no coarse propagator to wait for.
+        guess_waits: Whether first guesses wait for it.
+        start: The first boundary of the block that is worked on.
+        end: Its last boundary. Slices on the left of a block make first guesses alone; after that the block's left
+            boundary takes its iterates from outside.
+        in_step: Whether boundaries move one iteration at a time, as those of a block do.
+        n: 0 ... N - 1.
+        nothing: No slice, ``(M, N)``.
     """
 
-    def __init__(
-        self,
-        u0: State,
-        slices: int,
-        width: int,
-        memory: int,
-        coarse: bool,
-        guess_waits: bool,
-        block: tuple[int, int] | None = None,
-    ) -> None:
-        leaf = trees.leaves(u0)[0]
-        self.systems, self.slices, self.width, self.device = leaf.shape[0], slices, width, leaf.device
-        self.count, shape = self.systems * slices, (self.systems, slices)
-        self.memory, self.free, self.guess_waits = memory, not coarse, guess_waits and coarse
-        self.n = np.arange(slices)
-        (self.start, self.end), self.open_to = block or (0, slices), None if block is None else np.array([[0]])
-        self.held = np.full((self.systems, slices + 1), -1)
-        self.held[:, 0] = 0
-        self.fine_from, self.fine_done, self.since = (np.full(shape, -1) for _ in range(3))
-        none = np.broadcast_to(np.array(-1), shape)  # read-only, and of the size of one number
-        self.coarse_from, self.coarse_done, self.first_of = (np.full(shape, -1) if coarse else none for _ in range(3))
-        self.frontier = np.zeros(self.systems, dtype=np.int64)
-        self.active = np.ones(self.systems, dtype=bool)
-        self.none = np.zeros(shape, dtype=bool)
-        self.look()
+    systems: int
+    slices: int
+    device: torch.device
+    width: int
+    lookback: int
+    free: bool
+    guess_waits: bool
+    start: int
+    end: int
+    in_step: bool
+    n: Ints
+    nothing: Bools
 
     @property
     def whole(self) -> bool:
@@ -117,102 +102,133 @@ class Edges:
         return self.end - self.start == self.slices
 
     @property
+    def windowed(self) -> bool:
+        """Whether fewer slices are worked on at a time than there are."""
+        return self.width < self.slices
+
+
+class Readiness:
+    """The iterates of M systems of N slices, and which boundaries may move.
+
+    A place is a slice of a system: slice ``n`` of system ``m`` has the number ``m * N + n``, its left boundary
+    ``m * (N + 1) + n``.
+
+    Args:
+        state: Where the run stands; what is done here is noted there.
+        layout: What never changes.
+
+    Attributes:
+        live: Slices that are worked on, ``(M, N)``: from the frontier on, of active systems.
+        guessing: Whether some live slice has no iterate at its right boundary.
+        open_to: Number of the last iterate that boundaries may take; ``None`` where they move as they can. In step,
+            nothing overtakes an iterate or a first guess, however slow coarse lanes are.
+    """
+
+    def __init__(self, state: RunState, layout: Layout) -> None:
+        self.state, self.layout = state, layout
+        self.open_to: Ints | None = np.array([[0]]) if layout.in_step else None
+        self.look()
+
+    @property
     def bound(self) -> Bools:
-        """Live slices whose left edge must not move before lanes have set out from it.
+        """Live slices whose left boundary must not move before lanes have started from it.
 
         A slice that has just come into a window is not among them: its first guess is made from what comes next.
         """
-        return self.live & (self.held[:, 1:] >= 0) if self.width < self.slices else self.live
-
-    def go_on(self, active: Bools) -> None:
-        """Only systems marked in ``active`` go on, each from its frontier."""
-        self.active = active
-        self.look()
+        return self.live & (self.state.current[:, 1:] >= 0) if self.layout.windowed else self.live
 
     def look(self) -> None:
-        """Looks again who is live, after frontiers have moved."""
-        front = self.frontier[:, None]
-        self.live = self.active[:, None] & (self.n >= front)
-        if self.width < self.slices:
-            self.live &= self.n < front + self.width
-        if not self.whole:
-            guessing = self.held[:, self.start : self.start + 1] < 0
-            self.live &= (self.n < self.end) & ((self.n >= self.start) | guessing)
-        self.guessing = some(self.live & (self.held[:, 1:] < 0))
+        """Sees which slices are live, after frontiers have moved or systems have ended."""
+        layout, current, front = self.layout, self.state.current, self.state.frontier[:, None]
+        live = self.state.active[:, None] & (layout.n >= front)
+        if layout.windowed:
+            live &= layout.n < front + layout.width
+        if not layout.whole:
+            guessing = current[:, layout.start : layout.start + 1] < 0
+            live &= (layout.n < layout.end) & ((layout.n >= layout.start) | guessing)
+        self.live = live
+        self.guessing = some(live & (current[:, 1:] < 0))
 
     def moves(self, wait: bool) -> Moves:
-        """Which edges can move.
+        """Which boundaries can move.
 
-        An edge keeps its iterate until the lanes of the slice on its right have set out from it; without ``wait`` a
+        A boundary keeps its iterate until the lanes of the slice on its right have started from it; without ``wait`` a
         final state does not wait for them.
         """
-        left, right = self.held[:, :-1], self.held[:, 1:]
-        new = left if self.free else self.coarse_done
-        guess = self.none
+        layout, lanes = self.layout, self.state.lanes
+        left, right = self.state.current[:, :-1], self.state.current[:, 1:]
+        new = left if layout.free else lanes.coarse_arrived
+        guess = layout.nothing
         if self.guessing:
-            guess = self.live & ((new if self.guess_waits else left) >= 0) & (right < 0)
-        solved = self.live & (self.fine_done >= right) & (right >= 0)
-        final = self.live & (self.n == self.frontier[:, None]) & (self.fine_done == left)
-        used = self.fine_from if self.free else np.minimum(self.fine_from, self.coarse_from)
-        kept = self.none.copy()
+            guess = self.live & ((new if layout.guess_waits else left) >= 0) & (right < 0)
+        # A fine lane that started from the iterate k of the left boundary makes k + 1 of the right one, which has k.
+        solved = self.live & (lanes.fine_arrived >= right) & (right >= 0)
+        final = self.live & (layout.n == self.state.frontier[:, None]) & (lanes.fine_arrived == left)
+        used = lanes.fine_started if layout.free else np.minimum(lanes.fine_started, lanes.coarse_started)
+        # Boundary n + 1 is read by slice n + 1, whose lanes have not started from its present iterate yet.
+        kept = layout.nothing.copy()
         kept[:, :-1] = (used[:, 1:] < right[:, :-1]) & self.bound[:, 1:]
         if self.open_to is not None:
             wait, in_step = True, right < self.open_to
             in_step[:, :-1] &= (right[:, 1:] >= 0) | ~self.live[:, 1:]  # a first guess is made from the first iterate
             final, solved = final & in_step & (right >= left), solved & in_step
+        # The coarse value of the new left iterate is there: it is newer than the iterate to be replaced.
         refined = solved & (new > right) & ~final
         return Moves(guess, final & ~kept if wait else final, refined & ~kept, (final | refined) & kept)
 
     def runs_from(self, refined: Bools) -> Runs | None:
         """The longest rows through which a change can pass at once, from those of ``refined`` on."""
-        right = self.held[:, 1:]
-        able = self.live & (self.fine_done >= right) & (right >= 0)
-        able[:, :-1] &= (self.fine_from[:, 1:] >= right[:, :-1]) | ~self.bound[:, 1:]
+        right, lanes = self.state.current[:, 1:], self.state.lanes
+        able = self.live & (lanes.fine_arrived >= right) & (right >= 0)
+        able[:, :-1] &= (lanes.fine_started[:, 1:] >= right[:, :-1]) | ~self.bound[:, 1:]
         refined = refined & able  # a frontier may have moved since they were found
         if not some(refined):
             return None
+        # A row ends where the next slice has an iterate of another number, or starts a row of its own.
         linked = able.copy()
         linked[:, 0] = False
         linked[:, 1:] &= able[:, :-1] & (right[:, 1:] == right[:, :-1]) & ~refined[:, 1:]
-        begin = np.maximum.accumulate(np.where(linked, -1, self.n), axis=1)
+        begin = np.maximum.accumulate(np.where(linked, -1, self.layout.n), axis=1)
         taken = able & np.take_along_axis(refined, begin, axis=1)
         system, n = taken.nonzero()
         first = (begin[taken] == n).nonzero()[0]
         return runs(system[first], n[first], np.diff(np.append(first, len(n))))
 
     def runs_to_guess(self, guess: Bools) -> Runs:
-        """Rows of all live slices whose right edges hold nothing yet."""
+        """Rows of all live slices whose right boundaries have no iterate yet."""
         system, start = guess.nonzero()
-        return runs(system, start, np.minimum(self.end, self.frontier[system] + self.width) - start)
+        end = np.minimum(self.layout.end, self.state.frontier[system] + self.layout.width)
+        return runs(system, start, end - start)
 
-    def arrived(self, tickets: Ints, done: Ints) -> tuple[Ints, Ints, Ints | None]:
-        """Notes in ``done`` that lanes have arrived, whose ticket is ``place + count * iterate``.
+    def note_started(self, mask: Bools, started: Ints) -> Ints:
+        """Notes in ``started`` that lanes of ``mask`` start; returns the iterates from which they do."""
+        iterate, lanes = self.state.current[:, :-1][mask], self.state.lanes
+        started[mask] = iterate
+        if started is lanes.fine_started:
+            lanes.fine_first[mask] = np.where(lanes.fine_first[mask] < 0, iterate, lanes.fine_first[mask])
+        return iterate
+
+    def note_arrived(self, tickets: Ints, arrived: Ints) -> tuple[Ints, Ints, Ints | None]:
+        """Notes in ``arrived`` that lanes have come in, whose ticket is ``place + M * N * iterate``.
 
         Returns:
-            Places, iterates, and the oldest iterates that their right edges have still to be moved from, if any.
+            Places, iterates, and the oldest iterates that their right boundaries have still to move from, if any.
         """
-        iterate, ids = np.divmod(tickets, self.count)
-        done.reshape(-1)[ids] = iterate
-        if done is self.first_of:
+        iterate, ids = np.divmod(tickets, self.live.size)
+        arrived.reshape(-1)[ids] = iterate
+        if arrived is self.state.lanes.first_stage:
             return ids, iterate, None
-        return ids, iterate, self.back(ids, iterate)
+        return ids, iterate, self.needed(ids, iterate)
 
-    def back(self, place: Ints, iterate: Ints) -> Ints:
+    def needed(self, place: Ints, iterate: Ints) -> Ints:
         """The oldest iterate of the inputs of slices that is still needed, of those up to ``iterate``.
 
-        A right edge that holds nothing yet may take its first guess from the first lane that set out.
+        A right boundary without an iterate may take its first guess from the first lane that started.
         """
-        waiting, first = self.held.reshape(-1)[place + place // self.slices + 1], self.since.reshape(-1)[place]
-        oldest = np.maximum(np.minimum(waiting, iterate) - self.memory, 0)
-        return np.where(waiting < 0, np.where(first < 0, iterate, np.minimum(first, iterate)), oldest)
-
-    def set_out(self, mask: Bools, from_: Ints) -> Ints:
-        """Notes in ``from_`` that lanes of ``mask`` set out; returns the iterates from which they do."""
-        iterate = self.held[:, :-1][mask]
-        from_[mask] = iterate
-        if from_ is self.fine_from:
-            self.since[mask] = np.where(self.since[mask] < 0, iterate, self.since[mask])
-        return iterate
+        right = self.state.current.reshape(-1)[place + place // self.layout.slices + 1]
+        first = self.state.lanes.fine_first.reshape(-1)[place]
+        oldest = np.maximum(np.minimum(right, iterate) - self.layout.lookback, 0)
+        return np.where(right < 0, np.where(first < 0, iterate, np.minimum(first, iterate)), oldest)
 
 
 def some(mask: Bools) -> bool:

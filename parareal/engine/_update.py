@@ -1,382 +1,208 @@
-"""The recursion: how every edge takes its next iterate.
+"""The recursion: how every boundary takes its next iterate.
 
-With U_n^k the state at edge n after k iterations,
+With U_n^k the state at boundary n after k iterations,
 
     U_{n+1}^{k+1} = F_n(U_n^k) + [ G_n(U_n^{k+1}) - G_n(U_n^k) ],
 
-or F_n(U_n^k) alone where U_n^k was already final: then the right edge is final too, and the frontier moves. That is
-why the first k edges are the sequential solution after k iterations whatever G does.
+or F_n(U_n^k) alone where U_n^k was already final: then the right boundary is final too, and the frontier moves. That is
+why the first k boundaries are the sequential solution after k iterations whatever G does.
+
+What has arrived is looked at again and again until nothing can move: one boundary's move makes the next one's possible.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
-from parareal._core.multistep_state import Carried, Memory, bare, follow
-from parareal._core.ring_buffer import Ring
+from parareal._core.multistep_state import Carried, follow, without_history
 from parareal._core.trees import State
-from parareal.corrections._base import Correction, Edge, Known, Sweep
-from parareal.engine._readiness import Edges, Runs, some
+from parareal.corrections._base import Edge, Sweep
+from parareal.engine._readiness import Runs, some
+from parareal.engine._states import StoredStates
 from parareal.grid._mesh import Span
-from parareal.grid._time_grid import TimeGrid
 from parareal.problem._lane_calls import check_like
-from parareal.results._record import Recorder
-from parareal.schedules._schedule import Guess
-from parareal.stopping._increments import Changes
 
 
-class Iterates(Edges):
-    """The states on the edges of M systems of N slices.
-
-    Args:
-        u0: Initial states, leaves ``(M, *state)``.
-        grid: The time grid.
-        correction: What stands in the brackets of the recursion.
-        keep_earlier: Whether fine solutions are kept for one iterate more, for what a stopping rule makes of them.
-        width: Most slices that are worked on at a time, from the frontier on.
-        dense: Whether states behind the frontier are kept.
-        guess: First guesses in place of the correction's own.
-        empty: Gives the empty memory that first guesses have, where states carry the memory of a multistep method.
-        block: The slices that are worked on; see `Edges`.
-        start: First iterates in place of guesses, leaves ``(M * (N + 1), *state)``.
-    """
-
-    def __init__(
-        self,
-        u0: State,
-        grid: TimeGrid,
-        correction: Correction,
-        keep_earlier: bool,
-        width: int,
-        dense: bool,
-        guess: Guess | None,
-        empty: Callable[[State], Memory] | None = None,
-        block: tuple[int, int] | None = None,
-        start: State = None,
-    ) -> None:
-        coarse = correction.propagator is not None
-        lookback = max(correction.lookback, int(empty is not None or keep_earlier))
-        super().__init__(u0, grid.num_slices, width, lookback, coarse, guess is None and start is None, block)
-        self.correction, self._own_guess = correction, guess
-        self._keep_earlier, self._start = keep_earlier, start
-        self._times = grid.edges.to(self.device)
-        self._u0, self._dense, self._empty = u0, dense, empty
-        systems, slices = self.systems, self.slices
-        self._by_run = correction.stacked or guess is not None or start is not None
-        self.u = Ring(u0, systems, slices + 1, None if dense else width + 3, 2 if correction.uses_input else 1)
-        start = np.arange(systems) * (slices + 1)
-        self.u.put(start, np.zeros_like(start), u0)
-        self._carries = correction.carries > 0
-        width = min(width, max(1, self.end - self.start))
-        self.f = Ring(correction.lift(u0) if self._carries else u0, systems, slices, width)
-        if coarse:
-            self.g = Ring(bare(u0), systems, slices, width, 2)
-            self.first = Ring(bare(u0), systems, slices, width)
-        if correction.mixing:
-            self.update_of = Ring(bare(u0), systems, slices + 1, width + 2, correction.mixing + 1)
-            self.born = np.zeros((systems, slices + 1), dtype=np.int64)  # the first iterate of each edge
-        self.changes = Changes(slices)
-        self._recorder: Recorder | None = None
-
-    def put_back(self, u: State, reached: Bools, number: Ints, frontier: Ints) -> None:
-        """Edges marked in ``reached`` hold ``u``, leaves ``(M * (N + 1), *state)``, as iterates of the number given."""
-        edges, front = np.arange(self.slices + 1), frontier[:, None]
-        if self.width < self.slices:  # first guesses for what comes into a window are made from what is there then
-            reached = reached & (edges <= front + self.width)
-        stored = reached if self._dense else reached & (edges >= front - 2)
-        ids = stored.reshape(-1).nonzero()[0]
-        numbers = np.repeat(number, self.slices + 1)[ids]
-        self.u.put(ids, numbers, trees.lanes(u, torch.from_numpy(ids).to(self.device)))
-        self.held, self.frontier = np.where(reached, number[:, None], -1), frontier.copy()
-        if self.correction.mixing:
-            self.born[:] = number[:, None]
-        self.look()
-
-    def record(self, recorder: Recorder) -> None:
-        """From now on all iterates and solutions are recorded, with what the edges hold now."""
-        self._recorder = recorder
-        new = self.held >= 0
-        if recorder.goes_on:  # final edges are in the record before; nothing sets out from those on the frontier's left
-            new &= np.arange(self.slices + 1) >= self.frontier[:, None]
-        ids = new.reshape(-1).nonzero()[0]
-        iterate = self.held.reshape(-1)[ids]
-        recorder.add("u", ids, iterate, self.u.peek(ids, iterate))
-
-    # --- what is known ----------------------------------------------------------------------------------------------
-
-    @property
-    def states(self) -> State:
-        """What the edges hold, system by system, leaves ``(M * (N + 1), *state)``; NaN where they hold nothing yet.
-
-        Without ``dense`` the first edge and that of `reached` alone, ``(M * 2, *state)``.
-        """
-        if self._dense:
-            return self.u.peek(np.arange(self.held.size), np.maximum(self.held.reshape(-1), 0))
-        edge = np.arange(self.systems) * (self.slices + 1) + self.reached
-        last = self.u.peek(edge, self.held.reshape(-1)[edge])
-        return trees.join(trees.stack([self._u0, last], 1))
-
-    @property
-    def reached(self) -> Ints:
-        """The last edge of each system, or where a run cut short has not come so far, that of its frontier."""
-        return np.where(self.held[:, -1] >= 0, self.slices, self.frontier)
-
-    def at_frontier(self, systems: Ints) -> State:
-        """The last states known final, of some systems, leaves ``(D, *state)``."""
-        edge = systems * (self.slices + 1) + self.frontier[systems]
-        return self.u.peek(edge, self.held.reshape(-1)[edge])
-
-    def store(self, tickets: Ints, value: State, ring: Ring, done: Ints) -> None:
-        """Keeps what lanes brought."""
-        ids, iterate, oldest = self.arrived(tickets, done)
-        ring.put(ids, iterate, value, oldest)
-        if self._recorder is not None and done is not self.first_of:
-            if done is self.fine_done:
-                self._recorder.add("fine", ids, iterate, value[0] if self._carries else value)
-            else:
-                self._recorder.add("coarse", ids, iterate, value)
-
-    def _known(self, system: Ints, n: Ints, iterate: Ints, memory: int = -1) -> Known:
-        """What is known of slices at an iterate; from ``memory`` of 0 on also fine values and iterates before."""
-        at, place = iterate, system * self.slices + n
-        u = bare(self.u.peek(place + system, at)) if self.correction.uses_input else None
-        g = None if self.free else self.g.peek(place, at)
-        if memory < 0:
-            return Known(u, g)
-        before = None
-        if memory > 0:  # where there is none, the iterate itself stands in: a difference of zero
-            before = self._known(system, n, np.maximum(iterate - 1, self.since[system, n]), memory - 1)
-        # Tangents are factors, which autograd keeps: they must not lie where the next ones will be written.
-        f, tangents = self.f.take(place, at) if self._carries else (self.f.peek(place, at), None)
-        return Known(u, g, bare(f), tangents, before)
-
-    # --- moving -----------------------------------------------------------------------------------------------------
+class Iterates(StoredStates):
+    """The iterates of M systems of N slices: all that moves a boundary is here."""
 
     def update(self, wait: bool = True, guessing: bool = True) -> bool:
-        """Moves on every edge that can; returns whether one waits for lanes to set out from it first."""
+        """Moves every boundary that can; returns whether one waits for lanes to start from it first."""
         while True:
             guess, final, refined, waiting = self.moves(wait)
             if not guessing:
-                guess = self.none
-            if some(guess) and not (self.width < self.slices and some(final | refined)):  # first what it starts from
+                guess = self.layout.nothing
+            # In a window first what guesses start from: a guess from the newest states is the better one.
+            if some(guess) and not (self.layout.windowed and some(final | refined)):
                 self._guess(guess)
             if some(final):
                 self._finish(*final.nonzero())
-            if self.correction.stacked:
+            if self.setup.correction.stacked:
                 if some(refined) and (rows := self.runs_from(refined)) is not None:
                     self._refine_runs(rows)
             elif some(refined):
                 self._refine(*refined.nonzero())
-            # Without a coarse propagator to wait for, and after a guess, an edge may move on at once.
-            if not (some(guess) or (self.free and some(final | refined))):
+            # Without a coarse propagator to wait for, and after a guess, a boundary may move on at once.
+            if not (some(guess) or (self.layout.free and some(final | refined))):
                 return some(waiting)
 
+    # --- first iterates ---------------------------------------------------------------------------------------------
+
     def _guess(self, guess: Bools) -> None:
-        """The first iterates of right edges: one after another, or all those of the live slices at once."""
-        if self._start is not None:
-            self._take_start(guess)
+        """The first iterates of right boundaries: one after another, or all those of the live slices at once."""
+        setup = self.setup
+        if setup.given is not None:
+            self._take_given(guess)
             return
-        if not self._by_run:
-            system, n = guess.nonzero()
-            iterate = self.held[system, n] if self.free else self.coarse_done[system, n]
-            known = self._known(system, n, iterate)
-            u = bare(self.u.peek(system * (self.slices + 1) + n, iterate))
-            value = check_like(self.correction.guess(Span(self._times, n), known._replace(u=u)), u, "the guess")
-        else:
-            rows = self.runs_to_guess(guess)
-            start = rows.n[:, 0]
-            edge, iterate = rows.system * (self.slices + 1) + start, self.held[rows.system, start]
-            u, at = bare(self.u.peek(edge, iterate)), Span(self._times, rows.n)
-            before: list[Edge] = []
-            for back in (1, 2) if some(start > 0) else ():
-                n = np.maximum(start - back, 0)
-                there = bare(self.u.peek(edge - start + n, self.held[rows.system, n]))
-                before.append(Edge(self._times_at(n), there))
-            value = (self._own_guess or self.correction.guess_run)(at, u, tuple(before))
-            system, n = rows.flat()
-            iterate = np.repeat(iterate, rows.n.shape[1])
-            u = trees.lanes(u, torch.from_numpy(np.repeat(np.arange(len(start)), rows.n.shape[1])).to(self.device))
-            value = check_like(trees.join(value), u, "the guess")
-            if rows.ragged:
-                (value, u), system, n, iterate = self._valid(rows, (value, u), system, n, iterate)
-        if self.correction.mixing:
-            self.born[system, n + 1] = iterate
+        system, n, iterate, value, u = self._guess_runs(guess) if setup.by_run else self._guess_each(guess)
+        if setup.correction.mixing:
+            self.state.first[system, n + 1] = iterate
         value = trees.finite_or(value, u)
-        self._write(system, n, iterate, value if self._empty is None else Carried(value, self._empty(value)))
+        self.write(system, n, iterate, value if setup.empty is None else Carried(value, setup.empty(value)))
         self.look()
 
-    def _take_start(self, guess: Bools) -> None:
+    def _guess_each(self, guess: Bools) -> tuple[Ints, Ints, Ints, State, State]:
+        """Systems, slices, iterates, guesses and the states on their left, each slice for itself."""
+        system, n = guess.nonzero()
+        current, coarse = self.state.current, self.state.lanes.coarse_arrived
+        iterate = current[system, n] if self.layout.free else coarse[system, n]
+        known = self.known(system, n, iterate)
+        u = without_history(self.rings.u.peek(system * (self.layout.slices + 1) + n, iterate))
+        value = self.setup.correction.guess(Span(self.setup.times, n), known._replace(u=u))
+        return system, n, iterate, check_like(value, u, "the guess"), u
+
+    def _guess_runs(self, guess: Bools) -> tuple[Ints, Ints, Ints, State, State]:
+        """The same, rows of neighbouring slices at once, from the state on the left of each row."""
+        current, slices = self.state.current, self.layout.slices
+        rows = self.runs_to_guess(guess)
+        start = rows.n[:, 0]
+        boundary, iterate = rows.system * (slices + 1) + start, current[rows.system, start]
+        u, at = without_history(self.rings.u.peek(boundary, iterate)), Span(self.setup.times, rows.n)
+        before: list[Edge] = []
+        for back in (1, 2) if some(start > 0) else ():
+            n = np.maximum(start - back, 0)
+            there = without_history(self.rings.u.peek(boundary - start + n, current[rows.system, n]))
+            before.append(Edge(self.setup.times[torch.from_numpy(n).to(self.layout.device)], there))
+        value = (self.setup.guess or self.setup.correction.guess_run)(at, u, tuple(before))
+        system, n = rows.flat()
+        length = rows.n.shape[1]
+        iterate = np.repeat(iterate, length)
+        index = torch.from_numpy(np.repeat(np.arange(len(start)), length)).to(self.layout.device)
+        u = trees.lanes(u, index)
+        value = check_like(trees.join(value), u, "the guess")
+        if rows.ragged:
+            (value, u), system, n, iterate = self.valid(rows, (value, u), system, n, iterate)
+        return system, n, iterate, value, u
+
+    def _take_given(self, guess: Bools) -> None:
         """First iterates that are given, in place of guesses."""
         rows = self.runs_to_guess(guess)
         inside = rows.valid.reshape(-1)
         system, n = (part[inside] for part in rows.flat())
-        iterate = np.repeat(self.held[rows.system, rows.n[:, 0]], rows.n.shape[1])[inside]
-        if self.correction.mixing:
-            self.born[system, n + 1] = iterate
-        place = torch.from_numpy(system * (self.slices + 1) + n + 1).to(self.device)
-        self._write(system, n, iterate, trees.lanes(self._start, place))
+        iterate = np.repeat(self.state.current[rows.system, rows.n[:, 0]], rows.n.shape[1])[inside]
+        if self.setup.correction.mixing:
+            self.state.first[system, n + 1] = iterate
+        place = torch.from_numpy(system * (self.layout.slices + 1) + n + 1).to(self.layout.device)
+        self.write(system, n, iterate, trees.lanes(self.setup.given, place))
         self.look()
 
     def receive(self, value: State, systems: Bools, final: Bools) -> None:
-        """The block's left edge takes its next iterate from outside, leaves ``(M, *state)``, and what is final there.
+        """The block's left boundary takes its next iterate from outside, and what is final there.
 
         Args:
-            value: The states.
+            value: The states, leaves ``(M, *state)``.
             systems: The systems that they are for, ``(M,)``.
             final: Those of which it is the final one, ``(M,)``.
         """
-        chosen = systems.nonzero()[0]
+        chosen, start = systems.nonzero()[0], self.layout.start
         if len(chosen) < len(systems):
-            value = trees.lanes(value, torch.from_numpy(chosen).to(self.device))
-        self._write(chosen, np.full(len(chosen), self.start - 1), self.held[chosen, self.start] + 1, value)
-        self.frontier[systems & final] = self.start
+            value = trees.lanes(value, torch.from_numpy(chosen).to(self.layout.device))
+        self.write(chosen, np.full(len(chosen), start - 1), self.state.current[chosen, start] + 1, value)
+        self.state.frontier[systems & final] = start
         self.look()
 
-    def _times_at(self, n: Ints) -> torch.Tensor:
-        return self._times[torch.from_numpy(n).to(self.device)]
+    # --- next iterates ----------------------------------------------------------------------------------------------
 
     def _finish(self, system: Ints, n: Ints) -> None:
         """U_{n+1} = F_n(U_n) where U_n is final: then so is U_{n+1}."""
-        f = self._fine(system, n, self.held[system, n])
+        left = self.state.current[system, n]
+        f = self.fine(system, n, left)
         # Where coarse lanes are as slow as fine ones this overtakes an iterate, or even the first guess.
-        held = self.held[system, n + 1]
-        k = np.where(held < 0, self.held[system, n], held)
-        self._change(system, n, k + 1, f, f, self.held[system, n], final=True)
-        self._write(system, n, k + 1, f)
-        self.frontier[system] = n + 1
+        right = self.state.current[system, n + 1]
+        k = np.where(right < 0, left, right)
+        self.note_change(system, n, k + 1, f, f, left, final=True)
+        self.write(system, n, k + 1, f)
+        self.state.frontier[system] = n + 1
         self.look()
 
     def _refine(self, system: Ints, n: Ints) -> None:
         """U_{n+1}^{k+1} = F_n(U_n^k) + [G_n(U_n^{k+1}) - G_n(U_n^k)], or another correction in the brackets."""
-        k = self.held[system, n + 1]
-        new, old = self._known(system, n, k + 1), self._known(system, n, k, self.correction.lookback)
-        f = self._fine(system, n, k)
-        change = self.correction.difference(Span(self._times, n), new, old)
+        k, correction = self.state.current[system, n + 1], self.setup.correction
+        new, old = self.known(system, n, k + 1), self.known(system, n, k, correction.lookback)
+        f = self.fine(system, n, k)
+        change = correction.difference(Span(self.setup.times, n), new, old)
         if change is not None:
-            check_like(change, bare(f), "the correction's difference")
+            check_like(change, without_history(f), "the correction's difference")
         self._correct(system, n, self._corrected(f, change, system, n, k), f)
 
     def _refine_runs(self, rows: Runs) -> None:
-        """`_refine` on rows of neighbouring slices, for a correction linear in what edges move by."""
+        """`_refine` on rows of neighbouring slices, for a correction linear in what boundaries move by."""
         system, n = rows.flat()
-        length, k, first = rows.n.shape[1], self.held[system, n + 1], rows.n[:, 0]
-        f, held = self._fine(system, n, k), self._held(system, n)
-        defects = trees.finite_or(trees.sub(bare(f), bare(held)), trees.map(torch.zeros_like, bare(f)))
+        current, correction = self.state.current, self.setup.correction
+        length, k, first = rows.n.shape[1], current[system, n + 1], rows.n[:, 0]
+        f, old = self.fine(system, n, k), self.right(system, n)
+        fine, before = without_history(f), without_history(old)
+        defects = trees.finite_or(trees.sub(fine, before), trees.map(torch.zeros_like, fine))
         if rows.ragged:
-            inside = torch.from_numpy(rows.valid.reshape(-1)).to(self.device)
+            inside = torch.from_numpy(rows.valid.reshape(-1)).to(self.layout.device)
             defects = trees.map(lambda leaf: leaf * trees.per_lane(inside, leaf), defects)
-        edge, iterate = rows.system * (self.slices + 1) + first, self.held[rows.system, first + 1]
-        moved = trees.sub(bare(self.u.peek(edge, iterate + 1)), bare(self.u.peek(edge, iterate)))
-        lookback = self.correction.lookback
-        old = self._known(system, n, k, lookback) if lookback or self._carries else None
-        sweep = Sweep(moved, trees.fold(defects, length), old and old.fold(length))
-        change = self.correction.difference_run(Span(self._times, rows.n), sweep)
+        # Only what the first boundary of a row has moved by is known; the correction carries it through the others.
+        boundary, iterate = rows.system * (self.layout.slices + 1) + first, current[rows.system, first + 1]
+        u = self.rings.u
+        moved = trees.sub(without_history(u.peek(boundary, iterate + 1)), without_history(u.peek(boundary, iterate)))
+        lookback = correction.lookback
+        known = self.known(system, n, k, lookback) if lookback or self.setup.carries else None
+        sweep = Sweep(moved, trees.fold(defects, length), known and known.fold(length))
+        change = correction.difference_run(Span(self.setup.times, rows.n), sweep)
         value = mixed = self._corrected(f, None if change is None else trees.join(change), system, n, k)
-        if self.correction.mixing:
-            mixed = self._mix(rows, trees.finite_or(bare(value), bare(held)))
-            mixed = follow(mixed, f, self._before(system, n, k)) if isinstance(f, Carried) else mixed
+        if correction.mixing:
+            mixed = self._mix(rows, trees.finite_or(without_history(value), before))
+            mixed = follow(mixed, f, self.fine_before(system, n, k)) if isinstance(f, Carried) else mixed
         if rows.ragged:
-            (value, mixed, f, held), system, n = self._valid(rows, (value, mixed, f, held), system, n)
-        self._correct(system, n, value, f, held, mixed)
+            (value, mixed, f, old), system, n = self.valid(rows, (value, mixed, f, old), system, n)
+        self._correct(system, n, value, f, old, mixed)
 
     def _corrected(self, f: State, change: State, system: Ints, n: Ints, k: Ints) -> State:
-        """Fine solutions plus a correction, with what that makes of a multistep method's memory."""
+        """Fine solutions plus a correction, with what that makes of a multistep method's history."""
         if change is None:
             return trees.clone(f)
-        value = trees.add(bare(f), change)
-        return follow(value, f, self._before(system, n, k)) if isinstance(f, Carried) else value
+        value = trees.add(without_history(f), change)
+        return follow(value, f, self.fine_before(system, n, k)) if isinstance(f, Carried) else value
 
-    def _before(self, system: Ints, n: Ints, k: Ints) -> Carried:
-        """Fine solutions of the iterate before, or where there were none of this one."""
-        return self.f.peek(system * self.slices + n, np.maximum(k - 1, self.since[system, n]))
-
-    def _correct(self, system: Ints, n: Ints, value: State, f: State, held: State = None, mixed: State = None) -> None:
+    def _correct(self, system: Ints, n: Ints, value: State, f: State, old: State = None, mixed: State = None) -> None:
         # A mixed iterate may stand still where the recursion does not: what the recursion gives is what counts.
-        k = self.held[system, n + 1]
-        held = self._change(system, n, k + 1, value, f, k, held)
-        self._write(system, n, k + 1, trees.finite_or(value if mixed is None else mixed, held))
+        k = self.state.current[system, n + 1]
+        old = self.note_change(system, n, k + 1, value, f, k, old)
+        # What is not finite is not stored: the recursion would carry it to all boundaries on the right.
+        self.write(system, n, k + 1, trees.finite_or(value if mixed is None else mixed, old))
 
     def _mix(self, rows: Runs, value: State) -> State:
         """What the correction makes of the recursion's updates, now and at the iterates before."""
         system, n = rows.flat()
-        edge, k, mixing = system * (self.slices + 1) + n + 1, self.held[system, n + 1], self.correction.mixing
-        oldest = np.maximum(k - mixing, self.born[system, n + 1])
+        correction, first = self.setup.correction, self.state.first[system, n + 1]
+        boundary, k = system * (self.layout.slices + 1) + n + 1, self.state.current[system, n + 1]
+        oldest = np.maximum(k - correction.mixing, first)
         if rows.ragged:  # repetitions at the ends of rows must not take the place of what they repeat
-            (kept,), *which = self._valid(rows, (value,), edge, k, oldest)
-            self.update_of.put(which[0], which[1], kept, which[2])
+            (kept,), *which = self.valid(rows, (value,), boundary, k, oldest)
+            self.rings.update.put(which[0], which[1], kept, which[2])
         else:
-            self.update_of.put(edge, k, value, oldest)
-        iterates = [np.maximum(k - j, self.born[system, n + 1]) for j in range(mixing + 1)]
+            self.rings.update.put(boundary, k, value, oldest)
+        iterates = [np.maximum(k - j, first) for j in range(correction.mixing + 1)]
         states, updates = (
-            [trees.fold(bare(ring.peek(edge, i)), rows.n.shape[1]) for i in iterates]
-            for ring in (self.u, self.update_of)
+            [trees.fold(without_history(ring.peek(boundary, i)), rows.n.shape[1]) for i in iterates]
+            for ring in (self.rings.u, self.rings.update)
         )
-        return trees.join(self.correction.mix(states, updates))
-
-    def _valid(self, rows: Runs, states: tuple[State, ...], *numbers: Ints) -> Any:
-        """Without the repetitions at the ends of shorter rows."""
-        chosen = rows.valid.reshape(-1)
-        index = torch.from_numpy(chosen.nonzero()[0]).to(self.device)
-        return tuple(trees.lanes(state, index) for state in states), *(number[chosen] for number in numbers)
-
-    def _fine(self, system: Ints, n: Ints, iterate: Ints) -> State:
-        """A copy of fine solutions."""
-        f = self.f.take(system * self.slices + n, iterate)
-        return f[0] if self._carries else f
-
-    def _held(self, system: Ints, n: Ints) -> State:
-        """A copy of what right edges hold."""
-        return self.u.take(system * (self.slices + 1) + n + 1, np.maximum(self.held[system, n + 1], 0))
-
-    def _change(
-        self,
-        system: Ints,
-        n: Ints,
-        iterate: Ints,
-        value: State,
-        fine: State,
-        solved: Ints,
-        held: State = None,
-        final: bool = False,
-    ) -> State:
-        """Notes what the right edges held and what they are to hold; returns the former.
-
-        ``fine`` are the solutions from the inputs' iterates ``solved``.
-        """
-        if held is None:
-            held = self._held(system, n)
-            if not (there := self.held[system, n + 1] >= 0).all():  # the place may hold what another left there
-                mask = torch.from_numpy(there).to(self.device)
-                held = trees.map(lambda x: torch.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, float("nan")), held)
-        earlier = self._earlier(system * self.slices + n, solved - 1) if self._keep_earlier else None
-        self.changes.add(system * self.slices + n, iterate, value, held, fine, earlier, final)
-        return held
-
-    def _earlier(self, place: Ints, iterate: Ints) -> State:
-        """A copy of fine solutions, without a multistep history; NaN where they are not there."""
-        there = (iterate >= 0) & self.f.has(place, np.maximum(iterate, 0))
-        f = self.f.take(place, np.where(there, iterate, 0))
-        f = bare(f[0] if self._carries else f)
-        if there.all():
-            return f
-        mask = torch.from_numpy(there).to(self.device)
-        return trees.map(lambda x: torch.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, float("nan")), f)
-
-    def _write(self, system: Ints, n: Ints, iterate: Ints, value: State) -> None:
-        oldest = None
-        if self.correction.uses_input:  # the slice on the right looks back to what its right edge came from
-            right = system * self.slices + np.minimum(n + 1, self.slices - 1)
-            oldest = np.where(n + 1 == self.slices, iterate, self.back(right, iterate))
-            if self.correction.mixing:
-                # One more than is mixed: a run that is cut short may go back by one.
-                oldest = np.maximum(np.minimum(oldest, iterate - self.correction.mixing - 1), self.born[system, n + 1])
-        self.u.put(system * (self.slices + 1) + n + 1, iterate, value, oldest)
-        self.held[system, n + 1] = iterate
-        if self._recorder is not None:
-            self._recorder.add("u", system * (self.slices + 1) + n + 1, iterate, value)
+        return trees.join(correction.mix(states, updates))

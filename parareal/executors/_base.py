@@ -54,6 +54,22 @@ class Executor(ABC):
         """What ``make`` gives on the process that leads."""
         return make()
 
+    def engine(self, make: Callable[..., Any], keep: str, **options: Any) -> Any:
+        """The engine of a run.
+
+        Args:
+            make: Makes that of a run whose states are all here, of ``options``.
+            keep: Which iterates the run keeps, as in `solve`.
+            options: What it is made of.
+
+        Raises:
+            ValueError: The run is not one that this executor can do.
+        """
+        return make(**options)
+
+    def check_verify(self) -> None:  # noqa: B027  all executors of one process can
+        """Raises unless boundaries can be evaluated once more after the run, as ``verify=True`` asks for."""
+
 
 def blocks(count: int, parts: int) -> list[int]:
     """``count`` things in ``parts`` blocks as even as can be: the sizes, larger ones first."""

@@ -1,4 +1,4 @@
-"""A file that a run is written to while it goes on, and from which the same call goes on after a crash."""
+"""A file that a run is written to after each iteration, and from which the same call continues after a crash."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Checkpoint:
 
     Args:
         path: The file; the one before it is kept as ``path + ".previous"``.
-        dense: Whether the run keeps its edges.
-        executor: Where the run goes on: of several processes one writes and reads the file.
+        dense: Whether the run keeps the states at all boundaries.
+        executor: How lanes are evaluated: of several processes one writes and reads the file.
 
     Raises:
-        ValueError: The run does not keep what it would go on from.
+        ValueError: The run does not keep what it would continue from.
     """
 
     def __init__(self, path: str | os.PathLike[str], dense: bool, executor: Executor) -> None:
@@ -35,7 +35,7 @@ class Checkpoint:
         self._previous = self._path.with_name(self._path.name + ".previous")
         if not dense:
             raise ValueError(
-                "checkpoint came with dense=False, which keeps no edges to go on from; expected dense=True"
+                "checkpoint came with dense=False, which keeps no states to continue from; expected dense=True"
             )
 
     def load(self) -> Solution | None:
@@ -63,11 +63,11 @@ class Checkpoint:
             if damaged is not None:
                 self._keep_previous = True
                 warnings.warn(
-                    f"{damaged} Going on from {str(path)!r} instead, which is an iteration older.", stacklevel=5
+                    f"{damaged} Continuing from {str(path)!r} instead, which is an iteration older.", stacklevel=5
                 )
             return solution
         if damaged is not None:
-            raise ValueError(f"the checkpoint cannot be gone on from, and was left as it is: {damaged}") from damaged
+            raise ValueError(f"the checkpoint cannot be continued, and was left as it is: {damaged}") from damaged
         return None
 
     def save(self, solution: Solution) -> None:

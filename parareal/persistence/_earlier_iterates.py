@@ -1,4 +1,4 @@
-"""What corrections with a memory look back to, taken out of a run and put into one that goes on."""
+"""What corrections look back to: iterates before the current ones, taken out of a run and put into a new one."""
 
 from __future__ import annotations
 
@@ -8,70 +8,69 @@ import numpy as np
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
-from parareal.results._snapshot import Past
+from parareal.results._snapshot import EarlierIterates
 
 if TYPE_CHECKING:
     from parareal._core.ring_buffer import Ring
     from parareal.engine._update import Iterates
 
 
-def remember(it: Iterates, name: str, number: Ints, going: Bools) -> Past | None:
-    """The memory of slices marked in ``going``, whose edges go back to iterate ``number[m]`` if they are beyond it."""
-    mixing = it.correction.mixing
-    if not (it.memory or mixing) or it.correction.carries or not going.any():
+def take_out(it: Iterates, name: str, number: Ints, going: Bools) -> EarlierIterates | None:
+    """Those of slices marked in ``going``, whose boundaries go back to iterate ``number[m]`` if they are beyond it."""
+    mixing, lookback, first = it.setup.correction.mixing, it.layout.lookback, it.state.lanes.fine_first
+    if not (lookback or mixing) or it.setup.correction.carries or not going.any():
         return None
-    base = np.minimum(it.held, number[:, None])
+    base = np.minimum(it.state.current, number[:, None])
+    # A slice looks back from one number: where its boundaries differ, the run has to begin without what was before.
     going = going & (base[:, 1:] >= 0) & (base[:, :-1] == base[:, 1:])
-    places = np.where(going & (it.since >= 0), np.minimum(base[:, 1:] - it.since, it.memory), 0)
-    places = _known(places, base[:, :-1], [(ring, int(key == "u")) for key, ring in _of_slices(it).items()])
-    edges = np.zeros_like(it.held)
+    slices = np.where(going & (first >= 0), np.minimum(base[:, 1:] - first, lookback), 0)
+    slices = _known(slices, base[:, :-1], [(ring, int(key == "u")) for key, ring in _of_slices(it).items()])
+    boundaries = np.zeros_like(it.state.current)
     if mixing:
-        edges[:, 1:] = np.where(going, np.minimum(base[:, 1:] - it.born[:, 1:], mixing), 0)
-        edges = _known(edges, base, [(it.u, 0), (it.update_of, 0)])
-    past = Past(name, np.maximum(places, 0), np.maximum(edges, 0), {})
-    for key, ring, depth in _parts(it, past):
+        boundaries[:, 1:] = np.where(going, np.minimum(base[:, 1:] - it.state.first[:, 1:], mixing), 0)
+        boundaries = _known(boundaries, base, [(it.rings.u, 0), (it.rings.update, 0)])
+    earlier = EarlierIterates(name, np.maximum(slices, 0), np.maximum(boundaries, 0), {})
+    for key, ring, depth in _kinds(it, earlier):
         for back in range(1, int(depth.max(initial=0)) + 1):
             system, n = (depth >= back).nonzero()
-            past.states[f"{key}.{back}"] = ring.take(system * depth.shape[1] + n, base[system, n] - back)
-    return past if past.states else None
+            earlier.states[f"{key}.{back}"] = ring.take(system * depth.shape[1] + n, base[system, n] - back)
+    return earlier if earlier.states else None
 
 
-def bring_back(it: Iterates, past: Past, number: Ints) -> None:
-    """Puts it beside the iterates that edges hold, of which the number is given."""
-    for key, ring, depth in _parts(it, past):
+def put_back(it: Iterates, earlier: EarlierIterates, number: Ints) -> None:
+    """Puts them beside the current iterates, of which the number is given."""
+    for key, ring, depth in _kinds(it, earlier):
         most = int(depth.max(initial=0))
-        if most:
+        if most:  # before the current iterates would be overwritten by those before them
             ring.reserve(most + 1)
         for back in range(1, most + 1):
             system, n = (depth >= back).nonzero()
-            value = trees.map(lambda leaf: leaf.to(it.device), past.states[f"{key}.{back}"])
+            value = trees.map(lambda leaf: leaf.to(it.layout.device), earlier.states[f"{key}.{back}"])
             ring.put(system * depth.shape[1] + n, number[system] - back, value)
-    it.since = np.where(past.places > 0, number[:, None] - past.places, it.since)
-    if it.correction.mixing:
-        it.born = np.where(past.edges > 0, number[:, None] - past.edges, it.born)
+    it.state.look_back(earlier.slices, earlier.boundaries if it.setup.correction.mixing else None)
 
 
-def _parts(it: Iterates, past: Past) -> list[tuple[str, Ring, Ints]]:
+def _kinds(it: Iterates, earlier: EarlierIterates) -> list[tuple[str, Ring, Ints]]:
     """What there is of each kind: its name, where it lies, and how many iterates back it goes."""
     rings = _of_slices(it)
-    of_edges = past.edges
-    if "u" in rings:  # of an edge for itself, or for the slice on its right
-        of_edges = np.maximum(of_edges, np.pad(past.places, ((0, 0), (0, 1))))
-    parts = [("u", it.u, of_edges)]
-    parts += [(key, ring, past.places) for key, ring in rings.items() if key != "u"]
-    if it.correction.mixing:
-        parts.append(("update", it.update_of, past.edges))
-    return parts
+    depth = earlier.boundaries
+    if "u" in rings:  # of a boundary for itself, or for the slice on its right
+        depth = np.maximum(depth, np.pad(earlier.slices, ((0, 0), (0, 1))))
+    kinds = [("u", it.rings.u, depth)]
+    kinds += [(key, ring, earlier.slices) for key, ring in rings.items() if key != "u"]
+    if it.setup.correction.mixing:
+        kinds.append(("update", it.rings.update, earlier.boundaries))
+    return kinds
 
 
 def _of_slices(it: Iterates) -> dict[str, Ring]:
     """Where that lies which is looked back to at a slice: a multistep method looks back to fine solutions alone."""
-    rings = {"fine": it.f}
-    if it.correction.lookback:
-        if it.correction.uses_input:
-            rings["u"] = it.u
-        if not it.free:
-            rings["coarse"] = it.g
+    rings: dict[str, Ring] = {"fine": it.rings.fine}
+    if it.setup.correction.lookback:
+        if it.setup.correction.uses_input:
+            rings["u"] = it.rings.u
+        if not it.layout.free:
+            rings["coarse"] = it.rings.coarse
     return rings
 
 

@@ -1,4 +1,4 @@
-"""Takes a snapshot out of an engine, and puts one into a new engine."""
+"""Takes a snapshot of an engine, and puts one into a new engine."""
 
 from __future__ import annotations
 
@@ -10,62 +10,63 @@ import torch
 from parareal._core import trees
 from parareal._core.arrays import Bools, Floats, Ints
 from parareal._core.trees import State
-from parareal.persistence._earlier_iterates import bring_back, remember
+from parareal.persistence import _earlier_iterates
 from parareal.results._run_identity import Identity, nameless
-from parareal.results._snapshot import Standing
+from parareal.results._snapshot import Snapshot
 from parareal.results._status import Status
-from parareal.stopping._rules import account
+from parareal.stopping._rules import error_record
 
 if TYPE_CHECKING:
     from parareal.engine._engine import Engine
 
 
 _ENDED = (Status.CONVERGED, Status.VERIFIED, Status.UNCERTAIN, Status.FINAL, Status.NONFINITE, Status.UNSOLVED)
+"""How systems end that there is nothing to continue of, under the same rule."""
 
 
-def capture(engine: Engine, u: State, increments: dict[int, Floats], identity: Identity) -> Standing:
-    """Where an engine stands; ``u`` is what the edges hold.
+def capture(engine: Engine, u: State, increments: dict[int, Floats], identity: Identity) -> Snapshot:
+    """A snapshot of an engine; ``u`` are the current states at the boundaries.
 
-    Edges take their iterates one after another. Where none is further on than the iteration under way, all go back to
-    the last complete one, so that the run goes on just as it would have done: part of one iteration is done again.
+    Boundaries take their iterates one after another. Where none is further on than the iteration under way, all go back
+    to the last complete one, so that the run continues just as it would have done: part of one iteration is done again.
     """
-    it = engine.iterates
-    ended = np.array([status in _ENDED for status in engine.status])
-    back = (it.held >= 0).all(1) & (it.held.max(1) <= engine.iteration + 1) & ~ended & (not engine.slides)
-    frontier, number = it.frontier.copy(), np.where(back, engine.iteration, it.held.max(1))
+    it, state, slices = engine.iterates, engine.state, engine.iterates.layout.slices
+    ended = np.array([status in _ENDED for status in state.statuses])
+    newest = state.current.max(1)
+    # Changes that were not measured yet allow for going back by one. Windows count iterations by the frontier.
+    back = (state.current >= 0).all(1) & (newest <= state.iteration + 1) & ~ended & (not engine.parts.windowed)
+    frontier, number = state.frontier.copy(), np.where(back, state.iteration, newest)
     u, own = _undone(engine, u, back, frontier) if back.any() else (u, False)
-    slice_ = np.arange(it.slices)
-    going = ~ended[:, None] & (slice_ >= frontier[:, None]) & (slice_ < frontier[:, None] + it.width)
-    return Standing(
+    n = np.arange(slices)
+    going = ~ended[:, None] & (n >= frontier[:, None]) & (n < frontier[:, None] + it.layout.width)
+    name = nameless(repr(it.setup.correction))
+    at = state.between_iterations(number, frontier)
+    for system in (~ended).nonzero()[0].tolist():
+        at.end(system, None)
+    return Snapshot(
         u=u,
         own=own,
-        reached=it.held >= 0,
-        number=number,
-        iteration=engine.iteration.copy(),
-        frontier=frontier,
-        proven=np.where(engine.accepted, engine.proven, frontier),
-        errors=engine.errors.copy(),
-        residuals=engine.residuals.copy(),
-        statuses=tuple(status if status in _ENDED else None for status in engine.status),
+        state=at,
         increments=increments,
-        account={name: array.copy() for name, array in account(engine.judge).items()},
-        rule=nameless(repr(engine.stop)),
-        past=remember(it, nameless(repr(it.correction)), number, going) if it.whole else None,
+        record={name: array.copy() for name, array in error_record(engine.stopping).items()},
+        rule=nameless(repr(engine.parts.stop)),
+        earlier=_earlier_iterates.take_out(it, name, number, going) if it.layout.whole else None,
         identity=identity,
     )
 
 
 def _undone(engine: Engine, u: State, back: Bools, frontier: Ints) -> tuple[State, bool]:
     """States without the changes since the last complete iteration, and whether there were any; moves the frontiers."""
-    it, own = engine.iterates, False
-    for ids, old, final in it.changes.newest_first():
-        system, n = np.divmod(ids, it.slices)
+    layout, own = engine.iterates.layout, False
+    for ids, old, final in engine.iterates.changes.newest_first():
+        system, n = np.divmod(ids, layout.slices)
         chosen = back[system]
         if chosen.any():
-            where, edges = (chosen.nonzero()[0], (ids + system + 1)[chosen])
-            where, edges = torch.from_numpy(where).to(it.device), torch.from_numpy(edges).to(it.device)
-            before = trees.finite_or(trees.lanes(old, where), trees.lanes(u, edges))
-            u, own = trees.map(lambda leaf, new, edges=edges: leaf.index_copy(0, edges, new), u, before), True
+            where, rows = (chosen.nonzero()[0], (ids + system + 1)[chosen])
+            where, rows = torch.from_numpy(where).to(layout.device), torch.from_numpy(rows).to(layout.device)
+            # The place of a first iterate had nothing before: what is not finite keeps the newer state.
+            before = trees.finite_or(trees.lanes(old, where), trees.lanes(u, rows))
+            u, own = trees.map(lambda leaf, new, rows=rows: leaf.index_copy(0, rows, new), u, before), True
             np.minimum.at(frontier, system[chosen & final], n[chosen & final])
     return u, own
 
@@ -73,33 +74,34 @@ def _undone(engine: Engine, u: State, back: Bools, frontier: Ints) -> tuple[Stat
 _ACCEPTED = (Status.CONVERGED, Status.VERIFIED, Status.UNCERTAIN)
 
 
-def restore(engine: Engine, at: Standing, most: int | None) -> None:
-    """Puts a new engine where a run stood; slices that another rule has accepted are not taken for final."""
-    it, same = engine.iterates, at.rule == nameless(repr(engine.stop))
-    frontier = at.frontier if same else at.proven
-    it.put_back(trees.map(lambda leaf: leaf.to(it.device), at.u), at.reached, at.number, frontier)
-    if at.past is not None and at.past.correction == nameless(repr(it.correction)):
-        bring_back(it, at.past, at.number)
-    engine.iteration, engine.errors, engine.residuals = at.iteration.copy(), at.errors.copy(), at.residuals.copy()
-    engine.proven, engine.accepted = at.proven.copy(), at.proven < frontier
-    engine.settled = frontier.copy()
-    engine.decided = frontier.copy() if engine.slides else at.number.copy()
+def restore(engine: Engine, at: Snapshot, most: int | None) -> None:
+    """Puts a snapshot into a new engine; slices that another rule has accepted are not taken for final."""
+    it, state, slices = engine.iterates, engine.state, engine.iterates.layout.slices
+    same = at.rule == nameless(repr(engine.parts.stop))
+    packed = at.state.pack()
+    if not same:
+        packed["frontier"] = at.state.proven.copy()
+    if it.layout.windowed:  # first guesses for what comes into a window are made from what is there then
+        packed["reached"] &= np.arange(slices + 1) <= packed["frontier"][:, None] + it.layout.width
+    state.unpack(packed)
+    it.put_back(trees.map(lambda leaf: leaf.to(it.layout.device), at.u))
+    if at.earlier is not None and at.earlier.correction == nameless(repr(it.setup.correction)):
+        _earlier_iterates.put_back(it, at.earlier, packed["number"])
     if same:
-        for name, array in account(engine.judge).items():
-            np.copyto(array, at.account.get(name, array))
-    engine.most = engine.iteration + it.slices - frontier
-    if most is not None:
-        engine.most = np.minimum(engine.most, most)
-    spent = engine.stop.spent(engine.iteration)
-    for system, status in enumerate(at.statuses):
+        for name, array in error_record(engine.stopping).items():
+            np.copyto(array, at.record.get(name, array))
+    # The limit counts on from the iterations made, but never beyond those that make all slices final.
+    state.limit_to(most)
+    spent = engine.parts.stop.spent(state.iteration)
+    for system, status in enumerate(at.state.statuses):
+        # Another rule may ask for less error: what an earlier one has accepted is open again.
         if status in _ACCEPTED and not same:
             status = None
-        if status is None and frontier[system] == it.slices:
-            status = Status.CONVERGED if engine.accepted[system] else Status.FINAL
+        if status is None and state.frontier[system] == slices:
+            status = Status.CONVERGED if state.accepted[system] else Status.FINAL
         if status is None and spent[system]:
             status = Status.ITERATIONS
-        if status is None and engine.iteration[system] >= engine.most[system]:
+        if status is None and state.iteration[system] >= state.limit[system]:
             status = Status.MAX_ITERATIONS
-        engine.status[system], engine.doubtful[system] = status, status is Status.UNCERTAIN
-    engine.active = np.array([status is None for status in engine.status])
-    it.go_on(engine.active)
+        state.end(system, status)
+    it.look()

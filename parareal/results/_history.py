@@ -19,10 +19,10 @@ class IterationReport:
 
     Attributes:
         iteration: Counted from 1.
-        increments: How far each slice's right edge moved, in the norm of the stopping rule and its own units, float64,
-            shape ``(N,)``, or ``(B, N)`` with ``samples=True``. Zero where nothing was computed any more; NaN or Inf
-            where the new iterate was not finite, or where there was none before it. Not there in reports of a history
-            that is a summary, see `solve`: asking for it is an `AttributeError` then.
+        increments: How far each slice's right boundary moved, in the norm of the stopping rule and its own units,
+            float64, shape ``(N,)``, or ``(B, N)`` with ``samples=True``. Zero where nothing was computed any more; NaN
+            or Inf where the new iterate was not finite, or where there was none before it. Not there in reports of a
+            history that is a summary, see `solve`: asking for it is an `AttributeError` then.
         increment: The largest of them, those that are NaN left out; NaN where all are. With ``samples=True`` one number
             for each sample, float64, shape ``(B,)``.
         slices: Number of slices, N.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.arrays import Ints
-from parareal._core.multistep_state import bare
+from parareal._core.multistep_state import without_history
 from parareal._core.trees import State
 from parareal.results._tensor_file import get_state, put, put_state
 
@@ -20,10 +20,10 @@ from parareal.results._tensor_file import get_state, put, put_state
 class Record:
     """Every iterate of a run, and what the propagators made of them.
 
-    Iterates are numbered: U_n^0 is the first guess of edge n, U_n^k the k-th state that it took after that. With
-    `Barrier` all edges have taken theirs after k iterations; with `Wavefront` those on the left may be further on; with
-    `Windowed` each edge counts for itself. What was not computed is NaN, and False in the mask: an edge that has become
-    final takes no further iterates.
+    Iterates are numbered: U_n^0 is the first guess of boundary n, U_n^k the k-th state that it took after that. With
+    `Barrier` all boundaries have taken theirs after k iterations; with `Wavefront` those on the left may be further on;
+    with `Windowed` each counts for itself. What was not computed is NaN, and False in the mask: a boundary that has
+    become final takes no further iterates.
 
     Attributes:
         u: Iterates U_n^k: the tree of the initial state, leaves ``(K + 1, N + 1, *state)``, K the largest number; with
@@ -34,7 +34,7 @@ class Record:
         has_fine: The same of fine solutions, ``(K + 1, N)`` or ``(K + 1, N, B)``.
         has_coarse: The same of coarse solutions, or ``None``.
         lanes: Who was in which round, int64, ``(E, 5)``: the round, the one after it, 0 for a coarse or 1 for a fine
-            lane, the iterate from which the lane set out, and the slice; with ``samples=True`` the sample as well,
+            lane, the iterate from which the lane started, and the slice; with ``samples=True`` the sample as well,
             ``(E, 6)``. One row is one evaluation, except for methods whose requests take several rounds. ``None`` in
             files of versions that did not keep it.
 
@@ -60,7 +60,7 @@ class Record:
     lanes: Tensor | None = None
 
     def after(self, k: int) -> State:
-        """What the edges held at number k, leaves ``(N + 1, *state)``: their last iterate up to that one.
+        """The states at the boundaries at number k, leaves ``(N + 1, *state)``: their last iterate up to that one.
 
         Raises:
             TypeError: ``k`` is not an int.
@@ -89,11 +89,11 @@ class Recorder:
         slices: Slices of each, N.
         samples: Whether the systems are samples.
         coarse: Whether there is a coarse propagator.
-        before: What the run that is gone on with has recorded.
+        before: What the run that is continued has recorded.
         rounds: Rounds that it took.
 
     Attributes:
-        log: Who was in which round, see `Counters`.
+        log: Which lanes were in which round, see `Counters`.
     """
 
     def __init__(
@@ -106,16 +106,17 @@ class Recorder:
         self._parts: dict[str, list[tuple[Ints, Ints, State]]] = {"u": [], "fine": [], "coarse": []}
 
     @property
-    def goes_on(self) -> bool:
-        """Whether there is a record that this one goes on from."""
+    def continues(self) -> bool:
+        """Whether there is a record that this one continues."""
         return self._before is not None
 
     def add(self, what: str, ids: Ints, iterate: Ints, value: State) -> None:
-        """States or values at places ``ids``: an edge's number ``m (N + 1) + n``, a slice's ``m N + n``."""
-        self._parts[what].append((ids, iterate.copy(), trees.clone(bare(value))))
+        """States or values at places ``ids``: a boundary's number ``m (N + 1) + n``, a slice's ``m N + n``."""
+        self._parts[what].append((ids, iterate.copy(), trees.clone(without_history(value))))
 
     def record(self) -> Record:
         """All of it."""
+        # The table is dense: a row for each iterate that any boundary has taken.
         last = max((int(part[1].max()) for parts in self._parts.values() for part in parts if len(part[1])), default=0)
         if self._before is not None:
             last = max(last, len(self._before.has_u) - 1)
@@ -161,6 +162,7 @@ class Recorder:
         before: State = None if self._before is None else getattr(self._before, what)
         if self._before is None or before is None:
             return table, mask
+        # Where both runs have computed something, what the later one has is the iterate that it continued from.
         had: Tensor = getattr(self._before, f"has_{what}")
         old, mask = had & ~mask[: len(had)], mask.clone()
         mask[: len(had)] |= had

@@ -23,7 +23,7 @@ class Identity:
         state: Structure, shapes and dtypes of the initial state.
         samples: Whether it was a batch of samples.
         points: The grid's points, float64.
-        bounds: Which of them are edges.
+        bounds: Which of them are slice boundaries.
         data: Per-sample data and noise, as systems, or their digest.
     """
 
@@ -41,7 +41,7 @@ class Identity:
         return self.data if isinstance(self.data, str) else digest(trees.leaves(self.data))
 
     def check(self, other: Identity) -> None:
-        """Raises unless a run of ``other`` can go on from where this one stands."""
+        """Raises unless a run of ``other`` can continue from where this one has ended."""
         for name, what, fix in _COMPARED:
             then, now = getattr(self, name), getattr(other, name)
             if then != now:
@@ -50,7 +50,7 @@ class Identity:
         if not same:
             raise ValueError(
                 f"resume is a solution on {_grid(self)}, and this call has {_grid(other)}; expected the very same "
-                "points and edges: resume on the grid of that run, or begin a new one without resume"
+                "points and slice boundaries: resume on the grid of that run, or begin a new one without resume"
             )
         if self.digest != other.digest:
             raise ValueError(

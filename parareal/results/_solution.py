@@ -15,7 +15,7 @@ from parareal._core.trees import State
 from parareal.results import _tensor_file
 from parareal.results._history import History, unpack_history
 from parareal.results._record import Record, pack_record, unpack_record
-from parareal.results._snapshot import Standing, pack_standing, unpack_standing
+from parareal.results._snapshot import Snapshot, pack_snapshot, unpack_snapshot
 from parareal.results._status import Status
 from parareal.results._tensor_file import get_state, put, put_state
 
@@ -62,10 +62,10 @@ class Solution:
     """The outcome of `solve` or `serial`.
 
     Attributes:
-        us: States at the slice edges: the tree of the initial state, leaves ``(N + 1, *state)``. Edges that a run cut
-            short had not reached hold NaN. With ``dense=False`` the first and the last edge alone, ``(2, *state)``; if
-            the run was cut short the last is that of its frontier, at the time in ``ts``, and with ``samples=True`` NaN
-            for samples that were not at the end.
+        us: States at the slice boundaries: the tree of the initial state, leaves ``(N + 1, *state)``, NaN where a run
+            cut short had not come to. With ``dense=False`` at the first and the last alone, ``(2, *state)``; if the run
+            was cut short the last is that of its frontier, at the time in ``ts``, and with ``samples=True`` NaN for
+            samples that were not at the end.
         ts: Their times, float64, shape ``(N + 1,)``, or ``(2,)``.
         status: How the run ended; ``status.value`` is a sentence. With ``samples=True`` the worst of all samples.
         iterations: Iterations made; with ``samples=True`` one number for each sample, int64, shape ``(B,)``.
@@ -81,7 +81,7 @@ class Solution:
             Zero where the boundary is final, NaN where none was ever computed. The state that is returned is one move
             better than the one that was looked at, but for ``verify=True``, where it is that state itself.
         iterates: With ``keep="all"`` every iterate and what the propagators made of them, a `Record`; else ``None``.
-        standing: What ``solve(..., resume=solution)`` goes on from; ``None`` with ``dense=False`` and from `serial`.
+        standing: What ``solve(..., resume=solution)`` continues; ``None`` with ``dense=False`` and from `serial`.
         sample_status: With ``samples=True`` the status of each sample, else ``None``.
     """
 
@@ -95,7 +95,7 @@ class Solution:
     error_estimate: float | Tensor | None = None
     residuals: Tensor | None = None
     iterates: Record | None = None
-    standing: Standing | None = field(default=None, repr=False)
+    standing: Snapshot | None = field(default=None, repr=False)
 
     @property
     def u(self) -> State:
@@ -195,7 +195,7 @@ def _pack(solution: Solution, tensors: dict[str, Tensor]) -> dict[str, Any]:
         "summaries": [[i, report.slices] for i, report in enumerate(history) if report.kept is None],
         "stats": solution.stats.to_dict(),
         "iterates": None if solution.iterates is None else pack_record(solution.iterates, tensors),
-        "standing": None if solution.standing is None else pack_standing(solution.standing, tensors),
+        "standing": None if solution.standing is None else pack_snapshot(solution.standing, tensors),
     }
 
 
@@ -214,5 +214,5 @@ def _unpack(packed: Any, tensors: dict[str, Tensor], device: torch.device) -> So
         error_estimate=float(estimate) if estimate is not None and estimate.ndim == 0 else estimate,
         residuals=tensors.get("residuals"),
         iterates=None if packed["iterates"] is None else unpack_record(packed["iterates"], tensors, device),
-        standing=None if packed["standing"] is None else unpack_standing(packed["standing"], tensors, device, us),
+        standing=None if packed["standing"] is None else unpack_snapshot(packed["standing"], tensors, device, us),
     )

@@ -31,6 +31,7 @@ def save(
     safetensors = _safetensors()
     check_place(path)
     packed = {"format": FORMAT, "version": VERSION, "written_by": __version__, **packed}
+    # The digest covers the JSON and every tensor: a file cut short or written twice at once does not pass for whole.
     metadata = {"parareal": json.dumps({**packed, "sha256": _digest(packed, tensors)})}
     path = Path(path)
     name = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -134,15 +135,15 @@ def put_state(tensors: dict[str, Tensor], name: str, state: State) -> Any:
     return _spec(state)
 
 
-def put_memory(tensors: dict[str, Tensor], name: str, state: State) -> Any:
-    """The memory that travels with a state, if any."""
+def put_history(tensors: dict[str, Tensor], name: str, state: State) -> Any:
+    """The multistep history that travels with a state, if any."""
     if not isinstance(state, Carried):
         return None
     put(tensors, f"{name}.clock", state.memory.clock)
     return [put_state(tensors, f"{name}.{i}", list(state.memory[i])) for i in (0, 1)]
 
 
-def get_memory(tensors: dict[str, Tensor], name: str, specs: Any, u: State) -> State:
+def get_history(tensors: dict[str, Tensor], name: str, specs: Any, u: State) -> State:
     if specs is None:
         return u
     device = trees.leaves(u)[0].device

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from parareal._core.arrays import Bools, Ints
 from parareal._core.trees import State
+from parareal.executors._base import Executor
 from parareal.grid._mesh import Where
 
 Guess: TypeAlias = Callable[[Where, State, tuple[Any, ...]], State]
@@ -41,7 +43,7 @@ class Progress:
 
 
 class Schedule(ABC):
-    """Chooses which ready lanes set out.
+    """Chooses which ready lanes start.
 
     Attributes:
         width: Most slices that are worked on at a time, from the frontier on; ``None`` for all.
@@ -57,6 +59,10 @@ class Schedule(ABC):
 
         Called whenever something has changed. A system that has lanes ready and none under way must be given some.
         """
+
+    def joined(self, executor: Executor) -> AbstractContextManager[Executor]:
+        """What evaluates the rounds of one run of this schedule, for as long as it lasts."""
+        return executor.joined()
 
 
 @dataclass(frozen=True)

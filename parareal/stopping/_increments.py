@@ -1,4 +1,4 @@
-"""How slice ends moved: noted edge by edge as it happens, measured all together once an iteration is complete."""
+"""How boundaries moved: noted one by one as it happens, measured all together once an iteration is complete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
-from parareal._core.multistep_state import Carried, bare
+from parareal._core.multistep_state import Carried, without_history
 from parareal._core.norms import NormName, norm
 from parareal._core.trees import State
 
@@ -31,7 +31,7 @@ class Change:
             "increment": lambda: trees.sub(new, old),
             "defect": lambda: trees.sub(fine, old),
             "size": lambda: new,
-            "carried": lambda: trees.sub(bare(fine), bare(earlier)),
+            "carried": lambda: trees.sub(without_history(fine), without_history(earlier)),
         }
         self._grows = earlier is not None
         self._norms: dict[tuple[str, str], Tensor] = {}
@@ -41,15 +41,15 @@ class Change:
 
         Or of what the fine propagator made of the last move of its input, ``"carried"``; NaN where that is not known.
 
-        Where a multistep method's memory travels with the state, the larger of what both moved by.
+        Where a multistep method's history travels with the state, the larger of what both moved by.
         """
         key = (what, kind)
         if what == "carried" and not self._grows:
             return torch.full_like(self.norm("size", kind), float("nan"))
         if key not in self._norms:
             tree = self._parts[what]()
-            value = norm(bare(tree), kind)
-            if isinstance(tree, Carried) and what != "size":  # settled is what has settled with its memory
+            value = norm(without_history(tree), kind)
+            if isinstance(tree, Carried) and what != "size":  # settled is what has settled with its history
                 parts = (*tree.memory.values, *tree.memory.states)
                 value = torch.stack([value, *(norm(part, kind) for part in parts)]).amax(0)
             self._norms[key] = value
@@ -70,12 +70,12 @@ class Changes:
     def add(
         self, ids: Ints, iterate: Ints, new: State, old: State, fine: State, earlier: State = None, final: bool = False
     ) -> None:
-        """Right edges of slices ``ids`` have taken the iterates numbered ``iterate``, or final ones; see `Change`."""
+        """Right boundaries of slices ``ids`` took the iterates numbered ``iterate``, or final ones; see `Change`."""
         states = (new, old, fine) if earlier is None else (new, old, fine, earlier)
         self._parts.append((ids, iterate, np.full(len(ids), final), states))
 
     def newest_first(self) -> Iterator[tuple[Ints, State, Bools]]:
-        """Slices whose right edges have moved and were not measured, what these held before, and which became final."""
+        """Slices whose right boundaries moved and were not measured, their states before, and which became final."""
         return ((ids, states[1], final) for ids, _, final, states in reversed(self._parts))
 
     def take(self, systems: Ints, last: Ints | None) -> tuple[Ints, Ints, Bools, Change]:

@@ -1,4 +1,4 @@
-"""What a stopping rule is told: how a run begins, and what each iteration has shown."""
+"""What a stopping rule receives: how a run begins, and what each iteration has shown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Start(NamedTuple):
         width: Slices that are worked on at a time.
         mismatch: What a correction may miss of a move, as a part of it, before any was seen; ``(N,)``.
         mixed: Whether iterates are mixed, so that defects do not show what was missed of the move before.
-        carried: Whether states carry the memory of a multistep method, whose errors come on top.
+        carried: Whether states carry the history of a multistep method, whose errors come on top.
         rounding: Of the states, relative: what moves that are hardly larger show is rounding.
     """
 
@@ -32,9 +32,9 @@ class Seen(NamedTuple):
 
     Attributes:
         systems: Their numbers, ``(D,)``.
-        figures: ``(D, N, C)``: zero at edges that were final before, NaN at those that nothing was computed for yet.
-        system: Of P edges that have moved, in the order in which they did, the system, 0 ... D - 1; ``(P,)``.
-        n: The slices whose right edges they are, ``(P,)``.
+        figures: ``(D, N, C)``: zero at boundaries that were final before, NaN where nothing was computed yet.
+        system: Of P boundaries that have moved, in the order in which they did, the system, 0 ... D - 1; ``(P,)``.
+        n: The slices whose right boundaries they are, ``(P,)``.
         number: The numbers of the iterates that they took, ``(P,)``.
         exact: Whether they took their final state, from an input that is final, ``(P,)``.
         values: Their figures, ``(P, C)``.

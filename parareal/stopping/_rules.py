@@ -39,8 +39,8 @@ class Verdict(NamedTuple):
     sound: Bools | None = None
 
 
-class Judge:
-    """A rule at work in one run. This one decides on each iteration for itself; others remember.
+class StoppingState:
+    """A rule at work in one run. This one decides on each iteration for itself; others keep an error record.
 
     Args:
         rule: The rule.
@@ -50,11 +50,11 @@ class Judge:
         self.rule = rule
 
     def decide(self, seen: Seen) -> Verdict:
-        """The verdict after an iteration."""
+        """The decision after an iteration."""
         return self.rule.decide(seen.figures, seen.iteration)
 
     def account(self) -> dict[str, np.ndarray[Any, Any]]:
-        """What it remembers, by name: the very arrays, so that another run's can be copied into them."""
+        """Its error record, by name: the very arrays, so that another run's can be copied into them."""
         return {}
 
     def reopen(self, systems: Bools, times: int) -> None:
@@ -72,20 +72,20 @@ class Judge:
         return float(residuals[begin:].sum()), 0.0
 
 
-def account(judge: Any) -> dict[str, np.ndarray[Any, Any]]:
-    """What a judge remembers; nothing where it has no such method, as one's own may not."""
-    return judge.account() if hasattr(judge, "account") else {}
+def error_record(state: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """The error record of a stopping state; nothing where it has no such method, as one's own may not."""
+    return state.account() if hasattr(state, "account") else {}
 
 
-def reopen(judge: Any, systems: Bools, times: int) -> None:
-    """Tells a judge that slices are open again; one's own may have nothing to do about it."""
-    if hasattr(judge, "reopen"):
-        judge.reopen(systems, times)
+def reopen(state: Any, systems: Bools, times: int) -> None:
+    """Tells a stopping state that slices are open again; one's own may have nothing to do about it."""
+    if hasattr(state, "reopen"):
+        state.reopen(systems, times)
 
 
-def verified(judge: Any, system: int, residuals: Floats, size: Floats, begin: int) -> tuple[float, float]:
-    """What defects add up to and may add up to; nothing, where a judge does not say."""
-    method = getattr(judge, "verified", None)
+def verified(state: Any, system: int, residuals: Floats, size: Floats, begin: int) -> tuple[float, float]:
+    """What defects add up to and may add up to; nothing, where a stopping state does not say."""
+    method = getattr(state, "verified", None)
     error, allowed = (residuals[begin:].sum(), 0.0) if method is None else method(system, residuals, size, begin)
     return float(error), float(allowed)
 
@@ -122,10 +122,10 @@ class StoppingRule(ABC):
 
     @abstractmethod
     def decide(self, figures: Floats, iteration: Ints) -> Verdict:
-        """The verdict after an iteration.
+        """The decision after an iteration.
 
         Args:
-            figures: ``(D, N, C)``, the C figures of each slice's right edge, for D systems; zero where it did not move.
+            figures: ``(D, N, C)``, the C figures of each right boundary, for D systems; zero where it did not move.
             iteration: ``(D,)``: iterations completed.
         """
 
@@ -137,9 +137,9 @@ class StoppingRule(ABC):
         """This rule, accepting slices as they pass, as a sliding window needs it."""
         return self
 
-    def begin(self, start: Start) -> Judge:
+    def begin(self, start: Start) -> StoppingState:
         """The rule at work in a new run."""
-        return Judge(self)
+        return StoppingState(self)
 
     def __or__(self, other: StoppingRule) -> StoppingRule:
         return _Combined(self, other, "|") if isinstance(other, StoppingRule) else NotImplemented  # pyright: ignore
@@ -216,7 +216,7 @@ class _Combined(StoppingRule):
         """Both."""
         return replace(self, first=self.first.accepting(), second=self.second.accepting())
 
-    def begin(self, start: Start) -> Judge:
+    def begin(self, start: Start) -> StoppingState:
         """Both at work."""
         return _Both(self, self.first.begin(start), self.second.begin(start))
 
@@ -246,7 +246,7 @@ class _Combined(StoppingRule):
         return self.join(self.first.decide(first, iteration), self.second.decide(second, iteration))
 
     def join(self, a: Verdict, b: Verdict) -> Verdict:
-        """One verdict of two."""
+        """One decision of two."""
         error = b.error if a.error is None else a.error
         converged = (a.stop & a.converged) | (b.stop & b.converged)
         sound = b.sound if a.sound is None else a.sound if b.sound is None else a.sound & b.sound
@@ -255,10 +255,10 @@ class _Combined(StoppingRule):
         return Verdict(a.stop & b.stop, converged, np.minimum(a.accepted, b.accepted), error, sound)
 
 
-class _Both(Judge):
-    """Two judges joined."""
+class _Both(StoppingState):
+    """Two stopping states joined."""
 
-    def __init__(self, rule: _Combined, first: Judge, second: Judge) -> None:
+    def __init__(self, rule: _Combined, first: StoppingState, second: StoppingState) -> None:
         super().__init__(rule)
         self._join, self._first, self._second = rule.join, first, second
 
@@ -269,7 +269,7 @@ class _Both(Judge):
             seen._replace(figures=seen.figures[..., part], values=seen.values[:, part])
             for part in (slice(cut), slice(cut, None))
         )
-        return self._join(*(judge.decide(part) for judge, part in zip((self._first, self._second), parts, strict=True)))
+        return self._join(*(state.decide(part) for state, part in zip((self._first, self._second), parts, strict=True)))
 
     def reopen(self, systems: Bools, times: int) -> None:
         """Both."""
@@ -278,11 +278,11 @@ class _Both(Judge):
 
     def verified(self, system: int, residuals: Floats, size: Floats, begin: int) -> tuple[float, float]:
         """By the stricter of those that have a tolerance."""
-        parts = [verified(judge, system, residuals, size, begin) for judge in (self._first, self._second)]
+        parts = [verified(state, system, residuals, size, begin) for state in (self._first, self._second)]
         parts = [part for part in parts if part[1] > 0] or parts
         return min(parts, key=lambda part: part[1] - part[0])
 
     def account(self) -> dict[str, np.ndarray[Any, Any]]:
         """Of both."""
-        both = {"first": account(self._first), "second": account(self._second)}
+        both = {"first": error_record(self._first), "second": error_record(self._second)}
         return {f"{which}.{name}": array for which, own in both.items() for name, array in own.items()}

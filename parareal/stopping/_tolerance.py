@@ -15,12 +15,12 @@ from parareal._core.norms import NormName
 from parareal.stopping._error_estimate import Errors
 from parareal.stopping._increments import Change
 from parareal.stopping._observations import Seen, Start
-from parareal.stopping._rules import Judge, RuleName, StoppingRule, Verdict
+from parareal.stopping._rules import RuleName, StoppingRule, StoppingState, Verdict
 
 
 @dataclass(frozen=True)
 class Tolerance(StoppingRule):
-    """Stops when every slice's right edge U has settled: ``|change| <= atol + rtol |U|`` in the chosen norm.
+    """Stops when every slice's right boundary U has settled: ``|change| <= atol + rtol |U|`` in the chosen norm.
 
     Args:
         rtol: Relative tolerance.
@@ -64,12 +64,12 @@ class Tolerance(StoppingRule):
                 )
 
     def accepting(self) -> Tolerance:
-        """With ``freeze`` and ``rule="error"``: what is accepted travels on, and has to be kept account of."""
+        """With ``freeze`` and ``rule="error"``: what is accepted travels on, and goes into the error record."""
         return replace(self, freeze=True, rule="error")
 
-    def begin(self, start: Start) -> Judge:
-        """A judge that keeps account of errors."""
-        return ErrorJudge(self, start)
+    def begin(self, start: Start) -> StoppingState:
+        """With an error record."""
+        return ErrorStopping(self, start)
 
     @property
     def uses_defect(self) -> bool:
@@ -92,10 +92,10 @@ class Tolerance(StoppingRule):
         return [change.norm(what, self.norm) for what in (rule, "size", "increment", "defect", "carried")]
 
     def decide(self, figures: Floats, iteration: Ints) -> Verdict:
-        """Stops where every edge passes; with ``freeze`` accepts those that pass in a row."""
+        """Stops where every boundary passes; with ``freeze`` accepts those that pass in a row."""
         size = figures[..., 1]
         finite = np.isfinite(size)  # an infinite iterate has not settled, although Inf <= rtol * Inf
-        # Edges that did not change have figures of zero and pass. One that has just become final counts like any
+        # Boundaries that did not change have figures of zero and pass. One that has just become final counts like any
         # other: what lies to its right was made from its former state.
         passed = finite & (figures[..., 0] <= self.atol + self.rtol * np.where(finite, size, 0.0))
         run = np.cumprod(passed, axis=1).sum(axis=1)
@@ -103,8 +103,8 @@ class Tolerance(StoppingRule):
         return Verdict(stop, stop, run if self.freeze else np.zeros_like(run))
 
 
-class ErrorJudge(Judge):
-    """A tolerance at work: it keeps account of errors, and with ``rule="error"`` decides by them."""
+class ErrorStopping(StoppingState):
+    """A tolerance at work: it keeps an error record, and with ``rule="error"`` decides by them."""
 
     def __init__(self, rule: Tolerance, start: Start) -> None:
         super().__init__(rule)
@@ -117,18 +117,18 @@ class ErrorJudge(Judge):
         if self._tolerance.rule == "error":
             accepted = errors.passed(seen, size)
             stop = accepted == size.shape[1]
-            verdict = Verdict(stop, stop, accepted if self._tolerance.freeze else np.zeros_like(accepted))
+            decision = Verdict(stop, stop, accepted if self._tolerance.freeze else np.zeros_like(accepted))
         else:
-            verdict = self._tolerance.decide(seen.figures, seen.iteration)
+            decision = self._tolerance.decide(seen.figures, seen.iteration)
         error, sound = errors.at_end(seen, size[:, -1], self._tolerance.rule == "error"), None
         if self._tolerance.rule == "error":
             tolerance = self._tolerance.atol + self._tolerance.rtol * size[:, -1]
             sound = ~(error > tolerance * (1 + 1e-12))
-        errors.accept(seen, verdict.accepted)
-        return verdict._replace(error=error, sound=sound)
+        errors.accept(seen, decision.accepted)
+        return decision._replace(error=error, sound=sound)
 
     def account(self) -> dict[str, np.ndarray[Any, Any]]:
-        """The record of errors."""
+        """The error record."""
         return self._errors.arrays()
 
     def reopen(self, systems: Bools, times: int) -> None:

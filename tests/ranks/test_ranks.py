@@ -209,7 +209,7 @@ def test_what_does_not_go_together_is_refused_on_every_rank(pool: Pool) -> None:
         "expected how one process evaluates its lanes",
         'keep="all" came with',
         "dense=False came with",
-        "looks at all edges together",
+        "looks at all boundaries together",
         "the state lies on 'meta'",
         "group='time'",
         "this process is not in it",
@@ -277,7 +277,7 @@ def test_a_foreign_checkpoint_is_refused_on_every_rank(pool: Pool, way: str, tmp
     path.write_bytes(b"something else")
     for rank, (name, text, _) in enumerate(pool.run(2, jobs.foreign, way, str(path))):
         assert name == ("RankError" if rank else "ValueError")
-        assert "the checkpoint cannot be gone on from" in text
+        assert "the checkpoint cannot be continued" in text
     assert path.read_bytes() == b"something else"
 
 

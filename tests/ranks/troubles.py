@@ -24,7 +24,7 @@ from ranks.jobs import caught, plain, together, ways
 from torch import Tensor
 
 import parareal as pr
-from parareal import _run
+from parareal import _assemble
 from parareal._core import ring_buffer
 from parareal.distributed import _block_engine
 from parareal.persistence import _checkpoint
@@ -40,8 +40,8 @@ PATCHED: dict[str, tuple[Any, str]] = {
     "stopping rule, beginning": (pr.Tolerance, "begin"),
     "state read": (ring_buffer.Ring, "take"),
     "state written": (ring_buffer.Ring, "put"),
-    "memory of the rule": (_block_engine, "account"),
-    "solution": (_run, "capture"),
+    "memory of the rule": (_block_engine, "error_record"),
+    "solution": (_assemble, "capture"),
     "checkpoint written": (_tensor_file, "save"),
     "checkpoint read": (_checkpoint.Checkpoint, "_read"),
 }

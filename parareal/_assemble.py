@@ -1,0 +1,106 @@
+"""How a solution is put together: of an engine wherever it stands, and of nothing where there are no samples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parareal._core import trees
+from parareal._core.arrays import Floats
+from parareal._core.multistep_state import without_history
+from parareal._inputs import Inputs
+from parareal.engine._engine import Engine
+from parareal.engine._rounds import Counters
+from parareal.persistence._resume import capture
+from parareal.results._history import History, IterationReport
+from parareal.results._record import Recorder
+from parareal.results._solution import Solution, Stats
+from parareal.results._status import Status
+
+
+def solution_of(
+    engine: Engine,
+    inputs: Inputs,
+    dense: bool,
+    history: Sequence[IterationReport],
+    stats: Stats,
+    recorder: Recorder | None,
+    increments: dict[int, Floats],
+) -> Solution:
+    """What an engine has computed so far.
+
+    Args:
+        engine: The engine, between two calls or after an exception.
+        inputs: What it was given.
+        dense: Whether the states at all boundaries are kept.
+        history: Reports of iterations.
+        stats: The cost of the run.
+        recorder: What has noted all iterates, if anything.
+        increments: Those of iterations that are not in the history yet, ``(M, N)`` each.
+    """
+    state = engine.state
+    statuses = tuple(status or Status.INTERRUPTED for status in state.statuses)
+    slices, samples = inputs.grid.num_slices, inputs.samples
+    states, ts, reached = engine.iterates.states, inputs.times(dense), engine.iterates.reached
+    us = inputs.unstacked(without_history(states), dense)
+    # Boundaries may have become final since an iteration was last measured.
+    residuals = np.where(np.arange(slices) < state.final()[:, None], 0.0, state.residuals)
+    if not dense and not samples:
+        ts = inputs.grid.edges[[0, int(reached[0])]]
+    elif not dense:  # samples end at one time: those that were not there yet have no state to show for it
+        there = torch.from_numpy(reached == slices)
+        us = trees.map(lambda leaf: _blank(leaf, there.to(leaf.device)), us)
+    return Solution(
+        us=us,
+        ts=ts,
+        status=Status.worst(statuses),
+        iterations=torch.from_numpy(state.iteration.copy()) if samples else int(state.iteration[0]),
+        history=History(history),
+        stats=stats,
+        sample_status=statuses if samples else None,
+        error_estimate=torch.from_numpy(state.errors.copy()) if samples else float(state.errors[0]),
+        residuals=torch.from_numpy(residuals if samples else residuals[0]),
+        iterates=recorder.record() if recorder else None,
+        standing=capture(engine, states, increments, inputs.identity) if dense else None,
+    )
+
+
+def no_solution(inputs: Inputs, dense: bool, stats: Stats) -> Solution:
+    """That of no samples."""
+    ts, none = inputs.times(dense), torch.zeros(0, dtype=torch.int64)
+    us = trees.map(lambda leaf: leaf.new_empty((len(ts), *leaf.shape)), inputs.u0)
+    return Solution(us, ts, Status.FINAL, none, History(), stats, (), torch.zeros(0, dtype=torch.float64))
+
+
+def cost(counters: Counters, fine: int, coarse: int, started: float, before: Stats | None = None) -> Stats:
+    """The cost of a run, with that of the runs that it continues."""
+    stats = Stats(
+        rounds=counters.rounds,
+        evaluations=fine + coarse,
+        fine_evaluations=fine,
+        coarse_evaluations=coarse,
+        calls=counters.calls,
+        max_lanes=counters.max_lanes,
+        wall_time=time.perf_counter() - started,
+    )
+    return stats.after(before)
+
+
+def attach(error: BaseException, solution: Solution | None) -> None:
+    """Hands what was computed, if anything, to the code that catches the error."""
+    if solution is None:
+        return
+    with suppress(AttributeError, TypeError):  # some exceptions take no attributes
+        error.solution = solution  # pyright: ignore[reportAttributeAccessIssue]
+        error.add_note("What was computed before this is kept: see the attribute 'solution' of this exception.")
+
+
+def _blank(leaf: Tensor, there: Tensor) -> Tensor:
+    """States ``(2, B, *state)``, the last of them NaN where a sample is not marked in ``there``."""
+    last = torch.where(there.reshape(-1, *[1] * (leaf.ndim - 2)), leaf[1], float("nan"))
+    return torch.stack([leaf[0], last])

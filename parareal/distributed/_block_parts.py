@@ -1,0 +1,129 @@
+"""What the process of a pipeline knows of itself, of the iteration under way, and of the other processes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from parareal._core.arrays import Bools, Floats, Ints
+from parareal.distributed._mailbox import BlockFigures, Message
+from parareal.distributed._process_group import Link
+from parareal.engine._measure import Figures
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among the others, which never changes.
+
+    Attributes:
+        link: The processes.
+        blocks: The first slice of each, and the first after it.
+        workers: Ranks that have slices.
+        right: The rank that has the next block, if any.
+        sources: Ranks that send messages to this one.
+        readers: Ranks that this one sends messages to.
+    """
+
+    link: Link
+    blocks: tuple[tuple[int, int], ...]
+    workers: tuple[int, ...]
+    right: int | None
+    sources: tuple[int, ...]
+    readers: tuple[int, ...]
+
+    @classmethod
+    def of(cls, link: Link, sizes: list[int]) -> Place:
+        """With so many slices for each rank."""
+        rank = link.rank
+        workers = tuple(other for other, size in enumerate(sizes) if size)
+        right = rank + 1 if rank + 1 in workers else None
+        left = (rank - 1,) if rank and rank in workers else ()
+        others = tuple(other for other in range(link.size) if other != rank)
+        readers = (*(() if right is None else (right,)), 0)
+        blocks = tuple(pairwise(accumulate(sizes, initial=0)))
+        # The first process decides: all others send their figures to it, and hear from it.
+        return cls(link, blocks, workers, right, (*left, 0) if rank else others, readers if rank else others)
+
+
+@dataclass
+class Round:
+    """The iteration under way.
+
+    Attributes:
+        number: Counted from 1.
+        moving: Systems of which boundaries of this block move in it, ``(M,)``.
+        expecting: Systems of which the left boundary's next state comes from the left, ``(M,)``.
+        reported: Whether the figures of this block have been sent.
+    """
+
+    number: int
+    moving: Bools
+    expecting: Bools
+    reported: bool = False
+
+
+@dataclass
+class Received:
+    """Messages that wait until they are needed.
+
+    Attributes:
+        boundary: The next state of the left boundary.
+        decisions: Several, where this block has been done for long.
+        figures: Of blocks, by rank; on the first process.
+    """
+
+    boundary: Message | None = None
+    decisions: deque[Message] = field(default_factory=deque[Message])
+    figures: dict[int, BlockFigures] = field(default_factory=dict[int, BlockFigures])
+
+
+@dataclass
+class Totals:
+    """What is known of all processes, on the first one.
+
+    Attributes:
+        fronts: The frontier that each has reached, ``(M,)``.
+        costs: Rounds, calls, most lanes, fine and coarse evaluations of each, ``(R, 5)``.
+        spent: Rounds and evaluations of all, as of the last decision; on every process.
+    """
+
+    fronts: list[Ints]
+    costs: Ints
+    spent: tuple[int, int] = (0, 0)
+
+
+class Announcement(NamedTuple):
+    """A decision that the others have still to hear of: the systems decided, and the increments of all, ``(M, N)``."""
+
+    decided: Bools
+    increments: Floats
+
+
+def joined(
+    parts: dict[int, BlockFigures], blocks: Sequence[tuple[int, int]], complete: Ints, front: Ints, slices: int
+) -> tuple[Figures, Bools]:
+    """The figures of all blocks as those of one run, and whether the states at the frontiers are finite, ``(D,)``.
+
+    Args:
+        parts: Figures by rank.
+        blocks: The first slice of each rank, and the first after it.
+        complete: The systems that they are of, ``(D,)``.
+        front: The frontiers of all systems, ``(M,)``.
+        slices: N.
+    """
+    columns = next(iter(parts.values())).grid.shape[-1]
+    finite, grid = np.ones(len(front), dtype=bool), np.zeros((len(front), slices, columns))
+    for rank, part in parts.items():
+        start, end = blocks[rank]
+        # A block speaks of a frontier only where that lies in it.
+        finite &= part.finite | (front <= start) | (front > end)
+        grid[:, start:end] = part.grid
+    changes = [parts[rank].moved for rank in sorted(parts)]
+    system, *rest = (np.concatenate(part) for part in zip(*changes, strict=True))
+    moved = cast(Any, (np.searchsorted(complete, system), *rest))
+    return Figures(grid[complete], moved), finite[complete]

@@ -1,0 +1,59 @@
+"""Lanes between two steps, as one stack: whatever their slices, they are stepped together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parareal._core import trees
+from parareal._core.arrays import Bools, Ints
+from parareal._core.trees import State
+
+
+@dataclass(eq=False, slots=True)
+class Lanes:
+    """L lanes at a point of their mesh, between two steps.
+
+    Attributes:
+        ids: Their tickets, ``(L,)``: a place plus the number of places times that of the iterate they started from.
+        left: Steps they have still to make, ``(L,)``.
+        at: Index of their present time in the mesh, ``(L,)``.
+        t: Their present time, float64, ``(L,)``.
+        u: Their states, leaves ``(L, *state)``.
+        rows: Per-sample data of their samples, or ``None``.
+        fresh: Whether they are at the left boundary of their slice, ``(L,)``.
+        number: Numbers of their next steps, as a multistep method counts them, and how many there are, ``(L, 2)``;
+            ``None`` for other methods.
+    """
+
+    ids: Ints
+    left: Ints
+    at: Tensor
+    t: Tensor
+    u: State
+    rows: State
+    fresh: Bools
+    number: Ints | None = None
+
+    def __getitem__(self, mask: Bools) -> Lanes:
+        index = torch.from_numpy(mask.nonzero()[0]).to(self.t.device)
+        u, rows = trees.lanes(self.u, index), None if self.rows is None else trees.lanes(self.rows, index)
+        number = None if self.number is None else self.number[mask]
+        return Lanes(self.ids[mask], self.left[mask], self.at[index], self.t[index], u, rows, self.fresh[mask], number)
+
+
+def merged(parts: list[Lanes]) -> Lanes:
+    """All of them as one stack."""
+    return Lanes(
+        ids=np.concatenate([part.ids for part in parts]),
+        left=np.concatenate([part.left for part in parts]),
+        at=torch.cat([part.at for part in parts]),
+        t=torch.cat([part.t for part in parts]),
+        u=trees.cat([part.u for part in parts]),
+        rows=None if parts[0].rows is None else trees.cat([part.rows for part in parts]),
+        fresh=np.concatenate([part.fresh for part in parts]),
+        number=None if parts[0].number is None else np.concatenate([part.number for part in parts]),  # pyright: ignore
+    )

@@ -1,0 +1,51 @@
+"""What a run is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from parareal._core import trees
+from parareal._core.arrays import Ints
+from parareal._core.trees import State
+from parareal.executors._base import Executor
+from parareal.schedules._schedule import Schedule
+from parareal.stopping._rules import StoppingRule
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a run is made of, bound to its problem; it never changes.
+
+    Attributes:
+        problem: The problem.
+        rows: Per-sample data as systems, leaves ``(M, ...)``, or ``None``.
+        schedule: Which lanes start when.
+        executor: How the lanes of a round are evaluated.
+        stop: The stopping rule.
+        lift: Makes states that fine lanes carry tangents with, if the correction wants any.
+        tangents: How many these are.
+        windowed: Whether a window slides along the slices: iterations end when the frontier has moved.
+        carries_history: Whether states carry the history of a multistep method.
+        shares_first_stage: Whether fine and coarse lanes begin with the same value of the right-hand side.
+    """
+
+    problem: Any
+    rows: State
+    schedule: Schedule
+    executor: Executor
+    stop: StoppingRule
+    lift: Callable[[State], State] | None
+    tangents: int
+    windowed: bool
+    carries_history: bool
+    shares_first_stage: bool
+
+    def rows_of(self, system: Ints, device: torch.device) -> State:
+        """Per-sample data of some systems, if there are any."""
+        if self.rows is None:
+            return None
+        return trees.lanes(self.rows, torch.from_numpy(system).to(device))

@@ -1,0 +1,278 @@
+"""The states at slice boundaries, and what propagators made of them: where they lie, and how long they are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from parareal._core import trees
+from parareal._core.arrays import Bools, Ints
+from parareal._core.multistep_state import Memory, without_history
+from parareal._core.ring_buffer import Ring
+from parareal._core.trees import State
+from parareal.corrections._base import Correction, Known
+from parareal.engine._readiness import Layout, Readiness, Runs
+from parareal.results._record import Recorder
+from parareal.results._run_state import RunState
+from parareal.schedules._schedule import Guess
+from parareal.stopping._increments import Changes
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """How iterates are made, which never changes.
+
+    Attributes:
+        correction: What stands in the brackets of the recursion.
+        u0: Initial states, leaves ``(M, *state)``.
+        times: Of all boundaries.
+        dense: Whether states behind the frontier are kept.
+        keep_earlier: Whether fine solutions are kept for one iterate more, for what a stopping rule makes of them.
+        guess: First guesses in place of the correction's own.
+        given: First iterates in place of guesses, leaves ``(M * (N + 1), *state)``.
+        empty: Gives the empty history that first guesses have, where states carry that of a multistep method.
+    """
+
+    correction: Correction
+    u0: State
+    times: torch.Tensor
+    dense: bool
+    keep_earlier: bool
+    guess: Guess | None = None
+    given: State = None
+    empty: Callable[[State], Memory] | None = None
+
+    @property
+    def by_run(self) -> bool:
+        """Whether first guesses of neighbouring slices are made together."""
+        return self.correction.stacked or self.guess is not None or self.given is not None
+
+    @property
+    def carries(self) -> bool:
+        """Whether fine solutions carry tangents for the correction."""
+        return self.correction.carries > 0
+
+    def layout(self, slices: int, width: int, block: tuple[int, int] | None) -> Layout:
+        """For so many slices, of which at most ``width`` are worked on at a time, or those of a block."""
+        leaf = trees.leaves(self.u0)[0]
+        coarse = self.correction.propagator is not None
+        return Layout(
+            systems=leaf.shape[0],
+            slices=slices,
+            device=leaf.device,
+            width=width,
+            lookback=max(self.correction.lookback, int(self.empty is not None or self.keep_earlier)),
+            free=not coarse,
+            guess_waits=coarse and self.guess is None and self.given is None,
+            start=0 if block is None else block[0],
+            end=slices if block is None else block[1],
+            in_step=block is not None,
+            n=np.arange(slices),
+            nothing=np.zeros((leaf.shape[0], slices), dtype=bool),
+        )
+
+
+@dataclass(eq=False, slots=True)
+class Rings:
+    """Where states lie; see `Ring`.
+
+    Attributes:
+        u: Iterates at boundaries.
+        fine: Fine solutions of slices.
+        coarse: Coarse solutions; ``None`` where there is no coarse propagator, as ``first_stage``.
+        first_stage: Values of the right-hand side at left boundaries, which the fine lane may share.
+        update: What the recursion gave before it was mixed; ``None`` for corrections that do not mix.
+    """
+
+    u: Ring
+    fine: Ring
+    coarse: Any
+    first_stage: Any
+    update: Any
+
+    @classmethod
+    def of(cls, setup: Setup, layout: Layout) -> Rings:
+        """Empty ones but for the first boundary."""
+        u0, correction, width = setup.u0, setup.correction, layout.width
+        systems, slices, plain = layout.systems, layout.slices, without_history(setup.u0)
+        # Three more than a window: the boundary before it, and the two from which first guesses are extrapolated.
+        u = Ring(u0, systems, slices + 1, None if setup.dense else width + 3, 2 if correction.uses_input else 1)
+        start = np.arange(systems) * (slices + 1)
+        u.put(start, np.zeros_like(start), u0)
+        here = min(width, max(1, layout.end - layout.start))
+        coarse = not layout.free
+        return cls(
+            u=u,
+            fine=Ring(correction.lift(u0) if setup.carries else u0, systems, slices, here),
+            coarse=Ring(plain, systems, slices, here, 2) if coarse else None,
+            first_stage=Ring(plain, systems, slices, here) if coarse else None,
+            update=Ring(plain, systems, slices + 1, here + 2, correction.mixing + 1) if correction.mixing else None,
+        )
+
+
+class StoredStates(Readiness):
+    """The states at the boundaries of M systems of N slices.
+
+    Attributes:
+        rings: Where they lie.
+        changes: What has changed and was not measured yet.
+        recorder: What notes all of them, if anybody wants them.
+    """
+
+    def __init__(self, state: RunState, layout: Layout, setup: Setup) -> None:
+        self.setup, self.rings = setup, Rings.of(setup, layout)
+        self.changes = Changes(layout.slices)
+        self.recorder: Recorder | None = None
+        super().__init__(state, layout)
+
+    def put_back(self, u: State) -> None:
+        """Boundaries have ``u``, leaves ``(M * (N + 1), *state)``, as the iterates that the run state says."""
+        stored = self.state.current >= 0
+        if not self.setup.dense:
+            stored &= np.arange(self.layout.slices + 1) >= self.state.frontier[:, None] - 2
+        ids = stored.reshape(-1).nonzero()[0]
+        numbers = self.state.current.reshape(-1)[ids]
+        self.rings.u.put(ids, numbers, trees.lanes(u, torch.from_numpy(ids).to(self.layout.device)))
+        self.look()
+
+    def record(self, recorder: Recorder) -> None:
+        """From now on all iterates and solutions are recorded, with the current ones."""
+        self.recorder = recorder
+        new = self.state.current >= 0
+        if recorder.continues:  # final boundaries are in the record before; no lane starts left of the frontier
+            new &= np.arange(self.layout.slices + 1) >= self.state.frontier[:, None]
+        ids = new.reshape(-1).nonzero()[0]
+        iterate = self.state.current.reshape(-1)[ids]
+        recorder.add("u", ids, iterate, self.rings.u.peek(ids, iterate))
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    @property
+    def states(self) -> State:
+        """The current states, system by system, leaves ``(M * (N + 1), *state)``; NaN where there is none yet.
+
+        Without ``dense`` those at the first boundary and at `reached` alone, ``(M * 2, *state)``.
+        """
+        current = self.state.current
+        if self.setup.dense:
+            return self.rings.u.peek(np.arange(current.size), np.maximum(current.reshape(-1), 0))
+        boundary = np.arange(self.layout.systems) * (self.layout.slices + 1) + self.reached
+        last = self.rings.u.peek(boundary, current.reshape(-1)[boundary])
+        return trees.join(trees.stack([self.setup.u0, last], 1))
+
+    @property
+    def reached(self) -> Ints:
+        """The last boundary of each system, or where a run cut short has not come so far, that of its frontier."""
+        return np.where(self.state.current[:, -1] >= 0, self.layout.slices, self.state.frontier)
+
+    def at_frontier(self, systems: Ints) -> State:
+        """The last states known final, of some systems, leaves ``(D, *state)``."""
+        boundary = systems * (self.layout.slices + 1) + self.state.frontier[systems]
+        return self.rings.u.peek(boundary, self.state.current.reshape(-1)[boundary])
+
+    def right(self, system: Ints, n: Ints) -> State:
+        """A copy of the current states at right boundaries."""
+        iterate = np.maximum(self.state.current[system, n + 1], 0)
+        return self.rings.u.take(system * (self.layout.slices + 1) + n + 1, iterate)
+
+    def fine(self, system: Ints, n: Ints, iterate: Ints) -> State:
+        """A copy of fine solutions."""
+        f = self.rings.fine.take(system * self.layout.slices + n, iterate)
+        return f[0] if self.setup.carries else f
+
+    def fine_before(self, system: Ints, n: Ints, k: Ints) -> State:
+        """Fine solutions of the iterate before, or where there were none of this one."""
+        iterate = np.maximum(k - 1, self.state.lanes.fine_first[system, n])
+        return self.rings.fine.peek(system * self.layout.slices + n, iterate)
+
+    def earlier_fine(self, place: Ints, iterate: Ints) -> State:
+        """A copy of fine solutions, without a multistep history; NaN where they are not there."""
+        there = (iterate >= 0) & self.rings.fine.has(place, np.maximum(iterate, 0))
+        f = self.rings.fine.take(place, np.where(there, iterate, 0))
+        return self._only(there, without_history(f[0] if self.setup.carries else f))
+
+    def known(self, system: Ints, n: Ints, iterate: Ints, lookback: int = -1) -> Known:
+        """What is known of slices at an iterate; from ``lookback`` of 0 on also fine values and iterates before."""
+        at, place = iterate, system * self.layout.slices + n
+        u = without_history(self.rings.u.peek(place + system, at)) if self.setup.correction.uses_input else None
+        g = None if self.layout.free else self.rings.coarse.peek(place, at)
+        if lookback < 0:
+            return Known(u, g)
+        before = None
+        if lookback > 0:  # where there is none, the iterate itself stands in: a difference of zero
+            first = self.state.lanes.fine_first[system, n]
+            before = self.known(system, n, np.maximum(iterate - 1, first), lookback - 1)
+        # Tangents are factors, which autograd keeps: they must not lie where the next ones will be written.
+        carries, fine = self.setup.carries, self.rings.fine
+        f, tangents = fine.take(place, at) if carries else (fine.peek(place, at), None)
+        return Known(u, g, without_history(f), tangents, before)
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def store(self, tickets: Ints, value: State, ring: Ring, arrived: Ints) -> None:
+        """Keeps what lanes brought."""
+        ids, iterate, oldest = self.note_arrived(tickets, arrived)
+        ring.put(ids, iterate, value, oldest)
+        lanes = self.state.lanes
+        if self.recorder is not None and arrived is not lanes.first_stage:
+            if arrived is lanes.fine_arrived:
+                self.recorder.add("fine", ids, iterate, value[0] if self.setup.carries else value)
+            else:
+                self.recorder.add("coarse", ids, iterate, value)
+
+    def note_change(
+        self,
+        system: Ints,
+        n: Ints,
+        iterate: Ints,
+        value: State,
+        fine: State,
+        solved: Ints,
+        old: State = None,
+        final: bool = False,
+    ) -> State:
+        """Notes what right boundaries have and what they are to take; returns the former.
+
+        ``fine`` are the solutions from the inputs' iterates ``solved``.
+        """
+        place = system * self.layout.slices + n
+        if old is None:  # a row of the ring may be that of another boundary, where this one has no iterate
+            old = self._only(self.state.current[system, n + 1] >= 0, self.right(system, n))
+        earlier = self.earlier_fine(place, solved - 1) if self.setup.keep_earlier else None
+        self.changes.add(place, iterate, value, old, fine, earlier, final)
+        return old
+
+    def write(self, system: Ints, n: Ints, iterate: Ints, value: State) -> None:
+        """Right boundaries take their next states."""
+        oldest, correction, slices = None, self.setup.correction, self.layout.slices
+        if correction.uses_input:  # the slice on the right looks back to what its right boundary came from
+            right = system * slices + np.minimum(n + 1, slices - 1)
+            oldest = np.where(n + 1 == slices, iterate, self.needed(right, iterate))
+            if correction.mixing:
+                # One more than is mixed: a run that is cut short may go back by one.
+                first = self.state.first[system, n + 1]
+                oldest = np.maximum(np.minimum(oldest, iterate - correction.mixing - 1), first)
+        self.rings.u.put(system * (slices + 1) + n + 1, iterate, value, oldest)
+        # After the state itself: Ctrl-C may come at any time, and a number must not be there without its state.
+        self.state.current[system, n + 1] = iterate
+        if self.recorder is not None:
+            self.recorder.add("u", system * (slices + 1) + n + 1, iterate, value)
+
+    # --- shared -----------------------------------------------------------------------------------------------------
+
+    def valid(self, rows: Runs, states: tuple[State, ...], *numbers: Ints) -> Any:
+        """Without the repetitions at the ends of shorter rows."""
+        chosen = rows.valid.reshape(-1)
+        index = torch.from_numpy(chosen.nonzero()[0]).to(self.layout.device)
+        return tuple(trees.lanes(state, index) for state in states), *(number[chosen] for number in numbers)
+
+    def _only(self, there: Bools, state: State) -> State:
+        """States where they are ``there``, NaN elsewhere."""
+        if there.all():
+            return state
+        mask = torch.from_numpy(there).to(self.layout.device)
+        return trees.map(lambda x: torch.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, float("nan")), state)
