@@ -30,7 +30,7 @@ from parareal.engine._verify import evaluate
 from parareal.executors._base import Executor
 from parareal.grid._mesh import Mesh
 from parareal.grid._time_grid import TimeGrid
-from parareal.integrators import Integrator, Multistep
+from parareal.integrators._base import Integrator, Multistep, bound_integrator
 from parareal.persistence._checkpoint import Checkpoint
 from parareal.persistence._resume import capture, restore
 from parareal.problem._ode import Problem
@@ -321,7 +321,7 @@ class Run:
         count = trees.leaves(self.systems)[0].shape[0]
         one = trees.one(self.systems, 0)
         problem = self.problem.bind(one, self.grid, self.fine)
-        fine = self.fine.bind(problem, one, self.grid)
+        fine = bound_integrator(self.fine, problem, one, self.grid)
         remembers = isinstance(fine, Multistep) and not fine.restart
         flight = Flight(problem, fine, Mesh.build(self.grid, fine.steps, device), remembers=remembers, places=count)
         us, counters, ids = Ring(self.systems, count, slices + 1), Counters(), np.arange(count)
@@ -342,7 +342,7 @@ class Run:
         finally:
             flight.close()
         finite = [torch.isfinite(leaf).reshape(count, -1).all(1) for leaf in trees.leaves(bare(u))]
-        failed = Status.UNSOLVED if fine.implicit else Status.NONFINITE
+        failed = Status.UNSOLVED if fine.traits.implicit else Status.NONFINITE
         statuses = tuple(Status.FINAL if ok else failed for ok in torch.stack(finite).all(0).tolist())
         return self._sequential_solution(us, flight, counters, statuses)
 

@@ -12,7 +12,7 @@ from parareal._core.signals import raising
 from parareal._core.trees import State
 from parareal._input_checks import check_history, check_keep, check_solves
 from parareal._run import Callback, Run
-from parareal.corrections._base import Coarse, Correction
+from parareal.corrections._base import Coarse, Correction, check_correction
 from parareal.distributed._rank_pipeline import InBlock, RankPipeline
 from parareal.executors._base import Executor
 from parareal.executors._local import Batched
@@ -162,9 +162,10 @@ def _parts(
     """Correction and stopping rule, checked."""
     if isinstance(coarse, Integrator):
         coarse = Coarse(coarse)
-    check_instance(coarse, Correction, "coarse", "pr.Euler() or pr.Coarse(pr.Euler(steps=2))")
-    if coarse.propagator is not None:
-        check_solves(coarse.propagator, run.problem, "the coarse propagator")
+    check_correction(coarse)
+    propagator = coarse.traits.propagator
+    if propagator is not None:
+        check_solves(propagator, run.problem, "the coarse propagator")
     stop = Tolerance() if stop is None else stop
     check_instance(stop, StoppingRule, "stop", "pr.Tolerance(rtol=1e-4)")
     slices = run.grid.num_slices

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.checks import check_instance, described
+from parareal._core.declared import Collected, Declared
 from parareal._core.trees import State
+from parareal.corrections._traits import BY_ATTRIBUTE, EXAMPLE, CorrectionTraits
 from parareal.grid._mesh import Where
-from parareal.integrators import Integrator
+from parareal.integrators._base import Integrator
 
 
 class Known(NamedTuple):
@@ -70,26 +73,34 @@ class Sweep(NamedTuple):
 class Correction(ABC):
     """An approximation of F(new) - F(old) on each slice.
 
+    Declare the traits as ``traits = pr.CorrectionTraits(uses_input=True)`` in the class body, as a property ``traits``
+    where they depend on the fields, or one by one as class attributes. Both forms can be read from an object.
+
     Attributes:
-        propagator: What is evaluated at every new input, stacked with the fine lanes; ``None`` where the correction
-            needs no evaluation of the right-hand side.
-        uses_input: Whether `difference` looks at ``u``; the engine keeps the inputs only then.
-        lookback: How many iterates before the old one `difference` looks back to; needs ``uses_input``.
-        carries: Directional derivatives that fine lanes take with every evaluation; 0 where they carry nothing.
-        mixing: How many iterates back `mix` looks; 0 for corrections without it. Only where ``stacked``.
-        stacked: Whether `guess_run` and `difference_run` are there, which do a sweep over many slices in a few
-            operations. Only for corrections without a propagator.
+        traits: What the correction declares of itself, a `CorrectionTraits`.
+        propagator: What is evaluated at every new input, or ``None``; see `CorrectionTraits`, as for the following.
+        uses_input: Whether `difference` reads ``u``.
+        lookback: How many iterates before the old one `difference` reads.
+        carries: Directional derivatives that fine lanes take with every evaluation.
+        mixing: How many earlier iterates `mix` reads.
+        stacked: Whether there are `guess_run` and `difference_run`.
     """
 
-    propagator: Integrator | None
-    uses_input: bool
-    lookback: int = 0
-    carries: int = 0
-    mixing: int = 0
-    stacked: bool = False
+    traits_defaults: ClassVar[dict[str, Any]] = {}
+    traits = Collected[CorrectionTraits](CorrectionTraits, BY_ATTRIBUTE, ("propagator",), EXAMPLE)
+    propagator = Declared["Integrator | None"]()
+    uses_input = Declared[bool]()
+    lookback = Declared[int]()
+    carries = Declared[int]()
+    mixing = Declared[int]()
+    stacked = Declared[bool]()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        vars(Correction)["traits"].settle(cls)
 
     def bind(self, problem: Any, u0: State, grid: Any, fine: Any) -> Correction:
-        """This correction, made ready for a problem before any work is done; raises where it does not fit.
+        """Returns the correction to be used for a problem, before any work is done; raises where it does not fit.
 
         Args:
             problem: The problem.
@@ -182,17 +193,20 @@ class Coarse(Correction):
         Euler(steps=2)
     """
 
-    propagator: Integrator  # pyright: ignore[reportIncompatibleVariableOverride]
-    uses_input = False
+    propagator: Integrator
 
     def __post_init__(self) -> None:
-        if not isinstance(self.propagator, Integrator):
-            given: Any = self.propagator
-            came = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+        given: Any = self.propagator
+        if not isinstance(given, Integrator):
             raise TypeError(
-                f"the coarse propagator is {came}; expected an integrator such as pr.Euler(), or pr.Propagator(fn) "
-                "for a function of your own"
+                f"the coarse propagator is {described(given)}; expected an integrator such as pr.Euler(), or "
+                "pr.Propagator(fn) for a function of your own"
             )
+
+    @property
+    def traits(self) -> CorrectionTraits:
+        """The propagator's values are all that it reads."""
+        return CorrectionTraits(propagator=self.propagator, uses_input=False)
 
     def guess(self, at: Where, new: Known) -> State:
         """G(new)."""
@@ -201,3 +215,40 @@ class Coarse(Correction):
     def difference(self, at: Where, new: Known, old: Known) -> State:
         """G(new) - G(old)."""
         return trees.sub(new.g, old.g)
+
+
+def check_correction(correction: Any) -> None:
+    """Raises unless this is a correction that declares its traits and has the methods that these speak of."""
+    check_instance(correction, Correction, "coarse", "pr.Euler() or pr.Coarse(pr.Euler(steps=2))")
+    traits: Any = correction.traits
+    if not isinstance(traits, CorrectionTraits):
+        raise TypeError(f"traits of {correction!r} is {described(traits)}; expected a pr.CorrectionTraits(...)")
+    for trait, names in _NEEDED.items():
+        lacking = [name for name in names if getattr(type(correction), name, None) is getattr(Correction, name, None)]
+        if getattr(traits, trait) and lacking:
+            raise TypeError(
+                f"{correction!r} declares {trait}={getattr(traits, trait)!r} and has no {' and no '.join(lacking)}; expected "
+                f"a class with {' and '.join(names)}, or {trait}={type(getattr(traits, trait))()!r}"
+            )
+
+
+_NEEDED = {
+    "stacked": ("guess_run", "difference_run"),
+    "mixing": ("mix",),
+    "carries": ("lift", "lifted"),
+    "linear": ("apply",),
+    "whitened": ("whiten", "unwhiten", "dual", "clock", "weight"),
+}
+"""The methods that each trait speaks of."""
+
+
+def bound_correction(correction: Correction, problem: Any, u0: State, grid: Any, fine: Any) -> Correction:
+    """What `Correction.bind` gives, checked."""
+    bound: Any = correction.bind(problem, u0, grid, fine)
+    if not isinstance(bound, Correction):
+        raise TypeError(
+            f"bind of {correction!r} returned {described(bound)}; expected the correction to be used: end it with return "
+            "self"
+        )
+    check_correction(bound)
+    return bound

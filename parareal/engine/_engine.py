@@ -15,16 +15,16 @@ from parareal._core import trees
 from parareal._core.arrays import Bools, Floats, Ints
 from parareal._core.multistep_state import Carried, bare
 from parareal._core.trees import State
-from parareal.corrections._base import Correction
+from parareal.corrections._base import Correction, bound_correction
 from parareal.engine._lanes import Flight
 from parareal.engine._rounds import Counters, play_round
 from parareal.engine._update import Iterates, some
 from parareal.executors._base import Executor
 from parareal.grid._mesh import Mesh, Span
 from parareal.grid._time_grid import TimeGrid
-from parareal.integrators import Integrator, Multistep
+from parareal.integrators._base import Integrator, Multistep, bound_integrator
 from parareal.results._status import Status
-from parareal.schedules._schedule import Progress, Schedule
+from parareal.schedules._schedule import Progress, Schedule, admitted
 from parareal.stopping._rules import StoppingRule
 from parareal.stopping._tolerance import Seen, Start, Verdict
 
@@ -66,7 +66,9 @@ class Engine:
     ) -> None:
         one = trees.one(u0, 0)
         problem = problem.bind(one, grid, fine)
-        fine, correction = fine.bind(problem, one, grid), correction.bind(problem, one, grid, fine)
+        fine = bound_integrator(fine, problem, one, grid)
+        correction = bound_correction(correction, problem, one, grid, fine)
+        traits = correction.traits
         empty = fine.begin if isinstance(fine, Multistep) and not fine.restart else None
         if empty is not None:
             u0 = Carried(u0, empty(u0))
@@ -77,26 +79,24 @@ class Engine:
         mismatch = correction.mismatch(Span(grid.edges, np.arange(grid.num_slices)))
         systems = trees.leaves(u0)[0].shape[0]
         rounding = max(torch.finfo(leaf.dtype).eps for leaf in trees.leaves(bare(u0)))
-        self.judge = stop.begin(
-            Start(systems, width, mismatch.numpy(), correction.mixing > 0, empty is not None, rounding)
-        )
+        self.judge = stop.begin(Start(systems, width, mismatch.numpy(), traits.mixing > 0, empty is not None, rounding))
         keep = stop.uses_growth
         self.iterates = Iterates(u0, grid, correction, keep, width, dense, schedule.guess, empty, block, start)
         self.schedule, self.executor, self.stop, self.problem = schedule, executor, stop, problem
         self.remembers = empty is not None
         self.counters = Counters()
         self._rows = rows
-        device, coarse = self.iterates.device, correction.propagator
-        self._lift = correction.lift if correction.carries else None
-        stepped = correction.lifted(problem) if correction.carries else problem
+        device, coarse = self.iterates.device, traits.propagator
+        self._lift = correction.lift if traits.carries else None
+        stepped = correction.lifted(problem) if traits.carries else problem
         places = self.iterates.count
         mesh = Mesh.build(grid, fine.steps, device)
         self.fine = Flight(stepped, fine, mesh, remembers=empty is not None, places=places)
         self.fine.final = self._from_final
-        self._carries = correction.carries
+        self._carries = traits.carries
         self.coarse: Flight | None = None
         if coarse is not None:
-            coarse = coarse.bind(problem, one, grid)
+            coarse = bound_integrator(coarse, problem, one, grid)
             mesh = Mesh.build(grid, coarse.steps or 1, device)
             self.coarse = Flight(problem, coarse, mesh, remember_first=True, places=places)
         self._flights = [flight for flight in (self.coarse, self.fine) if flight is not None]
@@ -203,7 +203,7 @@ class Engine:
             iteration=self.iteration,
             coarse=self.coarse is not None,
         )
-        fine, coarse = self.schedule.admit(progress)
+        fine, coarse = admitted(self.schedule, progress)
         if self.coarse is not None and some(coarse):
             self._launch(self.coarse, coarse, it.coarse_from)
         if some(fine):
@@ -305,7 +305,7 @@ class Engine:
 
     def _status(self, verdict: Verdict, i: int, system: int, frontier: int, finite: bool) -> Status | None:
         if not finite:
-            return Status.UNSOLVED if self.fine.integrator.implicit else Status.NONFINITE
+            return Status.UNSOLVED if self.fine.integrator.traits.implicit else Status.NONFINITE
         if frontier == self.iterates.slices and not self.accepted[system]:
             return Status.FINAL
         if frontier == self.iterates.slices or (verdict.stop[i] and verdict.converged[i]):

@@ -20,7 +20,7 @@ from parareal._core.multistep_state import Carried, bare
 from parareal._core.trees import State
 from parareal.engine._readiness import some
 from parareal.grid._mesh import Mesh
-from parareal.integrators import Integrator, Multistep
+from parareal.integrators._base import Integrator, Multistep, check_request, check_stepped, started
 from parareal.problem._ode import Stages
 
 
@@ -101,15 +101,21 @@ class Cohort:
             self.stages.close()
             return
         try:
-            self.request = self.stages.send(value)
+            self.request = self._next_request(value)
             while getattr(self.request[0], "free", False):
                 fn, *args = self.request
                 rows = () if self.lanes.rows is None else (self.lanes.rows,)
-                self.request = self.stages.send(fn(*args, *rows))
+                self.request = self._next_request(fn(*args, *rows))
         except StopIteration as end:
+            check_stepped(self.flight.integrator, end.value, self.lanes.u)
             self.flight.step_done(self, end.value)
         else:
             self.flight.cohorts.append(self)
+
+    def _next_request(self, value: State) -> tuple[Any, ...]:
+        request = self.stages.send(value)
+        check_request(self.flight.integrator, request)
+        return request
 
 
 class Flight:
@@ -143,10 +149,12 @@ class Flight:
         places: int = 1,
     ) -> None:
         self.problem, self.integrator, self.mesh, self.remember_first = problem, integrator, mesh, remember_first
-        self.first_function = integrator.first_function(problem) if integrator.shares_first_stage else None
+        traits = integrator.traits
+        self.first_function = integrator.first_function(problem) if traits.shares_first_stage else None
         self._multistep = integrator if isinstance(integrator, Multistep) else None
         self._remembers = remembers
-        self.queue = None if integrator.evaluations is not None else Queue(places)
+        self._apart = traits.apart
+        self.queue = None if traits.evaluations is not None else Queue(places)
         self.arrived: list[tuple[Ints, State]] = []
         self.first: list[tuple[Ints, State]] = []
         self.cohorts: list[Cohort] = []
@@ -299,7 +307,7 @@ class Flight:
         """Lanes with different numbers shall not share a cohort; ``None`` where all may."""
         if len(lanes.ids) == 1:
             return None
-        if self.integrator.apart:
+        if self._apart:
             return np.arange(len(lanes.ids))
         variants = None
         if lanes.number is not None and self._multistep is not None:
@@ -321,7 +329,7 @@ class Flight:
         variant, (at1, t1) = (), self._next(lanes)
         if lanes.number is not None and self._multistep is not None:
             variant = (int(self._multistep.variants(*lanes.number[:1].T)[0]),)
-        cohort = Cohort(self, lanes, at1, t1, self.integrator.step(self.problem, lanes.t, t1, lanes.u, *variant))
+        cohort = Cohort(self, lanes, at1, t1, started(self.integrator, self.problem, lanes.t, t1, lanes.u, *variant))
         cohort.final = self.queue is not None and self.final is not None and bool(self.final(lanes.ids[:1])[0])
         cohort.resume(None)
         request = cohort.request

@@ -60,26 +60,27 @@ class Iterates(Edges):
         block: tuple[int, int] | None = None,
         start: State = None,
     ) -> None:
-        coarse = correction.propagator is not None
-        lookback = max(correction.lookback, int(empty is not None or keep_earlier))
+        traits = self.traits = correction.traits
+        coarse = traits.propagator is not None
+        lookback = max(traits.lookback, int(empty is not None or keep_earlier))
         super().__init__(u0, grid.num_slices, width, lookback, coarse, guess is None and start is None, block)
         self.correction, self._own_guess = correction, guess
         self._keep_earlier, self._start = keep_earlier, start
         self._times = grid.edges.to(self.device)
         self._u0, self._dense, self._empty = u0, dense, empty
         systems, slices = self.systems, self.slices
-        self._by_run = correction.stacked or guess is not None or start is not None
-        self.u = Ring(u0, systems, slices + 1, None if dense else width + 3, 2 if correction.uses_input else 1)
+        self._by_run = traits.stacked or guess is not None or start is not None
+        self.u = Ring(u0, systems, slices + 1, None if dense else width + 3, 2 if traits.uses_input else 1)
         start = np.arange(systems) * (slices + 1)
         self.u.put(start, np.zeros_like(start), u0)
-        self._carries = correction.carries > 0
+        self._carries = traits.carries > 0
         width = min(width, max(1, self.end - self.start))
         self.f = Ring(correction.lift(u0) if self._carries else u0, systems, slices, width)
         if coarse:
             self.g = Ring(bare(u0), systems, slices, width, 2)
             self.first = Ring(bare(u0), systems, slices, width)
-        if correction.mixing:
-            self.update_of = Ring(bare(u0), systems, slices + 1, width + 2, correction.mixing + 1)
+        if traits.mixing:
+            self.update_of = Ring(bare(u0), systems, slices + 1, width + 2, traits.mixing + 1)
             self.born = np.zeros((systems, slices + 1), dtype=np.int64)  # the first iterate of each edge
         self.changes = Changes(slices)
         self._recorder: Recorder | None = None
@@ -94,7 +95,7 @@ class Iterates(Edges):
         numbers = np.repeat(number, self.slices + 1)[ids]
         self.u.put(ids, numbers, trees.lanes(u, torch.from_numpy(ids).to(self.device)))
         self.held, self.frontier = np.where(reached, number[:, None], -1), frontier.copy()
-        if self.correction.mixing:
+        if self.traits.mixing:
             self.born[:] = number[:, None]
         self.look()
 
@@ -145,7 +146,7 @@ class Iterates(Edges):
     def _known(self, system: Ints, n: Ints, iterate: Ints, memory: int = -1) -> Known:
         """What is known of slices at an iterate; from ``memory`` of 0 on also fine values and iterates before."""
         at, place = iterate, system * self.slices + n
-        u = bare(self.u.peek(place + system, at)) if self.correction.uses_input else None
+        u = bare(self.u.peek(place + system, at)) if self.traits.uses_input else None
         g = None if self.free else self.g.peek(place, at)
         if memory < 0:
             return Known(u, g)
@@ -168,7 +169,7 @@ class Iterates(Edges):
                 self._guess(guess)
             if some(final):
                 self._finish(*final.nonzero())
-            if self.correction.stacked:
+            if self.traits.stacked:
                 if some(refined) and (rows := self.runs_from(refined)) is not None:
                     self._refine_runs(rows)
             elif some(refined):
@@ -205,7 +206,7 @@ class Iterates(Edges):
             value = check_like(trees.join(value), u, "the guess")
             if rows.ragged:
                 (value, u), system, n, iterate = self._valid(rows, (value, u), system, n, iterate)
-        if self.correction.mixing:
+        if self.traits.mixing:
             self.born[system, n + 1] = iterate
         value = trees.finite_or(value, u)
         self._write(system, n, iterate, value if self._empty is None else Carried(value, self._empty(value)))
@@ -217,7 +218,7 @@ class Iterates(Edges):
         inside = rows.valid.reshape(-1)
         system, n = (part[inside] for part in rows.flat())
         iterate = np.repeat(self.held[rows.system, rows.n[:, 0]], rows.n.shape[1])[inside]
-        if self.correction.mixing:
+        if self.traits.mixing:
             self.born[system, n + 1] = iterate
         place = torch.from_numpy(system * (self.slices + 1) + n + 1).to(self.device)
         self._write(system, n, iterate, trees.lanes(self._start, place))
@@ -255,7 +256,7 @@ class Iterates(Edges):
     def _refine(self, system: Ints, n: Ints) -> None:
         """U_{n+1}^{k+1} = F_n(U_n^k) + [G_n(U_n^{k+1}) - G_n(U_n^k)], or another correction in the brackets."""
         k = self.held[system, n + 1]
-        new, old = self._known(system, n, k + 1), self._known(system, n, k, self.correction.lookback)
+        new, old = self._known(system, n, k + 1), self._known(system, n, k, self.traits.lookback)
         f = self._fine(system, n, k)
         change = self.correction.difference(Span(self._times, n), new, old)
         if change is not None:
@@ -273,12 +274,12 @@ class Iterates(Edges):
             defects = trees.map(lambda leaf: leaf * trees.per_lane(inside, leaf), defects)
         edge, iterate = rows.system * (self.slices + 1) + first, self.held[rows.system, first + 1]
         moved = trees.sub(bare(self.u.peek(edge, iterate + 1)), bare(self.u.peek(edge, iterate)))
-        lookback = self.correction.lookback
+        lookback = self.traits.lookback
         old = self._known(system, n, k, lookback) if lookback or self._carries else None
         sweep = Sweep(moved, trees.fold(defects, length), old and old.fold(length))
         change = self.correction.difference_run(Span(self._times, rows.n), sweep)
         value = mixed = self._corrected(f, None if change is None else trees.join(change), system, n, k)
-        if self.correction.mixing:
+        if self.traits.mixing:
             mixed = self._mix(rows, trees.finite_or(bare(value), bare(held)))
             mixed = follow(mixed, f, self._before(system, n, k)) if isinstance(f, Carried) else mixed
         if rows.ragged:
@@ -305,7 +306,7 @@ class Iterates(Edges):
     def _mix(self, rows: Runs, value: State) -> State:
         """What the correction makes of the recursion's updates, now and at the iterates before."""
         system, n = rows.flat()
-        edge, k, mixing = system * (self.slices + 1) + n + 1, self.held[system, n + 1], self.correction.mixing
+        edge, k, mixing = system * (self.slices + 1) + n + 1, self.held[system, n + 1], self.traits.mixing
         oldest = np.maximum(k - mixing, self.born[system, n + 1])
         if rows.ragged:  # repetitions at the ends of rows must not take the place of what they repeat
             (kept,), *which = self._valid(rows, (value,), edge, k, oldest)
@@ -370,12 +371,12 @@ class Iterates(Edges):
 
     def _write(self, system: Ints, n: Ints, iterate: Ints, value: State) -> None:
         oldest = None
-        if self.correction.uses_input:  # the slice on the right looks back to what its right edge came from
+        if self.traits.uses_input:  # the slice on the right looks back to what its right edge came from
             right = system * self.slices + np.minimum(n + 1, self.slices - 1)
             oldest = np.where(n + 1 == self.slices, iterate, self.back(right, iterate))
-            if self.correction.mixing:
+            if self.traits.mixing:
                 # One more than is mixed: a run that is cut short may go back by one.
-                oldest = np.maximum(np.minimum(oldest, iterate - self.correction.mixing - 1), self.born[system, n + 1])
+                oldest = np.maximum(np.minimum(oldest, iterate - self.traits.mixing - 1), self.born[system, n + 1])
         self.u.put(system * (self.slices + 1) + n + 1, iterate, value, oldest)
         self.held[system, n + 1] = iterate
         if self._recorder is not None:

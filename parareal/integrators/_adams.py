@@ -18,6 +18,7 @@ from parareal.integrators._exponential import etdrk4_step
 from parareal.integrators._history import no_history, recall, remember
 from parareal.integrators._interpolation import Moments, exact, node_weights
 from parareal.integrators._runge_kutta import RK4, Heun, explicit_step
+from parareal.integrators._traits import IntegratorTraits
 from parareal.problem._ode import Stages
 from parareal.problem._semilinear import Factors, Semilinear, Split, Weights, lincomb, plain_split
 
@@ -73,20 +74,18 @@ class AdamsBashforth(Multistep):
         33
     """
 
-    order: int = 2  # pyright: ignore[reportIncompatibleMethodOverride]
+    order: int = 2
     restart: bool = False
     steps: int | None = None
-
-    shares_first_stage = True
 
     def __post_init__(self) -> None:
         check_order(self.order, 4)
         check_steps(self.steps)
 
     @property
-    def evaluations(self) -> int:
-        """One a step, after the first few."""
-        return 1
+    def traits(self) -> IntegratorTraits:
+        """One evaluation a step, after the first few."""
+        return IntegratorTraits(order=self.order, evaluations=1, shares_first_stage=True, multistep=True)
 
     def begin(self, u: State) -> Memory:
         """No earlier values."""
@@ -146,26 +145,25 @@ class DEIS(Multistep):
         1
     """
 
-    order: int = 3  # pyright: ignore[reportIncompatibleMethodOverride]
+    order: int = 3
     lower_order_start: bool = True
     lower_order_final: bool = False
     restart: bool = False
     steps: int | None = None
-
-    shares_first_stage = True
-    solves = (Semilinear,)
 
     def __post_init__(self) -> None:
         check_order(self.order, 4)
         check_steps(self.steps)
 
     @property
-    def evaluations(self) -> int:
-        """One a step, after the first few."""
-        return 1
+    def traits(self) -> IntegratorTraits:
+        """One evaluation a step, after the first few."""
+        return IntegratorTraits(
+            order=self.order, evaluations=1, shares_first_stage=True, solves=(Semilinear,), multistep=True
+        )
 
     def first_function(self, problem: Any) -> Any:
-        """What the split asks for."""
+        """The function of the problem's split."""
         return problem.split("noise").function
 
     def begin(self, u: State) -> Memory:

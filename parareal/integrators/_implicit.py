@@ -17,6 +17,7 @@ from parareal._core.trees import State
 from parareal.integrators._base import Integrator, check_steps
 from parareal.integrators._newton import MOST_DENSE, Options, solve_stages, to_state, to_vector, weighted
 from parareal.integrators._tableau import ButcherTableau, as_tableau
+from parareal.integrators._traits import IntegratorTraits
 from parareal.problem._ode import Stages
 
 
@@ -27,8 +28,6 @@ class Implicit(Integrator):
     rtol: float | None = field(default=None, kw_only=True)
     max_newton: int = field(default=20, kw_only=True)
     krylov: bool | None = field(default=None, kw_only=True)
-
-    implicit = True
 
     def __post_init__(self) -> None:
         check_steps(self.steps)
@@ -50,19 +49,13 @@ class Implicit(Integrator):
         """The method's tableau."""
 
     @property
-    def order(self) -> int | None:
-        """Order of accuracy."""
-        return self.table.order
-
-    @property
-    def evaluations(self) -> None:
-        """It varies: as many as Newton's method takes."""
-        return None
-
-    @property
-    def shares_first_stage(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether the first stage is explicit, so that it is the right-hand side at the left end."""
-        return self.table.diagonal and not any(self.table.a[0])
+    def traits(self) -> IntegratorTraits:
+        """As many evaluations as Newton's method takes. An explicit first stage is the right-hand side at the left end."""
+        table = self.table
+        explicit = table.diagonal and not any(table.a[0])
+        return IntegratorTraits(
+            order=table.order, evaluations=None, shares_first_stage=explicit, implicit=True, tableau=table
+        )
 
     def bind(self, problem: Any, u0: State, grid: Any) -> Implicit:
         """Itself; raises where torch.func has nothing to differentiate."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from parareal._core import trees
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator
+from parareal.integrators._traits import IntegratorTraits
 from parareal.problem._lane_calls import Fresh, check_like, check_untouched, noting_vmap, versions
 from parareal.problem._ode import Problem, Stages
 
@@ -39,7 +40,7 @@ class Propagator(Integrator):
 
     fn: Callable[[Tensor, Tensor, State], State]
     batching: str = "loop"
-    solves = (Problem,)
+    traits = IntegratorTraits(order=None, evaluations=1, solves=(Problem,))  # one call a slice
     steps: int | None = field(default=1, init=False)
     _vmapped: Callable[..., Any] = field(init=False, repr=False)
     _fresh: Fresh = field(init=False, repr=False)
@@ -54,16 +55,6 @@ class Propagator(Integrator):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.fn, self.batching)
-
-    @property
-    def order(self) -> int | None:
-        """Not known."""
-        return None
-
-    @property
-    def evaluations(self) -> int:
-        """One call a slice."""
-        return 1
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
         """The whole slice in one request."""

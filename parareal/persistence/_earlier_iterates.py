@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 def remember(it: Iterates, name: str, number: Ints, going: Bools) -> Past | None:
     """The memory of slices marked in ``going``, whose edges go back to iterate ``number[m]`` if they are beyond it."""
-    mixing = it.correction.mixing
-    if not (it.memory or mixing) or it.correction.carries or not going.any():
+    mixing = it.traits.mixing
+    if not (it.memory or mixing) or it.traits.carries or not going.any():
         return None
     base = np.minimum(it.held, number[:, None])
     going = going & (base[:, 1:] >= 0) & (base[:, :-1] == base[:, 1:])
@@ -47,7 +47,7 @@ def bring_back(it: Iterates, past: Past, number: Ints) -> None:
             value = trees.map(lambda leaf: leaf.to(it.device), past.states[f"{key}.{back}"])
             ring.put(system * depth.shape[1] + n, number[system] - back, value)
     it.since = np.where(past.places > 0, number[:, None] - past.places, it.since)
-    if it.correction.mixing:
+    if it.traits.mixing:
         it.born = np.where(past.edges > 0, number[:, None] - past.edges, it.born)
 
 
@@ -59,7 +59,7 @@ def _parts(it: Iterates, past: Past) -> list[tuple[str, Ring, Ints]]:
         of_edges = np.maximum(of_edges, np.pad(past.places, ((0, 0), (0, 1))))
     parts = [("u", it.u, of_edges)]
     parts += [(key, ring, past.places) for key, ring in rings.items() if key != "u"]
-    if it.correction.mixing:
+    if it.traits.mixing:
         parts.append(("update", it.update_of, past.edges))
     return parts
 
@@ -67,8 +67,8 @@ def _parts(it: Iterates, past: Past) -> list[tuple[str, Ring, Ints]]:
 def _of_slices(it: Iterates) -> dict[str, Ring]:
     """Where that lies which is looked back to at a slice: a multistep method looks back to fine solutions alone."""
     rings = {"fine": it.f}
-    if it.correction.lookback:
-        if it.correction.uses_input:
+    if it.traits.lookback:
+        if it.traits.uses_input:
             rings["u"] = it.u
         if not it.free:
             rings["coarse"] = it.g

@@ -7,7 +7,6 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeAlias
 
 from parareal._core.checks import check_count, check_instance
-from parareal.corrections._anderson import Anderson
 from parareal.corrections._base import Coarse, Correction
 from parareal.corrections._linear import Identity
 from parareal.corrections._secant import Secant
@@ -45,7 +44,7 @@ def ways_to_solve(
     found: list[Way] = []
     cuts: list[int]
     for correction in corrections:
-        free = correction.propagator is None
+        free = correction.traits.propagator is None
         if fine.steps is not None:  # other slices would be another solution
             cuts = [own.num_slices]
         elif slices is None:
@@ -89,7 +88,7 @@ def _schedules(given: Any, grid: TimeGrid, correction: Correction) -> list[Sched
         for one in chosen:
             check_instance(one, Schedule, "schedules", "[pr.Wavefront(), pr.Windowed(8)]")
         return [one for one in chosen if one.width is None or one.width <= grid.num_slices]
-    if isinstance(correction, Anderson) or grid.num_slices <= 16:
+    if correction.traits.mixing or grid.num_slices <= 16:
         return [Wavefront()]
     return [*(Windowed(width) for width in (16, 64) if width < grid.num_slices), Wavefront()]
 

@@ -11,10 +11,8 @@ import numpy as np
 from parareal._core.arrays import Ints
 from parareal._core.checks import check_count
 from parareal.corrections._base import Correction
-from parareal.corrections._jacobian import Jacobian
-from parareal.corrections._wrapper import Wrapper
-from parareal.integrators import Euler, Integrator, Multistep
-from parareal.integrators._exponential import _Exponential  # pyright: ignore[reportPrivateUsage]
+from parareal.integrators._base import Integrator
+from parareal.integrators._runge_kutta import Euler
 from parareal.schedules._schedule import Barrier, Schedule, Wavefront
 from parareal.schedules._windowed import Windowed
 
@@ -206,28 +204,55 @@ class _Work:
                 "integrator, and for coarse an integrator or a correction"
             )
         if isinstance(coarse, Correction):
-            base = coarse
-            while isinstance(base, Wrapper):
-                base = base.correction
-            if isinstance(base, Jacobian):
-                raise ValueError(f"{coarse!r} takes derivatives with every fine evaluation; there is no count for them")
-            coarse = coarse.propagator
+            traits = coarse.traits
+            if traits.carries:
+                raise ValueError(
+                    f"{coarse!r} takes derivatives with every fine evaluation, which are not counted here; expected a "
+                    "correction that carries nothing, such as pr.Secant(pr.Identity())"
+                )
+            coarse = traits.propagator
         each = np.full(slices, fine.steps) if fine.steps else np.array(many, dtype=np.int64)
         if coarse is None:
             return cls(each * _evaluations(fine), np.zeros(slices, dtype=np.int64), 0)
         sweep = np.full(slices, _evaluations(coarse) * (coarse.steps or 1))
-        shared = fine.shares_first_stage and coarse.shares_first_stage
-        shared = shared and isinstance(fine, _Exponential) == isinstance(coarse, _Exponential)
-        return cls(each * _evaluations(fine), sweep, int(shared))
+        shared = fine.traits.shares_first_stage and coarse.traits.shares_first_stage
+        return cls(each * _evaluations(fine), sweep, int(shared and _first_function(fine) == _first_function(coarse)))
 
 
 def _evaluations(method: Integrator) -> int:
-    if method.evaluations is None or isinstance(method, Multistep):
+    traits = method.traits
+    if traits.evaluations is None or traits.multistep:
         raise ValueError(
             f"{method!r} takes a number of evaluations that varies from step to step; expected a method of a fixed "
             "number: an explicit Runge-Kutta or exponential one, or pr.Propagator(fn)"
         )
-    return method.evaluations
+    return traits.evaluations
+
+
+class _AnyProblem:
+    """Names what methods ask for first without a problem: two that ask for the same share that evaluation."""
+
+    rhs = terms = "the right-hand side"
+
+    @dataclass(frozen=True)
+    class Split:
+        """Stands for `parareal.Split`; all predictions come from the same evaluation."""
+
+        function: str = "the split"
+
+    def split(self, prediction: str) -> Split:
+        """The one split."""
+        return self.Split()
+
+
+def _first_function(method: Integrator) -> Any:
+    try:
+        return method.first_function(_AnyProblem())
+    except Exception as error:
+        raise ValueError(
+            f"first_function of {method!r} needs a problem ({error}), so it is not known here whether an evaluation is "
+            "shared; expected problem.rhs or problem.split(...).function, or shares_first_stage=False"
+        ) from error
 
 
 def _iterations(iterations: int, slices: int) -> int:
