@@ -6,8 +6,8 @@ A class declares its traits in one of three ways, and all of them can be read in
 - a property ``traits``, where they depend on the object's fields;
 - plain class attributes, fields or properties with the names of the record's fields, collected into a record.
 
-The nearest declaration in the order of the base classes counts, as for any attribute. `Declared` reads a single trait as an
-attribute (``part.order``), `Collected` builds the record of a class that has attributes (``part.traits``).
+The nearest declaration in the order of the base classes counts, as for any attribute. `Declared` reads a single trait
+as an attribute (``part.order``), `Collected` builds the record of a class that has attributes (``part.traits``).
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class Collected(Generic[R]):
         missing = [name for name in self._required if name not in given]
         if inherited is None and missing:
             raise TypeError(
-                f"{kind.__name__} declares no {' and no '.join(missing)}; expected traits, such as {self._example}, in the "
-                "class body"
+                f"{kind.__name__} declares no {' and no '.join(missing)}; expected traits in the class body, such as "
+                f"{self._example}"
             )
         try:
             return self._record(**kind.traits_defaults, **given) if inherited is None else replace(inherited, **given)

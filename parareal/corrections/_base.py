@@ -227,8 +227,8 @@ def check_correction(correction: Any) -> None:
         lacking = [name for name in names if getattr(type(correction), name, None) is getattr(Correction, name, None)]
         if getattr(traits, trait) and lacking:
             raise TypeError(
-                f"{correction!r} declares {trait}={getattr(traits, trait)!r} and has no {' and no '.join(lacking)}; expected "
-                f"a class with {' and '.join(names)}, or {trait}={type(getattr(traits, trait))()!r}"
+                f"{correction!r} declares {trait}={getattr(traits, trait)!r} and has no {' and no '.join(lacking)}; "
+                f"expected a class with {' and '.join(names)}, or {trait}={type(getattr(traits, trait))()!r}"
             )
 
 
@@ -247,8 +247,8 @@ def bound_correction(correction: Correction, problem: Any, u0: State, grid: Any,
     bound: Any = correction.bind(problem, u0, grid, fine)
     if not isinstance(bound, Correction):
         raise TypeError(
-            f"bind of {correction!r} returned {described(bound)}; expected the correction to be used: end it with return "
-            "self"
+            f"bind of {correction!r} returned {described(bound)}; expected the correction to be used: end it "
+            "with return self"
         )
     check_correction(bound)
     return bound

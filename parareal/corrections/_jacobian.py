@@ -25,7 +25,7 @@ from parareal.problem._semilinear import Semilinear
 Kind: TypeAlias = Literal["full", "diagonal"]
 
 _MOST_ELEMENTS = 512
-"""Largest state for exact derivatives. Each lane carries one tangent an element: 2 MiB of float64 in a full Jacobian."""
+"""Largest state for exact derivatives. Each lane carries a tangent for each element: a Jacobian of 2 MiB in float64."""
 
 
 @dataclass(frozen=True)

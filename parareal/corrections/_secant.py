@@ -78,7 +78,7 @@ class Secant(Wrapper):
             )
         if inner.lookback:
             raise ValueError(
-                f"{self.correction!r} reads earlier iterates itself; expected a correction with lookback=0 inside Secant"
+                f"{self.correction!r} reads earlier iterates itself; expected one with lookback=0 inside Secant"
             )
 
     @property

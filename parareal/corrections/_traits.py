@@ -12,7 +12,7 @@ from parareal.integrators._base import Integrator
 
 @dataclass(frozen=True, kw_only=True)
 class CorrectionTraits:
-    """What a correction declares of itself: ``traits`` of a `Correction`. What is ``None``, 0 or ``False`` costs nothing.
+    """What a correction declares of itself, the ``traits`` of a `Correction`; ``None``, 0 and ``False`` cost nothing.
 
     Attributes:
         propagator: The integrator that is evaluated at every new input, stacked with the fine lanes; ``None`` where the
@@ -53,8 +53,8 @@ class CorrectionTraits:
         given: Any = self.propagator
         if given is not None and not isinstance(given, Integrator):
             raise TypeError(
-                f"propagator is {described(given)}; expected an integrator such as pr.Euler(), or None where nothing is "
-                "evaluated"
+                f"propagator is {described(given)}; expected an integrator such as pr.Euler(), or None where "
+                "nothing is evaluated"
             )
         for name in ("uses_input", "stacked", "linear", "whitened"):
             check_flag(getattr(self, name), name)

@@ -26,7 +26,7 @@ class Integrator(ABC):
     """A method. A final class declares its traits and gives `step`; variants wrap a method, they do not override it.
 
     Declare the traits as ``traits = pr.IntegratorTraits(order=1, evaluations=1)`` in the class body, as a property
-    ``traits`` where they depend on the fields, or one by one as class attributes. Both forms can be read from an object.
+    ``traits`` where they depend on the fields, or one by one as class attributes. An object can be read in both forms.
 
     Attributes:
         traits: What the method declares of itself, an `IntegratorTraits`.
@@ -150,7 +150,8 @@ def bound_integrator(method: Integrator, problem: Any, u0: State, grid: Any) -> 
     bound: Any = method.bind(problem, u0, grid)
     if not isinstance(bound, Integrator):
         raise TypeError(
-            f"bind of {method!r} returned {described(bound)}; expected the integrator to be used: end it with return self"
+            f"bind of {method!r} returned {described(bound)}; expected the integrator to be used: end it with "
+            "return self"
         )
     return bound
 
@@ -160,8 +161,8 @@ def started(method: Integrator, problem: Any, t0: Tensor, t1: Tensor, u: State, 
     stages: Any = method.step(problem, t0, t1, u, *variant)
     if not isinstance(stages, Generator):
         raise TypeError(
-            f"step of {method!r} returned {described(stages)}; expected a generator, which asks for values with yield, as "
-            "in slope = yield problem.rhs, t0, u. For a function that carries states over a slice by itself take "
+            f"step of {method!r} returned {described(stages)}; expected a generator, which asks for values with yield, "
+            "as in slope = yield problem.rhs, t0, u. For a function that carries states over a slice by itself take "
             "pr.Propagator(fn)"
         )
     return stages  # pyright: ignore[reportUnknownVariableType]
@@ -171,10 +172,8 @@ def check_request(method: Integrator, request: Any) -> None:
     """Raises unless a step has yielded a function and its arguments."""
     if isinstance(request, tuple) and len(request) > 1 and callable(request[0]):  # pyright: ignore
         return
-    if isinstance(request, tuple):
-        came = f"({', '.join(described(part) for part in request)})"  # pyright: ignore[reportUnknownVariableType]
-    else:
-        came = described(request)
+    parts: list[Any] = [*request] if isinstance(request, tuple) else [request]
+    came = ", ".join(described(part) for part in parts)
     raise TypeError(
         f"step of {method!r} yielded {came}; expected a function and its arguments, as in yield problem.rhs, t0, u"
     )
@@ -184,7 +183,8 @@ def check_stepped(method: Integrator, new: Any, old: Any) -> None:
     """Raises unless a step has returned something like the states that it was given."""
     if isinstance(old, Carried) and not isinstance(new, Carried):
         raise TypeError(
-            f"step of {method!r} returned {described(new)}; expected pr.Carried(u, memory): states at t1 and their history"
+            f"step of {method!r} returned {described(new)}; expected pr.Carried(u, memory): states at t1 and "
+            "their history"
         )
     if isinstance(old, Carried):
         new, old = new.u, old.u
@@ -193,12 +193,12 @@ def check_stepped(method: Integrator, new: Any, old: Any) -> None:
     leaves = trees.leaves(new)
     if trees.structure(new) != trees.structure(old) or not all(isinstance(leaf, Tensor) for leaf in leaves):
         raise TypeError(
-            f"step of {method!r} returned {described(new)}; expected states at t1, of the structure of those at t0: end it "
-            "with return"
+            f"step of {method!r} returned {described(new)}; expected states at t1, of the structure of those at t0: "
+            "end it with return"
         )
     for leaf, before in zip(leaves, trees.leaves(old), strict=True):
         if leaf.shape != before.shape:
             raise ValueError(
-                f"step of {method!r} returned shape {tuple(leaf.shape)} for states of shape {tuple(before.shape)}; expected "
-                "the same shape, with the lanes in front: make times of shape (L,) fit, as in (t1 - t0)[:, None] * slope"
+                f"step of {method!r} returned shape {tuple(leaf.shape)} for states of shape {tuple(before.shape)}; "
+                "expected the same shape, lanes in front: make times of shape (L,) fit, as in (t1 - t0)[:, None] * slope"
             )

@@ -50,7 +50,7 @@ class Implicit(Integrator):
 
     @property
     def traits(self) -> IntegratorTraits:
-        """As many evaluations as Newton's method takes. An explicit first stage is the right-hand side at the left end."""
+        """Newton's method varies its evaluations. An explicit first stage is the right-hand side at the left end."""
         table = self.table
         explicit = table.diagonal and not any(table.a[0])
         return IntegratorTraits(

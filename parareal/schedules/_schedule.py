@@ -94,8 +94,8 @@ def _checked(schedule: Schedule, kind: str, mask: Any, ready: Bools) -> Bools:
         system, n = (int(index[0]) for index in (mask & ~ready).nonzero())
         where = f"slice {n}" + (f" of sample {system}" if len(ready) > 1 else "")
         raise ValueError(
-            f"admit of {schedule!r} admitted the {kind} lane of {where}, which is not ready; expected a part of the lanes "
-            f"that are: return mask & progress.{kind}_ready"
+            f"admit of {schedule!r} admitted the {kind} lane of {where}, which is not ready; expected a part of the "
+            f"lanes that are: return mask & progress.{kind}_ready"
         )
     return mask
 

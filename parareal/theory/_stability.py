@@ -114,8 +114,8 @@ def _one_step(method: Any) -> OneStep:
 def _no_function(method: Any, why: str) -> TypeError:
     name = f"the class {method.__name__}" if isinstance(method, type) else repr(method)
     return TypeError(
-        f"method is {name}, which {why}; expected a Runge-Kutta method such as pr.RK4() or pr.RadauIIA(), an exponential "
-        "one such as pr.ETDRK4(), pr.Identity() or pr.Zero(), or a class of your own with traits = "
+        f"method is {name}, which {why}; expected a Runge-Kutta method such as pr.RK4() or pr.RadauIIA(), an "
+        "exponential one such as pr.ETDRK4(), pr.Identity() or pr.Zero(), or a class of your own with traits = "
         "pr.IntegratorTraits(..., tableau=pr.ButcherTableau(...)) or stability=R"
     )
 

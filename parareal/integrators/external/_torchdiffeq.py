@@ -107,7 +107,7 @@ class TorchDiffEq(Integrator):
 
     @property
     def traits(self) -> IntegratorTraits:
-        """Order and evaluations of fixed-step methods. The tolerances set the accuracy of adaptive ones, lane by lane."""
+        """Order and evaluations of fixed-step methods. Tolerances set the accuracy of adaptive ones, lane by lane."""
         order, evaluations = FIXED.get(self.method, (None, None))
         return IntegratorTraits(
             order=order,
