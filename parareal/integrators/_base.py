@@ -200,5 +200,5 @@ def check_stepped(method: Integrator, new: Any, old: Any) -> None:
         if leaf.shape != before.shape:
             raise ValueError(
                 f"step of {method!r} returned shape {tuple(leaf.shape)} for states of shape {tuple(before.shape)}; "
-                "expected the same shape, lanes in front: make times of shape (L,) fit, as in (t1 - t0)[:, None] * slope"
+                "expected the same shape, lanes in front: make times (L,) fit, as in (t1 - t0)[:, None] * slope"
             )
