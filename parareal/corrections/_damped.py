@@ -10,6 +10,7 @@ from numbers import Real
 from typing import Any
 
 from parareal._core import trees
+from parareal._core.checks import described
 from parareal._core.trees import State
 from parareal.corrections._base import Known, Sweep
 from parareal.corrections._linear import sweep_through
@@ -48,7 +49,7 @@ class Damped(Wrapper):
         super().__post_init__()
         self._check_unmixed()
         if isinstance(self.theta, bool) or not isinstance(self.theta, Real):
-            raise TypeError(f"theta={self.theta!r} is a {type(self.theta).__name__}; expected a number such as 0.5")
+            raise TypeError(f"theta={self.theta!r} is {described(self.theta)}; expected a number such as 0.5")
         if not math.isfinite(self.theta):
             raise ValueError(f"theta={self.theta!r}; expected a finite number such as 0.5")
 

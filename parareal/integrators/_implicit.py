@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal._core.checks import check_count
+from parareal._core.checks import check_count, described
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator, check_steps
 from parareal.integrators._newton import MOST_DENSE, Options, solve_stages, to_state, to_vector, weighted
@@ -33,11 +33,11 @@ class Implicit(Integrator):
         check_steps(self.steps)
         check_count(self.max_newton, "max_newton")
         if self.krylov is not None and not isinstance(self.krylov, bool):  # pyright: ignore
-            raise TypeError(f"krylov={self.krylov!r} is a {type(self.krylov).__name__}; expected True, False or None")
+            raise TypeError(f"krylov={self.krylov!r} is {described(self.krylov)}; expected True, False or None")
         if self.rtol is None:
             return
         if isinstance(self.rtol, bool) or not isinstance(self.rtol, Real):  # pyright: ignore
-            raise TypeError(f"rtol={self.rtol!r} is a {type(self.rtol).__name__}; expected a float, or None")
+            raise TypeError(f"rtol={self.rtol!r} is {described(self.rtol)}; expected a float, or None")
         if not 0.0 < self.rtol < 1.0:
             raise ValueError(
                 f"rtol={self.rtol!r} is out of range; expected a number between 0 and 1, or None for the rounding unit"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.checks import described
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator
 from parareal.integrators._traits import IntegratorTraits
@@ -47,7 +48,7 @@ class Propagator(Integrator):
 
     def __post_init__(self) -> None:
         if not callable(self.fn):
-            raise TypeError(f"fn is a {type(self.fn).__name__}; expected a callable fn(t0, t1, u) -> u")
+            raise TypeError(f"fn is {described(self.fn)}; expected a callable fn(t0, t1, u) -> u")
         if self.batching not in ("loop", "vmap", "native"):
             raise ValueError(f"batching={self.batching!r} is unknown; expected one of 'loop', 'vmap', 'native'")
         object.__setattr__(self, "_vmapped", torch.func.vmap(self._checked))

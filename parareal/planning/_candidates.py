@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeAlias
 
-from parareal._core.checks import check_count, check_instance
+from parareal._core.checks import check_count, check_instance, described
 from parareal.corrections._base import Coarse, Correction
 from parareal.corrections._linear import Identity
 from parareal.corrections._secant import Secant
@@ -37,7 +37,7 @@ def ways_to_solve(
     corrections = [Coarse(one) if isinstance(one, Integrator) else one for one in _several(coarse)]
     for name, given, example in (("slices", slices, "[8, 16]"), ("schedules", schedules, "[pr.Wavefront()]")):
         if given is not None and not isinstance(given, Iterable):
-            raise TypeError(f"{name} is a {type(given).__name__}; expected a list, such as {example}")
+            raise TypeError(f"{name} is {described(given)}; expected a list, such as {example}")
     for one in corrections:
         check_instance(one, Correction, "coarse", "pr.Euler() or pr.Identity(), or a list of such")
     steps = points.num_steps
@@ -69,7 +69,7 @@ def ways_to_solve(
 def check_budget(budget: Any) -> None:
     """Raises unless it is a time."""
     if isinstance(budget, bool) or not isinstance(budget, int | float):
-        raise TypeError(f"budget is a {type(budget).__name__}; expected seconds, such as 60.0")
+        raise TypeError(f"budget is {described(budget)}; expected seconds, such as 60.0")
     if not budget >= 0:
         raise ValueError(f"budget={budget} is no time; expected seconds, at least 0")
 
@@ -78,7 +78,7 @@ def _several(value: Any) -> list[Any]:
     if isinstance(value, Integrator | Correction):
         return [value]
     if not isinstance(value, Iterable):
-        raise TypeError(f"coarse is a {type(value).__name__}; expected an integrator, a correction, or a list of such")
+        raise TypeError(f"coarse is {described(value)}; expected an integrator, a correction, or a list of such")
     return list(value)  # pyright: ignore[reportUnknownVariableType]
 
 

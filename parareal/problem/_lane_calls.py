@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.checks import described
 from parareal._core.trees import State
 
 Batching: TypeAlias = Literal["vmap", "native", "fold", "loop"]
@@ -35,7 +36,7 @@ class OnLanes:
 
     def __init__(self, f: Callable[..., Any], batching: str, name: str = "f", check: Check | None = None) -> None:
         if not callable(f):
-            raise TypeError(f"{name} is a {type(f).__name__}; expected a callable {name}(t, u)")
+            raise TypeError(f"{name} is {described(f)}; expected a callable {name}(t, u)")
         if batching not in get_args(Batching):
             raise ValueError(
                 f"batching={batching!r} is unknown; expected one of {', '.join(map(repr, get_args(Batching)))}"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from parareal._core.arrays import Ints
-from parareal._core.checks import check_count
+from parareal._core.checks import check_count, described
 from parareal.corrections._base import Correction
 from parareal.integrators._base import Integrator
 from parareal.integrators._runge_kutta import Euler
@@ -200,7 +200,7 @@ class _Work:
         coarse = Euler() if coarse is None else coarse
         if not isinstance(fine, Integrator) or not isinstance(coarse, Integrator | Correction):
             raise TypeError(
-                f"fine is a {type(fine).__name__} and coarse a {type(coarse).__name__}; expected pr.RK4() or another "
+                f"fine is {described(fine)} and coarse {described(coarse)}; expected pr.RK4() or another "
                 "integrator, and for coarse an integrator or a correction"
             )
         if isinstance(coarse, Correction):

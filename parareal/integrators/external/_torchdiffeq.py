@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.checks import described
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator, check_steps
 from parareal.integrators._traits import IntegratorTraits
@@ -81,7 +82,7 @@ class TorchDiffEq(Integrator):
         check_tolerance(self.atol, "atol")
         check_steps(self.steps)
         if not isinstance(self.together, bool):
-            raise TypeError(f"together={self.together!r} is a {type(self.together).__name__}; expected True or False")
+            raise TypeError(f"together={self.together!r} is {described(self.together)}; expected True or False")
         options = {} if self.options is None else self.options
         known = (
             _ADAPTIVE_OPTIONS if self.method in ADAPTIVE else _FIXED_OPTIONS if self.method in FIXED else _ADAMS_OPTIONS

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal._core.checks import check_count
+from parareal._core.checks import check_count, described
 from parareal._core.trees import State
 from parareal._core.vectors import flat, unflat
 from parareal.integrators._base import Integrator
@@ -70,7 +70,7 @@ class TorchODE(Integrator):
         for name in ("pcoeff", "icoeff", "dcoeff"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected a float")
+                raise TypeError(f"{name}={value!r} is {described(value)}; expected a float")
 
     def bind(self, problem: Any, u0: State, grid: Any) -> TorchODE:
         """Itself, once torchode is there and the state is of one dtype."""
