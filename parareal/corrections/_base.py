@@ -1,6 +1,6 @@
 """A correction approximates F(new) - F(old): how a slice's end moves when its start moves.
 
-It is what tells Parareal, Picard and Jacobi apart; the recursion that uses it is the engine's and is the same for all.
+Parareal, Picard and Jacobi iteration differ only in it. The engine applies the same recursion to all of them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Known(NamedTuple):
     """What is known of a slice at one iterate, on L lanes.
 
     Attributes:
-        u: The state at the slice's left edge; ``None`` unless the correction has ``uses_input``.
+        u: The state at the slice's left boundary; ``None`` unless the correction has ``uses_input``.
         g: The coarse propagator's value there; ``None`` where the correction has no propagator.
         f: The fine propagator's value there; ``None`` for the new iterate, whose fine solve is yet to come.
         tangents: What the fine lane carried beside the state, for corrections that have it carry something.
@@ -46,7 +46,7 @@ class Known(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """Edges of R rows: their times, float64, shape ``(R,)``, and the states there, leaves ``(R, *state)``."""
+    """Slice boundaries of R rows: their times, float64, shape ``(R,)``, and the states there, ``(R, *state)``."""
 
     t: Tensor
     u: State
@@ -55,14 +55,14 @@ class Edge(NamedTuple):
 class Sweep(NamedTuple):
     """R rows of L neighbouring slices through which a change passes.
 
-    With D the amount by which an edge moves, the right edge of a slice moves by its defect, F(old) minus the iterate
-    held there, plus the difference J D of the slice, where D is what its left edge moves by.
+    Let D be the change of the state at the left boundary of a slice. The state at its right boundary then changes by
+    the defect of the slice, F(old) minus the current iterate there, plus J D, the difference that the correction gives.
 
     Attributes:
-        moved: D at the left edges of the first slices, leaves ``(R, *state)``.
+        moved: D at the left boundaries of the first slices, leaves ``(R, *state)``.
         defects: Defects of all slices, leaves ``(R, L, *state)``.
         old: What is known of the slices at the old iterate, leaves ``(R, L, *state)``; ``None`` for corrections
-            that do not look at it.
+            that do not read it.
     """
 
     moved: State
@@ -111,23 +111,23 @@ class Correction(ABC):
         return self
 
     def mismatch(self, at: Where) -> Tensor:
-        """What `difference` may miss of a change of the input, as a part of it, before any was seen; float64, ``(N,)``.
+        """The share of a change that `difference` may miss before any change was seen; float64, shape ``(N,)``.
 
-        One, all of it, unless a correction knows better. Error estimates of first iterations rest on it.
+        It is 1 by default, which means all of it. Error estimates of the first iterations rest on it.
         """
         return torch.ones(at.shape, dtype=torch.float64)
 
     def lift(self, u: State) -> State:
-        """Where it ``carries`` something: states with what fine lanes carry beside them, ``(u, tangents)``."""
+        """For ``carries``: states together with what fine lanes carry beside them, ``(u, tangents)``."""
         raise NotImplementedError
 
     def lifted(self, problem: Any) -> Any:
-        """Where it ``carries`` something: the problem for lifted states."""
+        """For ``carries``: the problem for lifted states."""
         raise NotImplementedError
 
     @abstractmethod
     def guess(self, at: Where, new: Known) -> State:
-        """The first iterate at the right edge, from the one at the left; leaves ``(L, *state)``."""
+        """The first iterate at the right boundary, from the one at the left; leaves ``(L, *state)``."""
 
     @abstractmethod
     def difference(self, at: Where, new: Known, old: Known) -> State | None:
@@ -138,12 +138,12 @@ class Correction(ABC):
 
         Args:
             at: The slices; times have shape ``(R, L)``.
-            u: States at the left edges of the first slices, leaves ``(R, *state)``.
-            before: The edges in front of those, up to two, the nearest first; none at the start of the grid. Where a
-                row has none there it is the same edge again.
+            u: States at the left boundaries of the first slices, leaves ``(R, *state)``.
+            before: Up to two slice boundaries to the left of those, the nearest first; none at the start of the grid.
+                A row that has fewer than another repeats its last one.
 
         Returns:
-            First iterates at all right edges, leaves ``(R, L, *state)``.
+            First iterates at all right boundaries, leaves ``(R, L, *state)``.
         """
         raise NotImplementedError
 
@@ -152,7 +152,7 @@ class Correction(ABC):
 
         Args:
             at: The slices; times have shape ``(R, L)``.
-            sweep: What moves, and how.
+            sweep: The change at the left, and the defects.
 
         Returns:
             J D of all slices, leaves ``(R, L, *state)``; ``None`` stands for zero.
@@ -160,15 +160,15 @@ class Correction(ABC):
         raise NotImplementedError
 
     def mix(self, states: list[State], updates: list[State]) -> State:
-        """The next iterates of rows of right edges, from what the recursion gives for them now and gave before.
+        """The next iterates at right boundaries, from what the recursion gives now and gave before.
 
         Args:
-            states: What the edges hold, and what they held at the iterates before, newest first: ``mixing + 1`` trees
-                of leaves ``(R, L, *state)``. Where there was none the oldest is repeated.
-            updates: What the recursion made of each.
+            states: The current states and those of earlier iterates, newest first: ``mixing + 1`` trees of leaves
+                ``(R, L, *state)``. Where there are too few, the oldest is repeated.
+            updates: What the recursion gives for each of them.
 
         Returns:
-            Leaves ``(R, L, *state)``. An edge's must not depend on those to its right.
+            Leaves ``(R, L, *state)``. The state at a boundary must not depend on those to its right.
         """
         raise NotImplementedError
 

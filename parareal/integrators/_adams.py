@@ -51,12 +51,12 @@ class AdamsBashforth(Multistep):
     """The explicit Adams method: one evaluation a step, whatever the order; any steps, even or not.
 
     The first ``order - 1`` steps are Runge-Kutta steps of that order or more, of 2 evaluations for order 2 and 4 above.
-    Its memory, the right-hand side at the steps before, travels over slice edges. Before the first fine solution a
-    slice has none, and begins with lower orders.
+    Its history, the right-hand side at the steps before, travels over slice boundaries. Until its first fine solution a
+    slice has no history and begins with lower orders.
 
     Args:
         order: 1 ... 4.
-        restart: Begin anew in every slice, with Runge-Kutta steps, in place of carrying the memory over.
+        restart: Begin anew in every slice, with Runge-Kutta steps, without carrying its history over.
         steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse).
 
     Raises:
@@ -129,7 +129,7 @@ class DEIS(Multistep):
             an error of order 2. Else the first ``order - 1`` steps are those of `ETDRK4`, of 4 evaluations, and a
             smooth solution has the full order.
         lower_order_final: Lower the order in the last steps, down to 1 in the last one.
-        restart: Begin anew in every slice, in place of carrying the memory over.
+        restart: Begin anew in every slice, without carrying its history over.
         steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse).
 
     Raises:

@@ -150,7 +150,7 @@ class DPMSolver(_DPM):
         kind: ``"singlestep"`` or ``"multistep"``.
         rule: How derivatives are taken from differences: ``"midpoint"`` or ``"heun"``.
         lower_order_final: Lower the order in the last steps. Into a noise level of zero it is lowered to 1 in any case.
-        restart: Begin anew in every slice, in place of carrying the memory over.
+        restart: Begin anew in every slice, without carrying its history over.
         steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse), which is DDIM.
 
     Raises:

@@ -58,7 +58,7 @@ class Implicit(Integrator):
         )
 
     def bind(self, problem: Any, u0: State, grid: Any) -> Implicit:
-        """Itself; raises where torch.func has nothing to differentiate."""
+        """Returns itself; raises where torch.func has nothing to differentiate."""
         if problem.batching == "loop":
             raise ValueError(
                 f'{type(self).__name__} came with a problem with batching="loop", of which torch.func takes no '
@@ -116,8 +116,8 @@ class ImplicitRungeKutta(Implicit):
     """The implicit Runge-Kutta method of a tableau, solved by Newton's method with exact derivatives.
 
     Stages are solved together, or one after another where the tableau is lower triangular, which costs less; one with
-    a row of zeros is explicit. Newton's method begins with the state held and goes on until the estimated error is
-    below ``rtol``. Convergence is quadratic, so that the default, rounding, costs no more than one iteration beyond
+    a row of zeros is explicit. Newton's method begins with the state at the start of the step and iterates until the
+    estimated error is below ``rtol``. Convergence is quadratic, so that the default, rounding, costs no more than one iteration beyond
     what any tolerance would take. A linear problem takes two, the second of which confirms the first.
 
     For a state of d real numbers (a complex element is two) and a system of s stages, one iteration takes s (1 + d)

@@ -1,4 +1,4 @@
-"""Implicit methods by name: a table and a docstring each. What they share is told in `ImplicitRungeKutta`."""
+"""Implicit methods by name: a table and a docstring each. `ImplicitRungeKutta` describes what they share."""
 
 from __future__ import annotations
 

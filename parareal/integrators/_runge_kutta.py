@@ -106,7 +106,7 @@ class Heun(Named):
         return replace(traits_of(self.tableau), solves=(ODE, SDE))
 
     def bind(self, problem: Any, u0: State, grid: Any) -> Integrator:
-        """Itself for an ODE, and for an SDE the stochastic method."""
+        """Returns itself for an ODE, and the stochastic method for an SDE."""
         return StratonovichHeun(self.steps).bind(problem, u0, grid) if isinstance(problem, SDE) else self
 
 

@@ -62,7 +62,7 @@ class EulerMaruyama(_Stochastic):
     """Drift and diffusion together, once."""
 
     def bind(self, problem: Any, u0: State, grid: Any) -> Integrator:
-        """Itself; an SDE in the sense of Stratonovich is refused."""
+        """Returns itself; an SDE in the sense of Stratonovich is refused."""
         if problem.calculus == "stratonovich" and problem.noise != "additive":
             raise ValueError(
                 f"{self!r} came with an SDE in the sense of Stratonovich, and would solve another equation; expected "
@@ -106,7 +106,7 @@ class Milstein(_Stochastic):
     """Drift and diffusion together, and the diffusion once more."""
 
     def bind(self, problem: Any, u0: State, grid: Any) -> Integrator:
-        """Itself, or `EulerMaruyama` for additive noise; general noise is refused."""
+        """Returns itself, or `EulerMaruyama` for additive noise; general noise is refused."""
         if problem.noise == "general":
             raise ValueError(
                 f"{self!r} came with general noise, for which order 1 takes the iterated integrals of different "
@@ -160,7 +160,7 @@ class SRA1(_Stochastic):
     """Drift and diffusion together, and each once more."""
 
     def bind(self, problem: Any, u0: State, grid: Any) -> Integrator:
-        """Itself; noise that is not additive is refused."""
+        """Returns itself; noise that is not additive is refused."""
         if problem.noise != "additive":
             raise ValueError(
                 f"{self!r} is for additive noise and came with noise={problem.noise!r}; expected pr.Milstein(), or "
@@ -192,7 +192,7 @@ class StratonovichHeun(_Stochastic):
     """Drift and diffusion together, twice. The order holds where Brownian motions do not interact."""
 
     def bind(self, problem: Any, u0: State, grid: Any) -> Integrator:
-        """Itself; an Ito SDE is refused."""
+        """Returns itself; an Ito SDE is refused."""
         if problem.calculus == "ito" and problem.noise != "additive":
             raise ValueError(
                 f"Heun(steps={self.steps}) came with an Ito SDE, and would solve another equation; expected "

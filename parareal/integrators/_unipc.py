@@ -32,7 +32,7 @@ class UniPC(Multistep):
         prediction: What of the model is taken for smooth in the log-SNR: ``"data"`` or ``"noise"``.
         variant: ``"bh1"`` or ``"bh2"``, the B(h) of the paper: it matters where one difference is all there is.
         lower_order_final: Lower the order in the last steps, down to 1 in the last one.
-        restart: Begin anew in every slice, in place of carrying the memory over.
+        restart: Begin anew in every slice, without carrying its history over.
         steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse), which is DDIM.
 
     Raises:

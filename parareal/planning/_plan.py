@@ -137,7 +137,7 @@ def plan(
         slices: Numbers of slices to try; ``None`` for a few powers of two about the square root of the steps, and for
             corrections without a propagator one slice a step.
         schedules: ``None`` for `Wavefront`, and for many slices `Windowed` in some widths.
-        stop: The rule that solutions are held to; as in `solve`.
+        stop: The stopping rule, as in `solve`.
         executor: As in `solve`, but of one process.
         samples: As in `solve`.
         workers: Predict for so many devices like this one, of which each takes one lane at a time, as quickly as the
@@ -152,7 +152,7 @@ def plan(
     Raises:
         TypeError, ValueError: An argument is not what it should be, or leaves no candidate.
         Exception: Whatever the right-hand side raises on a single lane, or in the serial run. What it raises on more of
-            them, out of memory for instance, is reported, and such numbers of lanes are left out.
+            them, such as running out of memory, is reported, and such numbers of lanes are left out.
 
     Examples:
         >>> import torch, parareal as pr

@@ -190,7 +190,7 @@ def noting_vmap(name: str) -> Generator[None, None, None]:
         yield
     except RuntimeError as error:
         error.add_note(
-            f"{name} was called under torch.func.vmap. If it works on a single state, vmap is what it cannot stand: "
+            f"{name} was called under torch.func.vmap. If it works on a single state, vmap is the cause: "
             'write it for stacked lanes and pass batching="native" or "fold", or pass batching="loop" to have it '
             "called once per lane."
         )
@@ -209,7 +209,7 @@ def check_like(value: State, u: State, what: str) -> State:
         if trees.structure(value) != trees.structure(u):
             raise TypeError(
                 f"{what} returned {_describe(value)} for a state that is {_describe(u)}; "
-                "expected the same nest of tuples, lists and dicts, one derivative for each tensor"
+                "expected the same nest of tuples, lists and dicts, with one value for each tensor"
             )
         pairs = list(zip(trees.leaves(value), trees.leaves(u), strict=True))
     for got, expected in pairs:

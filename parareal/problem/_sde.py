@@ -131,7 +131,7 @@ class SDE(Problem):
         path = self.path
         if path is None:
             points = Mesh.build(grid, fine.steps, torch.device("cpu")).points
-            path = BrownianPath(points.unique_consecutive(), self.seed)  # meshes have both sides of each edge
+            path = BrownianPath(points.unique_consecutive(), self.seed)  # a mesh has both sides of each slice boundary
         path.most_atoms(grid.points[:-1], grid.points[1:])
         path.check(self.like(grid.points[:1], trees.map(lambda leaf: leaf.unsqueeze(0), u0)))
         bound = copy(self)

@@ -97,7 +97,7 @@ def rounds(
             raise ValueError(
                 f"a coarse slice takes {work.coarse.max()} rounds, and fine ones {work.fine.min()} to "
                 f"{work.fine.max()}; expected no more than any fine slice takes: final states overtake coarse lanes in "
-                "short slices, and there is no count for that"
+                "short slices, which has no closed formula"
             )
         return int(least.sum() + np.sort(work.fine - least)[slices - k :].sum())
     raise _unknown(schedule)
@@ -133,8 +133,8 @@ def counts(
 ) -> Counts:
     """What k iterations take, round by round, with ``stop=Iterations(k)``.
 
-    `Barrier` makes k N - k (k - 1) / 2 fine and N + k N - k (k + 1) / 2 coarse solves. `Wavefront` makes those and what
-    else sets out before the end. Where both propagators begin with the same evaluation it counts for the coarse one.
+    `Barrier` makes k N - k (k - 1) / 2 fine and N + k N - k (k + 1) / 2 coarse solves. `Wavefront` makes those and
+    whatever else starts before the end. Where both propagators begin with the same evaluation it counts for the coarse one.
 
     Args:
         schedule: `Barrier`, `Wavefront`, or `Windowed` with a correction without propagator.
@@ -275,10 +275,10 @@ def _barrier(work: _Work, k: int) -> Counts:
 
 
 def _wavefront(work: _Work, end: int) -> Counts:
-    """Every lane sets out when its input is there; iterate j reaches edge n at the latest of what it is made from."""
+    """Every lane starts as soon as its input exists. Iterate j exists at boundary n once all that it is made from does."""
     slices = len(work.fine)
     change = np.zeros(end + 1, dtype=np.int64)  # by how much a round has more lanes than the one before
-    there = np.array([0])  # when each iterate reaches this edge: those up to edge's number, the last of which is final
+    there = np.array([0])  # when each iterate exists at boundary n: iterates 0 ... n, the last of which is final
     fine = coarse = 0
     for n in range(slices):
         late = end if (there >= end).any() else 0  # the next iterate: it comes too late, or is that after the final one

@@ -91,7 +91,7 @@ class SciPy(Integrator):
         return f"SciPy({self.method!r}, rtol={self.rtol!r}, atol={self.atol!r}{options})"
 
     def bind(self, problem: Any, u0: State, grid: Any) -> SciPy:
-        """Itself, once SciPy is there and the state is one that it can take."""
+        """Returns itself once SciPy is installed and the state is one that it can take."""
         load("scipy.integrate", "scipy>=1.11")
         check_one_dtype(u0, "scipy")
         dtype = trees.leaves(u0)[0].dtype

@@ -117,7 +117,7 @@ class TorchDiffEq(Integrator):
         )
 
     def bind(self, problem: Any, u0: State, grid: Any) -> TorchDiffEq:
-        """Itself, once torchdiffeq is there and the state is of one dtype."""
+        """Returns itself once torchdiffeq is installed and the state is of one dtype."""
         load("torchdiffeq", "torchdiffeq>=0.2.4")
         check_one_dtype(u0, "torchdiffeq")
         return self

@@ -73,7 +73,7 @@ class TorchODE(Integrator):
                 raise TypeError(f"{name}={value!r} is {described(value)}; expected a float")
 
     def bind(self, problem: Any, u0: State, grid: Any) -> TorchODE:
-        """Itself, once torchode is there and the state is of one dtype."""
+        """Returns itself once torchode is installed and the state is of one dtype."""
         load("torchode", "torch-parareal[torchode]")
         check_one_dtype(u0, "torchode")
         return self

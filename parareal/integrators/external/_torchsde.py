@@ -65,7 +65,7 @@ class TorchSDE(Integrator):
         check_steps(self.steps)
 
     def bind(self, problem: Any, u0: State, grid: Any) -> TorchSDE:
-        """Itself, once torchsde is there and the problem is one that it can take."""
+        """Returns itself once torchsde is installed and the problem is one that it can take."""
         load("torchsde", "torch-parareal[torchsde]")
         check_one_dtype(u0, "torchsde")
         if problem.calculus not in METHODS[self.method]:
