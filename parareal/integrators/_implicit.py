@@ -117,8 +117,8 @@ class ImplicitRungeKutta(Implicit):
 
     Stages are solved together, or one after another where the tableau is lower triangular, which costs less; one with
     a row of zeros is explicit. Newton's method begins with the state at the start of the step and iterates until the
-    estimated error is below ``rtol``. Convergence is quadratic, so that the default, rounding, costs no more than one iteration beyond
-    what any tolerance would take. A linear problem takes two, the second of which confirms the first.
+    estimated error is below ``rtol``. Convergence is quadratic, so that the default, rounding, costs no more than one
+    iteration beyond what any tolerance would take. A linear problem takes two, the second of which confirms the first.
 
     For a state of d real numbers (a complex element is two) and a system of s stages, one iteration takes s (1 + d)
     evaluations in one round: a directional derivative counts as one, and all are taken side by side. Systems of more

@@ -134,7 +134,7 @@ def counts(
     """What k iterations take, round by round, with ``stop=Iterations(k)``.
 
     `Barrier` makes k N - k (k - 1) / 2 fine and N + k N - k (k + 1) / 2 coarse solves. `Wavefront` makes those and
-    whatever else starts before the end. Where both propagators begin with the same evaluation it counts for the coarse one.
+    whatever else starts before the end. An evaluation that both propagators begin with counts for the coarse one.
 
     Args:
         schedule: `Barrier`, `Wavefront`, or `Windowed` with a correction without propagator.
@@ -275,7 +275,7 @@ def _barrier(work: _Work, k: int) -> Counts:
 
 
 def _wavefront(work: _Work, end: int) -> Counts:
-    """Every lane starts as soon as its input exists. Iterate j exists at boundary n once all that it is made from does."""
+    """Every lane starts as soon as its input exists. Iterate j exists at boundary n once all its parts do."""
     slices = len(work.fine)
     change = np.zeros(end + 1, dtype=np.int64)  # by how much a round has more lanes than the one before
     there = np.array([0])  # when each iterate exists at boundary n: iterates 0 ... n, the last of which is final

@@ -14,8 +14,8 @@ from parareal.schedules._schedule import Barrier, Schedule, Wavefront
 
 Placement: TypeAlias = Literal["any", "owner", "manager"]
 Task: TypeAlias = tuple[int, int, int]
-"""0 for a coarse or 1 for a fine solve, the iterate from which it starts, and the slice. Tasks run in this order: coarse
-solves first, because others wait for them."""
+"""0 for a coarse or 1 for a fine solve, the iterate from which it starts, and the slice. Tasks run in this order:
+coarse solves first, because others wait for them."""
 Note: TypeAlias = Callable[[int, Task, float, float], None]
 """Receives each task: its pool, the task, and when it begins and ends."""
 
@@ -236,8 +236,8 @@ def _wavefront(fine: list[float], coarse: list[float], k: int, pools: _Pools, no
     free = list(pools.sizes)
     under_way: list[tuple[float, int, Task]] = []
     order = count()
-    # What iterate j at boundary n still waits for: one coarse solve; a fine one from a final state; or both, and the coarse
-    # one of the iterate before.
+    # What iterate j at boundary n still waits for: one coarse solve; a fine one from a final state; or both, and the
+    # coarse one of the iterate before.
     missing = [[1 if j in (0, n) else 3 for j in range(k + 1)] for n in range(slices + 1)]
 
     touched: set[int] = set()  # pools whose workers may have something new to do
