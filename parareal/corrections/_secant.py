@@ -171,7 +171,7 @@ class Secant(Wrapper):
 
 _DAMPING = 0.1
 """Ridge parameter of pooled pairs of unit size, needed because neighbours' pairs point in similar directions. Found by
-experiment: ``benchmarks/rounds.py`` prints the rounds of the secant with neighbours (the default) and without (plain)."""
+experiment: ``benchmarks/rounds.py`` prints the rounds of the secant with neighbours (default) and without (plain)."""
 
 
 _WORTH = {"cpu": 4e6}
