@@ -15,6 +15,7 @@ from parareal.corrections._damped import Damped
 from parareal.corrections._jacobian import Jacobian
 from parareal.corrections._linear import Identity, Linear, LinearFlow, Whitened, Zero
 from parareal.corrections._secant import Secant
+from parareal.corrections._traits import CorrectionTraits
 from parareal.diagnostics._check_propagator import check_propagator
 from parareal.diagnostics._report import Finding, PropagatorReport
 from parareal.distributed._lane_parallel import Distributed
@@ -66,6 +67,7 @@ from parareal.integrators import (
     Trapezoid,
     UniPC,
 )
+from parareal.integrators._traits import IntegratorTraits
 from parareal.planning._plan import Plan, plan
 from parareal.planning._trials import Candidate
 from parareal.problem._brownian_path import BrownianPath
@@ -107,6 +109,7 @@ __all__ = [
     "Change",
     "Coarse",
     "Correction",
+    "CorrectionTraits",
     "Cost",
     "DPMSolver",
     "DPMSolverPP",
@@ -129,6 +132,7 @@ __all__ = [
     "ImplicitMidpoint",
     "ImplicitRungeKutta",
     "Integrator",
+    "IntegratorTraits",
     "IterationReport",
     "Iterations",
     "Jacobian",

@@ -34,9 +34,10 @@ def check_history(history: Any, dense: bool) -> bool:
 
 def check_solves(method: Any, problem: Any, name: str) -> None:
     """Raises unless a method is for problems of this kind."""
-    if isinstance(problem, method.solves):
+    solves = method.traits.solves
+    if isinstance(problem, solves):
         return
-    kinds = " or ".join(with_article(kind.__name__) for kind in method.solves)
+    kinds = " or ".join(with_article(kind.__name__) for kind in solves)
     kind = type(problem).__name__
     fix = {
         "ODE": "pr.RK4()",

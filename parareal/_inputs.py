@@ -14,7 +14,7 @@ from parareal._core.trees import State
 from parareal._input_checks import as_lanes, check_fold, check_per_sample, check_solves, check_state
 from parareal.executors._base import Executor
 from parareal.grid._time_grid import TimeGrid
-from parareal.integrators import Integrator
+from parareal.integrators._base import Integrator
 from parareal.problem._ode import Problem
 from parareal.results._run_identity import Identity, describe, nameless, raw
 from parareal.results._solution import Solution

@@ -16,7 +16,7 @@ from parareal.engine._lanes import ActiveLanes
 from parareal.engine._rounds import Counters, play_round
 from parareal.executors._base import Executor
 from parareal.grid._mesh import Mesh
-from parareal.integrators import Multistep
+from parareal.integrators._base import Multistep, bound_integrator
 from parareal.results._history import History
 from parareal.results._solution import Solution
 from parareal.results._status import Status
@@ -31,7 +31,7 @@ def sequential(inputs: Inputs, executor: Executor) -> Solution:
     count = trees.leaves(inputs.systems)[0].shape[0]
     one = trees.one(inputs.systems, 0)
     problem = inputs.problem.bind(one, inputs.grid, inputs.fine)
-    fine = inputs.fine.bind(problem, one, inputs.grid)
+    fine = bound_integrator(inputs.fine, problem, one, inputs.grid)
     history = isinstance(fine, Multistep) and not fine.restart
     lanes = ActiveLanes(
         problem, fine, Mesh.build(inputs.grid, fine.steps, device), carries_history=history, places=count
@@ -55,7 +55,7 @@ def sequential(inputs: Inputs, executor: Executor) -> Solution:
     finally:
         lanes.close()
     finite = [torch.isfinite(leaf).reshape(count, -1).all(1) for leaf in trees.leaves(without_history(u))]
-    failed = Status.UNSOLVED if fine.implicit else Status.NONFINITE
+    failed = Status.UNSOLVED if fine.traits.implicit else Status.NONFINITE
     statuses = tuple(Status.FINAL if ok else failed for ok in torch.stack(finite).all(0).tolist())
     return _solution(inputs, us, lanes, counters, started, statuses)
 

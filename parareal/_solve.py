@@ -14,11 +14,11 @@ from parareal._input_checks import check_history, check_keep, check_solves
 from parareal._inputs import Inputs
 from parareal._run import Callback, Method, Options, Run
 from parareal._sequential import sequential
-from parareal.corrections._base import Coarse, Correction
+from parareal.corrections._base import Coarse, Correction, check_correction
 from parareal.executors._base import Executor
 from parareal.executors._local import Batched
 from parareal.grid._time_grid import TimeGrid
-from parareal.integrators import Integrator
+from parareal.integrators._base import Integrator
 from parareal.persistence._checkpoint import Checkpoint
 from parareal.problem._ode import Problem
 from parareal.results._run_identity import digest
@@ -161,9 +161,10 @@ def _parts(
     """Correction and stopping rule, checked."""
     if isinstance(coarse, Integrator):
         coarse = Coarse(coarse)
-    check_instance(coarse, Correction, "coarse", "pr.Euler() or pr.Coarse(pr.Euler(steps=2))")
-    if coarse.propagator is not None:
-        check_solves(coarse.propagator, inputs.problem, "the coarse propagator")
+    check_correction(coarse)
+    propagator = coarse.traits.propagator
+    if propagator is not None:
+        check_solves(propagator, inputs.problem, "the coarse propagator")
     stop = Tolerance() if stop is None else stop
     check_instance(stop, StoppingRule, "stop", "pr.Tolerance(rtol=1e-4)")
     slices = inputs.grid.num_slices

@@ -538,7 +538,7 @@ def test_the_cost_is_counted_and_bounded() -> None:
         ({"fine": pr.EulerMaruyama()}, ValueError, "for an SDE"),
         ({"fine": swing}, TypeError, "pr.Propagator"),
         ({"problem": swing}, TypeError, "problem is a function"),
-        ({"grid": 3}, TypeError, "grid is a int"),
+        ({"grid": 3}, TypeError, "grid is an int"),
         ({"u0": torch.tensor([1, 2])}, TypeError, "floating point"),
         ({"slices": 0}, ValueError, "slices=0"),
         ({"slices": 2.0}, TypeError, "slices=2.0"),

@@ -258,7 +258,7 @@ def test_not_converging_raises() -> None:
         ({"t": torch.tensor([0.0, 1.0, 0.5])}, ValueError, ["t[1]=1.0 is followed by 0.5"]),
         ({"t": torch.tensor([0.0, float("nan")])}, ValueError, ["nan", "finite"]),
         ({"t": torch.tensor([0.0, 1.0], requires_grad=True)}, ValueError, ["t.detach()"]),
-        ({"f": 3}, TypeError, ["f is a int"]),
+        ({"f": 3}, TypeError, ["f is an int"]),
         ({"y0": 1.0}, TypeError, ["u0 holds a float"]),
         ({"method": "dopri6"}, ValueError, ["'dopri6'", "'dopri5'", "pr.SciPy"]),
         ({"method": "implicit_adams"}, ValueError, ["'implicit_adams'", "pr.TorchDiffEq"]),

@@ -695,8 +695,8 @@ def wide(t: Tensor, u: Tensor) -> Tensor:
 
 
 BAD: list[tuple[Callable[[], Any], type[Exception], list[str]]] = [
-    (lambda: pr.SDE(1, plain), TypeError, ["drift is a int", "drift(t, u)"]),
-    (lambda: pr.SDE(plain, None), TypeError, ["diffusion is a NoneType", "diffusion(t, u)"]),
+    (lambda: pr.SDE(1, plain), TypeError, ["drift is an int", "drift(t, u)"]),
+    (lambda: pr.SDE(plain, None), TypeError, ["diffusion is None", "diffusion(t, u)"]),
     (lambda: sde("white"), ValueError, ["noise='white'", "'diagonal', 'scalar', 'additive', 'general'"]),
     (lambda: sde(calculus="Ito"), ValueError, ["calculus='Ito'", "'ito', 'stratonovich'"]),
     (lambda: sde(batching="none"), ValueError, ["batching='none'"]),
@@ -706,8 +706,8 @@ BAD: list[tuple[Callable[[], Any], type[Exception], list[str]]] = [
     (lambda: sde(channels=2), ValueError, ["channels=2", "noise='diagonal'", 'noise="general"']),
     (lambda: sde("scalar", channels=2), ValueError, ["noise='scalar'", "the whole state"]),
     (lambda: sde(per_sample=[1.0]), TypeError, ["per_sample holds a float"]),
-    (lambda: sde(generator=3), TypeError, ["generator is a int", "manual_seed"]),
-    (lambda: sde(generator=[seeded(0), 3]), TypeError, ["generator is a int"]),
+    (lambda: sde(generator=3), TypeError, ["generator is an int", "manual_seed"]),
+    (lambda: sde(generator=[seeded(0), 3]), TypeError, ["generator is an int"]),
     (lambda: sde(path=GRID.points), TypeError, ["path is a Tensor", "pr.BrownianPath"]),
     (lambda: sde(path=pr.BrownianPath(GRID.points), generator=seeded(0)), ValueError, ["generator came with path"]),
     (lambda: run(sde(generator=[seeded(0)] * 2)), ValueError, ["2 seeds or generators", "samples=True"]),

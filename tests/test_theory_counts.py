@@ -131,7 +131,7 @@ def test_many_slices_are_counted_in_no_time() -> None:
         ((BARRIER, 4, 2, 1, {"fine": pr.ImplicitEuler()}), ValueError, "varies from step to step"),
         ((BARRIER, 4, 2, 1, {"coarse": pr.AdamsBashforth(2)}), ValueError, "varies from step to step"),
         ((BARRIER, 4, 2, 1, {"coarse": pr.Jacobian()}), ValueError, "derivatives"),
-        ((BARRIER, 4, 2, 1, {"fine": 3}), TypeError, "fine is a int"),
+        ((BARRIER, 4, 2, 1, {"fine": 3}), TypeError, "fine is an int"),
         ((WAVEFRONT, 4, 1, 1, {}), ValueError, "expected fewer: coarse lanes as slow"),
         ((pr.Windowed(2), 4, 1, 1, {}), ValueError, "without a propagator"),
     ],

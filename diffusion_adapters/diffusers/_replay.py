@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -62,24 +62,9 @@ class Marked(pr.Multistep):
     steps: int | None = None
 
     @property
-    def shares_first_stage(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As the method does."""
-        return self.method.shares_first_stage
-
-    @property
-    def solves(self) -> tuple[type, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What the method solves."""
-        return self.method.solves
-
-    @property
-    def order(self) -> int | float | None:
-        """That of the method."""
-        return self.method.order
-
-    @property
-    def evaluations(self) -> int | None:
-        """Those of the method."""
-        return self.method.evaluations
+    def traits(self) -> pr.IntegratorTraits:
+        """Those of the method, with a history."""
+        return replace(self.method.traits, multistep=True, tableau=None, stability=None)
 
     @property
     def group(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -48,22 +48,12 @@ class Posterior(pr.Integrator):
     arrive: tuple[Tensor, Tensor] | None = None
     steps: int | None = None
 
-    shares_first_stage = True
+    traits = pr.IntegratorTraits(order=None, evaluations=1, shares_first_stage=True)
 
     @property
     def noisy(self) -> bool:
         """Whether a step takes noise."""
         return self.eta > 0 or self.renoise
-
-    @property
-    def order(self) -> None:
-        """Not known."""
-        return None
-
-    @property
-    def evaluations(self) -> int:
-        """One a step."""
-        return 1
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: Tensor) -> Stages:
         """One step on L lanes; see `parareal.Integrator.step`."""
@@ -118,17 +108,7 @@ class HeunToZero(pr.Multistep):
     restart: bool = False
     steps: int | None = None
 
-    shares_first_stage = True
-
-    @property
-    def order(self) -> int:
-        """Two."""
-        return 2
-
-    @property
-    def evaluations(self) -> int:
-        """Two a step, and one in the last."""
-        return 2
+    traits = pr.IntegratorTraits(order=2, evaluations=2, shares_first_stage=True)  # one evaluation in the last step
 
     def begin(self, u: Any) -> pr.Memory:
         """Nothing."""
@@ -160,22 +140,10 @@ class Ordered(pr.Multistep):
     restart: bool = False
     steps: int | None = None
 
-    shares_first_stage = True
-
     @property
-    def solves(self) -> tuple[type, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What the method solves."""
-        return self.method.solves
-
-    @property
-    def order(self) -> int | float | None:
-        """That of the method."""
-        return self.method.order
-
-    @property
-    def evaluations(self) -> int | None:
-        """Those of the method."""
-        return self.method.evaluations
+    def traits(self) -> pr.IntegratorTraits:
+        """Those of the method, with a history."""
+        return replace(self.method.traits, multistep=True, shares_first_stage=True, tableau=None, stability=None)
 
     @property
     def group(self) -> int:
@@ -321,24 +289,9 @@ class Blended(pr.Multistep):
     steps: int | None = None
 
     @property
-    def shares_first_stage(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As the method does."""
-        return self.method.shares_first_stage
-
-    @property
-    def solves(self) -> tuple[type, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What the method solves."""
-        return self.method.solves
-
-    @property
-    def order(self) -> int | float | None:
-        """That of the method."""
-        return self.method.order
-
-    @property
-    def evaluations(self) -> int | None:
-        """Those of the method."""
-        return self.method.evaluations
+    def traits(self) -> pr.IntegratorTraits:
+        """Those of the method, with a history."""
+        return replace(self.method.traits, multistep=True, tableau=None, stability=None)
 
     @property
     def group(self) -> int:

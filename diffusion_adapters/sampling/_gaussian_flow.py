@@ -181,7 +181,7 @@ class GaussianFlow(pr.Whitened):
         """Only once bound to a problem."""
         raise _unbound()
 
-    def colour(self, t: Tensor, w: Any) -> Any:
+    def unwhiten(self, t: Tensor, w: Any) -> Any:
         """Only once bound to a problem."""
         raise _unbound()
 
@@ -209,7 +209,7 @@ class _Bound(pr.Whitened):
         w = self.basis.to(u)
         return w / self._deviation(t, w)
 
-    def colour(self, t: Tensor, w: Tensor) -> Tensor:
+    def unwhiten(self, t: Tensor, w: Tensor) -> Tensor:
         """The inverse of `whiten`."""
         return self.basis.back(w * self._deviation(t, w))
 

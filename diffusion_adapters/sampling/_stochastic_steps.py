@@ -52,8 +52,7 @@ class Ancestral(pr.Integrator):
     eta: float = 1.0
     steps: int | None = None
 
-    shares_first_stage = True
-    solves = (NoisyFlow,)
+    traits = pr.IntegratorTraits(order=None, evaluations=1, shares_first_stage=True, solves=(NoisyFlow,))
 
     def __post_init__(self) -> None:
         if isinstance(self.eta, bool) or not isinstance(self.eta, Real):
@@ -61,16 +60,6 @@ class Ancestral(pr.Integrator):
         if not 0 <= self.eta <= 1 or math.isnan(self.eta):
             raise ValueError(f"eta={self.eta} is out of range; expected 0 (DDIM) ... 1 (DDPM)")
         check_steps(self.steps)
-
-    @property
-    def order(self) -> None:
-        """Not known: the noise is that of the discrete steps."""
-        return None
-
-    @property
-    def evaluations(self) -> int:
-        """One a step."""
-        return 1
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: Tensor) -> Stages:
         """One step on L lanes; see `parareal.Integrator.step`."""
@@ -109,14 +98,11 @@ class SDEDPMSolverPP(pr.Multistep):
         1
     """
 
-    order: int = 2  # pyright: ignore[reportIncompatibleMethodOverride]
+    order: int = 2
     rule: str = "midpoint"
     lower_order_final: bool = False
     restart: bool = False
     steps: int | None = None
-
-    shares_first_stage = True
-    solves = (NoisyFlow,)
 
     def __post_init__(self) -> None:
         check_order(self.order, 2)
@@ -125,9 +111,11 @@ class SDEDPMSolverPP(pr.Multistep):
         check_steps(self.steps)
 
     @property
-    def evaluations(self) -> int:
-        """One a step."""
-        return 1
+    def traits(self) -> pr.IntegratorTraits:
+        """One evaluation a step."""
+        return pr.IntegratorTraits(
+            order=self.order, evaluations=1, shares_first_stage=True, solves=(NoisyFlow,), multistep=True
+        )
 
     def begin(self, u: Tensor) -> pr.Memory:
         """No earlier values."""

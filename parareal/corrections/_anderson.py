@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -11,17 +11,19 @@ from parareal._core.checks import check_count
 from parareal._core.trees import State
 from parareal._core.vectors import flat, unflat
 from parareal.corrections._base import Known, Sweep
+from parareal.corrections._traits import CorrectionTraits
 from parareal.corrections._wrapper import Wrapper
 from parareal.grid._mesh import Where
 
 
 @dataclass(frozen=True)
 class Anderson(Wrapper):
-    """Another correction with triangular Anderson mixing of its iterates: free of evaluations.
+    """Another correction with triangular Anderson mixing of its iterates, which needs no evaluations.
 
-    The recursion's update V and its residual R = V - U are extrapolated over the last ``memory`` iterates: at each edge
-    the next iterate is V - sum_j g_j dV_j with the g that make R - sum_j g_j dR_j smallest over that edge and those to
-    its left, so that what is known still travels from left to right only, and finite termination holds.
+    Let V be what the recursion gives for the states U at the slice boundaries, and R = V - U its residual. Both are
+    extrapolated over the last ``memory`` iterates: at each boundary the next iterate is V - sum_j g_j dV_j, where the
+    g_j minimise the norm of R - sum_j g_j dR_j over that boundary and those to its left. Information still travels only
+    from left to right, so the run ends at the sequential solution after at most as many iterations as there are slices.
 
     Args:
         correction: A correction that costs no evaluations, such as `Identity` or `LinearFlow`.
@@ -45,23 +47,18 @@ class Anderson(Wrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count(self.memory, "memory")
-        if not self._base.stacked:
+        if not self._base.traits.stacked:
             raise ValueError(
                 f"{self.correction!r} sweeps slice after slice, and mixing needs the residuals of a whole sweep; "
                 "expected a correction without evaluations, such as pr.Identity(), or pr.Secant around that"
             )
-        if self._base.mixing:
-            raise ValueError(f"{self.correction!r} mixes by itself; expected one that does not inside of Anderson")
+        if self._base.traits.mixing:
+            raise ValueError(f"{self.correction!r} mixes iterates itself; expected one that does not inside Anderson")
 
     @property
-    def stacked(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As the correction inside: yes."""
-        return self._base.stacked
-
-    @property
-    def mixing(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The memory."""
-        return self.memory
+    def traits(self) -> CorrectionTraits:
+        """Those of the correction inside, which is stacked, and mixing."""
+        return replace(super().traits, stacked=True, mixing=self.memory)
 
     def difference(self, at: Where, new: Known, old: Known) -> State | None:
         """That of the correction inside."""
@@ -72,14 +69,14 @@ class Anderson(Wrapper):
         return self._base.difference_run(at, sweep)
 
     def mix(self, states: list[State], updates: list[State]) -> State:
-        """The update extrapolated; see the class."""
+        """The extrapolated update; see the class."""
         u, v = [flat(state, 2) for state in states], [flat(state, 2) for state in updates]
         r = [update - state for update, state in zip(v, u, strict=True)]
         dv = torch.stack([now - before for now, before in pairwise(v)], 2)  # (R, L, m, D)
         dr = torch.stack([now - before for now, before in pairwise(r)], 2)
         wide = torch.complex128 if dr.is_complex() else torch.float64
         seen, now = dr.to(wide), r[0].to(wide)
-        gram = (seen.conj() @ seen.transpose(-1, -2)).cumsum(1)  # over this edge and those to its left
+        gram = (seen.conj() @ seen.transpose(-1, -2)).cumsum(1)  # over this boundary and those to its left
         right = (seen.conj() @ now.unsqueeze(-1)).cumsum(1)
         size = gram.diagonal(dim1=-2, dim2=-1).real.sum(-1)[..., None, None]
         eye = torch.eye(gram.shape[-1], dtype=wide, device=gram.device)

@@ -1,28 +1,31 @@
 """A correction approximates F(new) - F(old): how a slice's end moves when its start moves.
 
-It is what tells Parareal, Picard and Jacobi apart; the recursion that uses it is the engine's and is the same for all.
+Parareal, Picard and Jacobi iteration differ only in it. The engine applies the same recursion to all of them.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.checks import check_instance, described
+from parareal._core.declared import Collected, Declared
 from parareal._core.trees import State
+from parareal.corrections._traits import BY_ATTRIBUTE, EXAMPLE, CorrectionTraits
 from parareal.grid._mesh import Where
-from parareal.integrators import Integrator
+from parareal.integrators._base import Integrator
 
 
 class Known(NamedTuple):
     """What is known of a slice at one iterate, on L lanes.
 
     Attributes:
-        u: The state at the slice's left edge; ``None`` unless the correction has ``uses_input``.
+        u: The state at the slice's left boundary; ``None`` unless the correction has ``uses_input``.
         g: The coarse propagator's value there; ``None`` where the correction has no propagator.
         f: The fine propagator's value there; ``None`` for the new iterate, whose fine solve is yet to come.
         tangents: What the fine lane carried beside the state, for corrections that have it carry something.
@@ -43,7 +46,7 @@ class Known(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """Edges of R rows: their times, float64, shape ``(R,)``, and the states there, leaves ``(R, *state)``."""
+    """Slice boundaries of R rows: their times, float64, shape ``(R,)``, and the states there, ``(R, *state)``."""
 
     t: Tensor
     u: State
@@ -52,14 +55,14 @@ class Edge(NamedTuple):
 class Sweep(NamedTuple):
     """R rows of L neighbouring slices through which a change passes.
 
-    With D the amount by which an edge moves, the right edge of a slice moves by its defect, F(old) minus the iterate
-    held there, plus the difference J D of the slice, where D is what its left edge moves by.
+    Let D be the change of the state at the left boundary of a slice. The state at its right boundary then changes by
+    the defect of the slice, F(old) minus the current iterate there, plus J D, the difference that the correction gives.
 
     Attributes:
-        moved: D at the left edges of the first slices, leaves ``(R, *state)``.
+        moved: D at the left boundaries of the first slices, leaves ``(R, *state)``.
         defects: Defects of all slices, leaves ``(R, L, *state)``.
         old: What is known of the slices at the old iterate, leaves ``(R, L, *state)``; ``None`` for corrections
-            that do not look at it.
+            that do not read it.
     """
 
     moved: State
@@ -70,26 +73,34 @@ class Sweep(NamedTuple):
 class Correction(ABC):
     """An approximation of F(new) - F(old) on each slice.
 
+    Declare the traits as ``traits = pr.CorrectionTraits(uses_input=True)`` in the class body, as a property ``traits``
+    where they depend on the fields, or one by one as class attributes. Both forms can be read from an object.
+
     Attributes:
-        propagator: What is evaluated at every new input, stacked with the fine lanes; ``None`` where the correction
-            needs no evaluation of the right-hand side.
-        uses_input: Whether `difference` looks at ``u``; the engine keeps the inputs only then.
-        lookback: How many iterates before the old one `difference` looks back to; needs ``uses_input``.
-        carries: Directional derivatives that fine lanes take with every evaluation; 0 where they carry nothing.
-        mixing: How many iterates back `mix` looks; 0 for corrections without it. Only where ``stacked``.
-        stacked: Whether `guess_run` and `difference_run` are there, which do a sweep over many slices in a few
-            operations. Only for corrections without a propagator.
+        traits: What the correction declares of itself, a `CorrectionTraits`.
+        propagator: What is evaluated at every new input, or ``None``; see `CorrectionTraits`, as for the following.
+        uses_input: Whether `difference` reads ``u``.
+        lookback: How many iterates before the old one `difference` reads.
+        carries: Directional derivatives that fine lanes take with every evaluation.
+        mixing: How many earlier iterates `mix` reads.
+        stacked: Whether there are `guess_run` and `difference_run`.
     """
 
-    propagator: Integrator | None
-    uses_input: bool
-    lookback: int = 0
-    carries: int = 0
-    mixing: int = 0
-    stacked: bool = False
+    traits_defaults: ClassVar[dict[str, Any]] = {}
+    traits = Collected[CorrectionTraits](CorrectionTraits, BY_ATTRIBUTE, ("propagator",), EXAMPLE)
+    propagator = Declared["Integrator | None"]()
+    uses_input = Declared[bool]()
+    lookback = Declared[int]()
+    carries = Declared[int]()
+    mixing = Declared[int]()
+    stacked = Declared[bool]()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        vars(Correction)["traits"].settle(cls)
 
     def bind(self, problem: Any, u0: State, grid: Any, fine: Any) -> Correction:
-        """This correction, made ready for a problem before any work is done; raises where it does not fit.
+        """Returns the correction to be used for a problem, before any work is done; raises where it does not fit.
 
         Args:
             problem: The problem.
@@ -100,23 +111,23 @@ class Correction(ABC):
         return self
 
     def mismatch(self, at: Where) -> Tensor:
-        """What `difference` may miss of a change of the input, as a part of it, before any was seen; float64, ``(N,)``.
+        """The share of a change that `difference` may miss before any change was seen; float64, shape ``(N,)``.
 
-        One, all of it, unless a correction knows better. Error estimates of first iterations rest on it.
+        It is 1 by default, which means all of it. Error estimates of the first iterations rest on it.
         """
         return torch.ones(at.shape, dtype=torch.float64)
 
     def lift(self, u: State) -> State:
-        """Where it ``carries`` something: states with what fine lanes carry beside them, ``(u, tangents)``."""
+        """For ``carries``: states together with what fine lanes carry beside them, ``(u, tangents)``."""
         raise NotImplementedError
 
     def lifted(self, problem: Any) -> Any:
-        """Where it ``carries`` something: the problem for lifted states."""
+        """For ``carries``: the problem for lifted states."""
         raise NotImplementedError
 
     @abstractmethod
     def guess(self, at: Where, new: Known) -> State:
-        """The first iterate at the right edge, from the one at the left; leaves ``(L, *state)``."""
+        """The first iterate at the right boundary, from the one at the left; leaves ``(L, *state)``."""
 
     @abstractmethod
     def difference(self, at: Where, new: Known, old: Known) -> State | None:
@@ -127,12 +138,12 @@ class Correction(ABC):
 
         Args:
             at: The slices; times have shape ``(R, L)``.
-            u: States at the left edges of the first slices, leaves ``(R, *state)``.
-            before: The edges in front of those, up to two, the nearest first; none at the start of the grid. Where a
-                row has none there it is the same edge again.
+            u: States at the left boundaries of the first slices, leaves ``(R, *state)``.
+            before: Up to two slice boundaries to the left of those, the nearest first; none at the start of the grid.
+                A row that has fewer than another repeats its last one.
 
         Returns:
-            First iterates at all right edges, leaves ``(R, L, *state)``.
+            First iterates at all right boundaries, leaves ``(R, L, *state)``.
         """
         raise NotImplementedError
 
@@ -141,7 +152,7 @@ class Correction(ABC):
 
         Args:
             at: The slices; times have shape ``(R, L)``.
-            sweep: What moves, and how.
+            sweep: The change at the left, and the defects.
 
         Returns:
             J D of all slices, leaves ``(R, L, *state)``; ``None`` stands for zero.
@@ -149,15 +160,15 @@ class Correction(ABC):
         raise NotImplementedError
 
     def mix(self, states: list[State], updates: list[State]) -> State:
-        """The next iterates of rows of right edges, from what the recursion gives for them now and gave before.
+        """The next iterates at right boundaries, from what the recursion gives now and gave before.
 
         Args:
-            states: What the edges hold, and what they held at the iterates before, newest first: ``mixing + 1`` trees
-                of leaves ``(R, L, *state)``. Where there was none the oldest is repeated.
-            updates: What the recursion made of each.
+            states: The current states and those of earlier iterates, newest first: ``mixing + 1`` trees of leaves
+                ``(R, L, *state)``. Where there are too few, the oldest is repeated.
+            updates: What the recursion gives for each of them.
 
         Returns:
-            Leaves ``(R, L, *state)``. An edge's must not depend on those to its right.
+            Leaves ``(R, L, *state)``. The state at a boundary must not depend on those to its right.
         """
         raise NotImplementedError
 
@@ -182,17 +193,20 @@ class Coarse(Correction):
         Euler(steps=2)
     """
 
-    propagator: Integrator  # pyright: ignore[reportIncompatibleVariableOverride]
-    uses_input = False
+    propagator: Integrator
 
     def __post_init__(self) -> None:
-        if not isinstance(self.propagator, Integrator):
-            given: Any = self.propagator
-            came = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+        given: Any = self.propagator
+        if not isinstance(given, Integrator):
             raise TypeError(
-                f"the coarse propagator is {came}; expected an integrator such as pr.Euler(), or pr.Propagator(fn) "
-                "for a function of your own"
+                f"the coarse propagator is {described(given)}; expected an integrator such as pr.Euler(), or "
+                "pr.Propagator(fn) for a function of your own"
             )
+
+    @property
+    def traits(self) -> CorrectionTraits:
+        """The propagator's values are all that it reads."""
+        return CorrectionTraits(propagator=self.propagator, uses_input=False)
 
     def guess(self, at: Where, new: Known) -> State:
         """G(new)."""
@@ -201,3 +215,40 @@ class Coarse(Correction):
     def difference(self, at: Where, new: Known, old: Known) -> State:
         """G(new) - G(old)."""
         return trees.sub(new.g, old.g)
+
+
+def check_correction(correction: Any) -> None:
+    """Raises unless this is a correction that declares its traits and has the methods that these speak of."""
+    check_instance(correction, Correction, "coarse", "pr.Euler() or pr.Coarse(pr.Euler(steps=2))")
+    traits: Any = correction.traits
+    if not isinstance(traits, CorrectionTraits):
+        raise TypeError(f"traits of {correction!r} is {described(traits)}; expected a pr.CorrectionTraits(...)")
+    for trait, names in _NEEDED.items():
+        lacking = [name for name in names if getattr(type(correction), name, None) is getattr(Correction, name, None)]
+        if getattr(traits, trait) and lacking:
+            raise TypeError(
+                f"{correction!r} declares {trait}={getattr(traits, trait)!r} and has no {' and no '.join(lacking)}; "
+                f"expected a class with {' and '.join(names)}, or {trait}={type(getattr(traits, trait))()!r}"
+            )
+
+
+_NEEDED = {
+    "stacked": ("guess_run", "difference_run"),
+    "mixing": ("mix",),
+    "carries": ("lift", "lifted"),
+    "linear": ("apply",),
+    "whitened": ("whiten", "unwhiten", "dual", "clock", "weight"),
+}
+"""The methods that each trait speaks of."""
+
+
+def bound_correction(correction: Correction, problem: Any, u0: State, grid: Any, fine: Any) -> Correction:
+    """What `Correction.bind` gives, checked."""
+    bound: Any = correction.bind(problem, u0, grid, fine)
+    if not isinstance(bound, Correction):
+        raise TypeError(
+            f"bind of {correction!r} returned {described(bound)}; expected the correction to be used: end it "
+            "with return self"
+        )
+    check_correction(bound)
+    return bound

@@ -1,23 +1,27 @@
-"""Less, or more, of another correction."""
+"""Another correction times a factor."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Real
 from typing import Any
 
 from parareal._core import trees
+from parareal._core.checks import described
 from parareal._core.trees import State
 from parareal.corrections._base import Known, Sweep
-from parareal.corrections._linear import Linear, sweep_through
+from parareal.corrections._linear import sweep_through
+from parareal.corrections._traits import CorrectionTraits
 from parareal.corrections._wrapper import Wrapper
 from parareal.grid._mesh import Where
 
 
 @dataclass(frozen=True)
 class Damped(Wrapper):
-    """Theta times another correction: between Jacobi (theta = 0) and the correction itself (theta = 1).
+    """Theta times another correction: Jacobi iteration for theta = 0, the correction itself for theta = 1.
 
     A theta below 1 can help where the correction overshoots, as coarse propagators do on oscillations. First guesses
     are not damped.
@@ -45,23 +49,29 @@ class Damped(Wrapper):
         super().__post_init__()
         self._check_unmixed()
         if isinstance(self.theta, bool) or not isinstance(self.theta, Real):
-            raise TypeError(f"theta={self.theta!r} is a {type(self.theta).__name__}; expected a number such as 0.5")
+            raise TypeError(f"theta={self.theta!r} is {described(self.theta)}; expected a number such as 0.5")
         if not math.isfinite(self.theta):
             raise ValueError(f"theta={self.theta!r}; expected a finite number such as 0.5")
 
     @property
-    def stacked(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Where the correction inside is linear."""
-        return isinstance(self._base, Linear)
+    def traits(self) -> CorrectionTraits:
+        """Those of the correction inside, and stacked where that is linear."""
+        inner = self._base.traits
+        stability = None if inner.stability is None else partial(_scaled, self.theta, inner.stability)
+        return replace(super().traits, stacked=inner.linear and inner.propagator is None, stability=stability)
 
     def difference(self, at: Where, new: Known, old: Known) -> State | None:
         """Theta times that of the correction inside."""
         return self._damped(self._base.difference(at, new, old))
 
     def difference_run(self, at: Where, sweep: Sweep) -> State | None:
-        """Slice after slice."""
+        """One slice after another, since each damped change is the next slice's input."""
         inner: Any = self.correction
         return sweep_through(lambda here, change: self._damped(inner.apply(here, change)), at, sweep)
 
     def _damped(self, change: State | None) -> State | None:
         return None if change is None else trees.map(lambda leaf: leaf * self.theta, change)
+
+
+def _scaled(theta: float, stability: Callable[[Any, Any], Any], z: Any, rest: Any) -> Any:
+    return theta * stability(z, rest)

@@ -16,15 +16,16 @@ from parareal._core.trees import State
 from parareal._core.vectors import flat, unflat
 from parareal.corrections._base import Correction, Edge, Known, Sweep
 from parareal.corrections._linear import held, sweep_through
+from parareal.corrections._traits import CorrectionTraits
 from parareal.grid._mesh import Where
-from parareal.integrators import Multistep, Propagator
+from parareal.integrators import Propagator
 from parareal.problem._ode import ODE
 from parareal.problem._semilinear import Semilinear
 
 Kind: TypeAlias = Literal["full", "diagonal"]
 
 _MOST_ELEMENTS = 512
-"""Of a state, for exact derivatives: each lane then carries as many tangents, 2 MiB of float64 in a full Jacobian."""
+"""Largest state for exact derivatives. Each lane carries a tangent for each element: a Jacobian of 2 MiB in float64."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,15 @@ class Jacobian(Correction):
     """J (new - old) with the derivative J of the fine propagator at the old input: Newton's method.
 
     The fine lanes carry tangents beside the state, through the same steps, so that J is the exact derivative of the
-    discrete method; `torch.func` gives the derivatives of the right-hand side. Convergence is quadratic, and one
-    iteration solves an affine equation. It costs no rounds, but work: every evaluation takes as many directional
-    derivatives with it as there are tangents, which are counted as evaluations of the correction.
+    discrete method; `torch.func` gives the derivatives of the right-hand side. Convergence is quadratic, and an affine
+    equation is solved in one iteration. The correction costs no rounds, but it does cost work: every evaluation also
+    computes one directional derivative for each tangent. They count as evaluations of the correction.
 
     Args:
-        kind: ``"full"``: a tangent for each of the d elements of a state. ``"diagonal"``: quasi-Newton, the variation
-            under the diagonal of the right-hand side's derivative alone, a state of memory.
-        probes: With ``"diagonal"``, estimate the diagonal from so many random signs (Hutchinson's estimator, fixed
-            seed) in place of d directional derivatives; the way for large states.
+        kind: ``"full"`` carries a tangent for each of the d elements of a state. ``"diagonal"`` is a quasi-Newton
+            method: it follows only the diagonal of the right-hand side's derivative and carries one more state.
+        probes: With ``"diagonal"``, estimate the diagonal from this number of random sign vectors (Hutchinson's
+            estimator, fixed seed) instead of d directional derivatives. Use it for large states.
 
     Raises:
         TypeError: ``probes`` is not an int.
@@ -66,10 +67,6 @@ class Jacobian(Correction):
     signs: Tensor | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
     size: int = dataclasses.field(default=0, init=False, repr=False, compare=False)
 
-    propagator = None
-    uses_input = True
-    stacked = True
-
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise ValueError(f"kind={self.kind!r} is unknown; expected 'full' or 'diagonal'")
@@ -79,9 +76,10 @@ class Jacobian(Correction):
                 raise ValueError(f"probes={self.probes} came with kind='full'; expected kind='diagonal' for estimates")
 
     def bind(self, problem: Any, u0: State, grid: Any, fine: Any) -> Jacobian:
-        """Checks that derivatives can be had, and at what price."""
-        # Where the work of a step varies, it would take other steps with the tangents than without them.
-        other = fine.evaluations is None or Semilinear in fine.solves or isinstance(fine, Multistep)
+        """Checks that the problem can be differentiated, and how many derivatives that takes."""
+        # A method whose work varies would take different steps with tangents than without them.
+        traits = fine.traits
+        other = traits.evaluations is None or Semilinear in traits.solves or traits.multistep
         if other or not isinstance(problem, ODE):
             raise ValueError(
                 f"Jacobian came with {fine!r} for {with_article(type(problem).__name__)}; expected an explicit "
@@ -112,9 +110,9 @@ class Jacobian(Correction):
     # --- what fine lanes carry ------------------------------------------------------------------------------------
 
     @property
-    def carries(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Directional derivatives with every evaluation, once bound."""
-        return self.size
+    def traits(self) -> CorrectionTraits:
+        """The number of directional derivatives with every evaluation is known once bound to a problem."""
+        return CorrectionTraits(uses_input=True, stacked=True, carries=self.size or 1)
 
     def lift(self, u: State) -> State:
         """States and tangents ``(u, V)``, V with leaves ``(L, d, *state)``, or ``(L, *state)`` for a diagonal."""
@@ -148,11 +146,11 @@ class Jacobian(Correction):
     # --- the correction ---------------------------------------------------------------------------------------------
 
     def guess(self, at: Where, new: Known) -> State:
-        """The state held."""
+        """The state at the left end of the slice."""
         return new.u
 
     def guess_run(self, at: Where, u: State, before: tuple[Edge, ...]) -> State:
-        """The state held, on every edge."""
+        """The same state at every slice boundary."""
         return held(at, u)
 
     def difference(self, at: Where, new: Known, old: Known) -> State:
@@ -160,7 +158,7 @@ class Jacobian(Correction):
         return self._apply(old.tangents, trees.sub(new.u, old.u))
 
     def difference_run(self, at: Where, sweep: Sweep) -> State:
-        """Slice after slice."""
+        """One slice after another."""
         assert sweep.old is not None
         tangents, i = sweep.old.tangents, iter(range(at.shape[1]))
 

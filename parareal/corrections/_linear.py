@@ -1,29 +1,41 @@
-"""Corrections that are linear in what an edge moves by, F(new) - F(old) = J (new - old), and cost no evaluation."""
+"""Corrections F(new) - F(old) = J (new - old) with a known linear map J, which cost no evaluation."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Number
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.checks import described
 from parareal._core.trees import State
 from parareal.corrections._base import Correction, Edge, Known, Sweep
+from parareal.corrections._traits import CorrectionTraits
 from parareal.grid._mesh import Where
+
+_LINEAR = CorrectionTraits(uses_input=True, stacked=True, linear=True)
+_WHITENED = replace(_LINEAR, whitened=True)
+
+
+def _one(z: Any, rest: Any) -> Any:
+    return np.ones_like(z)
+
+
+def _zero(z: Any, rest: Any) -> Any:
+    return np.zeros_like(z)
 
 
 class Linear(Correction):
     """J (new - old) with a J that is known for every slice beforehand. Subclasses give `apply`."""
 
-    propagator = None
-    uses_input = True
-    stacked = True
+    traits = _LINEAR
 
     @abstractmethod
     def apply(self, at: Where, change: State) -> State:
@@ -61,47 +73,60 @@ def sweep_through(apply: Callable[[Where, State], State | None], at: Where, swee
 
 
 class Whitened(Linear):
-    """A J that is the identity in coordinates of its own: J = W(t1)^-1 W(t0) with an invertible linear W(t).
+    """A J that is the identity in whitened coordinates W(t) u: J = W(t1)^-1 W(t0) with an invertible linear W(t).
 
-    A sweep is then one cumulative sum. Subclasses give `whiten`, `colour` and `dual`; times have the shape of the
-    leading axes of the states, ``(..., )`` and ``(..., *state)``.
+    In these coordinates the flow does not change a state, so a sweep is one cumulative sum. For a flow of Gaussian
+    data they are states divided by their standard deviation at time t, which is where the name comes from. Subclasses
+    give `whiten`, `unwhiten` and `dual`. Times have the shape of the leading axes of the states: ``(..., )`` for
+    states ``(..., *state)``. `unwhiten` was called ``colour`` before; both names work, in subclasses and in calls.
     """
+
+    traits = _WHITENED
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        if "colour" in vars(cls) and "unwhiten" not in vars(cls):
+            cls.unwhiten = vars(cls)["colour"]
+        super().__init_subclass__(**options)
 
     @abstractmethod
     def whiten(self, t: Tensor, u: State) -> State:
         """W(t) u."""
 
     @abstractmethod
-    def colour(self, t: Tensor, w: State) -> State:
+    def unwhiten(self, t: Tensor, w: State) -> State:
         """W(t)^-1 w."""
+
+    def colour(self, t: Tensor, w: State) -> State:
+        """The former name of `unwhiten`."""
+        return self.unwhiten(t, w)
 
     @abstractmethod
     def dual(self, t: Tensor, b: State) -> State:
         """The transposed W(t)^-T b, with which <dual(t, b), W(t) u> = <b, u>."""
 
     def clock(self, t: Tensor) -> Tensor:
-        """A time in which what the flow misses changes at a rate of about one: the problem's own unless told otherwise.
+        """A time scale on which the error of the flow changes at a rate of about one; the problem's time by default.
 
-        `Secant` weighs by it how alike neighbouring slices are.
+        `Secant` uses it to weigh how similar neighbouring slices are.
         """
         return t
 
     def weight(self, at: Where) -> Tensor:
-        """How much a slice contributes to what the flow misses: its length, unless told otherwise."""
+        """How much a slice contributes to the error of the flow; its length by default."""
         return (at.t1 - at.t0).abs()
 
     def apply(self, at: Where, change: State) -> State:
         """W(t1)^-1 W(t0) ``change``."""
-        return self.colour(at.t1, self.whiten(at.t0, change))
+        return self.unwhiten(at.t1, self.whiten(at.t0, change))
 
     def difference_run(self, at: Where, sweep: Sweep) -> State:
-        """What each left edge moves by, summed in the flow's own coordinates."""
+        """The changes at the left boundaries, summed in whitened coordinates."""
         t0, t1 = at.t0, at.t1
-        return self.colour(t1, _left(self.whiten(t0[:, 0], sweep.moved), self.whiten(t1, sweep.defects)))
+        return self.unwhiten(t1, _left(self.whiten(t0[:, 0], sweep.moved), self.whiten(t1, sweep.defects)))
 
 
 def _left(moved: State, defects: State) -> State:
-    """What each left edge moves by, where nothing is lost or gained on the way, leaves ``(R, L, *state)``."""
+    """Changes at the left boundaries where J is the identity: a cumulative sum, leaves ``(R, L, *state)``."""
 
     def leaf(first: Tensor, defect: Tensor) -> Tensor:
         return torch.cat([first.unsqueeze(1), defect[:, :-1]], dim=1).cumsum(dim=1)
@@ -110,28 +135,30 @@ def _left(moved: State, defects: State) -> State:
 
 
 def held(at: Where, u: State) -> State:
-    """The same state on every edge."""
+    """The same state at every slice boundary."""
     length = at.shape[1]
     return trees.map(lambda leaf: leaf.unsqueeze(1).expand(leaf.shape[0], length, *leaf.shape[1:]), u)
 
 
 @dataclass(frozen=True)
 class Identity(Whitened):
-    """new - old: Picard iteration, free of evaluations.
+    """new - old: Picard iteration, which needs no evaluations.
 
     With slices of one step it is the iteration of Parallel Sampling of Diffusion Models (ParaDiGMS, arXiv 2305.16317).
     """
 
+    traits = replace(_WHITENED, stability=_one)
+
     def whiten(self, t: Tensor, u: State) -> State:
-        """The state."""
+        """The same state."""
         return u
 
-    def colour(self, t: Tensor, w: State) -> State:
-        """The state."""
+    def unwhiten(self, t: Tensor, w: State) -> State:
+        """The same state."""
         return w
 
     def dual(self, t: Tensor, b: State) -> State:
-        """The state."""
+        """The same state."""
         return b
 
     def apply(self, at: Where, change: State) -> State:
@@ -139,24 +166,26 @@ class Identity(Whitened):
         return change
 
     def guess_run(self, at: Where, u: State, before: tuple[Edge, ...]) -> State:
-        """The state held, on every edge."""
+        """The same state at every slice boundary."""
         return held(at, u)
 
     def difference_run(self, at: Where, sweep: Sweep) -> State:
-        """What each left edge moves by: ``moved`` and all defects before it."""
+        """The change at each left boundary: ``moved`` and all defects before it."""
         return _left(sweep.moved, sweep.defects)
 
 
 @dataclass(frozen=True)
 class Zero(Linear):
-    """No correction: Jacobi iteration, in which what is known travels one slice an iteration."""
+    """No correction: Jacobi iteration, in which information travels one slice an iteration."""
+
+    traits = replace(_LINEAR, stability=_zero)
 
     def apply(self, at: Where, change: State) -> State:
         """Zero."""
         return trees.map(torch.zeros_like, change)
 
     def guess(self, at: Where, new: Known) -> State:
-        """The state held."""
+        """The state at the left end of the slice."""
         return new.u
 
     def difference(self, at: Where, new: Known, old: Known) -> None:  # pyright: ignore
@@ -164,7 +193,7 @@ class Zero(Linear):
         return None
 
     def guess_run(self, at: Where, u: State, before: tuple[Edge, ...]) -> State:
-        """The state held, on every edge."""
+        """The same state at every slice boundary."""
         return held(at, u)
 
     def difference_run(self, at: Where, sweep: Sweep) -> None:
@@ -177,16 +206,17 @@ Factor = Callable[[Tensor, Tensor], Any]
 
 @dataclass(frozen=True, eq=False)
 class LinearFlow(Linear):
-    """factor (new - old), with a linear flow that is known: free of evaluations.
+    """factor (new - old) with a known linear flow, which needs no evaluations.
 
-    Exact, so that one iteration is enough, where the fine propagator is affine with that factor; fast, where the
-    equation is nearly linear, for example u' = A u + small terms with the factor exp(A (t1 - t0)).
+    It is exact, so that one iteration is enough, where the fine propagator is affine with that factor. It converges
+    quickly where the equation is nearly linear, such as u' = A u + small terms with the factor exp(A (t1 - t0)).
 
     Args:
-        factor: How a change at the start of a slice arrives at its end: a function ``factor(t0, t1)`` of float64 times
-            of shape ``(L,)``, or one value for all slices. It is a number or of shape ``(L,)`` for one number for the
-            whole state, ``(L, *state)`` element by element, ``(L, d, d)`` a matrix where states are vectors of d
-            elements; without the L where it is no function. A nest of these for a nest of tensors.
+        factor: What a change at the start of a slice is multiplied with on the way to its end: a function
+            ``factor(t0, t1)`` of float64 times of shape ``(L,)``, or one value for all slices. The value may be a
+            number or have shape ``(L,)`` for one number a slice, ``(L, *state)`` for one number an element, or
+            ``(L, d, d)`` for a matrix where states are vectors of d elements. Leave out the L if it is not a function.
+            Give a nest of these for a nest of tensors.
 
     Raises:
         TypeError: ``factor`` is none of these.
@@ -208,9 +238,7 @@ class LinearFlow(Linear):
         given: Any = self.factor
         known = isinstance(given, Number | Tensor | tuple | list | dict) and not isinstance(given, bool)
         if not (known or callable(given)):
-            raise TypeError(
-                f"factor is a {type(given).__name__}; expected a function factor(t0, t1), a tensor or a number"
-            )
+            raise TypeError(f"factor is {described(given)}; expected a function factor(t0, t1), a tensor or a number")
 
     def bind(self, problem: Any, u0: State, grid: Any, fine: Any) -> LinearFlow:
         """Checks the factor's shape."""

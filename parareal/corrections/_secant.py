@@ -3,44 +3,45 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal._core.checks import check_count
+from parareal._core.checks import check_count, described
 from parareal._core.trees import State
 from parareal._core.vectors import flat, unflat
 from parareal.corrections._base import Known, Sweep
 from parareal.corrections._linear import Whitened
+from parareal.corrections._traits import CorrectionTraits
 from parareal.corrections._wrapper import Wrapper
 from parareal.grid._mesh import Where
 
 
 @dataclass(frozen=True)
 class Secant(Wrapper):
-    """Another correction, made exact along the directions in which the iterates have moved: free of evaluations.
+    """Another correction, made exact along the directions in which the iterates have moved. It needs no evaluations.
 
-    Two successive iterates of a slice's input and of its fine solution give dU and dF for nothing. With dG, what the
-    correction makes of dU, the quasi-Newton update of rank one
+    Two successive iterates of a slice give a secant pair without further work: the change dU of its input and the
+    change dF of its fine solution. With the value dG of the correction for dU, the quasi-Newton update of rank one
 
         F(new) - F(old) = G(new) - G(old) + (dF - dG) <dU, new - old> / <dU, dU>
 
-    is right about dU whatever the correction is; several pairs give a rank of as many. The first iteration of a slice
-    has no pair yet and is the correction's own.
+    is exact for dU whatever the correction is. Several pairs give an update of that rank. The first iteration of a
+    slice has no pair yet and uses the correction alone.
 
     Args:
         correction: A correction, or an integrator, which stands for `Coarse`.
-        memory: How many pairs, newest first; one gives nearly all of the gain.
-        neighbours: Also use the newest pairs of the slices so many to the left, such as ``(1, 2, 4)``, with less weight
-            the further away: worth some iterations where slices are short, so that neighbours behave alike. Only for
-            corrections that are flows, such as `Identity`.
+        memory: How many pairs to use, newest first; one gives nearly all of the gain.
+        neighbours: Also use the newest pairs of the slices that lie this many places to the left, such as ``(1, 2,
+            4)``. Far slices count less. This saves some iterations where slices are short, so that neighbours behave
+            alike. Only for corrections that are a `Whitened` flow, such as `Identity`.
 
     Raises:
         TypeError: ``correction`` is neither, or ``memory`` or one of ``neighbours`` is not an int.
-        ValueError: One of these is below 1, or neighbours come with a correction that is no flow.
+        ValueError: One of these is below 1, or ``neighbours`` came with a correction that is not a `Whitened` flow.
 
     Source:
         C. G. Broyden, A class of methods for solving nonlinear simultaneous equations, Math. Comp. 19 (1965), applied
@@ -66,36 +67,29 @@ class Secant(Wrapper):
         check_count(self.memory, "memory")
         given: Any = self.neighbours
         if not isinstance(given, tuple):
-            raise TypeError(f"neighbours={given!r} is a {type(given).__name__}; expected a tuple such as (1, 2, 4)")
+            raise TypeError(f"neighbours={given!r} is {described(given)}; expected a tuple such as (1, 2, 4)")
         for place in self.neighbours:
             check_count(place, "neighbours")
-        if self.neighbours and not isinstance(self._base, Whitened):
+        inner = self._base.traits
+        if self.neighbours and not inner.whitened:
             raise ValueError(
                 f"neighbours={self.neighbours} came with {self.correction!r}, which does not sweep over many slices at "
                 "once; expected a flow such as pr.Identity(), or neighbours=()"
             )
-        if self._base.lookback:
+        if inner.lookback:
             raise ValueError(
-                f"{self.correction!r} looks back by itself; expected a correction without memory inside of Secant"
+                f"{self.correction!r} reads earlier iterates itself; expected one with lookback=0 inside Secant"
             )
 
     @property
-    def uses_input(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Yes."""
-        return True
-
-    @property
-    def lookback(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The memory."""
-        return self.memory
-
-    @property
-    def stacked(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Where the correction inside is a flow."""
-        return isinstance(self._base, Whitened)
+    def traits(self) -> CorrectionTraits:
+        """Those of the correction inside, with a lookback of ``memory``; stacked where that is whitened."""
+        inner = self._base.traits
+        stacked = inner.whitened and inner.propagator is None
+        return replace(super().traits, uses_input=True, lookback=self.memory, stacked=stacked)
 
     def difference(self, at: Where, new: Known, old: Known) -> State:
-        """That of the correction inside and the update."""
+        """That of the correction inside, and the update of rank ``memory``."""
         change = flat(trees.sub(new.u, old.u), 1)
         inner = self._base.difference(at, new, old)
         moves, errors = self._pairs(at, old, 1)
@@ -107,7 +101,7 @@ class Secant(Wrapper):
         return update if inner is None else trees.add(inner, update)
 
     def _pairs(self, at: Where, old: Known, lead: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Moves dU and errors dF - dG of the last iterates, newest first, each ``(*lead, D)``."""
+        """Secant pairs of the last iterates: moves dU and errors dF - dG, newest first, each ``(*lead, D)``."""
         moves: list[Tensor] = []
         errors: list[Tensor] = []
         now = old
@@ -122,11 +116,13 @@ class Secant(Wrapper):
         return moves, errors
 
     def _pooled(self, flow: Whitened, at: Where, moves: Tensor, errors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The slices' own pairs and those of neighbours, as a damped least-squares problem: the more, the further.
+        """Combines each slice's secant pairs with those of its neighbours in one ridge regression.
+
+        The ridge parameter grows with the square of the distance on the flow's clock, so far neighbours count less.
 
         Returns:
-            Moves and errors ``(R, L, m, D)``, and the inverse ``(R, L, m, m)`` of what the moves' products are with
-            the damping.
+            Moves and errors ``(R, L, m, D)``, and the inverse ``(R, L, m, m)`` of the moves' Gram matrix plus the
+            ridge parameters on its diagonal.
         """
         clock, weight = flow.clock(at.t0), flow.weight(at)
         damping = [torch.full_like(clock, _DAMPING)] * moves.shape[2]
@@ -150,11 +146,10 @@ class Secant(Wrapper):
     def difference_run(self, at: Where, sweep: Sweep) -> State:
         """All slices at once: the inner products form a triangular system.
 
-        In the flow's own coordinates x_{n+1} = x_n + d_n + sum_j a_nj c_nj with c_nj = <b_nj, x_n>, and so
+        In whitened coordinates x_{n+1} = x_n + d_n + sum_j a_nj c_nj with c_nj = <b_nj, x_n>, and so
         c = r + M c, where M is strictly lower triangular.
         """
-        flow, old = self._base, sweep.old
-        assert isinstance(flow, Whitened)
+        flow, old = cast(Whitened, self._base), sweep.old  # `traits` says stacked only then
         assert old is not None
         t0, t1 = at.t0, at.t1
         moves, errors = (torch.stack(each, 2) for each in orthonormal(*self._pairs(at, old, 2)))
@@ -171,31 +166,34 @@ class Secant(Wrapper):
         c = _triangular(a, b, _left(first, defects), products)
         update = (c.unsqueeze(2) @ a).squeeze(2)
         x = _left(first, defects + update) + update
-        return flow.colour(t1, unflat(x, like, 2))
+        return flow.unwhiten(t1, unflat(x, like, 2))
 
 
 _DAMPING = 0.1
-"""Of pairs that are pooled, against the unit size of each: neighbours' pairs point in similar directions."""
+"""Ridge parameter of pooled pairs of unit size, needed because neighbours' pairs point in similar directions. Found by
+experiment: ``benchmarks/rounds.py`` prints the rounds of the secant with neighbours (default) and without (plain)."""
 
 
 _WORTH = {"cpu": 4e6}
 _WORTH_ELSEWHERE = 2.5e9
-"""Multiplications of a block's matrix that take as long as the few operations that one more block needs: on a CPU as
-measured with 64 and 16384 numbers, on an accelerator by what its arithmetic and the start of an operation take."""
+"""Multiplications of a block's matrix that take as long as the few operations that one more block needs. On a CPU it is
+measured with states of 64 and 16384 elements; elsewhere it follows from how fast the device
+multiplies and how long the start of an operation takes."""
 _LEAST, _MOST = 8, 256
-"""Slices in a block."""
+"""Fewest and most slices in a block."""
 
 
 def _left(first: Tensor, gained: Tensor) -> Tensor:
-    """Changes at left edges, ``(R, L, D)``."""
+    """Changes at the left boundaries, ``(R, L, D)``."""
     return torch.cat([first.unsqueeze(1), gained[:, :-1]], dim=1).cumsum(dim=1)
 
 
 def _block(rows: int, length: int, pairs: int, numbers: int, device: str) -> int:
     """Slices in a block: all of them where that is cheapest, as in a window.
 
-    A block of B slices takes a fixed time and B^2 products of m^2 (D + 64) multiplications, where 64 stands for solving
-    with the matrix. The time over all N / B blocks is least where both are alike. Blocks are then made equally long.
+    A block of B slices takes a fixed time, and time for B^2 products of m^2 (D + 64) multiplications, where 64 stands
+    for solving with the matrix. The time over all N / B blocks is least where the two are equal. The blocks are then
+    made equally long.
     """
     worth = _WORTH.get(device, _WORTH_ELSEWHERE)
     best = (worth / (rows * pairs * pairs * (numbers + 64))) ** 0.5
@@ -204,12 +202,13 @@ def _block(rows: int, length: int, pairs: int, numbers: int, device: str) -> int
 
 
 def _triangular(a: Tensor, b: Tensor, x: Tensor, products: Tensor | None) -> Tensor:
-    """The inner products c, ``(R, L, m)``, of which each depends on those to its left.
+    """The inner products c, ``(R, L, m)``, each of which depends on those to its left.
 
-    With ``products`` the b are those given, multiplied by it: few numbers do, and not as many as the state has.
+    With ``products`` every b is multiplied by that m x m matrix, which is applied to the small inner products and never
+    to states.
 
-    Forward substitution in blocks of slices: what a block adds to x is all that those on its right need to know of it,
-    so that work and memory grow with L and not with its square.
+    This is forward substitution in blocks of slices. Blocks on the right need only the sum that a block adds to x, so
+    that time and memory grow with L and not with its square.
     """
     rows, length, pairs, numbers = a.shape
     if not rows * length * pairs:
@@ -220,7 +219,7 @@ def _triangular(a: Tensor, b: Tensor, x: Tensor, products: Tensor | None) -> Ten
     mixes = [None] * -(-length // size) if products is None else products.split(size, 1)
     parts = list(zip(*(tensor.split(size, 1) for tensor in (a, b, x)), mixes, strict=True))
     done = [_solved(*parts[0])]
-    gained = x.new_zeros(rows, 1, numbers)  # by x, from the blocks on the left
+    gained = x.new_zeros(rows, 1, numbers)  # added to x by the blocks on the left
     for i in range(1, len(parts)):
         gained = gained + done[-1].flatten(1).unsqueeze(1) @ parts[i - 1][0].flatten(1, 2)
         a, b, x, mix = parts[i]
@@ -242,13 +241,13 @@ def _solved(a: Tensor, b: Tensor, x: Tensor, products: Tensor | None) -> Tensor:
 
 
 def orthonormal(moves: list[Tensor], errors: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """The moves, each ``(..., D)``, made orthonormal, newest first, and the errors combined likewise.
+    """The moves, each ``(..., D)``, made orthonormal, newest first, with the errors combined in the same way.
 
-    Moves that add nothing to those before them, or are nothing but rounding, become zero.
+    A move that lies in the span of those before it, to within rounding, becomes zero.
     """
     out: tuple[list[Tensor], list[Tensor]] = ([], [])
     for move, error in zip(moves, errors, strict=True):
-        # Before anything is made of them: what is masked later still counts for gradients.
+        # Mask before anything is computed: what is masked later would still enter the gradients.
         size, its_size = (torch.linalg.vector_norm(one.detach(), dim=-1, keepdim=True) for one in (move, error))
         sound = torch.isfinite(size) & torch.isfinite(its_size)
         move, error = torch.where(sound, move, 0.0), torch.where(sound, error, 0.0)

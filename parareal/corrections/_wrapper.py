@@ -1,23 +1,24 @@
-"""Corrections built on others: what they share, and the simplest of them."""
+"""What corrections around another correction share: everything is forwarded unless a wrapper changes it."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
 from parareal._core.checks import check_instance
 from parareal._core.trees import State
-from parareal.corrections._base import Coarse, Correction, Edge, Known
+from parareal.corrections._base import Coarse, Correction, Edge, Known, check_correction
+from parareal.corrections._traits import CorrectionTraits
 from parareal.grid._mesh import Where
-from parareal.integrators import Integrator
+from parareal.integrators._base import Integrator
 
 
 @dataclass(frozen=True)
 class Wrapper(Correction):
-    """What corrections on top of another one share."""
+    """A correction around another one."""
 
     correction: Correction | Integrator
 
@@ -25,44 +26,27 @@ class Wrapper(Correction):
         given: Any = self.correction
         given = Coarse(given) if isinstance(given, Integrator) else given
         check_instance(given, Correction, "correction", "pr.Identity() or pr.Coarse(pr.Euler())")
+        check_correction(given)
         object.__setattr__(self, "correction", given)
 
     def _check_unmixed(self) -> None:
         """Raises where the correction inside mixes iterates, which only the outermost one can."""
-        if self.correction.mixing:  # pyright: ignore
+        if self._base.traits.mixing:
             raise ValueError(
-                f"{self.correction!r} came inside of {type(self).__name__}, where it would not mix; expected it "
+                f"{self.correction!r} came inside {type(self).__name__}, where it would not mix; expected it "
                 f"outermost: pr.Anderson(pr.{type(self).__name__}(...))"
             )
 
     @property
     def _base(self) -> Correction:
-        return self.correction  # pyright: ignore[reportReturnType]
+        return cast(Correction, self.correction)  # since `__post_init__`
 
     @property
-    def propagator(self) -> Integrator | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """That of the correction inside."""
-        return self._base.propagator
-
-    @property
-    def uses_input(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As the correction inside."""
-        return self._base.uses_input
-
-    @property
-    def lookback(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As the correction inside."""
-        return self._base.lookback
-
-    @property
-    def mixing(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As the correction inside."""
-        return self._base.mixing
-
-    @property
-    def carries(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As the correction inside."""
-        return self._base.carries
+    def traits(self) -> CorrectionTraits:
+        """Those of the correction inside, as far as they hold for whatever is made of it."""
+        return dataclasses.replace(
+            self._base.traits, stacked=False, mixing=0, linear=False, whitened=False, stability=None
+        )
 
     def bind(self, problem: Any, u0: State, grid: Any, fine: Any) -> Correction:
         """Binds the correction inside."""
@@ -87,7 +71,3 @@ class Wrapper(Correction):
     def guess_run(self, at: Where, u: State, before: tuple[Edge, ...]) -> State:
         """That of the correction inside."""
         return self._base.guess_run(at, u, before)
-
-    def mix(self, states: list[State], updates: list[State]) -> State:
-        """That of the correction inside."""
-        return self._base.mix(states, updates)

@@ -15,6 +15,7 @@ from parareal._core.trees import State
 from parareal.diagnostics._harness import Bench, distance, eps_of, finite, size
 from parareal.grid._time_grid import TimeGrid
 from parareal.integrators import DormandPrince, EulerMaruyama, Heun, Integrator, SciPy
+from parareal.integrators._traits import IntegratorTraits
 from parareal.problem._sde import SDE
 
 _MOST = 128
@@ -204,17 +205,11 @@ class _Mistaken(Integrator):
     sign: float = 1.0
     noise_alone: bool = False
 
+    traits = IntegratorTraits(evaluations=None)
+
     @property
-    def steps(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def steps(self) -> int | None:
         return self.inner.steps
-
-    @property
-    def order(self) -> None:
-        return None
-
-    @property
-    def evaluations(self) -> None:
-        return None
 
     def bind(self, problem: Any, u0: State, grid: Any) -> Integrator:
         return replace(self, inner=self.inner.bind(problem, u0, grid))

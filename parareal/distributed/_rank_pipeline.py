@@ -108,7 +108,7 @@ class InBlock(Crew):
                 f"{came} came with schedule=pr.RankPipeline(), whose processes keep the states at the slice boundaries "
                 "of their own blocks; expected neither, or executor=pr.Distributed()"
             )
-        if correction.mixing:
+        if correction.traits.mixing:
             raise ValueError(
                 f"{correction!r} looks at all boundaries together, and schedule=pr.RankPipeline() deals them out; "
                 "expected another correction, such as pr.Coarse or pr.Secant, or executor=pr.Distributed()"

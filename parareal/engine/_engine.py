@@ -15,7 +15,7 @@ from parareal._core import trees
 from parareal._core.arrays import Bools, Floats, Ints
 from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
-from parareal.corrections._base import Correction
+from parareal.corrections._base import Correction, bound_correction
 from parareal.engine._lanes import ActiveLanes
 from parareal.engine._measure import Figures, figures, measured
 from parareal.engine._parts import Parts
@@ -26,10 +26,10 @@ from parareal.engine._update import Iterates
 from parareal.executors._base import Executor
 from parareal.grid._mesh import Mesh, Span
 from parareal.grid._time_grid import TimeGrid
-from parareal.integrators import Integrator, Multistep
+from parareal.integrators._base import Integrator, Multistep, bound_integrator
 from parareal.results._run_state import RunState
 from parareal.results._status import Status
-from parareal.schedules._schedule import Progress, Schedule
+from parareal.schedules._schedule import Progress, Schedule, admitted
 from parareal.stopping._observations import Seen, Start
 from parareal.stopping._rules import StoppingRule, StoppingState, Verdict
 
@@ -83,7 +83,8 @@ class Engine:
     ) -> None:
         one, slices = trees.one(u0, 0), grid.num_slices
         problem = problem.bind(one, grid, fine)
-        fine, correction = fine.bind(problem, one, grid), correction.bind(problem, one, grid, fine)
+        fine = bound_integrator(fine, problem, one, grid)
+        correction = bound_correction(correction, problem, one, grid, fine)
         empty = fine.begin if isinstance(fine, Multistep) and not fine.restart else None
         rounding = max(torch.finfo(leaf.dtype).eps for leaf in trees.leaves(u0))
         if empty is not None:
@@ -94,21 +95,21 @@ class Engine:
         width, systems = min(schedule.width or slices, slices), trees.leaves(u0)[0].shape[0]
         mismatch = correction.mismatch(Span(grid.edges, np.arange(slices))).numpy()
         self.stopping: StoppingState = stop.begin(
-            Start(systems, width, mismatch, correction.mixing > 0, empty is not None, rounding)
+            Start(systems, width, mismatch, correction.traits.mixing > 0, empty is not None, rounding)
         )
-        device, coarse = trees.leaves(u0)[0].device, correction.propagator
+        device, coarse = trees.leaves(u0)[0].device, correction.traits.propagator
         self.state = RunState.new(systems, slices, max_iterations, coarse is not None)
         setup = Setup(correction, u0, grid.edges.to(device), dense, stop.uses_growth, schedule.guess, given, empty)
         self.iterates = Iterates(self.state, setup.layout(slices, width, block), setup)
         self.counters = Counters()
-        tangents, places = correction.carries, systems * slices
+        tangents, places = correction.traits.carries, systems * slices
         stepped = correction.lifted(problem) if tangents else problem
         mesh = Mesh.build(grid, fine.steps, device)
         self.fine = ActiveLanes(stepped, fine, mesh, carries_history=empty is not None, places=places)
         self.fine.final = self._from_final
         self.coarse: ActiveLanes | None = None
         if coarse is not None:
-            coarse = coarse.bind(problem, one, grid)
+            coarse = bound_integrator(coarse, problem, one, grid)
             mesh = Mesh.build(grid, coarse.steps or 1, device)
             self.coarse = ActiveLanes(problem, coarse, mesh, keep_first=True, places=places)
         first = None if self.coarse is None else self.coarse.method.first_function
@@ -214,7 +215,7 @@ class Engine:
             iteration=self.state.iteration,
             coarse=self.coarse is not None,
         )
-        fine, coarse = self.parts.schedule.admit(progress)
+        fine, coarse = admitted(self.parts.schedule, progress)
         if self.coarse is not None and some(coarse):
             self._launch(self.coarse, coarse, lanes.coarse_started)
         if some(fine):
@@ -342,7 +343,7 @@ class Engine:
     def _status(self, decision: Verdict, i: int, system: int, frontier: int, finite: bool) -> Status | None:
         slices = self.iterates.layout.slices
         if not finite:
-            return Status.UNSOLVED if self.fine.method.integrator.implicit else Status.NONFINITE
+            return Status.UNSOLVED if self.fine.method.integrator.traits.implicit else Status.NONFINITE
         if frontier == slices and not self.state.accepted[system]:
             return Status.FINAL
         if frontier == slices or (decision.stop[i] and decision.converged[i]):

@@ -21,7 +21,7 @@ from parareal._core.trees import State
 from parareal.engine._lane_stack import Lanes, merged
 from parareal.engine._readiness import some
 from parareal.grid._mesh import Mesh
-from parareal.integrators import Integrator, Multistep
+from parareal.integrators._base import Integrator, Multistep, check_request, check_stepped, started
 from parareal.problem._ode import Stages
 
 
@@ -57,15 +57,21 @@ class StageGroup:
             self.stages.close()
             return
         try:
-            self.request = self.stages.send(value)
+            self.request = self._next_request(value)
             while getattr(self.request[0], "free", False):
                 fn, *args = self.request
                 rows = () if self.lanes.rows is None else (self.lanes.rows,)
-                self.request = self.stages.send(fn(*args, *rows))
+                self.request = self._next_request(fn(*args, *rows))
         except StopIteration as end:
+            check_stepped(self.owner.method.integrator, end.value, self.lanes.u)
             self.owner.step_done(self, end.value)
         else:
             self.owner.groups.append(self)
+
+    def _next_request(self, value: State) -> tuple[Any, ...]:
+        request = self.stages.send(value)
+        check_request(self.owner.method.integrator, request)
+        return request
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,9 +132,9 @@ class ActiveLanes:
         carries_history: bool = False,
         places: int = 1,
     ) -> None:
-        first = integrator.first_function(problem) if integrator.shares_first_stage else None
+        first = integrator.first_function(problem) if integrator.traits.shares_first_stage else None
         self.method = Method(problem, integrator, mesh, keep_first, carries_history, first)
-        self.queue = None if integrator.evaluations is not None else Queue(places)
+        self.queue = None if integrator.traits.evaluations is not None else Queue(places)
         self.arrived: list[tuple[Ints, State]] = []
         self.first: list[tuple[Ints, State]] = []
         self.groups: list[StageGroup] = []
@@ -282,7 +288,7 @@ class ActiveLanes:
         """Lanes with different keys shall not share a group; ``None`` where all may."""
         if len(lanes.ids) == 1:
             return None
-        if self.method.integrator.apart:
+        if self.method.integrator.traits.apart:
             return np.arange(len(lanes.ids))
         variants = None
         if lanes.number is not None and self.method.multistep is not None:
@@ -304,9 +310,8 @@ class ActiveLanes:
         variant, (at1, t1) = (), self._next(lanes)
         if lanes.number is not None and self.method.multistep is not None:
             variant = (int(self.method.multistep.variants(*lanes.number[:1].T)[0]),)
-        group = StageGroup(
-            self, lanes, at1, t1, self.method.integrator.step(self.method.problem, lanes.t, t1, lanes.u, *variant)
-        )
+        stages = started(self.method.integrator, self.method.problem, lanes.t, t1, lanes.u, *variant)
+        group = StageGroup(self, lanes, at1, t1, stages)
         group.final = self.queue is not None and self.final is not None and bool(self.final(lanes.ids[:1])[0])
         group.resume(None)
         request = group.request

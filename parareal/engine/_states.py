@@ -49,23 +49,23 @@ class Setup:
     @property
     def by_run(self) -> bool:
         """Whether first guesses of neighbouring slices are made together."""
-        return self.correction.stacked or self.guess is not None or self.given is not None
+        return self.correction.traits.stacked or self.guess is not None or self.given is not None
 
     @property
     def carries(self) -> bool:
         """Whether fine solutions carry tangents for the correction."""
-        return self.correction.carries > 0
+        return self.correction.traits.carries > 0
 
     def layout(self, slices: int, width: int, block: tuple[int, int] | None) -> Layout:
         """For so many slices, of which at most ``width`` are worked on at a time, or those of a block."""
         leaf = trees.leaves(self.u0)[0]
-        coarse = self.correction.propagator is not None
+        coarse = self.correction.traits.propagator is not None
         return Layout(
             systems=leaf.shape[0],
             slices=slices,
             device=leaf.device,
             width=width,
-            lookback=max(self.correction.lookback, int(self.empty is not None or self.keep_earlier)),
+            lookback=max(self.correction.traits.lookback, int(self.empty is not None or self.keep_earlier)),
             free=not coarse,
             guess_waits=coarse and self.guess is None and self.given is None,
             start=0 if block is None else block[0],
@@ -100,7 +100,7 @@ class Rings:
         u0, correction, width = setup.u0, setup.correction, layout.width
         systems, slices, plain = layout.systems, layout.slices, without_history(setup.u0)
         # Three more than a window: the boundary before it, and the two from which first guesses are extrapolated.
-        u = Ring(u0, systems, slices + 1, None if setup.dense else width + 3, 2 if correction.uses_input else 1)
+        u = Ring(u0, systems, slices + 1, None if setup.dense else width + 3, 2 if correction.traits.uses_input else 1)
         start = np.arange(systems) * (slices + 1)
         u.put(start, np.zeros_like(start), u0)
         here = min(width, max(1, layout.end - layout.start))
@@ -110,7 +110,9 @@ class Rings:
             fine=Ring(correction.lift(u0) if setup.carries else u0, systems, slices, here),
             coarse=Ring(plain, systems, slices, here, 2) if coarse else None,
             first_stage=Ring(plain, systems, slices, here) if coarse else None,
-            update=Ring(plain, systems, slices + 1, here + 2, correction.mixing + 1) if correction.mixing else None,
+            update=Ring(plain, systems, slices + 1, here + 2, correction.traits.mixing + 1)
+            if correction.traits.mixing
+            else None,
         )
 
 
@@ -198,7 +200,7 @@ class StoredStates(Readiness):
     def known(self, system: Ints, n: Ints, iterate: Ints, lookback: int = -1) -> Known:
         """What is known of slices at an iterate; from ``lookback`` of 0 on also fine values and iterates before."""
         at, place = iterate, system * self.layout.slices + n
-        u = without_history(self.rings.u.peek(place + system, at)) if self.setup.correction.uses_input else None
+        u = without_history(self.rings.u.peek(place + system, at)) if self.setup.correction.traits.uses_input else None
         g = None if self.layout.free else self.rings.coarse.peek(place, at)
         if lookback < 0:
             return Known(u, g)
@@ -249,13 +251,13 @@ class StoredStates(Readiness):
     def write(self, system: Ints, n: Ints, iterate: Ints, value: State) -> None:
         """Right boundaries take their next states."""
         oldest, correction, slices = None, self.setup.correction, self.layout.slices
-        if correction.uses_input:  # the slice on the right looks back to what its right boundary came from
+        if correction.traits.uses_input:  # the slice on the right looks back to what its right boundary came from
             right = system * slices + np.minimum(n + 1, slices - 1)
             oldest = np.where(n + 1 == slices, iterate, self.needed(right, iterate))
-            if correction.mixing:
+            if correction.traits.mixing:
                 # One more than is mixed: a run that is cut short may go back by one.
                 first = self.state.first[system, n + 1]
-                oldest = np.maximum(np.minimum(oldest, iterate - correction.mixing - 1), first)
+                oldest = np.maximum(np.minimum(oldest, iterate - correction.traits.mixing - 1), first)
         self.rings.u.put(system * (slices + 1) + n + 1, iterate, value, oldest)
         # After the state itself: Ctrl-C may come at any time, and a number must not be there without its state.
         self.state.current[system, n + 1] = iterate

@@ -18,6 +18,7 @@ from parareal.integrators._exponential import etdrk4_step
 from parareal.integrators._history import no_history, recall, remember
 from parareal.integrators._interpolation import Moments, exact, node_weights
 from parareal.integrators._runge_kutta import RK4, Heun, explicit_step
+from parareal.integrators._traits import IntegratorTraits
 from parareal.problem._ode import Stages
 from parareal.problem._semilinear import Factors, Semilinear, Split, Weights, lincomb, plain_split
 
@@ -50,12 +51,12 @@ class AdamsBashforth(Multistep):
     """The explicit Adams method: one evaluation a step, whatever the order; any steps, even or not.
 
     The first ``order - 1`` steps are Runge-Kutta steps of that order or more, of 2 evaluations for order 2 and 4 above.
-    Its memory, the right-hand side at the steps before, travels over slice edges. Before the first fine solution a
-    slice has none, and begins with lower orders.
+    Its history, the right-hand side at the steps before, travels over slice boundaries. Until its first fine solution a
+    slice has no history and begins with lower orders.
 
     Args:
         order: 1 ... 4.
-        restart: Begin anew in every slice, with Runge-Kutta steps, in place of carrying the memory over.
+        restart: Begin anew in every slice, with Runge-Kutta steps, without carrying its history over.
         steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse).
 
     Raises:
@@ -73,20 +74,18 @@ class AdamsBashforth(Multistep):
         33
     """
 
-    order: int = 2  # pyright: ignore[reportIncompatibleMethodOverride]
+    order: int = 2
     restart: bool = False
     steps: int | None = None
-
-    shares_first_stage = True
 
     def __post_init__(self) -> None:
         check_order(self.order, 4)
         check_steps(self.steps)
 
     @property
-    def evaluations(self) -> int:
-        """One a step, after the first few."""
-        return 1
+    def traits(self) -> IntegratorTraits:
+        """One evaluation a step, after the first few."""
+        return IntegratorTraits(order=self.order, evaluations=1, shares_first_stage=True, multistep=True)
 
     def begin(self, u: State) -> Memory:
         """No earlier values."""
@@ -130,7 +129,7 @@ class DEIS(Multistep):
             an error of order 2. Else the first ``order - 1`` steps are those of `ETDRK4`, of 4 evaluations, and a
             smooth solution has the full order.
         lower_order_final: Lower the order in the last steps, down to 1 in the last one.
-        restart: Begin anew in every slice, in place of carrying the memory over.
+        restart: Begin anew in every slice, without carrying its history over.
         steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse).
 
     Raises:
@@ -146,26 +145,25 @@ class DEIS(Multistep):
         1
     """
 
-    order: int = 3  # pyright: ignore[reportIncompatibleMethodOverride]
+    order: int = 3
     lower_order_start: bool = True
     lower_order_final: bool = False
     restart: bool = False
     steps: int | None = None
-
-    shares_first_stage = True
-    solves = (Semilinear,)
 
     def __post_init__(self) -> None:
         check_order(self.order, 4)
         check_steps(self.steps)
 
     @property
-    def evaluations(self) -> int:
-        """One a step, after the first few."""
-        return 1
+    def traits(self) -> IntegratorTraits:
+        """One evaluation a step, after the first few."""
+        return IntegratorTraits(
+            order=self.order, evaluations=1, shares_first_stage=True, solves=(Semilinear,), multistep=True
+        )
 
     def first_function(self, problem: Any) -> Any:
-        """What the split asks for."""
+        """The function of the problem's split."""
         return problem.split("noise").function
 
     def begin(self, u: State) -> Memory:

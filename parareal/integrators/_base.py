@@ -7,48 +7,55 @@ another method, and the engine sees, counts and shares every evaluation without 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Generator
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
+from parareal._core import trees
 from parareal._core.arrays import Ints
-from parareal._core.checks import check_count
+from parareal._core.checks import check_count, described
+from parareal._core.declared import Collected, Declared
 from parareal._core.multistep_state import Carried, Memory
 from parareal._core.trees import State
-from parareal.problem._ode import ODE, Stages
+from parareal.integrators._traits import BY_ATTRIBUTE, EXAMPLE, IntegratorTraits
+from parareal.problem._ode import Stages
 
 
 class Integrator(ABC):
-    """A method. Final classes give the attributes and `step`; variants wrap, they do not override.
+    """A method. A final class declares its traits and gives `step`; variants wrap a method, they do not override it.
+
+    Declare the traits as ``traits = pr.IntegratorTraits(order=1, evaluations=1)`` in the class body, as a property
+    ``traits`` where they depend on the fields, or one by one as class attributes. An object can be read in both forms.
 
     Attributes:
+        traits: What the method declares of itself, an `IntegratorTraits`.
         steps: Steps in each slice. ``None`` stands for the grid's own points as fine propagator and for one step
             a slice as coarse propagator.
-        shares_first_stage: Whether a step begins by asking for `first_function` at its left end, so that the value can
-            be shared between the coarse and the fine propagator.
+        evaluations: See `IntegratorTraits`; so are the following.
+        order: Order of accuracy, or ``None`` where it is not known.
+        shares_first_stage: Whether a step begins by asking for `first_function` at its left end.
         implicit: Whether a step solves equations, which may fail: its state is then NaN.
-        apart: Whether each lane of a step asks for as much as it needs, so that none shall wait for another.
-        solves: Kinds of problems that it is for.
+        apart: Whether each lane asks for a number of values of its own.
+        solves: The kinds of problems that the method is for.
     """
 
-    steps: int | None
-    shares_first_stage: bool = False
-    implicit: ClassVar[bool] = False
-    apart: bool = False
-    solves: ClassVar[tuple[type, ...]] = (ODE,)
+    traits_defaults: ClassVar[dict[str, Any]] = {}
+    traits = Collected[IntegratorTraits](IntegratorTraits, BY_ATTRIBUTE, ("evaluations",), EXAMPLE)
+    steps = Declared["int | None"](None)
+    evaluations = Declared["int | None"]()
+    order = Declared["int | float | None"]()
+    shares_first_stage = Declared[bool]()
+    implicit = Declared[bool]()
+    apart = Declared[bool]()
+    solves = Declared["tuple[type, ...]"]()
 
-    @property
-    @abstractmethod
-    def order(self) -> int | float | None:
-        """Order of accuracy, the strong one for SDEs, or ``None`` where it is not known."""
-
-    @property
-    @abstractmethod
-    def evaluations(self) -> int | None:
-        """Evaluations of the right-hand side (or calls of a black box) in one step; ``None`` where that varies."""
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        vars(Integrator)["traits"].settle(cls)
 
     def bind(self, problem: Any, u0: State, grid: Any) -> Integrator:
-        """This method, made ready for a problem before any work is done; raises where it does not fit.
+        """Returns the method to be used for a problem, before any work is done; raises where it does not fit.
 
         Args:
             problem: The problem.
@@ -58,7 +65,7 @@ class Integrator(ABC):
         return self
 
     def first_function(self, problem: Any) -> Any:
-        """What a step asks for first, at its left end: the right-hand side, unless a method says otherwise."""
+        """The function that a step asks for first, at its left end: the right-hand side by default."""
         return problem.rhs
 
     @abstractmethod
@@ -96,26 +103,27 @@ class Cost(NamedTuple):
 
 
 class Multistep(Integrator):
-    """A method with a memory, which belongs to the state: states are `parareal.Carried` in its steps.
+    """A method with a history, which belongs to the state: states are `parareal.Carried` in its steps.
 
     Attributes:
-        restart: Whether the memory is emptied at every slice edge. As coarse propagator a method always does so.
+        restart: Whether each slice begins without history. As coarse propagator a method always does so.
     """
 
-    restart: bool
+    traits_defaults: ClassVar[dict[str, Any]] = {"multistep": True}
+    restart = Declared[bool](False)
 
     @property
     def group(self) -> int:
-        """How many steps belong together: iterations are fewer where slices end between such groups."""
+        """How many steps form a group: fewer iterations are needed where slices end between groups."""
         return 1
 
     @abstractmethod
     def begin(self, u: State) -> Memory:
-        """An empty memory for states with leaves ``(L, *state)``."""
+        """The history of a method that has made no step, for states with leaves ``(L, *state)``."""
 
     @abstractmethod
     def variants(self, step: Ints, steps: Ints) -> Ints:
-        """Which variant of a step lanes take: the method's first, or last, steps may differ from the others.
+        """Which variant of a step each lane takes: the first or last steps of a method may differ from the others.
 
         Args:
             step: Number of the step of each lane, from 0, ``(L,)``: in the whole grid, or with ``restart`` in its
@@ -135,3 +143,62 @@ def check_steps(steps: Any) -> None:
     """Raises unless ``steps`` is ``None`` or a positive int."""
     if steps is not None:
         check_count(steps, "steps")
+
+
+def bound_integrator(method: Integrator, problem: Any, u0: State, grid: Any) -> Integrator:
+    """What `Integrator.bind` gives, checked."""
+    bound: Any = method.bind(problem, u0, grid)
+    if not isinstance(bound, Integrator):
+        raise TypeError(
+            f"bind of {method!r} returned {described(bound)}; expected the integrator to be used: end it with "
+            "return self"
+        )
+    return bound
+
+
+def started(method: Integrator, problem: Any, t0: Tensor, t1: Tensor, u: State, *variant: int) -> Stages:
+    """A step, checked to be a generator."""
+    stages: Any = method.step(problem, t0, t1, u, *variant)
+    if not isinstance(stages, Generator):
+        raise TypeError(
+            f"step of {method!r} returned {described(stages)}; expected a generator, which asks for values with yield, "
+            "as in slope = yield problem.rhs, t0, u. For a function that carries states over a slice by itself take "
+            "pr.Propagator(fn)"
+        )
+    return stages  # pyright: ignore[reportUnknownVariableType]
+
+
+def check_request(method: Integrator, request: Any) -> None:
+    """Raises unless a step has yielded a function and its arguments."""
+    if isinstance(request, tuple) and len(request) > 1 and callable(request[0]):  # pyright: ignore
+        return
+    parts: list[Any] = [*request] if isinstance(request, tuple) else [request]
+    came = ", ".join(described(part) for part in parts)
+    raise TypeError(
+        f"step of {method!r} yielded {came}; expected a function and its arguments, as in yield problem.rhs, t0, u"
+    )
+
+
+def check_stepped(method: Integrator, new: Any, old: Any) -> None:
+    """Raises unless a step has returned something like the states that it was given."""
+    if isinstance(old, Carried) and not isinstance(new, Carried):
+        raise TypeError(
+            f"step of {method!r} returned {described(new)}; expected pr.Carried(u, memory): states at t1 and "
+            "their history"
+        )
+    if isinstance(old, Carried):
+        new, old = new.u, old.u
+    if trees.structure(new) != trees.structure(old):
+        new = trees.in_order_of(new, old)
+    leaves = trees.leaves(new)
+    if trees.structure(new) != trees.structure(old) or not all(isinstance(leaf, Tensor) for leaf in leaves):
+        raise TypeError(
+            f"step of {method!r} returned {described(new)}; expected states at t1, of the structure of those at t0: "
+            "end it with return"
+        )
+    for leaf, before in zip(leaves, trees.leaves(old), strict=True):
+        if leaf.shape != before.shape:
+            raise ValueError(
+                f"step of {method!r} returned shape {tuple(leaf.shape)} for states of shape {tuple(before.shape)}; "
+                "expected the same shape, lanes in front: make times (L,) fit, as in (t1 - t0)[:, None] * slope"
+            )

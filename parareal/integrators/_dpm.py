@@ -21,6 +21,7 @@ from parareal.integrators._adams import check_order, extrapolate, midpoint
 from parareal.integrators._base import Multistep, check_steps
 from parareal.integrators._history import no_history, recall, store
 from parareal.integrators._interpolation import Moments, exact, node_weights
+from parareal.integrators._traits import IntegratorTraits
 from parareal.problem._ode import Stages
 from parareal.problem._semilinear import Factors, Prediction, Semilinear, Split, Weights, chosen, lincomb
 
@@ -37,7 +38,7 @@ def published(weights: Weights, m: int) -> list[Factors]:
 class _DPM(Multistep):
     """What the two families share: everything but what the model predicts."""
 
-    order: int = 2  # pyright: ignore[reportIncompatibleMethodOverride]
+    order: int = 2
     kind: Kind = "singlestep"
     rule: Rule = "midpoint"
     lower_order_final: bool = False
@@ -45,8 +46,6 @@ class _DPM(Multistep):
     steps: int | None = None
 
     prediction: ClassVar[Prediction]
-    shares_first_stage = True
-    solves = (Semilinear,)
 
     def __post_init__(self) -> None:
         check_order(self.order, 3)
@@ -56,9 +55,11 @@ class _DPM(Multistep):
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; expected {known[0]!r} or {known[1]!r}")
 
     @property
-    def evaluations(self) -> int:
-        """One a step."""
-        return 1
+    def traits(self) -> IntegratorTraits:
+        """One evaluation a step."""
+        return IntegratorTraits(
+            order=self.order, evaluations=1, shares_first_stage=True, solves=(Semilinear,), multistep=True
+        )
 
     @property
     def group(self) -> int:
@@ -66,7 +67,7 @@ class _DPM(Multistep):
         return self.order if self.kind == "singlestep" else 1
 
     def first_function(self, problem: Any) -> Any:
-        """What the split asks for."""
+        """The function of the problem's split."""
         return problem.split(self.prediction).function
 
     def begin(self, u: State) -> Memory:
@@ -149,7 +150,7 @@ class DPMSolver(_DPM):
         kind: ``"singlestep"`` or ``"multistep"``.
         rule: How derivatives are taken from differences: ``"midpoint"`` or ``"heun"``.
         lower_order_final: Lower the order in the last steps. Into a noise level of zero it is lowered to 1 in any case.
-        restart: Begin anew in every slice, in place of carrying the memory over.
+        restart: Begin anew in every slice, without carrying its history over.
         steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse), which is DDIM.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,9 +10,14 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.trees import State
+from parareal.integrators._amplification import etdrk2, etdrk4, exponential_euler
 from parareal.integrators._base import Integrator, check_steps
+from parareal.integrators._traits import IntegratorTraits
 from parareal.problem._ode import Stages
 from parareal.problem._semilinear import Factors, Semilinear, Split, chosen, lincomb
+
+_TRAITS = IntegratorTraits(evaluations=None, shares_first_stage=True, solves=(Semilinear,))
+"""What the final classes have in common."""
 
 
 @dataclass(frozen=True)
@@ -21,14 +26,13 @@ class _Exponential(Integrator):
 
     steps: int | None = None
 
-    shares_first_stage = True
-    solves = (Semilinear,)
+    traits = _TRAITS
 
     def __post_init__(self) -> None:
         check_steps(self.steps)
 
     def first_function(self, problem: Any) -> Any:
-        """What the split asks for."""
+        """The function of the problem's split."""
         return problem.split("data").function
 
 
@@ -53,15 +57,7 @@ class ExponentialEuler(_Exponential):
         -1.0
     """
 
-    @property
-    def order(self) -> int:
-        """Order of accuracy."""
-        return 1
-
-    @property
-    def evaluations(self) -> int:
-        """Evaluations in one step."""
-        return 1
+    traits = replace(_TRAITS, order=1, evaluations=1, stability=exponential_euler)
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
         """One step on L lanes; see `Integrator.step`."""
@@ -88,15 +84,7 @@ class ETDRK2(_Exponential):
         (2, 2)
     """
 
-    @property
-    def order(self) -> int:
-        """Order of accuracy."""
-        return 2
-
-    @property
-    def evaluations(self) -> int:
-        """Evaluations in one step."""
-        return 2
+    traits = replace(_TRAITS, order=2, evaluations=2, stability=etdrk2)
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
         """One step on L lanes; see `Integrator.step`."""
@@ -129,15 +117,7 @@ class ETDRK4(_Exponential):
         (4, 4)
     """
 
-    @property
-    def order(self) -> int:
-        """Order of accuracy."""
-        return 4
-
-    @property
-    def evaluations(self) -> int:
-        """Evaluations in one step."""
-        return 4
+    traits = replace(_TRAITS, order=4, evaluations=4, stability=etdrk4)
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
         """One step on L lanes; see `Integrator.step`."""

@@ -19,7 +19,7 @@ def gmres(operator: Operator, rhs: Tensor, rtol: float, most: int = 300) -> tupl
     """M x = rhs for each lane, to a residual of ``rtol`` times the right-hand side in the Euclidean norm.
 
     A lane that has got there takes no further part, so that its result and its cost are those it has alone. Whether
-    any lane goes on is asked of the device once for each vector.
+    any lane continues is asked of the device once for each vector.
 
     Args:
         operator: ``M v`` on chosen lanes.

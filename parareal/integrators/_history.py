@@ -52,7 +52,7 @@ class History(NamedTuple):
 
 
 def no_history(u: State, depth: int, kept: int = 0) -> Memory:
-    """The memory of a method that has made no step, of ``depth`` values and ``kept`` states."""
+    """The history of a method that has made no step, of ``depth`` values and ``kept`` states."""
     leaf = trees.leaves(u)[0]
     zeros = trees.map(torch.zeros_like, u)
     clock = torch.zeros(leaf.shape[0], 1 + 2 * depth, dtype=torch.float64, device=leaf.device)
@@ -67,7 +67,7 @@ def recall(memory: Memory) -> History:
 
 
 def remember(history: History, t: Tensor, rest: State, unit: Tensor) -> Memory:
-    """The memory after a step that began at ``t`` with N = ``rest``, all as deep as before."""
+    """The history after a step that began at ``t`` with N = ``rest``, all as deep as before."""
     depth = len(history.values)
     known = (history.known + 1).clamp(max=depth)
     return store(history._replace(known=known), [rest, *history.values][:depth], t, unit)

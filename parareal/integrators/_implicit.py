@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal._core.checks import check_count
+from parareal._core.checks import check_count, described
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator, check_steps
 from parareal.integrators._newton import MOST_DENSE, Options, solve_stages, to_state, to_vector, weighted
 from parareal.integrators._tableau import ButcherTableau, as_tableau
+from parareal.integrators._traits import IntegratorTraits
 from parareal.problem._ode import Stages
 
 
@@ -28,17 +29,15 @@ class Implicit(Integrator):
     max_newton: int = field(default=20, kw_only=True)
     krylov: bool | None = field(default=None, kw_only=True)
 
-    implicit = True
-
     def __post_init__(self) -> None:
         check_steps(self.steps)
         check_count(self.max_newton, "max_newton")
         if self.krylov is not None and not isinstance(self.krylov, bool):  # pyright: ignore
-            raise TypeError(f"krylov={self.krylov!r} is a {type(self.krylov).__name__}; expected True, False or None")
+            raise TypeError(f"krylov={self.krylov!r} is {described(self.krylov)}; expected True, False or None")
         if self.rtol is None:
             return
         if isinstance(self.rtol, bool) or not isinstance(self.rtol, Real):  # pyright: ignore
-            raise TypeError(f"rtol={self.rtol!r} is a {type(self.rtol).__name__}; expected a float, or None")
+            raise TypeError(f"rtol={self.rtol!r} is {described(self.rtol)}; expected a float, or None")
         if not 0.0 < self.rtol < 1.0:
             raise ValueError(
                 f"rtol={self.rtol!r} is out of range; expected a number between 0 and 1, or None for the rounding unit"
@@ -50,22 +49,16 @@ class Implicit(Integrator):
         """The method's tableau."""
 
     @property
-    def order(self) -> int | None:
-        """Order of accuracy."""
-        return self.table.order
-
-    @property
-    def evaluations(self) -> None:
-        """It varies: as many as Newton's method takes."""
-        return None
-
-    @property
-    def shares_first_stage(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether the first stage is explicit, so that it is the right-hand side at the left end."""
-        return self.table.diagonal and not any(self.table.a[0])
+    def traits(self) -> IntegratorTraits:
+        """Newton's method varies its evaluations. An explicit first stage is the right-hand side at the left end."""
+        table = self.table
+        explicit = table.diagonal and not any(table.a[0])
+        return IntegratorTraits(
+            order=table.order, evaluations=None, shares_first_stage=explicit, implicit=True, tableau=table
+        )
 
     def bind(self, problem: Any, u0: State, grid: Any) -> Implicit:
-        """Itself; raises where torch.func has nothing to differentiate."""
+        """Returns itself; raises where torch.func has nothing to differentiate."""
         if problem.batching == "loop":
             raise ValueError(
                 f'{type(self).__name__} came with a problem with batching="loop", of which torch.func takes no '
@@ -123,9 +116,9 @@ class ImplicitRungeKutta(Implicit):
     """The implicit Runge-Kutta method of a tableau, solved by Newton's method with exact derivatives.
 
     Stages are solved together, or one after another where the tableau is lower triangular, which costs less; one with
-    a row of zeros is explicit. Newton's method begins with the state held and goes on until the estimated error is
-    below ``rtol``. Convergence is quadratic, so that the default, rounding, costs no more than one iteration beyond
-    what any tolerance would take. A linear problem takes two, the second of which confirms the first.
+    a row of zeros is explicit. Newton's method begins with the state at the start of the step and iterates until the
+    estimated error is below ``rtol``. Convergence is quadratic, so that the default, rounding, costs no more than one
+    iteration beyond what any tolerance would take. A linear problem takes two, the second of which confirms the first.
 
     For a state of d real numbers (a complex element is two) and a system of s stages, one iteration takes s (1 + d)
     evaluations in one round: a directional derivative counts as one, and all are taken side by side. Systems of more

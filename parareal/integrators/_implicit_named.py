@@ -1,4 +1,4 @@
-"""Implicit methods by name: a table and a docstring each. What they share is told in `ImplicitRungeKutta`."""
+"""Implicit methods by name: a table and a docstring each. `ImplicitRungeKutta` describes what they share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from parareal._core.checks import check_count
+from parareal._core.checks import check_count, described
 from parareal.integrators._implicit import Implicit
 from parareal.integrators._tableau import ButcherTableau
 
@@ -105,7 +105,7 @@ class SDIRK2(Implicit):
         super().__post_init__()
         gamma: Any = 1 - math.sqrt(0.5) if self.gamma is None else self.gamma
         if isinstance(gamma, bool) or not isinstance(gamma, Real):
-            raise TypeError(f"gamma={gamma!r} is a {type(gamma).__name__}; expected a float, or None")
+            raise TypeError(f"gamma={gamma!r} is {described(gamma)}; expected a float, or None")
         if not math.isfinite(gamma) or gamma == 0.0:
             raise ValueError(f"gamma={gamma!r} is no coefficient; expected a finite number that is not zero")
         object.__setattr__(self, "gamma", float(gamma))

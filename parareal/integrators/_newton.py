@@ -54,7 +54,7 @@ def _as_real(leaf: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Options:
-    """How Newton's method goes on and when it ends.
+    """How Newton's method iterates, and when it ends.
 
     Attributes:
         rtol: Size that the error may have, relative to the state; ``None`` for the rounding unit.
@@ -285,7 +285,7 @@ def solve_stages(
             floor = (_ROUNDINGS * stiffness).clamp(max=_MOST_NOISE / coarsest).clamp(min=finest**-0.5)
             done |= (change >= before) & (change <= floor * scale)
         before = change
-        # The one transfer from the device: 0 goes on, 1 is done, 2 has failed.
+        # The one transfer from the device: 0 continues, 1 is done, 2 has failed.
         state = torch.where(torch.isfinite(change) & torch.isfinite(scale), done.long(), 2).cpu()
         failed = failed | (active & (state == 2))
         active = active & (state == 0)

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.checks import described
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator
+from parareal.integrators._traits import IntegratorTraits
 from parareal.problem._lane_calls import Fresh, check_like, check_untouched, noting_vmap, versions
 from parareal.problem._ode import Problem, Stages
 
@@ -39,14 +41,14 @@ class Propagator(Integrator):
 
     fn: Callable[[Tensor, Tensor, State], State]
     batching: str = "loop"
-    solves = (Problem,)
+    traits = IntegratorTraits(order=None, evaluations=1, solves=(Problem,))  # one call a slice
     steps: int | None = field(default=1, init=False)
     _vmapped: Callable[..., Any] = field(init=False, repr=False)
     _fresh: Fresh = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not callable(self.fn):
-            raise TypeError(f"fn is a {type(self.fn).__name__}; expected a callable fn(t0, t1, u) -> u")
+            raise TypeError(f"fn is {described(self.fn)}; expected a callable fn(t0, t1, u) -> u")
         if self.batching not in ("loop", "vmap", "native"):
             raise ValueError(f"batching={self.batching!r} is unknown; expected one of 'loop', 'vmap', 'native'")
         object.__setattr__(self, "_vmapped", torch.func.vmap(self._checked))
@@ -54,16 +56,6 @@ class Propagator(Integrator):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.fn, self.batching)
-
-    @property
-    def order(self) -> int | None:
-        """Not known."""
-        return None
-
-    @property
-    def evaluations(self) -> int:
-        """One call a slice."""
-        return 1
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
         """The whole slice in one request."""

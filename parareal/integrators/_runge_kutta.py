@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from parareal._core.trees import State
 from parareal.integrators._base import Integrator, check_steps
 from parareal.integrators._stochastic import StratonovichHeun
 from parareal.integrators._tableau import ButcherTableau, as_tableau
+from parareal.integrators._traits import IntegratorTraits
 from parareal.problem._ode import ODE, Stages
 from parareal.problem._sde import SDE
 
@@ -30,26 +32,26 @@ def explicit_step(table: ButcherTableau, problem: Any, t0: Tensor, t1: Tensor, u
     return trees.axpy(u, length, table.b, slopes)
 
 
+@cache
+def traits_of(tableau: ButcherTableau) -> IntegratorTraits:
+    """The traits of the explicit method of a tableau, with one evaluation for each stage."""
+    return IntegratorTraits(order=tableau.order, evaluations=len(tableau.b), shares_first_stage=True, tableau=tableau)
+
+
 @dataclass(frozen=True)
 class Named(Integrator):
     """An explicit method whose tableau has a name; the final classes are a tableau and a docstring each."""
 
     steps: int | None = None
     tableau: ClassVar[ButcherTableau]
-    shares_first_stage = True
 
     def __post_init__(self) -> None:
         check_steps(self.steps)
 
     @property
-    def order(self) -> int | None:
-        """Order of accuracy."""
-        return self.tableau.order
-
-    @property
-    def evaluations(self) -> int:
-        """Evaluations of the right-hand side in one step, one for each stage."""
-        return len(self.tableau.b)
+    def traits(self) -> IntegratorTraits:
+        """One evaluation for each stage."""
+        return traits_of(self.tableau)
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
         """One step on L lanes; see `Integrator.step`."""
@@ -97,10 +99,14 @@ class Heun(Named):
     """
 
     tableau = ButcherTableau(a=((), (1.0,)), b=(0.5, 0.5), order=2)
-    solves = (ODE, SDE)
+
+    @property
+    def traits(self) -> IntegratorTraits:
+        """For SDEs as well."""
+        return replace(traits_of(self.tableau), solves=(ODE, SDE))
 
     def bind(self, problem: Any, u0: State, grid: Any) -> Integrator:
-        """Itself for an ODE, and for an SDE the stochastic method."""
+        """Returns itself for an ODE, and the stochastic method for an SDE."""
         return StratonovichHeun(self.steps).bind(problem, u0, grid) if isinstance(problem, SDE) else self
 
 
@@ -134,7 +140,6 @@ class RungeKutta(Integrator):
 
     tableau: ButcherTableau
     steps: int | None = None
-    shares_first_stage = True
 
     def __post_init__(self) -> None:
         table = as_tableau(self.tableau)
@@ -147,14 +152,9 @@ class RungeKutta(Integrator):
         object.__setattr__(self, "tableau", table)
 
     @property
-    def order(self) -> int | None:
-        """Order of accuracy, as the tableau states it."""
-        return self.tableau.order
-
-    @property
-    def evaluations(self) -> int:
-        """Evaluations of the right-hand side in one step, one for each stage."""
-        return len(self.tableau.b)
+    def traits(self) -> IntegratorTraits:
+        """One evaluation for each stage."""
+        return traits_of(self.tableau)
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
         """One step on L lanes; see `Integrator.step`."""

@@ -6,7 +6,7 @@ strong ones: of the root mean square error along one path.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,8 +15,12 @@ from torch import Tensor
 from parareal._core import trees
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator, check_steps
+from parareal.integrators._traits import IntegratorTraits
 from parareal.problem._ode import Stages
 from parareal.problem._sde import SDE
+
+_TRAITS = IntegratorTraits(evaluations=None, shares_first_stage=True, solves=(SDE,))
+"""What the final classes have in common."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,7 @@ class _Stochastic(Integrator):
 
     steps: int | None = None
 
-    shares_first_stage = True
-    solves = (SDE,)
+    traits = _TRAITS
 
     def __post_init__(self) -> None:
         check_steps(self.steps)
@@ -55,18 +58,11 @@ class EulerMaruyama(_Stochastic):
         0.5
     """
 
-    @property
-    def order(self) -> float:
-        """Strong order."""
-        return 0.5
-
-    @property
-    def evaluations(self) -> int:
-        """Drift and diffusion together, once."""
-        return 1
+    traits = replace(_TRAITS, order=0.5, evaluations=1)
+    """Drift and diffusion together, once."""
 
     def bind(self, problem: Any, u0: State, grid: Any) -> Integrator:
-        """Itself; an SDE in the sense of Stratonovich is refused."""
+        """Returns itself; an SDE in the sense of Stratonovich is refused."""
         if problem.calculus == "stratonovich" and problem.noise != "additive":
             raise ValueError(
                 f"{self!r} came with an SDE in the sense of Stratonovich, and would solve another equation; expected "
@@ -106,18 +102,11 @@ class Milstein(_Stochastic):
         1.0
     """
 
-    @property
-    def order(self) -> float:
-        """Strong order."""
-        return 1.0
-
-    @property
-    def evaluations(self) -> int:
-        """Drift and diffusion together, and the diffusion once more."""
-        return 2
+    traits = replace(_TRAITS, order=1.0, evaluations=2)
+    """Drift and diffusion together, and the diffusion once more."""
 
     def bind(self, problem: Any, u0: State, grid: Any) -> Integrator:
-        """Itself, or `EulerMaruyama` for additive noise; general noise is refused."""
+        """Returns itself, or `EulerMaruyama` for additive noise; general noise is refused."""
         if problem.noise == "general":
             raise ValueError(
                 f"{self!r} came with general noise, for which order 1 takes the iterated integrals of different "
@@ -167,18 +156,11 @@ class SRA1(_Stochastic):
         1.5
     """
 
-    @property
-    def order(self) -> float:
-        """Strong order."""
-        return 1.5
-
-    @property
-    def evaluations(self) -> int:
-        """Drift and diffusion together, and each once more."""
-        return 3
+    traits = replace(_TRAITS, order=1.5, evaluations=3)
+    """Drift and diffusion together, and each once more."""
 
     def bind(self, problem: Any, u0: State, grid: Any) -> Integrator:
-        """Itself; noise that is not additive is refused."""
+        """Returns itself; noise that is not additive is refused."""
         if problem.noise != "additive":
             raise ValueError(
                 f"{self!r} is for additive noise and came with noise={problem.noise!r}; expected pr.Milstein(), or "
@@ -206,18 +188,11 @@ class SRA1(_Stochastic):
 class StratonovichHeun(_Stochastic):
     """What `Heun` is for an SDE in the sense of Stratonovich; see there."""
 
-    @property
-    def order(self) -> float:
-        """Strong order, where Brownian motions do not interact."""
-        return 1.0
-
-    @property
-    def evaluations(self) -> int:
-        """Drift and diffusion together, twice."""
-        return 2
+    traits = replace(_TRAITS, order=1.0, evaluations=2)
+    """Drift and diffusion together, twice. The order holds where Brownian motions do not interact."""
 
     def bind(self, problem: Any, u0: State, grid: Any) -> Integrator:
-        """Itself; an Ito SDE is refused."""
+        """Returns itself; an Ito SDE is refused."""
         if problem.calculus == "ito" and problem.noise != "additive":
             raise ValueError(
                 f"Heun(steps={self.steps}) came with an Ito SDE, and would solve another equation; expected "

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from parareal._core.checks import described
+
 
 @dataclass(frozen=True)
 class ButcherTableau:
@@ -88,5 +90,5 @@ def as_tableau(value: Any) -> ButcherTableau:
     if isinstance(value, tuple | list) and len(value) in (2, 3):  # pyright: ignore[reportUnknownArgumentType]
         value = ButcherTableau(*value)  # pyright: ignore[reportUnknownArgumentType]
     if not isinstance(value, ButcherTableau):
-        raise TypeError(f"tableau is a {type(value).__name__}; expected a ButcherTableau or its (a, b) or (a, b, c)")
+        raise TypeError(f"tableau is {described(value)}; expected a ButcherTableau or its (a, b) or (a, b, c)")
     return value

@@ -16,6 +16,7 @@ from parareal.integrators._adams import check_order
 from parareal.integrators._base import Multistep, check_steps
 from parareal.integrators._history import History, no_history, recall, remember
 from parareal.integrators._interpolation import exact, node_weights
+from parareal.integrators._traits import IntegratorTraits
 from parareal.problem._ode import Stages
 from parareal.problem._semilinear import Factors, Prediction, Semilinear, Split, Weights, chosen, lincomb
 
@@ -31,7 +32,7 @@ class UniPC(Multistep):
         prediction: What of the model is taken for smooth in the log-SNR: ``"data"`` or ``"noise"``.
         variant: ``"bh1"`` or ``"bh2"``, the B(h) of the paper: it matters where one difference is all there is.
         lower_order_final: Lower the order in the last steps, down to 1 in the last one.
-        restart: Begin anew in every slice, in place of carrying the memory over.
+        restart: Begin anew in every slice, without carrying its history over.
         steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse), which is DDIM.
 
     Raises:
@@ -46,15 +47,12 @@ class UniPC(Multistep):
         1
     """
 
-    order: int = 2  # pyright: ignore[reportIncompatibleMethodOverride]
+    order: int = 2
     prediction: Prediction = "data"
     variant: Literal["bh1", "bh2"] = "bh2"
     lower_order_final: bool = True
     restart: bool = False
     steps: int | None = None
-
-    shares_first_stage = True
-    solves = (Semilinear,)
 
     def __post_init__(self) -> None:
         check_order(self.order, 3)
@@ -64,12 +62,14 @@ class UniPC(Multistep):
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; expected {known[0]!r} or {known[1]!r}")
 
     @property
-    def evaluations(self) -> int:
-        """One a step."""
-        return 1
+    def traits(self) -> IntegratorTraits:
+        """One evaluation a step."""
+        return IntegratorTraits(
+            order=self.order, evaluations=1, shares_first_stage=True, solves=(Semilinear,), multistep=True
+        )
 
     def first_function(self, problem: Any) -> Any:
-        """What the split asks for."""
+        """The function of the problem's split."""
         return problem.split(self.prediction).function
 
     def begin(self, u: State) -> Memory:

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeAlias
 
-from parareal._core.checks import check_count, check_instance
-from parareal.corrections._anderson import Anderson
+from parareal._core.checks import check_count, check_instance, described
 from parareal.corrections._base import Coarse, Correction
 from parareal.corrections._linear import Identity
 from parareal.corrections._secant import Secant
@@ -38,14 +37,14 @@ def ways_to_solve(
     corrections = [Coarse(one) if isinstance(one, Integrator) else one for one in _several(coarse)]
     for name, given, example in (("slices", slices, "[8, 16]"), ("schedules", schedules, "[pr.Wavefront()]")):
         if given is not None and not isinstance(given, Iterable):
-            raise TypeError(f"{name} is a {type(given).__name__}; expected a list, such as {example}")
+            raise TypeError(f"{name} is {described(given)}; expected a list, such as {example}")
     for one in corrections:
         check_instance(one, Correction, "coarse", "pr.Euler() or pr.Identity(), or a list of such")
     steps = points.num_steps
     found: list[Way] = []
     cuts: list[int]
     for correction in corrections:
-        free = correction.propagator is None
+        free = correction.traits.propagator is None
         if fine.steps is not None:  # other slices would be another solution
             cuts = [own.num_slices]
         elif slices is None:
@@ -70,7 +69,7 @@ def ways_to_solve(
 def check_budget(budget: Any) -> None:
     """Raises unless it is a time."""
     if isinstance(budget, bool) or not isinstance(budget, int | float):
-        raise TypeError(f"budget is a {type(budget).__name__}; expected seconds, such as 60.0")
+        raise TypeError(f"budget is {described(budget)}; expected seconds, such as 60.0")
     if not budget >= 0:
         raise ValueError(f"budget={budget} is no time; expected seconds, at least 0")
 
@@ -79,7 +78,7 @@ def _several(value: Any) -> list[Any]:
     if isinstance(value, Integrator | Correction):
         return [value]
     if not isinstance(value, Iterable):
-        raise TypeError(f"coarse is a {type(value).__name__}; expected an integrator, a correction, or a list of such")
+        raise TypeError(f"coarse is {described(value)}; expected an integrator, a correction, or a list of such")
     return list(value)  # pyright: ignore[reportUnknownVariableType]
 
 
@@ -89,7 +88,7 @@ def _schedules(given: Any, grid: TimeGrid, correction: Correction) -> list[Sched
         for one in chosen:
             check_instance(one, Schedule, "schedules", "[pr.Wavefront(), pr.Windowed(8)]")
         return [one for one in chosen if one.width is None or one.width <= grid.num_slices]
-    if isinstance(correction, Anderson) or grid.num_slices <= 16:
+    if correction.traits.mixing or grid.num_slices <= 16:
         return [Wavefront()]
     return [*(Windowed(width) for width in (16, 64) if width < grid.num_slices), Wavefront()]
 

@@ -16,7 +16,7 @@ from parareal._core.multistep_state import Carried
 from parareal._core.trees import State
 from parareal.executors._base import Executor
 from parareal.executors._local import Batched
-from parareal.integrators import Integrator, Multistep
+from parareal.integrators._base import Integrator, Multistep, bound_integrator, check_request, started
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,9 @@ def synchronize(device: torch.device) -> None:
 def first_call(
     problem: Any, fine: Integrator, grid: Any, systems: State, rows: State, executor: Executor
 ) -> Callable[[int], Callable[[], Any]]:
-    """The first evaluation of a fine step, on any number of lanes that all stand at the beginning."""
+    """The first evaluation of a fine step, on any number of lanes that all start from the initial state."""
     problem = problem.bind(trees.one(systems, 0), grid, fine)
-    fine = fine.bind(problem, trees.one(systems, 0), grid)
+    fine = bound_integrator(fine, problem, trees.one(systems, 0), grid)
     points = grid.points
 
     def call(lanes: int) -> Callable[[], Any]:
@@ -110,7 +110,7 @@ def first_call(
         device = trees.leaves(systems)[0].device
         u = trees.lanes(systems, index.to(device))
         given = None if rows is None else trees.lanes(rows, index.to(device))
-        # Lanes stand at different times, as they will.
+        # Lanes are at different times, as in a run.
         at = (torch.arange(lanes) * max(1, (len(points) - 1) // lanes)) % (len(points) - 1)
         t0, t1 = points[at].to(device), points[at + 1].to(device)
         more: tuple[Any, ...] = ()
@@ -118,11 +118,18 @@ def first_call(
             u = Carried(u, fine.begin(u))
             steps = np.full(lanes, len(points) - 1)
             more = (int(fine.variants(np.zeros(lanes, dtype=np.int64), steps)[0]),)
-        stages = fine.step(problem, t0, t1, u, *more)
-        request = stages.send(None)
+        stages = started(fine, problem, t0, t1, u, *more)
         extra = () if given is None else (given,)
-        while getattr(request[0], "free", False):
-            request = stages.send(request[0](*request[1:], *extra))
+        value: State = None
+        while True:
+            try:
+                request = stages.send(value)
+            except StopIteration:  # the step asks for nothing that counts
+                return lambda: None
+            check_request(fine, request)
+            if not getattr(request[0], "free", False):
+                break
+            value = request[0](*request[1:], *extra)
         function, arguments = request[0], (*request[1:], *extra)
         return lambda: executor.evaluate(function, arguments, lanes)
 

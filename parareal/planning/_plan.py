@@ -13,8 +13,7 @@ from parareal._core.trees import State
 from parareal._input_checks import as_lanes, check_state
 from parareal._solve import serial, solve
 from parareal.corrections._base import Correction
-from parareal.corrections._jacobian import Jacobian
-from parareal.corrections._wrapper import Wrapper
+from parareal.corrections._traits import CorrectionTraits
 from parareal.distributed._lane_parallel import Distributed
 from parareal.distributed._rank_pipeline import RankPipeline
 from parareal.executors._base import Executor
@@ -138,7 +137,7 @@ def plan(
         slices: Numbers of slices to try; ``None`` for a few powers of two about the square root of the steps, and for
             corrections without a propagator one slice a step.
         schedules: ``None`` for `Wavefront`, and for many slices `Windowed` in some widths.
-        stop: The rule that solutions are held to; as in `solve`.
+        stop: The stopping rule, as in `solve`.
         executor: As in `solve`, but of one process.
         samples: As in `solve`.
         workers: Predict for so many devices like this one, of which each takes one lane at a time, as quickly as the
@@ -153,7 +152,7 @@ def plan(
     Raises:
         TypeError, ValueError: An argument is not what it should be, or leaves no candidate.
         Exception: Whatever the right-hand side raises on a single lane, or in the serial run. What it raises on more of
-            them, out of memory for instance, is reported, and such numbers of lanes are left out.
+            them, such as running out of memory, is reported, and such numbers of lanes are left out.
 
     Examples:
         >>> import torch, parareal as pr
@@ -229,16 +228,14 @@ def _of_one_process(executor: Executor | None) -> Executor:
 def _on_workers(one: Candidate, fine: Integrator, evaluation: float, workers: int) -> float | None:
     """Seconds on so many devices, from what an evaluation takes in the serial run; ``None`` where solves vary."""
     grid: TimeGrid = one.settings["grid"]
-    base = one.settings["coarse"]
-    while isinstance(base, Wrapper):
-        base = base.correction
-    if isinstance(base, Jacobian):  # its lanes have more to do than those of the serial run
+    correction: CorrectionTraits = one.settings["coarse"].traits
+    if correction.carries:  # a lane then does more work than in the serial run
         return None
-    schedule, propagator = one.settings["schedule"], one.settings["coarse"].propagator
-    coarse = 0 if propagator is None else propagator.evaluations
-    if not isinstance(schedule, Barrier | Wavefront) or fine.evaluations is None or coarse is None or fine.implicit:
+    schedule, propagator, traits = one.settings["schedule"], correction.propagator, fine.traits
+    coarse = 0 if propagator is None else propagator.traits.evaluations
+    if not isinstance(schedule, Barrier | Wavefront) or traits.evaluations is None or coarse is None or traits.implicit:
         return None
-    each = [evaluation * fine.evaluations * (fine.steps or steps) for steps in grid.steps_per_slice]
+    each = [evaluation * traits.evaluations * (fine.steps or steps) for steps in grid.steps_per_slice]
     sweep = evaluation * coarse * ((propagator.steps or 1) if propagator is not None else 0)
     return makespan(schedule, grid.num_slices, one.iterations, fine=each, coarse=sweep, workers=workers)
 

@@ -109,7 +109,7 @@ def trial(
 
 
 def time_of(one: Candidate, workers: int | None) -> float:
-    """What a candidate is judged by: its time here, or on the devices that were asked about."""
+    """The time by which candidates are compared: here, or on the devices that were asked about."""
     if workers is None:
         return one.seconds
     return float("inf") if one.on_workers is None else one.on_workers

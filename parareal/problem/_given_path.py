@@ -84,7 +84,7 @@ class FrozenPath(NoisePath):
         return [rows.reshape(len(index), *leaf.shape) for rows, leaf in zip(given, trees.leaves(like), strict=True)]
 
     def scale(self, index: Tensor, area: bool) -> Tensor:
-        """One."""
+        """The increments are given as they are, so their scale is one."""
         if area and self.dz is None:
             raise ValueError("the path has no areas, which the method needs; expected FrozenPath(points, dw, dz)")
         return torch.ones(index.shape, dtype=torch.float64, device=index.device)

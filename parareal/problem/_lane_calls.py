@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.checks import described
 from parareal._core.trees import State
 
 Batching: TypeAlias = Literal["vmap", "native", "fold", "loop"]
@@ -35,7 +36,7 @@ class OnLanes:
 
     def __init__(self, f: Callable[..., Any], batching: str, name: str = "f", check: Check | None = None) -> None:
         if not callable(f):
-            raise TypeError(f"{name} is a {type(f).__name__}; expected a callable {name}(t, u)")
+            raise TypeError(f"{name} is {described(f)}; expected a callable {name}(t, u)")
         if batching not in get_args(Batching):
             raise ValueError(
                 f"batching={batching!r} is unknown; expected one of {', '.join(map(repr, get_args(Batching)))}"
@@ -189,7 +190,7 @@ def noting_vmap(name: str) -> Generator[None, None, None]:
         yield
     except RuntimeError as error:
         error.add_note(
-            f"{name} was called under torch.func.vmap. If it works on a single state, vmap is what it cannot stand: "
+            f"{name} was called under torch.func.vmap. If it works on a single state, vmap is the cause: "
             'write it for stacked lanes and pass batching="native" or "fold", or pass batching="loop" to have it '
             "called once per lane."
         )
@@ -208,7 +209,7 @@ def check_like(value: State, u: State, what: str) -> State:
         if trees.structure(value) != trees.structure(u):
             raise TypeError(
                 f"{what} returned {_describe(value)} for a state that is {_describe(u)}; "
-                "expected the same nest of tuples, lists and dicts, one derivative for each tensor"
+                "expected the same nest of tuples, lists and dicts, with one value for each tensor"
             )
         pairs = list(zip(trees.leaves(value), trees.leaves(u), strict=True))
     for got, expected in pairs:

@@ -119,7 +119,7 @@ class NoisePath(ABC):
             raise ValueError(
                 f"steps from {t0.min().item():g} ... {t0.max().item():g} to {t1.min().item():g} ... "
                 f"{t1.max().item():g} do not lie on the path, which runs from {first:g} to {last:g}; expected steps "
-                "inside of it and in its direction: make the path from the points of the grid, grid.points, or finer"
+                "inside it and in its direction: make the path from the points of the grid, grid.points, or finer"
             )
         first, last = np.searchsorted(points, a, "right") - 1, np.searchsorted(points, b, "left")
         return max(1, int((last - first).max()))

@@ -45,7 +45,7 @@ class Problem(ABC):
 
     @abstractmethod
     def bind(self, u0: State, grid: Any, fine: Any) -> Problem:
-        """This problem, made ready for a run before any work is done; raises where something does not fit.
+        """Returns the problem to be used for a run, before any work is done; raises where something does not fit.
 
         Args:
             u0: One system's initial state.
@@ -104,7 +104,7 @@ class ODE(Problem):
         return type(self), (self.f, self.batching, self.per_sample)
 
     def bind(self, u0: State, grid: Any, fine: Any) -> ODE:
-        """Itself."""
+        """Returns itself: an ODE needs nothing of the run."""
         return self
 
     def rhs(self, t: Tensor, u: State, rows: State = None) -> State:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal._core.checks import check_count
+from parareal._core.checks import check_count, described
 from parareal._core.trees import State
 from parareal.grid._mesh import Mesh
 from parareal.grid._time_grid import TimeGrid
@@ -97,7 +97,7 @@ class SDE(Problem):
         check_rows(self.per_sample)
         if self.path is not None and not isinstance(self.path, NoisePath):
             raise TypeError(
-                f"path is a {type(self.path).__name__}; expected a pr.BrownianPath(points, seed) or pr.FrozenPath"
+                f"path is {described(self.path)}; expected a pr.BrownianPath(points, seed) or pr.FrozenPath"
             )
         if self.path is not None and generator is not None:
             raise ValueError(
@@ -131,7 +131,7 @@ class SDE(Problem):
         path = self.path
         if path is None:
             points = Mesh.build(grid, fine.steps, torch.device("cpu")).points
-            path = BrownianPath(points.unique_consecutive(), self.seed)  # meshes have both sides of each edge
+            path = BrownianPath(points.unique_consecutive(), self.seed)  # a mesh has both sides of each slice boundary
         path.most_atoms(grid.points[:-1], grid.points[1:])
         path.check(self.like(grid.points[:1], trees.map(lambda leaf: leaf.unsqueeze(0), u0)))
         bound = copy(self)
@@ -238,7 +238,7 @@ def draw_seeds(generator: Generators) -> int | tuple[int, ...]:
 def _draw_seed(generator: Any) -> int:
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(
-            f"generator is a {type(generator).__name__}; expected a torch.Generator, a list of them, one for each "
+            f"generator is {described(generator)}; expected a torch.Generator, a list of them, one for each "
             "sample, or None: torch.Generator().manual_seed(0)"
         )
     device = "cpu" if generator is None else generator.device

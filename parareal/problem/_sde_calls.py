@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.checks import described
 from parareal._core.trees import State
 from parareal.problem._lane_calls import Batching, OnLanes, check_like
 
@@ -25,7 +26,7 @@ class Terms:
     ) -> None:
         for name, f in (("drift", drift), ("diffusion", diffusion)):
             if not callable(f):
-                raise TypeError(f"{name} is a {type(f).__name__}; expected a callable {name}(t, u)")
+                raise TypeError(f"{name} is {described(f)}; expected a callable {name}(t, u)")
 
         def check_drift(value: State, u: State) -> State:
             return check_like(value, u, "drift(t, u)")

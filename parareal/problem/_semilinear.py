@@ -139,7 +139,7 @@ class SemilinearODE(ODE, Semilinear):
         return type(self), (self.linear, self.f, self.batching, self.per_sample)
 
     def bind(self, u0: State, grid: Any, fine: Any) -> SemilinearODE:
-        """Itself, after a check that the linear part fits the state."""
+        """Returns itself after a check that the linear part fits the state."""
         leaves = trees.leaves(u0)
         parts = self._parts
         if len(parts) > 1 and trees.structure(self.linear) != trees.structure(u0):

@@ -11,7 +11,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from parareal._core.arrays import Bools, Ints
+from parareal._core.checks import described
 from parareal._core.trees import State
 from parareal.executors._base import Executor
 from parareal.grid._mesh import Where
@@ -63,6 +66,44 @@ class Schedule(ABC):
     def joined(self, executor: Executor) -> AbstractContextManager[Executor]:
         """What evaluates the rounds of one run of this schedule, for as long as it lasts."""
         return executor.joined()
+
+
+def admitted(schedule: Schedule, progress: Progress) -> tuple[Bools, Bools]:
+    """What a schedule admits, checked: two masks ``(M, N)`` of lanes that are ready."""
+    masks: Any = schedule.admit(progress)
+    if not isinstance(masks, tuple | list) or len(masks) != 2:  # pyright: ignore[reportUnknownArgumentType]
+        raise TypeError(
+            f"admit of {schedule!r} returned {described(masks)}; expected two masks, return fine, coarse, such as "
+            "progress.fine_ready, progress.coarse_ready"
+        )
+    fine, coarse = (_checked(schedule, *one) for one in zip(_KINDS, masks, _ready(progress), strict=True))
+    return fine, coarse
+
+
+_KINDS = ("fine", "coarse")
+
+
+def _ready(progress: Progress) -> tuple[Bools, Bools]:
+    return progress.fine_ready, progress.coarse_ready
+
+
+def _checked(schedule: Schedule, kind: str, mask: Any, ready: Bools) -> Bools:
+    if mask is ready:
+        return ready
+    if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.shape != ready.shape:
+        shape = f" of shape {mask.shape} and {mask.dtype}" if isinstance(mask, np.ndarray) else ""
+        raise TypeError(
+            f"admit of {schedule!r} returned {described(mask)}{shape} for the {kind} lanes; expected a numpy array of "
+            f"bool of shape {ready.shape}, made from progress.{kind}_ready"
+        )
+    if (mask & ~ready).any():
+        system, n = (int(index[0]) for index in (mask & ~ready).nonzero())
+        where = f"slice {n}" + (f" of sample {system}" if len(ready) > 1 else "")
+        raise ValueError(
+            f"admit of {schedule!r} admitted the {kind} lane of {where}, which is not ready; expected a part of the "
+            f"lanes that are: return mask & progress.{kind}_ready"
+        )
+    return mask
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def superlinear_bound(alpha: Any, beta: Any, iterations: int, *, slices: int, in
         alpha: |R_F - R_G|, or a Lipschitz constant of F - G.
         beta: |R_G|, or a Lipschitz constant of G.
         iterations: k.
-        slices: N, or the number of an edge, for a bound on the errors up to there.
+        slices: N, or the number of a slice boundary, for a bound on the errors up to there.
         initial: Largest error of the first iterates.
 
     Returns:
@@ -121,7 +121,7 @@ def nonlinear_bound(alpha: Any, beta: Any, gamma: Any, iterations: int, *, slice
         beta: A Lipschitz constant of G.
         gamma: Largest |F - G| on the serial solution, slice by slice.
         iterations: k.
-        slices: N, or the number of an edge, for a bound on the errors up to there.
+        slices: N, or the number of a slice boundary, for a bound on the errors up to there.
 
     Returns:
         A bound on the largest error after k iterations. Zero from k = N on.
@@ -157,7 +157,7 @@ def generating_function_bound(
         alpha: |R_F - R_G|, or a Lipschitz constant of F - G.
         beta: |R_G|, or a Lipschitz constant of G.
         iterations: k.
-        slices: N, or the number of an edge, for a bound on the errors up to there.
+        slices: N, or the number of a slice boundary, for a bound on the errors up to there.
         initial: Largest error of the first iterates; 1 where ``gamma`` is not given either.
         gamma: Largest |F - G| on the serial solution, slice by slice.
 
@@ -191,7 +191,7 @@ def generating_function_bound(
 
 
 def dahlquist_error(fine: Any, coarse: Any, iterations: int, *, slices: int, guess: Any = None) -> Any:
-    """The error itself for u' = lambda u, u(0) = 1: serial solution minus iterate k, at every edge.
+    """The error itself for u' = lambda u, u(0) = 1: serial solution minus iterate k, at every slice boundary.
 
     With F and G the two stability functions' values it is the sum of (n choose j) (F - G)^j G^(n - j) over j above k,
     from first iterates of the coarse propagator. Formed by the recursion, which loses no digits where F > G > 0.
@@ -201,11 +201,11 @@ def dahlquist_error(fine: Any, coarse: Any, iterations: int, *, slices: int, gue
         coarse: G.
         iterations: k.
         slices: N.
-        guess: By what the first iterates grow from edge to edge; ``None`` for G. It is 1 where they hold the state, as
-            with `Zero` and with ``Windowed(width, initial="hold")``.
+        guess: The factor of the first iterates from boundary to boundary; ``None`` for G. It is 1 where they repeat
+            the state, as with `Zero` and with ``Windowed(width, initial="hold")``.
 
     Returns:
-        Errors of edges 0 ... N, shape ``(N + 1, *shape)``, float64 or complex128.
+        Errors at slice boundaries 0 ... N, shape ``(N + 1, *shape)``, float64 or complex128.
 
     Raises:
         ValueError: A count is out of range.
@@ -271,7 +271,7 @@ def _exp(x: Floats) -> Floats:
 
 
 def _times(start: Floats, factor: Floats) -> Floats:
-    """Zero where one of the two is, whatever the other."""
+    """Their product, and zero where one of the two is zero, even if the other is infinite."""
     with np.errstate(invalid="ignore"):
         return np.where((start == 0) | (factor == 0), 0.0, start * factor)
 

@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 
 from parareal._core.arrays import Ints
-from parareal._core.checks import check_count
+from parareal._core.checks import check_count, described
 from parareal.corrections._base import Correction
-from parareal.corrections._jacobian import Jacobian
-from parareal.corrections._wrapper import Wrapper
-from parareal.integrators import Euler, Integrator, Multistep
-from parareal.integrators._exponential import _Exponential  # pyright: ignore[reportPrivateUsage]
+from parareal.integrators._base import Integrator
+from parareal.integrators._runge_kutta import Euler
 from parareal.schedules._schedule import Barrier, Schedule, Wavefront
 from parareal.schedules._windowed import Windowed
 
@@ -99,7 +97,7 @@ def rounds(
             raise ValueError(
                 f"a coarse slice takes {work.coarse.max()} rounds, and fine ones {work.fine.min()} to "
                 f"{work.fine.max()}; expected no more than any fine slice takes: final states overtake coarse lanes in "
-                "short slices, and there is no count for that"
+                "short slices, which has no closed formula"
             )
         return int(least.sum() + np.sort(work.fine - least)[slices - k :].sum())
     raise _unknown(schedule)
@@ -135,8 +133,8 @@ def counts(
 ) -> Counts:
     """What k iterations take, round by round, with ``stop=Iterations(k)``.
 
-    `Barrier` makes k N - k (k - 1) / 2 fine and N + k N - k (k + 1) / 2 coarse solves. `Wavefront` makes those and what
-    else sets out before the end. Where both propagators begin with the same evaluation it counts for the coarse one.
+    `Barrier` makes k N - k (k - 1) / 2 fine and N + k N - k (k + 1) / 2 coarse solves. `Wavefront` makes those and
+    whatever else starts before the end. An evaluation that both propagators begin with counts for the coarse one.
 
     Args:
         schedule: `Barrier`, `Wavefront`, or `Windowed` with a correction without propagator.
@@ -202,32 +200,59 @@ class _Work:
         coarse = Euler() if coarse is None else coarse
         if not isinstance(fine, Integrator) or not isinstance(coarse, Integrator | Correction):
             raise TypeError(
-                f"fine is a {type(fine).__name__} and coarse a {type(coarse).__name__}; expected pr.RK4() or another "
+                f"fine is {described(fine)} and coarse {described(coarse)}; expected pr.RK4() or another "
                 "integrator, and for coarse an integrator or a correction"
             )
         if isinstance(coarse, Correction):
-            base = coarse
-            while isinstance(base, Wrapper):
-                base = base.correction
-            if isinstance(base, Jacobian):
-                raise ValueError(f"{coarse!r} takes derivatives with every fine evaluation; there is no count for them")
-            coarse = coarse.propagator
+            traits = coarse.traits
+            if traits.carries:
+                raise ValueError(
+                    f"{coarse!r} takes derivatives with every fine evaluation, which are not counted here; expected a "
+                    "correction that carries nothing, such as pr.Secant(pr.Identity())"
+                )
+            coarse = traits.propagator
         each = np.full(slices, fine.steps) if fine.steps else np.array(many, dtype=np.int64)
         if coarse is None:
             return cls(each * _evaluations(fine), np.zeros(slices, dtype=np.int64), 0)
         sweep = np.full(slices, _evaluations(coarse) * (coarse.steps or 1))
-        shared = fine.shares_first_stage and coarse.shares_first_stage
-        shared = shared and isinstance(fine, _Exponential) == isinstance(coarse, _Exponential)
-        return cls(each * _evaluations(fine), sweep, int(shared))
+        shared = fine.traits.shares_first_stage and coarse.traits.shares_first_stage
+        return cls(each * _evaluations(fine), sweep, int(shared and _first_function(fine) == _first_function(coarse)))
 
 
 def _evaluations(method: Integrator) -> int:
-    if method.evaluations is None or isinstance(method, Multistep):
+    traits = method.traits
+    if traits.evaluations is None or traits.multistep:
         raise ValueError(
             f"{method!r} takes a number of evaluations that varies from step to step; expected a method of a fixed "
             "number: an explicit Runge-Kutta or exponential one, or pr.Propagator(fn)"
         )
-    return method.evaluations
+    return traits.evaluations
+
+
+class _AnyProblem:
+    """Names what methods ask for first without a problem: two that ask for the same share that evaluation."""
+
+    rhs = terms = "the right-hand side"
+
+    @dataclass(frozen=True)
+    class Split:
+        """Stands for `parareal.Split`; all predictions come from the same evaluation."""
+
+        function: str = "the split"
+
+    def split(self, prediction: str) -> Split:
+        """The one split."""
+        return self.Split()
+
+
+def _first_function(method: Integrator) -> Any:
+    try:
+        return method.first_function(_AnyProblem())
+    except Exception as error:
+        raise ValueError(
+            f"first_function of {method!r} needs a problem ({error}), so it is not known here whether an evaluation is "
+            "shared; expected problem.rhs or problem.split(...).function, or shares_first_stage=False"
+        ) from error
 
 
 def _iterations(iterations: int, slices: int) -> int:
@@ -250,10 +275,10 @@ def _barrier(work: _Work, k: int) -> Counts:
 
 
 def _wavefront(work: _Work, end: int) -> Counts:
-    """Every lane sets out when its input is there; iterate j reaches edge n at the latest of what it is made from."""
+    """Every lane starts as soon as its input exists. Iterate j exists at boundary n once all its parts do."""
     slices = len(work.fine)
     change = np.zeros(end + 1, dtype=np.int64)  # by how much a round has more lanes than the one before
-    there = np.array([0])  # when each iterate reaches this edge: those up to edge's number, the last of which is final
+    there = np.array([0])  # when each iterate exists at boundary n: iterates 0 ... n, the last of which is final
     fine = coarse = 0
     for n in range(slices):
         late = end if (there >= end).any() else 0  # the next iterate: it comes too late, or is that after the final one

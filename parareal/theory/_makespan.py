@@ -14,10 +14,10 @@ from parareal.schedules._schedule import Barrier, Schedule, Wavefront
 
 Placement: TypeAlias = Literal["any", "owner", "manager"]
 Task: TypeAlias = tuple[int, int, int]
-"""0 for a coarse or 1 for a fine solve, the iterate from which it sets out, and the slice. What is first in this order
-goes first: others wait for coarse solves."""
+"""0 for a coarse or 1 for a fine solve, the iterate from which it starts, and the slice. Tasks run in this order:
+coarse solves first, because others wait for them."""
 Note: TypeAlias = Callable[[int, Task, float, float], None]
-"""What is told of each task: its pool, the task, and when it begins and ends."""
+"""Receives each task: its pool, the task, and when it begins and ends."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Solve:
     Attributes:
         worker: Who makes it, from 0 on.
         fine: Whether it is a fine one.
-        iterate: From which iterate it sets out.
+        iterate: The iterate from which it starts.
         slice: Which slice.
         start: When it begins.
         end: When it ends.
@@ -73,7 +73,7 @@ def makespan(
 ) -> float:
     """Time from the start to the end of k iterations on P workers.
 
-    A task is one solve of one slice and keeps one worker busy. Fine solves set out from iterates 0 ... k - 1, coarse
+    A task is one solve of one slice and keeps one worker busy. Fine solves start from iterates 0 ... k - 1, coarse
     ones from 0 ... k, slices known final take no part, nothing is speculative, and messages cost nothing. A worker that
     is free takes, of the tasks that are ready and its own, a coarse one first, then one of the earliest iterate, then
     the leftmost. The engine itself is one with as many workers as lanes, but for the first evaluation, which its
@@ -170,7 +170,7 @@ def _pools(slices: int, workers: int | None, placement: Placement) -> _Pools:
 def _lay_out(
     schedule: Schedule, slices: int, iterations: int, fine: Any, coarse: Any, pools: _Pools, note: Note | None
 ) -> float:
-    """When it ends; ``note`` is told of every task."""
+    """When it ends; ``note`` receives every task."""
     check_count(iterations, "iterations")
     fines, coarses = times(fine, slices, "fine"), times(coarse, slices, "coarse")
     k = min(iterations, slices)
@@ -236,8 +236,8 @@ def _wavefront(fine: list[float], coarse: list[float], k: int, pools: _Pools, no
     free = list(pools.sizes)
     under_way: list[tuple[float, int, Task]] = []
     order = count()
-    # What iterate j of edge n still waits for: one coarse solve; a fine one from a final state; or both, and the coarse
-    # one of the iterate before.
+    # What iterate j at boundary n still waits for: one coarse solve; a fine one from a final state; or both, and the
+    # coarse one of the iterate before.
     missing = [[1 if j in (0, n) else 3 for j in range(k + 1)] for n in range(slices + 1)]
 
     touched: set[int] = set()  # pools whose workers may have something new to do
@@ -248,7 +248,7 @@ def _wavefront(fine: list[float], coarse: list[float], k: int, pools: _Pools, no
         touched.add(pool)
 
     def there(j: int, n: int) -> None:
-        """Edge n has its iterate j."""
+        """Iterate j exists at boundary n."""
         if n < slices:
             enter((0, j, n))
             if j < k:

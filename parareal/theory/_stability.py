@@ -12,11 +12,9 @@ from torch import Tensor
 
 from parareal._core.checks import check_count
 from parareal.corrections._base import Coarse, Correction
-from parareal.corrections._linear import Identity, Zero
-from parareal.integrators import ETDRK2, ETDRK4, ButcherTableau, ExponentialEuler, Integrator, Multistep, RungeKutta
-from parareal.integrators._implicit import Implicit
-from parareal.integrators._runge_kutta import Named
-from parareal.problem._semilinear import scaled_phis
+from parareal.integrators._base import Integrator
+from parareal.integrators._tableau import ButcherTableau
+from parareal.integrators._traits import IntegratorTraits
 
 Complex: TypeAlias = np.ndarray[Any, np.dtype[np.complex128]]
 OneStep: TypeAlias = Callable[[Complex, Complex], Complex]
@@ -43,7 +41,7 @@ class StabilityFunction:
                 of the slice, z then being c times it. Other methods see the sum alone.
 
         Returns:
-            What came, a number, an array or a tensor, complex128. Infinite at poles.
+            A number, an array or a tensor, like ``z``, complex128. Infinite at poles.
         """
         tensor = next((x for x in (z, rest) if isinstance(x, Tensor)), None)
         z, rest = np.broadcast_arrays(_array(z), _array(rest))
@@ -59,15 +57,17 @@ def stability_function(method: Integrator | Correction, steps: int | None = None
 
     Of a Runge-Kutta method with the table A, b it is R(z) = det(I - z A + z 1 b^T) / det(I - z A); of m steps it is
     R(z / m)^m. An exponential method gives exp(z) where all of the equation is its linear part. `Identity` is 1 and
-    `Zero` is 0, so that bounds for Picard iteration and for Jacobi's come from the same formulas.
+    `Zero` is 0, so that bounds for Picard iteration and for Jacobi iteration come from the same formulas.
 
     Args:
-        method: A Runge-Kutta or exponential Runge-Kutta method, `Coarse` around one, `Identity` or `Zero`.
+        method: A Runge-Kutta or exponential Runge-Kutta method, `Coarse` around one, `Identity`, `Zero`, `Damped`
+            around one of these two, or a method or correction of your own whose traits have a ``tableau`` or
+            ``stability``.
         steps: Steps in the slice, where the method does not name them itself; ``None`` for one.
 
     Raises:
-        TypeError: ``method`` is no propagator, or has no stability function: it has a memory, is for SDEs, chooses its
-            steps, or is a black box.
+        TypeError: ``method`` is not a propagator, or its traits have no stability function: it has a history, is for
+            SDEs, chooses its steps, or is a black box.
         ValueError: ``steps`` is below 1.
 
     Source:
@@ -86,7 +86,8 @@ def stability_function(method: Integrator | Correction, steps: int | None = None
     if isinstance(method, Coarse):
         return stability_function(method.propagator, steps)
     _one_step(method)  # raises where there is none
-    return StabilityFunction(method, getattr(method, "steps", None) or steps or 1)
+    own = method.steps if isinstance(method, Integrator) else 1  # a correction covers the whole slice
+    return StabilityFunction(method, own or steps or 1)
 
 
 def _array(x: Any) -> Complex:
@@ -96,27 +97,26 @@ def _array(x: Any) -> Complex:
 
 
 def _one_step(method: Any) -> OneStep:
-    """R(z, w) of one step."""
-    if isinstance(method, Named | RungeKutta):
-        return _of_table(method.tableau)
-    if isinstance(method, Implicit):
-        return _of_table(method.table)
-    if isinstance(method, Identity):
-        return lambda z, w: np.ones_like(z)
-    if isinstance(method, Zero):
-        return lambda z, w: np.zeros_like(z)
-    for kind, function in _EXPONENTIAL.items():
-        if isinstance(method, kind):
-            return function
+    """R(z, w) of one step of a method, or of a correction over a slice."""
+    if not isinstance(method, Integrator | Correction):
+        raise _no_function(method, "is not a propagator")
+    traits = method.traits
+    if traits.stability is not None:
+        return traits.stability
+    if isinstance(traits, IntegratorTraits):
+        if traits.tableau is not None:
+            return _of_table(traits.tableau)
+        if traits.multistep:
+            raise _no_function(method, "has a history, so that its step is not one number times the state")
+    raise _no_function(method, "declares neither a tableau nor a stability function in its traits")
+
+
+def _no_function(method: Any, why: str) -> TypeError:
     name = f"the class {method.__name__}" if isinstance(method, type) else repr(method)
-    why = "has no stability function that is known here"
-    if isinstance(method, Multistep):
-        why = "has a memory: its step is not one number times the state"
-    elif not isinstance(method, Integrator | Correction):
-        why = "is no propagator"
-    raise TypeError(
+    return TypeError(
         f"method is {name}, which {why}; expected a Runge-Kutta method such as pr.RK4() or pr.RadauIIA(), an "
-        "exponential one such as pr.ETDRK4(), pr.Identity() or pr.Zero()"
+        "exponential one such as pr.ETDRK4(), pr.Identity() or pr.Zero(), or a class of your own with traits = "
+        "pr.IntegratorTraits(..., tableau=pr.ButcherTableau(...)) or stability=R"
     )
 
 
@@ -131,30 +131,3 @@ def _of_table(table: ButcherTableau) -> OneStep:
         return np.where(under == 0, np.inf, over / np.where(under == 0, 1.0, under))
 
     return function
-
-
-def _phis(z: Complex, n: int) -> list[Complex]:
-    c = torch.from_numpy(np.ascontiguousarray(z))
-    return [phi.numpy() for phi in scaled_phis(torch.ones_like(c), c, n)]
-
-
-def _exponential_euler(z: Complex, w: Complex) -> Complex:
-    return np.exp(z) + _phis(z, 1)[0] * w
-
-
-def _etdrk2(z: Complex, w: Complex) -> Complex:
-    a = _exponential_euler(z, w)
-    return a + _phis(z, 2)[1] * w * (a - 1)
-
-
-def _etdrk4(z: Complex, w: Complex) -> Complex:
-    keep, gain = np.exp(z / 2), _phis(z / 2, 1)[0] * w / 2
-    a = keep + gain
-    b = keep + gain * a
-    c = keep * a + gain * (2 * b - 1)
-    one, two, three = _phis(z, 3)
-    first, middle, last = one - 3 * two + 4 * three, 2 * two - 4 * three, 4 * three - two
-    return np.exp(z) + w * (first + middle * (a + b) + last * c)
-
-
-_EXPONENTIAL: dict[type, OneStep] = {ExponentialEuler: _exponential_euler, ETDRK2: _etdrk2, ETDRK4: _etdrk4}

@@ -272,7 +272,7 @@ def test_whitening(kind: str, name: str, share: float, seed: int) -> None:
     tau = problem.coordinates.tau(t)
     flow: Any = bound(da.GaussianFlow(mean=MEAN, **options), problem, normals(1, *REST))
     u, b = normals(1, 1, *REST, seed=seed), normals(1, 1, *REST, seed=seed + 1)
-    torch.testing.assert_close(flow.colour(tau, flow.whiten(tau, u)), u, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(flow.unwhiten(tau, flow.whiten(tau, u)), u, rtol=1e-10, atol=1e-10)
     inner = (flow.dual(tau, b) * flow.whiten(tau, u)).sum()
     torch.testing.assert_close(inner, (b * u).sum(), rtol=1e-8, atol=1e-8)
     a, s = (level.item() for level in problem.coordinates.shares(tau))
@@ -606,7 +606,7 @@ def test_only_for_diffusion() -> None:
             pr.solve(problem, torch.ones(2, 3), grid, fine=pr.Euler(), coarse=coarse)
     assert calls == []
     flow, t, u = da.GaussianFlow(variance=1.0), torch.ones(1), torch.ones(1, 2)
-    for use in (flow.whiten, flow.colour, flow.dual):
+    for use in (flow.whiten, flow.unwhiten, flow.dual):
         with pytest.raises(TypeError, match=r"used outside of parareal\.solve; call its bind"):
             use(t, u)
 

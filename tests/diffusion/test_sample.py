@@ -334,7 +334,7 @@ MISTAKES = [
     ({"max_iterations": 2.0}, TypeError, "max_iterations=2.0 is a float"),
     ({"schedule": da.VP()}, TypeError, "schedule is a VP; expected a Schedule such as"),
     ({"callback": 3}, TypeError, "callback is a int; expected a function"),
-    ({"executor": 3}, TypeError, "executor is a int"),
+    ({"executor": 3}, TypeError, "executor is an int"),
     ({"stop": 1e-3}, TypeError, "stop is a float"),
     ({"noise": torch.ones(2, 4, dtype=torch.int64)}, TypeError, r"noise is a tensor of torch\.int64"),
     ({"noise": torch.ones(2, dtype=torch.complex64)}, TypeError, r"noise is a tensor of torch\.complex64"),

@@ -9,6 +9,7 @@ from numbers import Real
 from typing import Any
 
 from parareal._core import trees
+from parareal._core.checks import described
 from parareal._core.trees import State
 
 
@@ -23,7 +24,7 @@ def load(library: str, install: str) -> Any:
 def check_name(value: Any, known: Collection[str], name: str, hint: str = "") -> None:
     """Raises unless ``value`` is one of the names ``known``."""
     if not isinstance(value, str):
-        raise TypeError(f"{name} is a {type(value).__name__}; expected one of {', '.join(map(repr, known))}")
+        raise TypeError(f"{name} is {described(value)}; expected one of {', '.join(map(repr, known))}")
     if value not in known:
         raise ValueError(f"{name}={value!r} is unknown; expected one of {', '.join(map(repr, known))}{hint}")
 
@@ -31,7 +32,7 @@ def check_name(value: Any, known: Collection[str], name: str, hint: str = "") ->
 def check_options(options: Any, known: Collection[str], of: str) -> None:
     """Raises unless ``options`` is a dict with keys among ``known``: a mistyped key would otherwise do nothing."""
     if not isinstance(options, dict):
-        raise TypeError(f"options is a {type(options).__name__}; expected a dict")
+        raise TypeError(f"options is {described(options)}; expected a dict")
     for key in options:  # pyright: ignore[reportUnknownVariableType]
         if key not in known:
             raise ValueError(f"option {key!r} is unknown to {of}; expected any of {', '.join(map(repr, known))}")
@@ -40,7 +41,7 @@ def check_options(options: Any, known: Collection[str], of: str) -> None:
 def check_tolerance(value: Any, name: str, least: float = 0.0) -> None:
     """Raises unless ``value`` is a finite number above 0 and of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected a float above 0")
+        raise TypeError(f"{name}={value!r} is {described(value)}; expected a float above 0")
     if not (math.isfinite(value) and float(value) > 0 and float(value) >= least):
         raise ValueError(f"{name}={value!r} is not a tolerance; expected a finite number {_above(least)}")
 

@@ -14,6 +14,7 @@ from parareal._core import trees
 from parareal._core.trees import State
 from parareal._core.vectors import flat, unflat
 from parareal.integrators._base import Cost, Integrator
+from parareal.integrators._traits import IntegratorTraits
 from parareal.integrators.external._checks import check_name, check_one_dtype, check_options, check_tolerance, load
 from parareal.integrators.external._coroutine import Rhs, lane_by_lane, nan_like
 from parareal.problem._ode import Stages
@@ -69,7 +70,7 @@ class SciPy(Integrator):
     """
 
     steps: int | None = 1
-    apart = True
+    traits = IntegratorTraits(evaluations=None, apart=True)
     method: str
     rtol: float
     atol: float
@@ -89,18 +90,8 @@ class SciPy(Integrator):
         options = "".join(f", {key}={value!r}" for key, value in self.options.items())
         return f"SciPy({self.method!r}, rtol={self.rtol!r}, atol={self.atol!r}{options})"
 
-    @property
-    def order(self) -> None:
-        """Not one: the tolerances set the accuracy."""
-        return None
-
-    @property
-    def evaluations(self) -> None:
-        """Varies."""
-        return None
-
     def bind(self, problem: Any, u0: State, grid: Any) -> SciPy:
-        """Itself, once SciPy is there and the state is one that it can take."""
+        """Returns itself once SciPy is installed and the state is one that it can take."""
         load("scipy.integrate", "scipy>=1.11")
         check_one_dtype(u0, "scipy")
         dtype = trees.leaves(u0)[0].dtype

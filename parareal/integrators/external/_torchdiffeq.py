@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.checks import described
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator, check_steps
+from parareal.integrators._traits import IntegratorTraits
 from parareal.integrators.external._checks import check_name, check_one_dtype, check_options, check_tolerance, load
 from parareal.integrators.external._coroutine import Rhs, as_stages, finite_lanes, lane_by_lane
 from parareal.problem._ode import Stages
@@ -80,7 +82,7 @@ class TorchDiffEq(Integrator):
         check_tolerance(self.atol, "atol")
         check_steps(self.steps)
         if not isinstance(self.together, bool):
-            raise TypeError(f"together={self.together!r} is a {type(self.together).__name__}; expected True or False")
+            raise TypeError(f"together={self.together!r} is {described(self.together)}; expected True or False")
         options = {} if self.options is None else self.options
         known = (
             _ADAPTIVE_OPTIONS if self.method in ADAPTIVE else _FIXED_OPTIONS if self.method in FIXED else _ADAMS_OPTIONS
@@ -105,22 +107,17 @@ class TorchDiffEq(Integrator):
             )
 
     @property
-    def order(self) -> int | None:
-        """Order of fixed-step methods; ``None`` for adaptive ones, whose accuracy the tolerances set."""
-        return FIXED[self.method][0] if self.method in FIXED else None
-
-    @property
-    def evaluations(self) -> int | None:
-        """Evaluations in one step of a fixed-step method; ``None`` where that varies."""
-        return FIXED[self.method][1] if self.method in FIXED and not self.options else None
-
-    @property
-    def apart(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Where lanes choose their own steps."""
-        return not (self._all_at_once or self.together)
+    def traits(self) -> IntegratorTraits:
+        """Order and evaluations of fixed-step methods. Tolerances set the accuracy of adaptive ones, lane by lane."""
+        order, evaluations = FIXED.get(self.method, (None, None))
+        return IntegratorTraits(
+            order=order,
+            evaluations=None if self.options else evaluations,
+            apart=not (self._all_at_once or self.together),
+        )
 
     def bind(self, problem: Any, u0: State, grid: Any) -> TorchDiffEq:
-        """Itself, once torchdiffeq is there and the state is of one dtype."""
+        """Returns itself once torchdiffeq is installed and the state is of one dtype."""
         load("torchdiffeq", "torchdiffeq>=0.2.4")
         check_one_dtype(u0, "torchdiffeq")
         return self

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal._core.checks import check_count
+from parareal._core.checks import check_count, described
 from parareal._core.trees import State
 from parareal._core.vectors import flat, unflat
 from parareal.integrators._base import Integrator
+from parareal.integrators._traits import IntegratorTraits
 from parareal.integrators.external._checks import check_name, check_one_dtype, check_tolerance, load
 from parareal.integrators.external._coroutine import Rhs, as_stages, finite_lanes, nan_like, scattered
 from parareal.problem._ode import Stages
@@ -59,6 +60,7 @@ class TorchODE(Integrator):
     icoeff: float = field(default=0.5, kw_only=True)
     dcoeff: float = field(default=0.0, kw_only=True)
     steps: int | None = field(default=1, init=False)
+    traits = IntegratorTraits(evaluations=None)
 
     def __post_init__(self) -> None:
         check_name(self.method, METHODS, "method")
@@ -68,20 +70,10 @@ class TorchODE(Integrator):
         for name in ("pcoeff", "icoeff", "dcoeff"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected a float")
-
-    @property
-    def order(self) -> None:
-        """Not one: the tolerances set the accuracy."""
-        return None
-
-    @property
-    def evaluations(self) -> None:
-        """Varies."""
-        return None
+                raise TypeError(f"{name}={value!r} is {described(value)}; expected a float")
 
     def bind(self, problem: Any, u0: State, grid: Any) -> TorchODE:
-        """Itself, once torchode is there and the state is of one dtype."""
+        """Returns itself once torchode is installed and the state is of one dtype."""
         load("torchode", "torch-parareal[torchode]")
         check_one_dtype(u0, "torchode")
         return self

@@ -13,6 +13,7 @@ from parareal._core import trees
 from parareal._core.trees import State
 from parareal._core.vectors import flat, unflat
 from parareal.integrators._base import Integrator, check_steps
+from parareal.integrators._traits import IntegratorTraits
 from parareal.integrators.external._checks import check_name, check_one_dtype, load
 from parareal.integrators.external._coroutine import Coroutine, side_by_side
 from parareal.problem._ode import Stages
@@ -57,24 +58,14 @@ class TorchSDE(Integrator):
 
     method: str = "euler"
     steps: int | None = None
-    solves = (SDE,)
+    traits = IntegratorTraits(evaluations=None, solves=(SDE,))  # order and evaluations depend on the noise
 
     def __post_init__(self) -> None:
         check_name(self.method, METHODS, "method")
         check_steps(self.steps)
 
-    @property
-    def order(self) -> None:
-        """Depends on the noise."""
-        return None
-
-    @property
-    def evaluations(self) -> None:
-        """Depends on the noise."""
-        return None
-
     def bind(self, problem: Any, u0: State, grid: Any) -> TorchSDE:
-        """Itself, once torchsde is there and the problem is one that it can take."""
+        """Returns itself once torchsde is installed and the problem is one that it can take."""
         load("torchsde", "torch-parareal[torchsde]")
         check_one_dtype(u0, "torchsde")
         if problem.calculus not in METHODS[self.method]:
