@@ -91,8 +91,8 @@ class Checker:
         visited, steps = span[1] - span[0], len(translation.timesteps)
         if setup.check is False:
             self._without("check=False was asked for")
-        elif setup.solver is not None:
-            self._without(f"solver={setup.solver!r} is not the scheduler's own method")
+        elif not setup.own_method:
+            self._without(f"solver={setup.options.solver!r} is not the scheduler's own method")
         elif getattr(scheduler, "order", 1) == 2 and visited == 2 * steps - 1:
             self.mark = Mark()
             self._replay = Replay(_maker(scheduler), span, 2, samples, visited)
@@ -111,7 +111,7 @@ class Checker:
         if replay is None:
             return
         if coarse is not None and (replay.stages > 1 or coarse.evaluations != 1 or coarse.steps not in (None, 1)):
-            self._without(f"coarse={self._setup.coarse!r} calls the network at states that are not of the run")
+            self._without(f"coarse={self._setup.options.coarse!r} calls the network at states that are not of the run")
         elif inpainting is not None:
             image, noise, mask = (part.to(prepared.dtype) for part in kept_rows(inpainting, latents))
             replay.blend = _blending(image, noise, mask)
@@ -130,14 +130,15 @@ class Checker:
         estimated = any(status in _ESTIMATED for status in solution.sample_status or ())
         if self.check.passed is False and estimated and not self._asked_for_less:
             rounds = solution.stats.rounds
-            solution, u = run(ask, solution, TIGHTER * setup.rtol)
+            solution, u = run(ask, solution, TIGHTER * setup.options.tolerance)
             self.compare(solution, u)
             self.check = replace(self.check, extra_rounds=solution.stats.rounds - rounds)
         return solution, u
 
     @property
     def _asked_for_less(self) -> bool:
-        return self._setup.stop is not None or self._setup.max_iterations is not None
+        options = self._setup.options
+        return options.stop is not None or options.max_iterations is not None
 
     def conclude(self, name: str, scheduler: Any) -> None:
         """Says what is to be said at the end of a run.
@@ -151,7 +152,7 @@ class Checker:
         """
         check, setup = self.check, self._setup
         if check.passed is None:
-            if self._raised or (setup.check and setup.solver is None):
+            if self._raised or (setup.check and setup.own_method):
                 what = "the result was not compared with what the pipeline's own scheduler makes of it"
                 warnings.warn(f"{name}: {what}: {check.reason}", RuntimeWarning, stacklevel=2)
         elif not check.passed:
@@ -197,7 +198,9 @@ class Checker:
         if translation.prediction == "eps":
             schedule, t = translation.noise_schedule, translation.times[0]
             reach = max(1.0, float(schedule.sigma(t) / schedule.alpha(t)))
-        return TIMES * self._setup.rtol + self._units * torch.finfo(torch.float32).eps * max(1.0, SHARE * reach)
+        return TIMES * self._setup.options.tolerance + self._units * torch.finfo(torch.float32).eps * max(
+            1.0, SHARE * reach
+        )
 
 
 def describe(scheduler: Any) -> str:

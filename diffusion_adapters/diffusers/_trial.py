@@ -31,7 +31,7 @@ def translated(scheduler: Any, start: int, stop: int, setup: Setup) -> Translati
         ValueError: It has no meaning here, is not finite by itself, or is something else than was read from it.
     """
     translation = translate(scheduler, start, stop, setup.eta, setup.use_clipped)
-    if setup.solver is not None:
+    if not setup.own_method:
         return translation
     own = _own(scheduler)
     key = _key(own, start, stop, setup)

@@ -14,7 +14,7 @@ import parareal as pr
 from diffusion_adapters._validate import one_of, require
 from diffusion_adapters.equations._coordinates import Coordinates
 from diffusion_adapters.equations._probability_flow import DiffusionODE
-from diffusion_adapters.sampling._gaussian_bases import _Basis, _Elements, _Frequencies, _Vectors
+from diffusion_adapters.sampling._gaussian_bases import Basis, Elements, Frequencies, Vectors
 
 Transform: TypeAlias = Literal["dct", "fft"]
 Fit: TypeAlias = Literal["scalar", "elementwise", "full", "dct", "fft"]
@@ -139,7 +139,7 @@ class GaussianFlow(pr.Whitened):
             return cls(variance=x.var(0), mean=mean)
         if kind == "full":
             return cls(covariance=torch.atleast_2d(torch.cov(x.flatten(1).T)), mean=mean)
-        basis = _Frequencies(tuple(x.shape[1:]), kind, x.device)
+        basis = Frequencies(tuple(x.shape[1:]), kind, x.device)
         return cls(spectrum=(basis.to(x - mean) ** 2).sum(0) / (len(x) - 1), mean=mean, transform=kind)
 
     def bind(self, problem: Any, u0: Any, grid: Any, fine: Any) -> pr.Correction:
@@ -156,7 +156,7 @@ class GaussianFlow(pr.Whitened):
         eta = getattr(fine, "eta", 1.0) if hasattr(problem, "normals") else 0.0
         return _Bound(problem.coordinates, basis, variances.to(u0.device), mean.to(u0.device), eta)
 
-    def _basis(self, rest: tuple[int, ...], device: torch.device) -> tuple[_Basis, Tensor]:
+    def _basis(self, rest: tuple[int, ...], device: torch.device) -> tuple[Basis, Tensor]:
         if self.covariance is not None:
             size = math.prod(rest)
             require(
@@ -169,13 +169,13 @@ class GaussianFlow(pr.Whitened):
                 least >= -1e-9 * values.abs().max().item(),
                 f"covariance has the eigenvalue {least}; expected none below 0",
             )
-            return _Vectors(vectors.to(device), rest), values.clamp_min(0.0).reshape(rest)
+            return Vectors(vectors.to(device), rest), values.clamp_min(0.0).reshape(rest)
         if self.spectrum is not None:
             _check_fits(self.spectrum, rest, "spectrum")
-            return _Frequencies(rest, self.transform, device), self.spectrum
+            return Frequencies(rest, self.transform, device), self.spectrum
         variance = torch.as_tensor(self.variance)
         _check_fits(variance, rest, "variance")
-        return _Elements(), variance
+        return Elements(), variance
 
     def whiten(self, t: Tensor, u: Any) -> Any:
         """Only once bound to a problem."""
@@ -199,7 +199,7 @@ class _Bound(pr.Whitened):
     """
 
     coordinates: Coordinates
-    basis: _Basis
+    basis: Basis
     variances: Tensor
     mean: Tensor
     eta: float = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -18,7 +18,7 @@ from diffusion_adapters.models._model import DiffusionModel
 from diffusion_adapters.models._training_mode import check_mode
 from diffusion_adapters.noise_schedules._base import Spacing
 from diffusion_adapters.sampling._initial_noise import start_noise
-from diffusion_adapters.sampling._sample import SampleResult, correction_of, fine_of, grid_of, sample
+from diffusion_adapters.sampling._sample import SampleResult, options_of, sample
 from parareal._core.checks import check_instance
 from parareal.planning._candidates import check_budget
 from parareal.planning._cost_model import Hopeless, Recording, state_bytes, time_rounds
@@ -80,14 +80,15 @@ def plan(
         raise TypeError(f"widths is an int; expected a list, such as [{widths}]")
     state = start_noise(noise, None if isinstance(noise, Tensor) else generator, model)
     given = {"steps": steps, "spacing": spacing, "solver": solver, "rtol": rtol, "throw": False}
-    number, fine = len(model.noise_schedule.times(steps, spacing)) - 1, fine_of(solver)
-    for width in widths:
-        count(width, "widths")
-    several = [coarse] if isinstance(coarse, str | pr.Correction | pr.Integrator) else coarse
+    several = [coarse] if isinstance(coarse, str) or not isinstance(coarse, Iterable) else list(coarse)
+    settings = [options_of(solver, one, rtol=rtol) for one in several]
+    widths = sorted(count(width, "widths") for width in widths)
+    number = len(model.noise_schedule.times(steps, spacing)) - 1
     points = torch.arange(number + 1.0, dtype=torch.float64)
-    most = [grid_of(points, None, correction_of(one, fine), fine).num_slices for one in several]
-    ways = [(min(width, n), one) for one, n in zip(several, most, strict=True) for width in sorted(widths)]
+    most = [one.resolve(points).grid.num_slices for one in settings]
+    ways = [(min(width, n), one) for one, n in zip(several, most, strict=True) for width in widths]
     ways = list(dict.fromkeys(ways))
+    fine = options_of(solver, "none").fine()
     if not ways or not len(state):
         raise ValueError(
             f"there is no candidate: widths={widths!r}, coarse={coarse!r} and {len(state)} samples leave none; "

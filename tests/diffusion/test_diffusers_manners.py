@@ -432,9 +432,9 @@ def test_pipelines_that_depend_on_the_order_of_steps_are_refused(how: str, messa
     ("arguments", "kind", "message"),
     [
         ({"solver": "rk45"}, ValueError, "solver='rk45'"),
-        ({"solver": 3}, TypeError, "solver is a int"),
+        ({"solver": 3}, TypeError, "solver is an int"),
         ({"coarse": "gauss"}, ValueError, "coarse='gauss'"),
-        ({"coarse": 3}, TypeError, "coarse is a int"),
+        ({"coarse": 3}, TypeError, "coarse is an int"),
         ({"width": 0}, ValueError, "width"),
         ({"width": 4, "schedule": pr.Wavefront()}, ValueError, "width=4 came with schedule"),
         ({"rtol": -1.0}, ValueError, "rtol"),
