@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import parareal as pr
-from diffusion_adapters.diffusers._problem import Ask, Prepared, Request, Setup, kept_rows
+from diffusion_adapters.diffusers._problem import Ask, Prepared, Request, Setup, kept_rows, prepare
 from diffusion_adapters.diffusers._replay import Mark, Replay, ReplayError, fresh
 from diffusion_adapters.diffusers._translation import Translation
 
@@ -104,17 +104,19 @@ class Checker:
     def _without(self, reason: str) -> None:
         self._replay, self.check = None, Check(reason=reason)
 
-    def begin(self, prepared: Prepared, latents: Tensor, inpainting: Any) -> None:
-        """Takes note of how the problem is solved, of where it begins, and of what is kept of an image."""
+    def begin(self, latents: Tensor, inpainting: Any) -> Prepared:
+        """Prepares the problem that begins at these latents, and of which a part is kept from an image."""
+        prepared = prepare(self._setup, self._translation, latents, inpainting, self.mark)
         self._prepared, self._latents = prepared, latents
         coarse, replay = prepared.correction.propagator, self._replay
         if replay is None:
-            return
+            return prepared
         if coarse is not None and (replay.stages > 1 or coarse.evaluations != 1 or coarse.steps not in (None, 1)):
             self._without(f"coarse={self._setup.options.coarse!r} calls the network at states that are not of the run")
         elif inpainting is not None:
             image, noise, mask = (part.to(prepared.dtype) for part in kept_rows(inpainting, latents))
             replay.blend = _blending(image, noise, mask)
+        return prepared
 
     def note(self, request: Request, value: Tensor) -> None:
         """Keeps the predictions that answer a request."""

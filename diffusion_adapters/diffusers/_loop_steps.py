@@ -19,6 +19,7 @@ from torch import Tensor
 
 from diffusion_adapters.diffusers._loop_source import LoopSource, Use, read_loop
 from diffusion_adapters.diffusers._loop_syntax import GUIDANCE
+from diffusion_adapters.diffusers._timesteps import Noted, itself
 
 MOST = 4
 """Groups that are worth it, or a quarter of the steps where that is more: each costs a call of its own in a round."""
@@ -43,6 +44,8 @@ class LoopSteps:
     Attributes:
         source: What was read of the loop; ``None`` where it cannot be read.
         groups: For each step the number of its group.
+        of_grid: The same for the grid's timesteps, ``(n,)``.
+        number: That of the timestep which the loop is given next, until it is taken.
         told: Whether the loop takes its number from here.
     """
 
@@ -51,7 +54,9 @@ class LoopSteps:
         self._code = None if frame is None else frame.f_code
         self.source: LoopSource | None = None
         self.groups = [0] * len(timesteps)
-        self.told = False
+        self.of_grid = torch.zeros(0, dtype=torch.int64)
+        self.told = self._decided = False
+        self.number: int | None = None
         if frame is not None:
             owner = frame.f_locals.get("self")
             self.source = read_loop(frame.f_code, frame.f_lineno, None if owner is None else type(owner))
@@ -61,6 +66,32 @@ class LoopSteps:
         """Whether there is more than one group."""
         return max(self.groups, default=0) > 0
 
+    def timestep(self, number: int) -> Tensor:
+        """What the loop is given in a turn: its timestep matters only where there is more than one group."""
+        if not self.many:
+            return self._timesteps[0]
+        return Noted.of(self._timesteps[number].clone(), itself, self.note_decision)
+
+    def take_number(self) -> int | None:
+        """The number of the timestep that the loop has just taken."""
+        number, self.number = self.number, None
+        self.told = self.told or number is not None
+        return number
+
+    def note_decision(self) -> None:
+        """Python has made a number of the timestep, or a decision: the groups must be made by that."""
+        self._decided = self._decided or not self.accounts_for(caller())
+
+    def refuse_decisions(self) -> None:
+        """Raises where a decision was made that the groups do not account for."""
+        if self._decided:
+            raise ValueError(
+                f"{self.name} converts the timestep to a Python number (if, int, float, item) inside its loop. Several "
+                "timesteps are computed at once, so that it has no single value; expected a pipeline, and arguments, "
+                "for which nothing but the network depends on the timestep: for example one without a second "
+                "transformer for low noise"
+            )
+
     def accounts_for(self, frame: FrameType | None) -> bool:
         """Whether a decision on the timestep, made in a frame or beneath it, is one that the groups are made by."""
         frame = outside(frame)
@@ -68,8 +99,8 @@ class LoopSteps:
             return False
         return any(use.value is not None and use.line <= frame.f_lineno <= use.end for use in self.source.uses)
 
-    def find_groups(self, grid: Tensor) -> list[int]:
-        """Groups of steps, once the loop's variables are known; returns those of the grid's timesteps.
+    def find_groups(self, grid: Tensor) -> None:
+        """Finds the groups of steps, once the loop's variables are known.
 
         Args:
             grid: Timesteps of the grid, ``(n,)``, each of them one that the loop runs over.
@@ -89,7 +120,7 @@ class LoopSteps:
             if len(numbers) > max(MOST, len(self.groups) // 4):
                 use, of_steps = max(zip(self.source.uses, values, strict=True), key=lambda pair: len(set(pair[1])))
                 self._refuse(use, f"which has {len(set(of_steps))} values in {len(of_steps)} steps")
-        return self._of_grid(grid)
+        self.of_grid = torch.tensor(self._of_grid(grid))
 
     def pick(self, group: int, turn: int, order: int) -> int:
         """The number that a turn of a group is given: one of its steps, that counts as a step in the loop's bar."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import parareal as pr
+from diffusion_adapters.diffusers._call import Call
 from diffusion_adapters.diffusers._callbacks import watched, watched_old
 from diffusion_adapters.diffusers._check import Check, DiffersError, Rewind
 from diffusion_adapters.diffusers._denoising_loop import Conversation
@@ -92,8 +93,8 @@ class ParallelPipeline:
         conversation = Conversation(setup, type(pipe).__name__, interrupted, given)
         _prepare(copy, pipe, conversation)
         if given.get("callback_on_step_end") is not None:
-            conversation.preview = True
-            callback = watched(given["callback_on_step_end"], pipe, lambda: conversation.rounds)
+            conversation.call.preview = True
+            callback = watched(given["callback_on_step_end"], pipe, lambda: conversation.turns)
             kwargs = {**kwargs, "callback_on_step_end": callback}
             args = _without(signature, args, "callback_on_step_end")
         if callable(kwargs.get("callback")):
@@ -227,13 +228,13 @@ def _prepare(copy: Any, pipe: Any, conversation: Conversation) -> None:
     if hasattr(pipe, "maybe_free_model_hooks"):
         state["maybe_free_model_hooks"] = pipe.maybe_free_model_hooks  # offloading is about the pipeline's own modules
     if hasattr(copy, "prepare_latents"):
-        state["prepare_latents"] = _noting(copy.prepare_latents, conversation)
+        state["prepare_latents"] = _noting(copy.prepare_latents, conversation.call)
     if hasattr(copy, "prepare_mask_latents"):
-        state["prepare_mask_latents"] = _noting_mask(copy.prepare_mask_latents, conversation)
-    state["progress_bar"] = _ending(copy.progress_bar, conversation)
+        state["prepare_mask_latents"] = _noting_mask(copy.prepare_mask_latents, conversation.call)
+    state["progress_bar"] = _ending(copy.progress_bar, conversation.call)
 
 
-def _noting(prepare: Callable[..., Any], conversation: Conversation) -> Callable[..., Any]:
+def _noting(prepare: Callable[..., Any], into: Call) -> Callable[..., Any]:
     """Notes the latents that a pipeline prepares, and what it keeps of an image."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -241,32 +242,32 @@ def _noting(prepare: Callable[..., Any], conversation: Conversation) -> Callable
         parts = value if isinstance(value, tuple | list) else (value,)
         if parts and isinstance(parts[0], Tensor):
             latents = parts[0]
-            conversation.latents = latents
+            into.latents = latents
             like = [p for p in parts[1:3] if isinstance(p, Tensor) and p.shape == latents.shape]
             if len(like) == 2:
-                conversation.inpainting.noise, conversation.inpainting.image = like
+                into.inpainting.noise, into.inpainting.image = like
         return value
 
     return call
 
 
-def _noting_mask(prepare: Callable[..., Any], conversation: Conversation) -> Callable[..., Any]:
+def _noting_mask(prepare: Callable[..., Any], into: Call) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         value = prepare(*args, **kwargs)
         mask = value[0] if isinstance(value, tuple | list) else value
         if isinstance(mask, Tensor):
-            conversation.inpainting.mask = mask
+            into.inpainting.mask = mask
         return value
 
     return call
 
 
-def _ending(progress_bar: Callable[..., Any], conversation: Conversation) -> Callable[..., Any]:
+def _ending(progress_bar: Callable[..., Any], into: Call) -> Callable[..., Any]:
     """The pipeline's own bar, which ends where the rounds do."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         bar = progress_bar(*args, **kwargs)
-        conversation.bar = bar
+        into.bar = bar
         return bar
 
     return call

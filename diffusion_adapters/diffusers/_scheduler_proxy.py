@@ -30,7 +30,7 @@ class StandIn:
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None, *args: Any, **kwargs: Any) -> Tensor:
         """As the scheduler does, until the engine is at work, whose lanes are scaled by itself."""
-        if self._conversation.under_way or not hasattr(super(), "scale_model_input"):
+        if self._conversation.solving or not hasattr(super(), "scale_model_input"):
             return sample
         return super().scale_model_input(sample, _plain(timestep), *args, **kwargs)  # pyright: ignore
 
@@ -46,7 +46,7 @@ class StandIn:
     def _refuse_more(self, given: dict[str, Any]) -> None:
         """Raises where a step is told more than is known here: noise of its own, churn, a timestep for each token."""
         parameters = inspect.signature(self.step).parameters
-        setup = self._conversation.setup
+        setup = self._conversation.call.setup
         known = {"eta": setup.eta, "use_clipped_model_output": setup.use_clipped}
         for name, value in given.items():
             if name in ("generator", "return_dict") or name not in parameters or isinstance(value, Tensor | list):
@@ -62,7 +62,7 @@ class StandIn:
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """As the scheduler does before the loop; in it the engine keeps the image itself."""
-        if self._conversation.in_loop or self._conversation.finished:
+        if self._conversation.begun:
             return original_samples
         return super().add_noise(original_samples, noise, _plain(timesteps))  # pyright: ignore
 
@@ -90,7 +90,7 @@ def stand_in(scheduler: Any, conversation: Conversation) -> Any:
     state = {key: value.copy() if type(value) in (list, dict) else value for key, value in vars(scheduler).items()}
     state["_own_timesteps"] = state.pop("timesteps", None)
     made.__dict__.update(state, _conversation=conversation)
-    conversation.scheduler = made
+    conversation.call.scheduler = made
     return made
 
 
@@ -103,7 +103,7 @@ def _stepping(kind: type) -> type:
 
     def scale_noise(self: Any, sample: Tensor, timestep: Tensor, noise: Tensor | None = None) -> Tensor:
         """As the scheduler does before the loop; in it the engine keeps the image itself."""
-        if self._conversation.in_loop or self._conversation.finished:
+        if self._conversation.begun:
             return sample
         return kind.scale_noise(self, sample, _plain(timestep), noise)  # pyright: ignore
 

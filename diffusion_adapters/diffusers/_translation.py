@@ -95,6 +95,13 @@ class Translation:
         """The factor from x at ``t`` to the network's input."""
         return torch.ones_like(t) if self.data is None else torch.rsqrt(t * t + self.data**2)
 
+    @property
+    def input_factor(self) -> float:
+        """The factor from the scheduler's latents at the start to what the network receives."""
+        t = self.times[0]
+        factor = self.input_scale(t)
+        return float(factor * self.noise_schedule.alpha(t) if self.scaled else factor)
+
 
 PREDICTIONS = {
     "epsilon": "eps",
