@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 import parareal as pr
+from diffusion_adapters.diffusers._fresh_scheduler import fresh
 from diffusion_adapters.diffusers._problem import Ask, Prepared, Request, Setup, kept_rows, prepare
-from diffusion_adapters.diffusers._replay import Mark, Replay, ReplayError, fresh
+from diffusion_adapters.diffusers._replay import Mark, Replay, ReplayError
 from diffusion_adapters.diffusers._translation import Translation
 
 TIMES = 5.0

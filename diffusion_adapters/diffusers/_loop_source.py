@@ -17,15 +17,8 @@ from dataclasses import dataclass
 from functools import cache
 from types import CodeType
 
-from diffusion_adapters.diffusers._loop_syntax import (
-    Origins,
-    Tree,
-    assigned_names,
-    dotted,
-    is_sink,
-    names_of,
-    reads,
-)
+from diffusion_adapters.diffusers._loop_syntax import Tree
+from diffusion_adapters.diffusers._syntax_names import Origins, assigned_names, dotted, is_sink, names_of, reads
 
 Guard = tuple[CodeType, bool]
 """A test that a use stands under, and what it must be for the use to be reached."""

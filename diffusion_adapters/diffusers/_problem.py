@@ -11,17 +11,11 @@ from torch import Tensor
 
 import parareal as pr
 from diffusion_adapters._validate import kind_of
+from diffusion_adapters.diffusers._given_noise import Drawn, DrawnFlow
+from diffusion_adapters.diffusers._inpainting import Blend, Blended
 from diffusion_adapters.diffusers._network_proxy import Lanes
 from diffusion_adapters.diffusers._replay import Mark, Marked
-from diffusion_adapters.diffusers._scheduler_steps import (
-    Blend,
-    Blended,
-    Drawn,
-    DrawnFlow,
-    HeunToZero,
-    Posterior,
-    nearest,
-)
+from diffusion_adapters.diffusers._scheduler_steps import Posterior, nearest
 from diffusion_adapters.diffusers._translation import Translation
 from diffusion_adapters.equations._coordinates import Coordinates, Ratio, coordinates_for, small_signal
 from diffusion_adapters.equations._probability_flow import DiffusionODE, ProbabilityFlow, RightHandSide, check_start
@@ -29,6 +23,7 @@ from diffusion_adapters.equations._reverse_sde import NoisyFlow
 from diffusion_adapters.models._model import DiffusionModel
 from diffusion_adapters.models._prediction import convert, per_row
 from diffusion_adapters.noise_schedules._named import Flow
+from diffusion_adapters.sampling._heun_to_zero import HeunToZero
 from diffusion_adapters.sampling._options import Options
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 import parareal as pr
-from parareal._core.arrays import Ints
+from diffusion_adapters.diffusers._wrapped_method import WrappedMethod
 from parareal.problem._ode import Stages
 
 
@@ -53,54 +53,14 @@ class Again:
 
 
 @dataclass(frozen=True)
-class Marked(pr.Multistep):
+class Marked(WrappedMethod):
     """A method of two stages that tells them apart, since their predictions are of the same timesteps."""
 
-    method: pr.Multistep
     mark: Mark
-    restart: bool = False
-    steps: int | None = None
-
-    @property
-    def shares_first_stage(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As the method does."""
-        return self.method.shares_first_stage
-
-    @property
-    def solves(self) -> tuple[type, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What the method solves."""
-        return self.method.solves
-
-    @property
-    def order(self) -> int | float | None:
-        """That of the method."""
-        return self.method.order
-
-    @property
-    def evaluations(self) -> int | None:
-        """Those of the method."""
-        return self.method.evaluations
-
-    @property
-    def group(self) -> int:
-        """That of the method."""
-        return self.method.group
-
-    def first_function(self, problem: Any) -> Any:
-        """That of the method."""
-        return self.method.first_function(problem)
-
-    def begin(self, u: Any) -> pr.Memory:
-        """That of the method."""
-        return self.method.begin(u)
-
-    def variants(self, step: Ints, steps: Ints) -> Ints:
-        """Those of the method."""
-        return self.method.variants(step, steps)
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: pr.Carried, variant: int = 0) -> Stages:
         """One step of the method, its second request another function than its first."""
-        stages, value, asked = self.method.step(problem, t0, t1, u, variant), None, False
+        stages, value, asked = self.of_method(problem, t0, t1, u, variant), None, False
         while True:
             try:
                 request = stages.send(value)
@@ -130,20 +90,6 @@ class _Given(TorchFunctionMode):
 
 
 # --- the replay -----------------------------------------------------------------------------------------------------
-
-
-def fresh(scheduler: Any) -> Any:
-    """A copy of a scheduler that has made no step, of its own class where it is a stand-in."""
-    kind = type(scheduler)
-    made: Any = object.__new__(kind.__bases__[1] if "_conversation" in vars(scheduler) else kind)
-    state = {key: value.copy() if type(value) in (list, dict) else value for key, value in vars(scheduler).items()}
-    state.pop("_conversation", None)
-    if "_own_timesteps" in state:
-        state["timesteps"] = state.pop("_own_timesteps")
-    made.__dict__.update(state)
-    if getattr(made, "_step_index", None) is not None:  # scaling an input has set it
-        made._step_index = None
-    return made
 
 
 @dataclass(eq=False)

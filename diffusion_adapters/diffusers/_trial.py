@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusion_adapters.diffusers._fresh_scheduler import fresh
 from diffusion_adapters.diffusers._problem import Request, Setup, prepare
-from diffusion_adapters.diffusers._translation import Translation, translate
+from diffusion_adapters.diffusers._scheduler_rules import translate
+from diffusion_adapters.diffusers._translation import Translation
 from diffusion_adapters.models._prediction import per_row
 
 TOLERANCE = 2e-3
@@ -33,7 +35,7 @@ def translated(scheduler: Any, start: int, stop: int, setup: Setup) -> Translati
     translation = translate(scheduler, start, stop, setup.eta, setup.use_clipped)
     if not setup.own_method:
         return translation
-    own = _own(scheduler)
+    own = fresh(scheduler, on_cpu=True)
     key = _key(own, start, stop, setup)
     if key not in _PASSED:
         _check_beginning(own, start)
@@ -42,19 +44,6 @@ def translated(scheduler: Any, start: int, stop: int, setup: Setup) -> Translati
             _PASSED.clear()
         _PASSED[key] = True
     return translation
-
-
-def _own(scheduler: Any) -> Any:
-    """The scheduler as it was before it was replaced, at the beginning of a run, on the CPU."""
-    replaced = "_own_timesteps" in vars(scheduler)
-    made = object.__new__(type(scheduler).__mro__[2] if replaced else type(scheduler))
-    state = {name: _copied(value) for name, value in vars(scheduler).items() if name != "_conversation"}
-    if replaced:
-        state["timesteps"] = state.pop("_own_timesteps")
-    if "_step_index" in state:
-        state["_step_index"] = None
-    made.__dict__.update(state)
-    return made
 
 
 def _check_beginning(scheduler: Any, start: int) -> None:
@@ -70,10 +59,6 @@ def _check_beginning(scheduler: Any, start: int) -> None:
             "that all differ, as with fewer steps or another timestep_spacing"
         )
     scheduler._step_index = None
-
-
-def _copied(value: Any) -> Any:
-    return list(value) if type(value) is list else value.detach().cpu() if isinstance(value, Tensor) else value
 
 
 def _key(scheduler: Any, start: int, stop: int, setup: Setup) -> Any:
@@ -92,7 +77,7 @@ def _key(scheduler: Any, start: int, stop: int, setup: Setup) -> Any:
 def _try(scheduler: Any, translation: Translation, start: int, stop: int, setup: Setup) -> None:
     name = f"{type(scheduler).__name__}({_settings(scheduler)})"
     latents, at = _start(translation), scheduler.timesteps[start:stop]
-    precise = _own(scheduler)
+    precise = fresh(scheduler, on_cpu=True)
     theirs = _theirs(scheduler, translation, latents, at, setup, name)
     if isinstance(vars(precise).get("sigmas"), Tensor):  # its weights in float32 can be off by more than the tolerance
         precise.sigmas = precise.sigmas.double()

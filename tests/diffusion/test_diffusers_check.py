@@ -20,7 +20,7 @@ import diffusion_adapters as da
 import parareal as pr
 from diffusion_adapters.diffusers import _phases, _replay
 from diffusion_adapters.diffusers._check import describe
-from diffusion_adapters.diffusers._translation import translate
+from diffusion_adapters.diffusers._scheduler_rules import translate
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning"),

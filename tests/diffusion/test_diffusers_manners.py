@@ -407,7 +407,7 @@ class Changing(diffusers.StableDiffusionPipeline):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("decision", "decision, or a number, of the timestep"),
+        ("decision", "converts the timestep to a Python number"),
         ("guidance", "guidance from the timestep"),
         ("latents", "changes the latents between two steps"),
         ("twice", "a second time"),

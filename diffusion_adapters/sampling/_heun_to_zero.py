@@ -1,0 +1,60 @@
+"""Heun's method for noise levels that end at zero, with the last step of Algorithm 1 of EDM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import parareal as pr
+from parareal._core.arrays import Ints
+from parareal.problem._ode import Stages
+from parareal.problem._semilinear import lincomb
+
+
+@dataclass(frozen=True)
+class HeunToZero(pr.Multistep):
+    """Heun's method whose last step is one of Euler: at a noise level of zero, its end, the model says nothing.
+
+    Args:
+        blend: What is done to a state after each stage, as ``blend(t, u)`` through a request; see `Blended`.
+    """
+
+    blend: Any = None
+    restart: bool = False
+    steps: int | None = None
+
+    shares_first_stage = True
+
+    @property
+    def order(self) -> int:
+        """Two."""
+        return 2
+
+    @property
+    def evaluations(self) -> int:
+        """Two a step, and one in the last."""
+        return 2
+
+    def begin(self, u: Any) -> pr.Memory:
+        """Nothing."""
+        return pr.Memory((), (), torch.zeros(len(u), 1, dtype=torch.float64, device=u.device))
+
+    def variants(self, step: Ints, steps: Ints) -> Ints:
+        """One for the last step, and two for the others."""
+        return np.where(step == steps - 1, 1, 2)
+
+    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: pr.Carried, variant: int = 2) -> Stages:
+        """One step on L lanes; see `parareal.Multistep.step`."""
+        first = yield problem.rhs, t0, u.u
+        h, one = t1 - t0, torch.ones_like(t0)
+        euler = lincomb([((one,), u.u), ((h,), first)])
+        if variant == 1:
+            return pr.Carried(euler, u.memory)
+        if self.blend is not None:
+            euler = yield self.blend, t1, euler
+        second = yield problem.rhs, t1, euler
+        return pr.Carried(lincomb([((one,), u.u), ((h / 2,), first), ((h / 2,), second)]), u.memory)
