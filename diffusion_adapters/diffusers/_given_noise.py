@@ -12,7 +12,7 @@ from torch import Tensor
 import parareal as pr
 from diffusion_adapters.equations._probability_flow import DiffusionODE
 from diffusion_adapters.equations._reverse_sde import NoisyFlow
-from parareal.grid._mesh import Mesh
+from parareal.extend import fine_points
 
 
 class Drawn:
@@ -54,7 +54,7 @@ class DrawnFlow(NoisyFlow):
     def bind(self, u0: Any, grid: pr.TimeGrid, fine: pr.Integrator) -> DrawnFlow:
         """This problem with the path of that noise, whose atoms are the steps."""
         bound = super().bind(u0, grid, fine)
-        points = Mesh.build(grid, fine.steps, torch.device("cpu")).points.unique_consecutive()
+        points = fine_points(grid, fine)
         path = _GivenPath(points, 0, self._clock, given=self.drawn)
         object.__setattr__(bound, "path", path)
         assert isinstance(bound, DrawnFlow)

@@ -11,8 +11,7 @@ from torch import Tensor
 import parareal as pr
 from diffusion_adapters.diffusers._wrapped_method import WrappedMethod
 from diffusion_adapters.equations._coordinates import Coordinates
-from parareal.problem._ode import Stages
-from parareal.problem._semilinear import lincomb
+from parareal.extend import Stages, lincomb
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 import parareal as pr
 from diffusion_adapters.diffusers._wrapped_method import WrappedMethod
-from parareal.problem._ode import Stages
+from parareal.extend import Stages
 
 
 class ReplayError(Exception):

@@ -14,10 +14,7 @@ from diffusion_adapters.diffusers._translation import Clean
 from diffusion_adapters.diffusers._wrapped_method import WrappedMethod
 from diffusion_adapters.equations._coordinates import Coordinates
 from diffusion_adapters.sampling._stochastic_steps import SDEDPMSolverPP
-from parareal._core.arrays import Ints
-from parareal.integrators._adams import extrapolate
-from parareal.problem._ode import Stages
-from parareal.problem._semilinear import lincomb
+from parareal.extend import Ints, Stages, extrapolate, lincomb
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from diffusion_adapters.diffusers._loop_steps import LoopSteps, joined, split
 from diffusion_adapters.diffusers._network_calls import NetworkCalls, plain
 from diffusion_adapters.diffusers._network_proxy import Lanes, Plan
 from diffusion_adapters.diffusers._problem import Draw, Request
-from parareal.integrators.external._coroutine import Coroutine
+from parareal.extend import Coroutine
 
 
 class Run:

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 import parareal as pr
-from parareal._core.arrays import Ints
-from parareal.problem._ode import Stages
+from parareal.extend import Ints, Stages
 
 
 @dataclass(frozen=True)

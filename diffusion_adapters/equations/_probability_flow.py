@@ -17,8 +17,7 @@ from diffusion_adapters.models._conditioning import split
 from diffusion_adapters.models._model import DiffusionModel
 from diffusion_adapters.models._prediction import ROWS, between, per_row
 from diffusion_adapters.models._training_mode import check_mode
-from parareal import Split, Weights
-from parareal.problem._semilinear import chosen
+from parareal.extend import select
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +208,7 @@ def check_start(model: DiffusionModel) -> None:
         )
 
 
-def diffusion_split(problem: DiffusionODE, coordinates: Coordinates, prediction: pr.Prediction) -> Split:
+def diffusion_split(problem: DiffusionODE, coordinates: Coordinates, prediction: pr.Prediction) -> pr.Split:
     """The split of a diffusion ODE for a model whose x0 or eps is taken for smooth in lambda.
 
     A step that begins without signal says nothing of x0 in its state, and takes it from the model, whichever is
@@ -222,9 +221,9 @@ def diffusion_split(problem: DiffusionODE, coordinates: Coordinates, prediction:
 
     def rest(tau: Tensor, u: Tensor, slope: Tensor) -> Tensor:
         x0, eps = coordinates.split_lanes(tau, u, slope)
-        return chosen(takes_data(*coordinates.shares(tau)), x0, eps)
+        return select(takes_data(*coordinates.shares(tau)), x0, eps)
 
-    def weights(t0: Tensor, t1: Tensor, n: int) -> Weights:
+    def weights(t0: Tensor, t1: Tensor, n: int) -> pr.Weights:
         h = coordinates.level(t1) - coordinates.level(t0)
         (a0, b0), (a1, b1) = coordinates.shares(t0), coordinates.shares(t1)
         of_data = takes_data(a0, b0)
@@ -233,6 +232,6 @@ def diffusion_split(problem: DiffusionODE, coordinates: Coordinates, prediction:
         grown = torch.where(a1 == 0, -keep * a0, -a1 * torch.expm1(-h))
         first = torch.where(of_data, grown, b1 - keep * b0)
         phi = pr.scaled_phis(h, h.new_tensor(-1.0 if data else 1.0), n, scale, first)
-        return Weights(h, (keep,), [(part,) for part in phi], phi[0], scale)
+        return pr.Weights(h, (keep,), [(part,) for part in phi], phi[0], scale)
 
-    return Split(problem.rhs, rest, coordinates.level, coordinates.at_level, weights, endless=True)
+    return pr.Split(problem.rhs, rest, coordinates.level, coordinates.at_level, weights, endless=True)

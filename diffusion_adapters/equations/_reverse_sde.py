@@ -14,10 +14,7 @@ from torch import Tensor
 import parareal as pr
 from diffusion_adapters.equations._probability_flow import DiffusionODE, ProbabilityFlow, probability_flow
 from diffusion_adapters.models._model import DiffusionModel
-from parareal._core import trees
-from parareal.grid._mesh import Mesh
-from parareal.problem._brownian_path import brownian_keys
-from parareal.problem._sde import draw_seeds
+from parareal.extend import draw_seeds, fine_points, path_keys, per_lane
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -40,12 +37,12 @@ class NoisyFlow(DiffusionODE):
 
     def rows(self, samples: int | None, device: torch.device) -> Any:
         """What decides each sample's path and, where there is any, ``per_sample``."""
-        keys = brownian_keys(self.seed, samples).to(device)
+        keys = path_keys(self.seed, samples).to(device)
         return (keys,) if self.per_sample is None else (keys, self.per_sample)
 
     def bind(self, u0: Any, grid: pr.TimeGrid, fine: pr.Integrator) -> NoisyFlow:
         """This problem with a path whose atoms are the steps of the fine propagator."""
-        points = Mesh.build(grid, fine.steps, torch.device("cpu")).points.unique_consecutive()
+        points = fine_points(grid, fine)
         bound, path = copy(self), pr.BrownianPath(points, self.seed, self._clock)
         object.__setattr__(bound, "path", path)
         # A step is one of the fine propagator's or a whole slice: on a device nobody waits to count its atoms.
@@ -153,7 +150,7 @@ def reverse_sde(model: DiffusionModel, generator: Generators = None) -> ReverseS
         return 2 * eps(s, z, *rows)
 
     def diffusion(s: Tensor, z: Tensor, *rows: Any) -> Tensor:
-        return trees.per_lane((2 * s).sqrt(), z).expand_as(z)
+        return per_lane((2 * s).sqrt(), z).expand_as(z)
 
     problem = pr.SDE(
         drift,

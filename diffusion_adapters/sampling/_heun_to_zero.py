@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 import parareal as pr
-from parareal._core.arrays import Ints
-from parareal.problem._ode import Stages
-from parareal.problem._semilinear import lincomb
+from parareal.extend import Ints, Stages, lincomb
 
 
 @dataclass(frozen=True)

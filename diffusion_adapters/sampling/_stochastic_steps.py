@@ -14,13 +14,18 @@ from torch import Tensor
 import parareal as pr
 from diffusion_adapters.equations._coordinates import Coordinates
 from diffusion_adapters.equations._reverse_sde import NoisyFlow
-from parareal._core.arrays import Ints
-from parareal.integrators._adams import check_order, extrapolate, midpoint
-from parareal.integrators._base import check_steps
-from parareal.integrators._history import no_history
-from parareal.integrators._interpolation import exact
-from parareal.problem._ode import Stages
-from parareal.problem._semilinear import Factors, Split, Weights, lincomb
+from parareal.extend import (
+    Factors,
+    Ints,
+    Stages,
+    check_order,
+    check_steps,
+    exact_moments,
+    extrapolate,
+    lincomb,
+    midpoint_moments,
+    no_history,
+)
 
 
 @dataclass(frozen=True)
@@ -137,9 +142,9 @@ class SDEDPMSolverPP(pr.Multistep):
         """The order of the step, as far as its place in the grid decides."""
         return np.minimum(self.order, steps - step) if self.lower_order_final else np.full(len(step), self.order)
 
-    def moments(self, weights: Weights, m: int) -> list[Factors]:
+    def moments(self, weights: pr.Weights, m: int) -> list[Factors]:
         """How the difference counts."""
-        return midpoint(weights, m) if self.rule == "midpoint" else exact(weights, m)
+        return midpoint_moments(weights, m) if self.rule == "midpoint" else exact_moments(weights, m)
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: pr.Carried, variant: int = 1) -> Stages:
         """One step on L lanes; see `parareal.Multistep.step`."""
@@ -151,15 +156,15 @@ class SDEDPMSolverPP(pr.Multistep):
         return new._replace(u=lincomb([((torch.ones_like(b1),), new.u), (noise, xi)]))
 
 
-def _towards_data(problem: NoisyFlow) -> Split:
+def _towards_data(problem: NoisyFlow) -> pr.Split:
     """The split of the reverse SDE's mean: d(u/a)/dlambda = 2 (x0 - u/a), a linear part of -2."""
     coordinates, split = problem.coordinates, problem.split("data")
 
-    def weights(t0: Tensor, t1: Tensor, n: int) -> Weights:
+    def weights(t0: Tensor, t1: Tensor, n: int) -> pr.Weights:
         h = coordinates.level(t1) - coordinates.level(t0)
         (a0, b0), (a1, b1) = coordinates.shares(t0), coordinates.shares(t1)
         keep = (b1 / b0) * (a0 * b1 / (a1 * b0))
         phi = pr.scaled_phis(h, h.new_tensor(-2.0), n, 2 * a1, -a1 * torch.expm1(-2 * h))
-        return Weights(h, (keep,), [(part,) for part in phi], phi[0], 2 * a1)
+        return pr.Weights(h, (keep,), [(part,) for part in phi], phi[0], 2 * a1)
 
     return split._replace(weights=weights)
