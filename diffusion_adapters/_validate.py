@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 import math
 import operator
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor
 
@@ -28,6 +30,34 @@ def finite(value: Any, name: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{name}={number} is not finite; expected a finite number")
     return number
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def explain_keywords(hints: Mapping[str, str]) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """A decorator: an unknown keyword is answered with what to write in its place.
+
+    Args:
+        hints: For names that people try what to write.
+    """
+
+    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
+        names = list(inspect.signature(function).parameters)
+
+        @functools.wraps(function)
+        def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            for name in kwargs:
+                if name not in names:
+                    close = difflib.get_close_matches(name, names, n=1)
+                    hint = hints.get(name) or (f"{close[0]}=..." if close else f"one of {', '.join(names)}")
+                    raise TypeError(f"{function.__name__} has no argument {name}; expected {hint}")
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
 
 
 def set_finite(schedule: Any, *names: str) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import parareal as pr
+from diffusion_adapters._validate import explain_keywords
 from diffusion_adapters.diffusers._call import Call
 from diffusion_adapters.diffusers._callbacks import watched, watched_old
 from diffusion_adapters.diffusers._check import Check, DiffersError, Rewind
@@ -116,6 +117,16 @@ class ParallelPipeline:
         return pipe(*own[0], **own[1])
 
 
+@explain_keywords(
+    {
+        "seed": "pipe(..., generator=torch.Generator().manual_seed(0)), the pipeline's own argument",
+        "generator": "pipe(..., generator=...), the pipeline's own argument",
+        "steps": "pipe(..., num_inference_steps=...), the pipeline's own argument",
+        "num_inference_steps": "pipe(..., num_inference_steps=...), the pipeline's own argument",
+        "scheduler": "pipe.scheduler = ..., before parallelize",
+        "tol": "rtol=...",
+    }
+)
 def parallelize(
     pipe: Any,
     solver: str | pr.Integrator | None = None,

@@ -78,7 +78,7 @@ def _checked(translation: Translation, name: str) -> Translation:
 def _idle(fine: pr.Integrator, step: int) -> bool:
     """Whether a step of no length leaves the state as it is. One that ends a group goes from the group's beginning."""
     if isinstance(fine, Ordered):
-        return fine.method.group == 1 or fine.orders[step] == 1
+        return fine.group == 1 or fine.orders[step] == 1
     return isinstance(fine, pr.Euler | Ancestral)
 
 

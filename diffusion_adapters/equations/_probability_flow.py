@@ -17,6 +17,7 @@ from diffusion_adapters.models._conditioning import split
 from diffusion_adapters.models._model import DiffusionModel
 from diffusion_adapters.models._prediction import ROWS, between, per_row
 from diffusion_adapters.models._training_mode import check_mode
+from diffusion_adapters.noise_schedules._check import check_schedule
 from parareal.extend import select
 
 
@@ -157,6 +158,7 @@ def probability_flow(model: DiffusionModel, coordinates: Name | None = None) -> 
     given: Any = model
     if not isinstance(given, DiffusionModel):
         raise TypeError(f"model is a {type(given).__name__}; expected a DiffusionModel(network, noise_schedule)")
+    check_schedule(model.noise_schedule)
     chosen = coordinates_for(model.noise_schedule, coordinates)
     check_start(model)
     leaves, join = split(dict(model.conditioning or {}))

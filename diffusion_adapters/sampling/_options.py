@@ -57,6 +57,30 @@ _SOLVER_HINTS = {
 }  # fmt: skip
 """Names of other libraries, spelled as `plain_name` spells them, and what to write for them."""
 
+KEYWORDS = {
+    "seed": "generator=torch.Generator().manual_seed(0)",
+    "rng": "generator=torch.Generator().manual_seed(0)",
+    "num_steps": "steps=...",
+    "num_inference_steps": "steps=...",
+    "n_steps": "steps=...",
+    "sampler": "solver=...",
+    "scheduler": "solver=..., and the noise levels as spacing=...",
+    "method": "solver=...",
+    "fine": "solver=...",
+    "timesteps": "spacing=times, a tensor of falling times",
+    "sigmas": "spacing=times, a tensor of falling times: for EDM and from_denoiser times are sigmas",
+    "shape": "noise=(16, 1, 8, 8), the shape with the number of samples first",
+    "window": "width=...",
+    "tol": "rtol=...",
+    "tolerance": "rtol=...",
+    "atol": "rtol=..., or stop=pr.Tolerance(rtol=..., atol=...)",
+    "max_iter": "max_iterations=...",
+    "guidance_scale": "a model da.guided(model, scale, cond, uncond)",
+    "conditioning": "a model with it: model.with_conditioning(...)",
+    "device": "a network and noise on that device",
+}
+"""Arguments that people try, and what to write in their place."""
+
 COARSE = ("gaussian", "same", "none")
 
 _COARSE_HINTS = {

@@ -10,19 +10,21 @@ import torch
 from torch import Tensor
 
 import parareal as pr
-from diffusion_adapters._validate import count, kind_of
+from diffusion_adapters._validate import count, explain_keywords, kind_of
 from diffusion_adapters.equations._reverse_sde import NoisyFlow
 from diffusion_adapters.models._conditioning import map_tensors
 from diffusion_adapters.models._model import DiffusionModel
 from diffusion_adapters.models._training_mode import check_mode
 from diffusion_adapters.noise_schedules._base import Spacing
 from diffusion_adapters.sampling._initial_noise import start_noise
+from diffusion_adapters.sampling._options import KEYWORDS
 from diffusion_adapters.sampling._sample import SampleResult, options_of, sample
 from parareal.extend import Trial, check_budget, conclude, serial_seconds, state_bytes, time_rounds, try_out
 
 WIDTHS = (4, 8, 16, 32, 64, 100)
 
 
+@explain_keywords({**KEYWORDS, "width": "widths=[...]"})
 @torch.no_grad()
 def plan(
     model: DiffusionModel,

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 import parareal as pr
-from diffusion_adapters._validate import kind_of
+from diffusion_adapters._validate import explain_keywords, kind_of
 from diffusion_adapters.equations._probability_flow import probability_flow
 from diffusion_adapters.equations._reverse_sde import NoisyFlow, noisy
 from diffusion_adapters.models._conditioning import check_conditioning
+from diffusion_adapters.models._from_functions import ToZero
 from diffusion_adapters.models._model import DiffusionModel
 from diffusion_adapters.noise_schedules._base import Spacing
+from diffusion_adapters.sampling._heun_to_zero import HeunToZero
 from diffusion_adapters.sampling._initial_noise import start_noise
-from diffusion_adapters.sampling._options import Options
+from diffusion_adapters.sampling._options import KEYWORDS, Options
 
 RTOL = 1e-3
 WIDTH = 100
@@ -37,6 +39,7 @@ class SampleResult:
     solution: pr.Solution
 
 
+@explain_keywords(KEYWORDS)
 @torch.no_grad()
 def sample(
     model: DiffusionModel,
@@ -72,7 +75,8 @@ def sample(
         steps: Number of steps; not used where ``spacing`` is a tensor of times.
         spacing: Where the steps lie: ``"logsnr"``, ``"karras"``, ``"uniform"``, or a tensor of falling times; ``None``
             for the schedule's own choice. See `NoiseSchedule.times`.
-        solver: ``"ddim"`` (also called ``"euler"``), ``"heun"``, ``"dpm2"``, ``"dpm3"``, ``"dpm++2s"``, ``"dpm++3s"``,
+        solver: ``"ddim"`` (also called ``"euler"``), ``"heun"`` (Euler in a last step to sigma = 0, if the model
+            predicts x0: Algorithm 1 of EDM), ``"dpm2"``, ``"dpm3"``, ``"dpm++2s"``, ``"dpm++3s"``,
             ``"dpm++2m"``, ``"dpm++3m"``, ``"unipc"``, ``"deis"``; with noise in every step ``"ancestral"`` (also called
             ``"ddpm"``), ``"sde-dpm++"``, ``"sde-dpm++2m"``; or an integrator.
         coarse: ``"gaussian"``: the flow of Gaussian data with a secant on top, free of network calls
@@ -125,8 +129,8 @@ def sample(
         raise TypeError(f"callback is {kind_of(callback)}; expected a function of an IterationReport")
     flow = probability_flow(model)
     times = model.noise_schedule.times(steps, spacing)
-    _check_end(model, options.fine(), times)
-    fine, correction, grid, schedule, rule = options.resolve(flow.grid(times, len(times) - 1).points)
+    fine = _method(options, model, times)
+    _, correction, grid, schedule, rule = options.resolve(flow.grid(times, len(times) - 1).points, fine)
     stochastic = NoisyFlow in fine.solves
     noise = start_noise(noise, None if stochastic and isinstance(noise, Tensor) else generator, model)
     if stochastic:
@@ -178,12 +182,32 @@ def options_of(
     return Options(solver, coarse, slices, width, schedule, rtol, stop, max_iterations, verify, RTOL, WIDTH)
 
 
-def _check_end(model: DiffusionModel, fine: pr.Integrator, times: Tensor) -> None:
-    """Clean data determine no noise: x0 gives no derivative at sigma = 0, where methods with a last stage want one."""
-    tableau = getattr(fine, "tableau", None)
-    ends = tableau is not None and 1.0 in tableau.nodes
-    if model.prediction == "x0" and ends and model.noise_schedule.sigma(times[-1]).item() == 0:
-        raise ValueError(
-            f"solver {fine!r} evaluates the model at the last time {times[-1].item()}, where sigma is 0 and x0 does "
-            f'not determine the noise; use solver="ddim", or {type(model.noise_schedule).__name__} with a larger t_min'
-        )
+def _method(options: Options, model: DiffusionModel, times: Tensor) -> pr.Integrator:
+    """The method of ``solver``, checked together with the coarse propagator.
+
+    Clean data determine no noise: x0 gives no derivative at sigma = 0, where methods with a last stage want one. Heun's
+    method has a variant for that, which ends with a step of Euler.
+    """
+    fine = options.fine()
+    if model.prediction != "x0" or model.noise_schedule.sigma(times[-1]).item() != 0:
+        return fine
+    if options.solver == "heun":
+        fine = HeunToZero()
+    for name, method in (("solver", fine), ("coarse", options.correction(fine).propagator)):
+        tableau = getattr(method, "tableau", None)
+        if tableau is not None and 1.0 in tableau.nodes:
+            raise ValueError(
+                f"{name}={method!r} evaluates the model at the last time {times[-1].item()}, where sigma is 0 and x0 "
+                f"does not determine the noise; use {name}={_ENDS[name]}, or {_before_zero(model)}"
+            )
+    return fine
+
+
+_ENDS = {"solver": '"ddim", or "heun", whose last step is then one of Euler', "coarse": 'pr.Euler(), or "gaussian"'}
+
+
+def _before_zero(model: DiffusionModel) -> str:
+    """How to end a grid before sigma = 0."""
+    if isinstance(model.noise_schedule, ToZero):
+        return "da.from_denoiser(..., to_zero=False), whose grids end at sigma_min"
+    return f"{type(model.noise_schedule).__name__} with a larger t_min"

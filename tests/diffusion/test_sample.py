@@ -283,7 +283,7 @@ def test_solvers_by_name_and_by_object() -> None:
 
 def test_x0_at_the_clean_end_is_refused_where_it_would_be_called() -> None:
     with pytest.raises(ValueError, match=r"sigma is 0 and x0 does not determine the noise; use solver=\"ddim\""):
-        da.sample(model("flow", "x0"), normals(1, 4), solver="heun")
+        da.sample(model("flow", "x0"), normals(1, 4), solver=pr.Heun())
     assert bool(torch.isfinite(da.sample(model("flow", "x0"), normals(1, 4), solver="ddim").samples).all())
     assert bool(torch.isfinite(da.sample(model("flow", "v"), normals(1, 4), solver="heun").samples).all())
 
