@@ -13,7 +13,7 @@ _FREE = frozenset({"_interrupt", "_progress_bar_config", "_num_timesteps", "_cur
 
 
 def watched(callback: Any, pipe: Any, turns: Callable[[], int]) -> Any:
-    """``callback_on_step_end`` that is told the number of its turn, and must leave everything as it is.
+    """``callback_on_step_end`` that receives the number of its turn, and must not change anything.
 
     Args:
         callback: The user's: a function, or an object of diffusers with ``tensor_inputs``.

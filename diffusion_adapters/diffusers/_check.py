@@ -1,4 +1,4 @@
-"""Whether a run's result is what the pipeline's own scheduler makes of it, and what is done where it is not."""
+"""Compares a run's result with the steps of the pipeline's own scheduler, and continues the run where they differ."""
 
 from __future__ import annotations
 
@@ -20,19 +20,22 @@ from diffusion_adapters.diffusers._replay import Mark, Replay, ReplayError
 from diffusion_adapters.diffusers._translation import Translation
 
 TIMES = 5.0
-"""How many times the tolerance of a run its difference may be. In all that were right it was at most once that."""
+"""How many times the tolerance of a run its difference may be; ``benchmarks/constants.py`` prints what it is in runs
+that are right."""
 
 UNITS, SHARE = 400.0, 1e-3
-"""How many units of rounding it may be beside that; and the share in it of what noise at the start is larger by."""
+"""How many units of rounding come on top; and by what share of the noise level at the start that is multiplied. See
+``benchmarks/constants.py``."""
 
 ROUGH = {"DEISMultistepScheduler": 8.0}
-"""By how much more some schedulers round: coefficients of DEIS are differences of products of logarithms in float32."""
+"""Factors on that for schedulers that round more: the coefficients of DEIS are differences of products of logarithms in
+float32. See ``benchmarks/constants.py``."""
 
 _ESTIMATED = (pr.Status.CONVERGED, pr.Status.VERIFIED)
-"""Ends of runs that a smaller tolerance makes longer."""
+"""A run with one of these statuses takes more rounds with a smaller tolerance."""
 
 TIGHTER = 1e-2
-"""The factor on the tolerance with which a run goes on that differs."""
+"""A run that differs is continued to this times its tolerance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +65,11 @@ class Check:
 
 
 class DiffersError(Exception):
-    """The result is to be that of the pipeline's own run."""
+    """The pipeline's own sequential run must replace the result."""
 
 
 class Checker:
-    """What keeps a call's predictions, compares, and goes on where that does not pass.
+    """Keeps the predictions of a call, compares the result, and continues the run where the comparison does not pass.
 
     Args:
         setup: How the call is solved.
@@ -76,9 +79,9 @@ class Checker:
         samples: How many there are.
 
     Attributes:
-        check: What came of it, so far.
-        mark: What is to tell stages apart, where steps have two.
-        arguments: What the pipeline hands to ``step`` beside prediction, timestep and sample.
+        check: The comparison so far.
+        mark: Tells the stages of a step apart, where it has two.
+        arguments: What the pipeline passes to ``step`` besides prediction, timestep and sample.
     """
 
     def __init__(self, setup: Setup, translation: Translation, scheduler: Any, span: tuple[int, int], samples: int):
@@ -126,7 +129,7 @@ class Checker:
             self._replay.note(lanes.at, lanes.samples, request.again, value, request.on_grid)
 
     def solve(self, ask: Ask) -> tuple[pr.Solution, Tensor]:
-        """Solves, compares, and goes on where that may help."""
+        """Solves, compares, and continues to a smaller tolerance where that may help."""
         setup, run = self._setup, self._prepared.run
         solution, u = run(ask, None, None)
         self.compare(solution, u)
@@ -144,14 +147,14 @@ class Checker:
         return options.stop is not None or options.max_iterations is not None
 
     def conclude(self, name: str, scheduler: Any) -> None:
-        """Says what is to be said at the end of a run.
+        """Warns, or raises, at the end of a run that was not compared or that differs.
 
         Args:
-            name: What the pipeline is called.
+            name: The pipeline's name, for messages.
             scheduler: The scheduler.
 
         Raises:
-            DiffersError: The pipeline's own run is to take the place of this one.
+            DiffersError: The pipeline's own sequential run must replace this one.
         """
         check, setup = self.check, self._setup
         if check.passed is None:
@@ -191,10 +194,10 @@ class Checker:
     def tolerance(self) -> float:
         """Up to which difference a comparison passes.
 
-        The replay is one more sweep of Picard's iteration, from the iterates that the run has ended with: it is off by
-        the sum of what the run's steps miss. A run that keeps to its tolerance has its iterates, and so the replay,
-        within a few times that. And both round: levels of the scheduler are float32, and where the network predicts
-        noise, what is rounded at the start weighs as much more at the end as the noise is larger there.
+        The replay is one more Picard iteration from the run's last iterates, so its error is the sum of the defects of
+        the steps. In a converged run the iterates, and so the replay, are within a few times the tolerance. Both also
+        round. The scheduler's noise levels are float32, and if the network predicts noise, rounding at the start counts
+        at the end in proportion to the noise level there.
         """
         translation = self._translation
         reach = 1.0
@@ -220,7 +223,7 @@ def describe(scheduler: Any) -> str:
 
 
 class Rewind:
-    """Where generators stood when a call began: its own, and torch's.
+    """The states of the random generators when a call began: its own, and torch's.
 
     Args:
         generator: The call's own, one or a list of them, or ``None``.
@@ -233,7 +236,7 @@ class Rewind:
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
 
     def __call__(self) -> None:
-        """Puts them back."""
+        """Restores them."""
         for one, state in self._own:
             one.set_state(state)
         torch.set_rng_state(self._cpu)

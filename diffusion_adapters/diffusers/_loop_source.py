@@ -34,7 +34,7 @@ class Use:
         text: The expression.
         value: Computes it, with the loop's variables; ``None`` where only the loop itself can.
         guards: Tests under which it is reached.
-        lasting: What it changes for the steps that follow, or ``None`` where each step stands for itself.
+        persists: What it changes for the steps that follow; ``None`` where the steps are independent.
         arguments: Parameters of the function that it is computed from.
         by_index: Whether it depends on the loop's number, and not on the timestep alone.
     """
@@ -44,7 +44,7 @@ class Use:
     text: str
     value: CodeType | None
     guards: tuple[Guard, ...]
-    lasting: str | None
+    persists: str | None
     arguments: tuple[str, ...]
     by_index: bool
 
@@ -105,7 +105,7 @@ def read_tree(function: ast.FunctionDef, loop: ast.For, file: str, owner: type |
     index, timestep = _targets(loop)
     reader = _Reader(function, loop, index, timestep, owner)
     uses = [*reader.uses(), *reader.carried()]
-    unique = {(use.line, use.text, use.lasting): use for use in uses}
+    unique = {(use.line, use.text, use.persists): use for use in uses}
     return LoopSource(file, function.name, index, timestep, tuple(sorted(unique.values(), key=lambda u: u.line)))
 
 
@@ -162,10 +162,10 @@ class _Reader:
         guided = self.tree.guider_state(top)
         if guided is not None:
             return self._made(guided, None, True, guided)
-        lasting = self._lasting(top)
-        return self._made(top, lasting, by_index, None if lasting and tree.is_stored(top) else top)
+        persists = self._persists(top)
+        return self._made(top, persists, by_index, None if persists and tree.is_stored(top) else top)
 
-    def _made(self, at: ast.AST, lasting: str | None, by_index: bool, value: ast.expr | None) -> Use:
+    def _made(self, at: ast.AST, persists: str | None, by_index: bool, value: ast.expr | None) -> Use:
         line = getattr(at, "lineno", 0)
         guards = self.tree.guards(at)
         names = names_of(at)
@@ -177,14 +177,14 @@ class _Reader:
             ast.unparse(at),
             None if value is None else _compiled(value),
             tuple((_compiled(test), wanted) for test, wanted in guards),
-            lasting,
+            persists,
             self.origins.parameters(names - self.symbols),
             by_index,
         )
 
     # --- what stays behind --------------------------------------------------------------------------------------------
 
-    def _lasting(self, top: ast.expr) -> str | None:
+    def _persists(self, top: ast.expr) -> str | None:
         """What a branch that is taken in some steps only, or an entry that is written, leaves for the others."""
         tree = self.tree
         if tree.is_stored(top):
@@ -226,8 +226,8 @@ class _Reader:
         for name, statement in self.tree.carried():
             if name in self.sample or name in self.symbols:
                 continue
-            lasting = f"carries {name} from each step to the next"
-            yield self._made(statement, lasting, True, None)
+            persists = f"carries {name} from each step to the next"
+            yield self._made(statement, persists, True, None)
         for name, statement in self.tree.collected():
             yield self._made(statement, f"adds to {name} in the order of the steps", True, None)
 
@@ -258,7 +258,7 @@ class _Reader:
                 yield name, node
 
     def _sample_names(self) -> set[str]:
-        """Names of what the scheduler's step returns, under which the loop goes on with it."""
+        """Names of what the scheduler's step returns, under which the loop continues with it."""
         found: set[str] = set()
         for _ in range(3):
             for node in ast.walk(self.tree.loop):

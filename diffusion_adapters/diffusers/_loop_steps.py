@@ -1,4 +1,4 @@
-"""Which steps of a pipeline's loop may share a turn, and how the loop is told the number of the step it is in.
+"""Which steps of a pipeline's loop may share a turn, and how the loop receives the number of its step.
 
 Steps share a turn where everything that the loop computes from their number has the same value: a switch such as
 ``i < stop`` makes two groups of steps, and a round makes one turn for each group that it has lanes of.
@@ -22,7 +22,8 @@ from diffusion_adapters.diffusers._loop_syntax import GUIDANCE
 from diffusion_adapters.diffusers._timesteps import Noted, itself
 
 MOST = 4
-"""Groups that are worth it, or a quarter of the steps where that is more: each costs a call of its own in a round."""
+"""The most groups of steps, or a quarter of the steps if that is more: each group costs a call of its own in a round. A
+bound on the cost, not a measured optimum."""
 
 _BY_NUMBER = ("control_guidance_start", "control_guidance_end", "skip_guidance_layers", "adapter_conditioning_factor")
 """Arguments that are known to switch by the number of the step, for loops that cannot be read."""
@@ -46,7 +47,7 @@ class LoopSteps:
         groups: For each step the number of its group.
         of_grid: The same for the grid's timesteps, ``(n,)``.
         number: That of the timestep which the loop is given next, until it is taken.
-        told: Whether the loop takes its number from here.
+        numbered: Whether the loop takes its number from here.
     """
 
     def __init__(self, name: str, frame: FrameType | None, timesteps: Tensor, given: dict[str, Any]) -> None:
@@ -55,7 +56,7 @@ class LoopSteps:
         self.source: LoopSource | None = None
         self.groups = [0] * len(timesteps)
         self.of_grid = torch.zeros(0, dtype=torch.int64)
-        self.told = self._decided = False
+        self.numbered = self._decided = False
         self.number: int | None = None
         if frame is not None:
             owner = frame.f_locals.get("self")
@@ -75,7 +76,7 @@ class LoopSteps:
     def take_number(self) -> int | None:
         """The number of the timestep that the loop has just taken."""
         number, self.number = self.number, None
-        self.told = self.told or number is not None
+        self.numbered = self.numbered or number is not None
         return number
 
     def note_decision(self) -> None:
@@ -143,14 +144,14 @@ class LoopSteps:
 
     def _check(self, use: Use, values: list[Any]) -> None:
         """What a use, that has these values in the steps, must not be."""
-        if use.lasting and (use.value is None and any(v is not None for v in values)):
-            self._refuse(use, f"which {use.lasting}")
+        if use.persists and (use.value is None and any(v is not None for v in values)):
+            self._refuse(use, f"which {use.persists}")
         if len(set(values)) <= 1:
             return
-        if use.lasting:
-            self._refuse(use, f"which {use.lasting} in some steps, for all that follow")
-        if use.by_index and not self.told:
-            self._refuse(use, "whose number cannot be told to its loop")
+        if use.persists:
+            self._refuse(use, f"which {use.persists} in some steps, for all that follow")
+        if use.by_index and not self.numbered:
+            self._refuse(use, "whose number cannot be passed to its loop")
 
     def _refuse(self, use: Use, why: str) -> None:
         assert self.source is not None
@@ -249,7 +250,7 @@ def guidance_in(guider: Any, step: int, steps: Any, timestep: Any) -> Any:
     return *(getattr(at, name)() for name in switches), *by_level, step < getattr(guider, "zero_init_steps", 0)
 
 
-# --- telling the loop its number --------------------------------------------------------------------------------------
+# --- passing the loop its number --------------------------------------------------------------------------------------
 
 
 def outside(frame: FrameType | None) -> FrameType | None:
@@ -268,7 +269,7 @@ def caller() -> FrameType | None:
     return outside(sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
 
 
-def telling(function: Any, number: Number) -> Any:
+def with_numbers(function: Any, number: Number) -> Any:
     """A function whose ``enumerate`` gives its loop over timesteps the numbers that it is to have.
 
     It is the same code, under the same decorators, with another ``enumerate`` among its globals.
@@ -281,8 +282,8 @@ def telling(function: Any, number: Number) -> Any:
     def numbered(iterable: Iterable[Any], start: int = 0) -> Iterator[tuple[int, Any]]:
         number()
         for count, item in builtins.enumerate(iterable, start):
-            told = number()
-            yield (count if told is None else start + told), item
+            given = number()
+            yield (count if given is None else start + given), item
 
     return _remade(function, numbered) or function
 

@@ -218,7 +218,7 @@ class Tree:
         return parent if isinstance(parent, ast.Call) and parent.func is not node else None
 
     def guider_state(self, node: ast.expr) -> ast.expr | None:
-        """Where a guider is told the step, an expression of what it does in it."""
+        """Where a guider receives the step: an expression for what it does in that step."""
         call = self.call_with(node)
         if call is None or not isinstance(call.func, ast.Attribute) or call.func.attr != "set_state":
             return None

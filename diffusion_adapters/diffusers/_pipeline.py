@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import parareal as pr
-from diffusion_adapters._validate import explain_keywords
+from diffusion_adapters._validate import explain_keywords, kind_of
 from diffusion_adapters.diffusers._call import Call
 from diffusion_adapters.diffusers._callbacks import watched, watched_old
 from diffusion_adapters.diffusers._check import Check, DiffersError, Rewind
 from diffusion_adapters.diffusers._denoising_loop import Conversation
-from diffusion_adapters.diffusers._loop_steps import telling
+from diffusion_adapters.diffusers._loop_steps import with_numbers
 from diffusion_adapters.diffusers._network_proxy import proxy
 from diffusion_adapters.diffusers._problem import Setup
 from diffusion_adapters.diffusers._scheduler_proxy import stand_in
@@ -28,9 +28,10 @@ NETWORKS = ("unet", "transformer", "transformer_2", "controlnet", "prior")
 """Components that a pipeline may call in its loop."""
 
 RTOL = 2e-5
+"""The default tolerance: latents are then within 1e-4 of the sequential run's (``benchmarks/schedulers.py``)."""
 WIDTH = 16
-"""Slices at a time, unless told otherwise: on the packaged digits this takes 11 rounds for 50 steps of DDIM, as all 50
-at a time do, and a memory can hold 16 times the batch sooner than 50 times."""
+"""The default width. With 50 steps of DDIM on the packaged digits it takes as many rounds as all 50 slices at a time (see
+``benchmarks/constants.py``), and 16 times the batch fits into memory more often than 50 times."""
 
 _OF_STEPS = ("eta", "use_clipped_model_output")
 """Arguments that matter for the scheduler's steps, also where they are a pipeline's own defaults."""
@@ -45,8 +46,8 @@ class ParallelPipeline:
         pipe: The pipeline.
         solution: The run behind the last call: rounds, evaluations, error estimate, history (`parareal.Solution`), also
             where the call was interrupted or raised; ``None`` before the first.
-        check: What came of comparing the last call's latents with those that the pipeline's own scheduler makes of the
-            run's predictions; ``None`` before the first.
+        check: The comparison of the last call's latents with those that the pipeline's own scheduler makes of the run's
+            predictions; ``None`` before the first.
     """
 
     pipe: Any
@@ -103,7 +104,7 @@ class ParallelPipeline:
         self.__dict__["_copy"] = copy
         value = off = None
         try:
-            value = telling(type(pipe).__call__, conversation.take_number)(copy, *args, **kwargs)
+            value = with_numbers(type(pipe).__call__, conversation.take_number)(copy, *args, **kwargs)
         except DiffersError as differs:
             off = differs
         finally:
@@ -155,9 +156,9 @@ def parallelize(
         solver: ``None`` for what the scheduler does, or one of `sample`'s names or integrators on the scheduler's noise
             levels.
         coarse: See `sample`.
-        width: Timesteps that are worked on at a time, as far as there are so many: the factor on the network's batch.
-            ``None`` for 16 with ``coarse="gaussian"``, and no window otherwise. Where memory is short, or the device
-            busy with less, take less: rounds then rise slowly.
+        width: How many timesteps are computed at a time (at most all of them): the factor on the network's batch.
+            ``None`` for 16 with ``coarse="gaussian"``, and no window otherwise. Take less where memory is short, or
+            where a smaller batch already keeps the device busy: the number of rounds then rises slowly.
         rtol: Tolerance on the latents, ``None`` for 2e-5; see `sample`. With that they were within 1e-4 of the
             sequential run's in every pipeline tested. An image shows differences from about 1e-2 on: 1e-3 saves rounds.
         slices: See `sample`.
@@ -166,9 +167,10 @@ def parallelize(
         max_iterations: Most iterations; ``None`` for as many as there are slices.
         dtype: In which states are kept between calls of the network, float32 or float64.
         check: Whether a copy of the pipeline's own scheduler steps through the run's predictions once more, without the
-            network, and must come to the same latents. Where it does not, the run goes on, and if that does not help
-            the pipeline runs in its own sequential way, with a warning; with ``stop`` or ``max_iterations`` of your own
-            there is a warning alone. ``None`` for wherever it is possible, True to be told where it is not.
+            network, and must come to the same latents. Where it does not, the run continues to a smaller tolerance. If
+            that does not help, the pipeline itself runs, in sequence, with a warning. With your own ``stop`` or
+            ``max_iterations`` there is only a warning. ``None`` compares wherever that is possible; True also warns
+            where it is not.
         verify: Evaluate every boundary once more after convergence; see `parareal.solve`.
 
     Returns:
@@ -185,7 +187,7 @@ def parallelize(
     refuse_combined(pipe)
     if not hasattr(pipe, "scheduler") or pipe.scheduler is None or not hasattr(pipe.scheduler, "set_timesteps"):
         raise ValueError(
-            f"pipe is a {type(pipe).__name__} without a scheduler; expected a diffusers pipeline such as "
+            f"pipe is {kind_of(pipe)} without a scheduler; expected a diffusers pipeline such as "
             "StableDiffusionPipeline, whose scheduler is its attribute scheduler"
         )
     if not any(isinstance(getattr(pipe, name, None), nn.Module) for name in NETWORKS):

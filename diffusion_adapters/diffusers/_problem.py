@@ -1,4 +1,4 @@
-"""A scheduler's run as a problem for the engine, whose right-hand side is asked of the pipeline."""
+"""A scheduler's run as a problem for the engine. The pipeline evaluates the right-hand side."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Request:
         x: Their states as x, ``(R, *rest)``.
         t: Their times of the noise schedule, float64, ``(R,)``.
         on_grid: Which of them are of the grid, where some may not be, else ``None``.
-        again: Whether they are second stages.
+        again: Whether they are the second stages of their steps.
     """
 
     lanes: Lanes
@@ -78,7 +78,7 @@ class Request:
     again: bool = False
 
     def prediction(self, value: Tensor) -> Tensor:
-        """What the scheduler takes for its prediction: x0 where it preconditions or clips, else ``value`` itself."""
+        """The prediction that the scheduler uses: x0 where it preconditions or clips, else ``value`` itself."""
         translation = self.translation
         value = value.to(self.x.dtype)
         if translation.data is not None:
@@ -88,7 +88,7 @@ class Request:
         return value
 
     def clean(self, value: Tensor, samples: int) -> Tensor:
-        """Clean data as the least noisy lane of each sample has it."""
+        """The clean data that the least noisy lane of each sample predicts."""
         rows = self.lanes.samples
         order = self.t.argsort(descending=True)
         rows = torch.zeros_like(order) if rows is None else rows[order]
@@ -112,8 +112,8 @@ class Request:
 
 
 Draw = Callable[[Any, torch.dtype, bool], None]
-"""What is called with the generator, the dtype of the network's output, and whether the pipeline holds every sample
-twice, before the first step is taken."""
+"""Draws the noise before the first step. Arguments: the generator, the dtype of the network's output, and whether the
+pipeline keeps every sample twice."""
 
 Ask = Callable[["Request"], Tensor]
 
@@ -122,12 +122,12 @@ class Prepared(NamedTuple):
     """A problem, ready to be solved.
 
     Attributes:
-        run: ``run(ask, resume, rtol)`` solves it, or goes on from a solution, to another tolerance if one is given;
+        run: ``run(ask, resume, rtol)`` solves it, or resumes a solution, to another tolerance if one is given;
             ``ask`` answers a `Request`. It returns the solution and the latents at the end.
         serial: ``serial(ask)`` takes one step after another, and returns likewise.
-        draw: What draws the noise, where steps take any.
-        drawn: Where that noise is.
-        correction: What carries corrections on.
+        draw: Draws the noise, where steps take any.
+        drawn: Holds that noise.
+        correction: The correction of the parallel run.
         dtype: That of the states.
     """
 
@@ -142,14 +142,14 @@ class Prepared(NamedTuple):
 def prepare(
     setup: Setup, translation: Translation, latents: Tensor, inpainting: Any, mark: Mark | None = None
 ) -> Prepared:
-    """What solves, and what draws noise, where steps take any.
+    """Prepares a scheduler's run: what solves it, and what draws the noise of its steps.
 
     Args:
-        setup: How.
+        setup: How to solve.
         translation: What the scheduler does.
         latents: Where it begins, ``(B, *rest)``.
-        inpainting: What is kept of an image, or ``None``.
-        mark: What is to say of which stage a request is, where steps have two.
+        inpainting: The image, noise and mask to keep, or ``None``.
+        mark: Notes the stage of a request, where steps have two.
     """
     fine, off_grid = _fine(setup, translation)
     clean = translation.clean
@@ -210,7 +210,7 @@ def prepare(
 
 
 def _coordinates(setup: Setup, translation: Translation, fine: pr.Integrator) -> Coordinates:
-    """Those in which schedulers step, where the method would be another in others, as Heun's is."""
+    """The coordinates of the schedulers, for methods that differ from one choice to another, as Heun's does."""
     schedule = translation.noise_schedule
     if setup.own_method:
         return coordinates_for(schedule, translation.coordinates)
@@ -220,7 +220,7 @@ def _coordinates(setup: Setup, translation: Translation, fine: pr.Integrator) ->
 
 
 class _Serve:
-    """The network as the engine calls it: what it says is asked of the pipeline."""
+    """The network as the engine calls it; the pipeline gives the answer."""
 
     answer: Callable[[Request], Tensor]
 
@@ -261,7 +261,7 @@ def _named(rows: list[Tensor]) -> dict[str, Tensor]:
 
 
 def _fine(setup: Setup, translation: Translation) -> tuple[pr.Integrator, bool]:
-    """The method, and whether it, or the coarse propagator, may ask between the points of the grid."""
+    """The method, and whether it or the coarse propagator may evaluate between the points of the grid."""
     options = setup.options
     off_grid = isinstance(options.solver, pr.Integrator) or not isinstance(options.coarse, str)
     if options.solver is None:
@@ -272,13 +272,13 @@ def _fine(setup: Setup, translation: Translation) -> tuple[pr.Integrator, bool]:
 def _drawing(translation: Translation, latents: Tensor, drawn: Drawn) -> Draw:
     """What draws the noise of all steps, as the scheduler would draw it in a sequential run."""
 
-    def draw(generator: Any, dtype: torch.dtype, twins: bool) -> None:
+    def draw(generator: Any, dtype: torch.dtype, duplicated: bool) -> None:
         from diffusers.utils.torch_utils import randn_tensor
 
         given = translation.noise
         kind = given if isinstance(given, torch.dtype) else dtype
         count, last = len(latents), len(translation.times) - 2
-        shape = (2 * count if twins else count, *latents.shape[1:])
+        shape = (2 * count if duplicated else count, *latents.shape[1:])
         normals: list[Tensor] = []
         for i in range(last + 1):
             if i == last and translation.silent:

@@ -1,4 +1,4 @@
-"""The stand-in for a pipeline's scheduler: it has its levels and timesteps, and its steps are the engine's."""
+"""The stand-in for a pipeline's scheduler: it has its levels and timesteps, and the engine makes its steps."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class StandIn:
         self._own_timesteps = value.plain if isinstance(value, Rounds) else value
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None, *args: Any, **kwargs: Any) -> Tensor:
-        """As the scheduler does, until the engine is at work, whose lanes are scaled by itself."""
+        """As the scheduler does, until the engine is at work, which scales its lanes itself."""
         if self._conversation.solving or not hasattr(super(), "scale_model_input"):
             return sample
         return super().scale_model_input(sample, _plain(timestep), *args, **kwargs)  # pyright: ignore
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Hands the prediction to the engine; returns what the pipeline is to take for its latents."""
+        """Passes the prediction to the engine; returns the latents with which the pipeline continues."""
         given = {**dict(zip(_names(self), args, strict=False)), **kwargs} if args else kwargs
         self._refuse_more(given)
         latents = self._conversation.step(model_output, sample, given)
@@ -44,7 +44,7 @@ class StandIn:
         return _output()(prev_sample=latents, pred_original_sample=latents)
 
     def _refuse_more(self, given: dict[str, Any]) -> None:
-        """Raises where a step is told more than is known here: noise of its own, churn, a timestep for each token."""
+        """Raises where a step receives an argument that is not supported: its own noise, churn, timesteps for each token."""
         parameters = inspect.signature(self.step).parameters
         setup = self._conversation.call.setup
         known = {"eta": setup.eta, "use_clipped_model_output": setup.use_clipped}
@@ -55,7 +55,7 @@ class StandIn:
                 neutral = (value or 0) == (known.get(name, parameters[name].default) or 0)
             if not neutral:
                 raise ValueError(
-                    f"the pipeline calls step of {type(self).__name__} with {name}={value!r}, which is not known here; "
+                    f"the pipeline calls step of {type(self).__name__} with {name}={value!r}, which is not supported; "
                     f"expected {known.get(name, 'its default')}: eta and use_clipped_model_output are taken from the "
                     "pipeline's own arguments"
                 )

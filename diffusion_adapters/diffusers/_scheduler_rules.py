@@ -87,7 +87,7 @@ def _number(t: Tensor) -> float:
 
 
 def _ddim(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) -> Translation:
-    """DDIM steps to ``t - 1000 // N``, and the network is then told the next timestep, which may be another."""
+    """DDIM steps to ``t - 1000 // N``, and the network then receives the next timestep, which may be another."""
     at = whole(scheduler.timesteps)[start:stop]
     alphas = scheduler.alphas_cumprod.detach().cpu().double()
     last = torch.as_tensor(scheduler.final_alpha_cumprod).double()

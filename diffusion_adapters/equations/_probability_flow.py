@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import parareal as pr
-from diffusion_adapters._validate import check_floating
+from diffusion_adapters._validate import check_floating, kind_of
 from diffusion_adapters.equations._coordinates import Coordinates, Name, coordinates_for
 from diffusion_adapters.models._conditioning import split
 from diffusion_adapters.models._model import DiffusionModel
@@ -86,7 +86,7 @@ class ProbabilityFlow:
         """
         given: Any = times
         if not isinstance(given, Tensor) or given.is_complex() or given.dtype == torch.bool:
-            came = str(given.dtype) if isinstance(given, Tensor) else f"a {type(given).__name__}"
+            came = str(given.dtype) if isinstance(given, Tensor) else f"{kind_of(given)}"
             raise TypeError(f"times is {came}; expected a tensor of real numbers: model.noise_schedule.times(50)")
         times = times.to(torch.float64)
         _check_monotone(times, times, "times")
@@ -157,7 +157,7 @@ def probability_flow(model: DiffusionModel, coordinates: Name | None = None) -> 
     """
     given: Any = model
     if not isinstance(given, DiffusionModel):
-        raise TypeError(f"model is a {type(given).__name__}; expected a DiffusionModel(network, noise_schedule)")
+        raise TypeError(f"model is {kind_of(given)}; expected a DiffusionModel(network, noise_schedule)")
     check_schedule(model.noise_schedule)
     chosen = coordinates_for(model.noise_schedule, coordinates)
     check_start(model)

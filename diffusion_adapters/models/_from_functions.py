@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from diffusion_adapters._validate import count, require
+from diffusion_adapters._validate import count, kind_of, require
 from diffusion_adapters.models._model import DiffusionModel
 from diffusion_adapters.noise_schedules._base import NoiseSchedule, Spacing
 from diffusion_adapters.noise_schedules._named import EDM, Flow
@@ -181,4 +181,4 @@ def from_velocity(
 
 def _check_callable(fn: Any, what: str, expected: str) -> None:
     if not callable(fn):
-        raise TypeError(f"fn is a {type(fn).__name__}; expected a {what}, a function {expected}")
+        raise TypeError(f"fn is {kind_of(fn)}; expected a {what}, a function {expected}")

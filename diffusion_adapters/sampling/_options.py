@@ -96,9 +96,11 @@ _COARSE_HINTS = {
 }
 
 VARIANCE = 0.1
-"""Of the Gaussian whose flow ``coarse="gaussian"`` takes. The secant makes up for what it is off: on the packaged
-digits anything from 0.07 to 0.15 does as well, and the variance of the data no better."""
+"""Variance of the Gaussian whose flow is ``coarse="gaussian"``. It need not fit the data, since the secant corrects the
+rest: ``benchmarks/constants.py`` prints the rounds for other values."""
+
 NEIGHBOURS = (1, 2, 4)
+"""Neighbours whose pairs the secant uses; see ``benchmarks/constants.py``."""
 
 
 class Resolved(NamedTuple):

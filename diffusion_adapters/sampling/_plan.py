@@ -22,6 +22,7 @@ from diffusion_adapters.sampling._sample import SampleResult, options_of, sample
 from parareal.extend import Trial, check_budget, conclude, serial_seconds, state_bytes, time_rounds, try_out
 
 WIDTHS = (4, 8, 16, 32, 64, 100)
+"""Powers of two up to the default width of `sample`."""
 
 
 @explain_keywords({**KEYWORDS, "width": "widths=[...]"})

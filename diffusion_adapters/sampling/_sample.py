@@ -1,4 +1,4 @@
-"""Sampling is solving the probability-flow ODE from noise to data, in parallel in time unless told otherwise."""
+"""Sampling is solving the probability-flow ODE from noise to data, in parallel in time by default."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from diffusion_adapters.sampling._options import KEYWORDS, Options
 
 RTOL = 1e-3
 WIDTH = 100
-"""Most slices at a time, unless told otherwise: where the time a sample takes is least on the packaged digits."""
+"""The default width: where a sample of the packaged digits takes the least time (``benchmarks/constants.py``)."""
 
 
 @dataclass(frozen=True, eq=False)

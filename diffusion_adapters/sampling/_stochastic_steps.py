@@ -99,7 +99,7 @@ class SDEDPMSolverPP(pr.Multistep):
         order: 1 or 2.
         rule: How the derivative is taken from a difference: ``"midpoint"`` or ``"heun"``.
         lower_order_final: Take order 1 in the last step. Into a noise level of zero it is taken in any case.
-        restart: Begin anew in every slice, in place of carrying the memory over.
+        restart: Begin without history in every slice, and do not carry it over slice boundaries.
         steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse).
 
     Raises:
