@@ -44,7 +44,7 @@ class StandIn:
         return _output()(prev_sample=latents, pred_original_sample=latents)
 
     def _refuse_more(self, given: dict[str, Any]) -> None:
-        """Raises where a step receives an argument that is not supported: its own noise, churn, timesteps for each token."""
+        """Raises where a step receives an argument that is not supported, such as churn or noise of its own."""
         parameters = inspect.signature(self.step).parameters
         setup = self._conversation.call.setup
         known = {"eta": setup.eta, "use_clipped_model_output": setup.use_clipped}

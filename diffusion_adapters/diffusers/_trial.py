@@ -118,13 +118,13 @@ def _theirs(scheduler: Any, translation: Translation, x: Tensor, at: Tensor, set
             x = scheduler.step(value, timestep, x, **given, return_dict=False)[0]
         except Exception as error:
             raise ValueError(
-                f"{name} cannot take its own step from timestep {float(timestep):.6g}: {type(error).__name__}: {error}; "
-                f"expected settings with which the pipeline itself runs through, {_hint(scheduler)}"
+                f"{name} cannot take its own step from timestep {float(timestep):.6g}: {type(error).__name__}: {error}"
+                f"; expected settings with which the pipeline itself runs through, {_hint(scheduler)}"
             ) from error
         if not bool(x.isfinite().all()):
             raise ValueError(
-                f"{name} gives numbers that are not finite in its own step from timestep {float(timestep):.6g}, whatever "
-                f"the network says; expected settings with which the pipeline itself gives an image, "
+                f"{name} gives numbers that are not finite in its own step from timestep {float(timestep):.6g}, "
+                f"whatever the network says; expected settings with which the pipeline itself gives an image, "
                 f"{_hint(scheduler)}"
             )
     return x

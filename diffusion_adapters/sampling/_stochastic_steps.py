@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import parareal as pr
+from diffusion_adapters._validate import kind_of
 from diffusion_adapters.equations._coordinates import Coordinates
 from diffusion_adapters.equations._reverse_sde import NoisyFlow
 from parareal.extend import (
@@ -62,7 +63,7 @@ class Ancestral(pr.Integrator):
 
     def __post_init__(self) -> None:
         if isinstance(self.eta, bool) or not isinstance(self.eta, Real):
-            raise TypeError(f"eta={self.eta!r} is a {type(self.eta).__name__}; expected a float in 0 ... 1")
+            raise TypeError(f"eta={self.eta!r} is {kind_of(self.eta)}; expected a float in 0 ... 1")
         if not 0 <= self.eta <= 1 or math.isnan(self.eta):
             raise ValueError(f"eta={self.eta} is out of range; expected 0 (DDIM) ... 1 (DDPM)")
         check_steps(self.steps)

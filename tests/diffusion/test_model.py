@@ -140,7 +140,7 @@ def twofold() -> da.DiffusionModel:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: da.DiffusionModel(3, da.VP()), TypeError, "network is a int"),
+        (lambda: da.DiffusionModel(3, da.VP()), TypeError, "network is an int"),
         (lambda: da.DiffusionModel(Recorder(), da.VP), TypeError, "noise_schedule is the class VP"),
         (lambda: da.DiffusionModel(Recorder(), "vp"), TypeError, "noise_schedule is a str"),
         (

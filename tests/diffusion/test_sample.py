@@ -347,10 +347,10 @@ MISTAKES = [
     ({"noise": (2, torch.tensor(2.5))}, TypeError, "expected a tensor of standard normals or a shape"),
     ({"generator": torch.Generator()}, ValueError, r"nothing to draw; leave generator out, .*noise=\(2, 4\)"),
     ({"generator": [torch.Generator(), torch.Generator()]}, ValueError, "nothing to draw"),
-    ({"generator": 0}, TypeError, r"generator=0 is a int; expected a torch\.Generator.*manual_seed"),
-    ({"noise": (2, 4), "generator": 0}, TypeError, r"generator=0 is a int; expected a torch\.Generator"),
+    ({"generator": 0}, TypeError, r"generator=0 is an int; expected a torch\.Generator.*manual_seed"),
+    ({"noise": (2, 4), "generator": 0}, TypeError, r"generator=0 is an int; expected a torch\.Generator"),
     ({"noise": (2, 4), "generator": "ab"}, TypeError, "generator='ab' is a str"),
-    ({"noise": (2, 4), "generator": [torch.Generator(), 1]}, TypeError, r"generator\[1\]=1 is a int"),
+    ({"noise": (2, 4), "generator": [torch.Generator(), 1]}, TypeError, r"generator\[1\]=1 is an int"),
     ({"noise": (2, 4), "generator": [torch.Generator()]}, ValueError, "1 generators came for 2 samples"),
 ]
 
