@@ -61,9 +61,7 @@ def sampling(seeds: int) -> None:
     table("width, 1000 steps", widths, [rounds(model, seeds, 1000, width=value) for value in widths])
     kept, doubts = _gaussian_flow._DOUBT, (3.0, 10.0, 30.0, 100.0, 300.0)  # pyright: ignore[reportPrivateUsage]
     found: list[tuple[float, float]] = []
-    guided = da.guided(
-        da.load_digits(), 5.0, cond={"label": torch.tensor([3])}, uncond={"label": torch.tensor([10])}
-    )
+    guided = da.guided(da.load_digits(), 5.0, cond={"label": torch.tensor([3])}, uncond={"label": torch.tensor([10])})
     for doubt in doubts:
         _gaussian_flow._DOUBT = doubt  # pyright: ignore[reportPrivateUsage]
         found.append(rounds(guided, seeds, 100))

@@ -29,7 +29,7 @@ class Inpainting:
 
     @property
     def complete(self) -> bool:
-        """Whether all of it is there."""
+        """Whether image, noise and mask are all known."""
         return self.image is not None and self.noise is not None and self.mask is not None
 
 

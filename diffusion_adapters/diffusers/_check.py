@@ -40,7 +40,7 @@ TIGHTER = 1e-2
 
 @dataclass(frozen=True, eq=False)
 class Check:
-    """How far a call's latents are from those to which the pipeline's own scheduler comes by the same predictions.
+    """The distance between a call's latents and those that the pipeline's own scheduler computes from its predictions.
 
     Attributes:
         difference: Relative distance of each sample, float64, ``(B,)``; ``None`` where nothing was compared.
@@ -109,7 +109,7 @@ class Checker:
         self._replay, self.check = None, Check(reason=reason)
 
     def begin(self, latents: Tensor, inpainting: Any) -> Prepared:
-        """Prepares the problem that begins at these latents, and of which a part is kept from an image."""
+        """Prepares the problem that starts from these latents and, for inpainting, keeps a part of an image."""
         prepared = prepare(self._setup, self._translation, latents, inpainting, self.mark)
         self._prepared, self._latents = prepared, latents
         coarse, replay = prepared.correction.propagator, self._replay
@@ -192,7 +192,7 @@ class Checker:
 
     @property
     def tolerance(self) -> float:
-        """Up to which difference a comparison passes.
+        """The largest difference with which a comparison passes.
 
         The replay is one more Picard iteration from the run's last iterates, so its error is the sum of the defects of
         the steps. In a converged run the iterates, and so the replay, are within a few times the tolerance. Both also
@@ -210,7 +210,7 @@ class Checker:
 
 
 def describe(scheduler: Any) -> str:
-    """A scheduler's name, with the entries of its config that differ from what they are by default."""
+    """A scheduler's name, with the entries of its config that are not the default."""
     defaults = inspect.signature(type(scheduler).__init__).parameters
     short = reprlib.Repr()
     short.maxlist, short.maxother, short.maxstring = 3, 60, 60

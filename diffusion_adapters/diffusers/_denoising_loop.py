@@ -46,12 +46,12 @@ class Conversation:
 
     @property
     def solution(self) -> pr.Solution | None:
-        """The run, as far as it came."""
+        """The solution, as far as it was computed."""
         return self.phase.solution if isinstance(self.phase, Solving | Finished) else None
 
     @property
     def check(self) -> Check | None:
-        """What came of comparing the run with the pipeline's own scheduler."""
+        """The comparison of the run with the pipeline's own scheduler."""
         phase = self.phase
         checker = phase.run.checker if isinstance(phase, Solving) else None
         checker = phase.checker if isinstance(phase, Finished) else checker
@@ -59,7 +59,7 @@ class Conversation:
 
     @property
     def turns(self) -> int:
-        """Turns of the loop so far, each with an answer to the engine: one for each group of steps in a round."""
+        """Turns of the loop so far. Each answers one group of steps of a round of the engine."""
         return self.phase.turns if isinstance(self.phase, Solving | Finished) else 0
 
     @property
@@ -114,7 +114,7 @@ class Conversation:
         self.close()
 
     def take_number(self) -> int | None:
-        """The number of the timestep that the loop has just taken; ``None`` where it was not this loop."""
+        """The number of the timestep that the denoising loop has just taken; ``None`` in any other loop."""
         return self.phase.steps.take_number() if isinstance(self.phase, Probing | Solving) else None
 
     def network(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -129,7 +129,7 @@ class Conversation:
         return module(*args, **kwargs)
 
     def step(self, model_output: Tensor, sample: Tensor, given: dict[str, Any]) -> Tensor:
-        """Takes the guided prediction for all lanes; returns what the pipeline is to take for its latents.
+        """Passes the guided prediction to the engine; returns the latents with which the pipeline continues.
 
         Raises:
             DiffersError: The run is not what the pipeline's own scheduler makes of it.
@@ -153,7 +153,7 @@ class Conversation:
                 self.phase = Finished(phase.solution, phase.run.checker, phase.turns)
 
     def close(self) -> None:
-        """Ends the engine, wherever it is."""
+        """Ends the engine, finished or not."""
         phase = self.phase
         if isinstance(phase, Solving):
             phase.run.abandon()
@@ -162,7 +162,7 @@ class Conversation:
             self.phase = Finished()
 
     def warn_if_unused(self) -> None:
-        """Nothing was asked of the stand-ins: what came is the pipeline's, but was not made in parallel."""
+        """Warns where the pipeline did not use the stand-ins: its result was then not computed in parallel."""
         if isinstance(self.phase, Waiting):
             warnings.warn(
                 f"{self.call.name} did not run over scheduler.timesteps: its result was made in sequence, as without "

@@ -16,7 +16,7 @@ from parareal.extend import fine_points
 
 
 class Drawn:
-    """Noise that is drawn once it is known with what.
+    """Noise that is drawn in the first step, when the generator and the dtype are known.
 
     Attributes:
         normals: Standard normals, ``(n, B, *rest)``, one for each step of the grid.
@@ -27,19 +27,19 @@ class Drawn:
 
 @dataclass(frozen=True, eq=False)
 class _GivenPath(pr.BrownianPath):
-    """A path whose atoms bring given normals."""
+    """A Brownian path whose increments over the steps are given."""
 
     given: Drawn = field(kw_only=True)
 
     def draw(self, index: Tensor, like: Any, keys: Tensor, area: bool) -> list[Tensor]:
-        """Those of the atoms and samples asked for."""
+        """The normals of the requested steps and samples."""
         rows = self.given.normals[index, keys[:, 2].expand_as(index)]
         return [rows.to(torch.float64).reshape(*index.shape, *like.shape[1:])]
 
 
 @dataclass(frozen=True, eq=False)
 class DrawnFlow(NoisyFlow):
-    """A diffusion ODE beside noise that a scheduler has drawn for each of its steps.
+    """A diffusion ODE together with the noise that a scheduler has drawn for each of its steps.
 
     Attributes:
         drawn: The noise.
@@ -52,7 +52,7 @@ class DrawnFlow(NoisyFlow):
         return remade, (self.f, self.batching, self.per_sample)
 
     def bind(self, u0: Any, grid: pr.TimeGrid, fine: pr.Integrator) -> DrawnFlow:
-        """This problem with the path of that noise, whose atoms are the steps."""
+        """This problem with the path of that noise, one increment for each step."""
         bound = super().bind(u0, grid, fine)
         points = fine_points(grid, fine)
         path = _GivenPath(points, 0, self._clock, given=self.drawn)
@@ -62,5 +62,5 @@ class DrawnFlow(NoisyFlow):
 
     @classmethod
     def of(cls, problem: DiffusionODE, drawn: Drawn) -> DrawnFlow:
-        """A flow with this noise beside it."""
+        """The problem with this noise."""
         return cls(problem.f, problem.batching, problem.per_sample, coordinates=problem.coordinates, drawn=drawn)

@@ -16,7 +16,7 @@ from parareal.extend import Stages, lincomb
 
 @dataclass(frozen=True, eq=False)
 class Blend:
-    """A free request: outside of a mask, a state is the given image at its noise level.
+    """A free request: where the mask is 0, a state becomes the image at its noise level.
 
     Args:
         coordinates: Those of the ODE.
@@ -46,11 +46,11 @@ class Blend:
 
 @dataclass(frozen=True)
 class Blended(WrappedMethod):
-    """A method after each of whose steps a state is blended with a given image."""
+    """A method that blends the state with the image after each step."""
 
     blend: Blend
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: pr.Carried, variant: int = 0) -> Stages:
-        """One step of the method, and the image at its end."""
+        """One step of the method; the image is put in at its end."""
         new = yield from self.of_method(problem, t0, t1, u, variant)
         return new._replace(u=(yield self.blend, t1, new.u))

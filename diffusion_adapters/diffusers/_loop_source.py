@@ -1,4 +1,4 @@
-"""What a pipeline's denoising loop does by the number of its step, read from its source.
+"""How a pipeline's denoising loop depends on the number of its step, read from its source.
 
 Many timesteps share one turn of the loop here, so a turn has no single number ``i``. Most loops use ``i`` for progress
 and callbacks only. What else depends on it (``i < stop``, ``keep[i]``, ``timesteps[i + 1]``) is found in the syntax
@@ -21,7 +21,7 @@ from diffusion_adapters.diffusers._loop_syntax import Tree
 from diffusion_adapters.diffusers._syntax_names import Origins, assigned_names, dotted, is_sink, names_of, reads
 
 Guard = tuple[CodeType, bool]
-"""A test that a use stands under, and what it must be for the use to be reached."""
+"""A test around a use, and the value with which the use is reached."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def function_tree(code: CodeType) -> ast.FunctionDef | None:
 
 
 def read_tree(function: ast.FunctionDef, loop: ast.For, file: str, owner: type | None) -> LoopSource:
-    """What `read_loop` finds, from the tree."""
+    """The result of `read_loop`, from the syntax tree."""
     index, timestep = _targets(loop)
     reader = _Reader(function, loop, index, timestep, owner)
     uses = [*reader.uses(), *reader.carried()]
@@ -110,7 +110,7 @@ def read_tree(function: ast.FunctionDef, loop: ast.For, file: str, owner: type |
 
 
 def _targets(loop: ast.For) -> tuple[str | None, str | None]:
-    """Names of number and timestep."""
+    """The loop variables that hold the number of the step and the timestep."""
     counted = (
         isinstance(loop.iter, ast.Call) and isinstance(loop.iter.func, ast.Name) and loop.iter.func.id == "enumerate"
     )
@@ -142,7 +142,7 @@ class _Reader:
         self.sample = self._sample_names()
 
     def uses(self) -> Iterator[Use]:
-        """Those of the number and of the timestep."""
+        """Uses of the number and of the timestep."""
         for node in ast.walk(self.tree.loop):
             if not isinstance(node, ast.Name) or node.id not in self.symbols or not isinstance(node.ctx, ast.Load):
                 continue
@@ -185,7 +185,7 @@ class _Reader:
     # --- what stays behind --------------------------------------------------------------------------------------------
 
     def _persists(self, top: ast.expr) -> str | None:
-        """What a branch that is taken in some steps only, or an entry that is written, leaves for the others."""
+        """What later steps see of a branch that only some steps take, or of an entry that a step writes."""
         tree = self.tree
         if tree.is_stored(top):
             return f"writes {ast.unparse(tree.statement(top)).splitlines()[0]}"
@@ -222,7 +222,7 @@ class _Reader:
         return any(isinstance(node, ast.Attribute) and node.attr == "step" for node in ast.walk(part))
 
     def carried(self) -> Iterator[Use]:
-        """Variables, other than the sample, that a step takes over from the step before."""
+        """Variables other than the sample that a step reads from the step before."""
         for name, statement in self.tree.carried():
             if name in self.sample or name in self.symbols:
                 continue
@@ -234,7 +234,7 @@ class _Reader:
     # --- the loop's own variables -------------------------------------------------------------------------------------
 
     def _inlined(self, loop: ast.For) -> ast.For:
-        """The loop, with variables that are computed from the number or the timestep replaced by what they are."""
+        """The loop, with variables that are computed from the number or the timestep replaced by their expressions."""
         loop = deepcopy(loop)
         for _ in range(8):
             tree = Tree(loop, self.symbols, self._outside)
@@ -273,7 +273,7 @@ class _Reader:
         return _root(value) in {*known, ".step"}
 
     def _only_passed_on(self, top: ast.expr) -> bool:
-        """Whether it goes to a method of the pipeline that does nothing with it."""
+        """Whether it is passed to a method of the pipeline that does not use it."""
         call = self.tree.call_with(top)
         if call is None or self.owner is None or not isinstance(call.func, ast.Attribute):
             return False
@@ -297,7 +297,7 @@ def _within(statements: list[ast.stmt]) -> set[ast.AST]:
 
 
 def _root(value: ast.expr) -> str:
-    """The variable that an attribute, an entry or a method's result is of; ``".step"`` for that of a scheduler's."""
+    """The variable behind an attribute, an entry or a method's result; ``".step"`` for a scheduler's step."""
     while True:
         if isinstance(value, ast.Name):
             return value.id
@@ -327,14 +327,14 @@ class _Inline(ast.NodeTransformer):
         self.name, self.statement, self.tree = name, statement, tree
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST:
-        """The statement itself stays, and no longer counts."""
+        """Keeps the statement itself, which no longer counts."""
         if node is self.statement:
             node.inlined = True  # pyright: ignore[reportAttributeAccessIssue]
             return node
         return self.generic_visit(node)
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
-        """A reading."""
+        """Replaces a name where it is read."""
         if node.id != self.name or not isinstance(node.ctx, ast.Load) or self.tree.shadowed(node):
             return node
         made = deepcopy(self.statement.value)

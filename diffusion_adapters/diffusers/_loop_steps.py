@@ -68,7 +68,7 @@ class LoopSteps:
         return max(self.groups, default=0) > 0
 
     def timestep(self, number: int) -> Tensor:
-        """What the loop is given in a turn: its timestep matters only where there is more than one group."""
+        """The timestep that the loop receives in a turn. Its value matters only where there are several groups."""
         if not self.many:
             return self._timesteps[0]
         return Noted.of(self._timesteps[number].clone(), itself, self.note_decision)
@@ -80,11 +80,11 @@ class LoopSteps:
         return number
 
     def note_decision(self) -> None:
-        """Python has made a number of the timestep, or a decision: the groups must be made by that."""
+        """Notes that Python has converted the timestep to a number, unless the groups are made by that expression."""
         self._decided = self._decided or not self.accounts_for(caller())
 
     def refuse_decisions(self) -> None:
-        """Raises where a decision was made that the groups do not account for."""
+        """Raises where the timestep was converted to a number that the groups do not depend on."""
         if self._decided:
             raise ValueError(
                 f"{self.name} converts the timestep to a Python number (if, int, float, item) inside its loop. Several "
@@ -94,7 +94,7 @@ class LoopSteps:
             )
 
     def accounts_for(self, frame: FrameType | None) -> bool:
-        """Whether a decision on the timestep, made in a frame or beneath it, is one that the groups are made by."""
+        """Whether the groups are made by the conversion of the timestep that happens in this frame or in a call from it."""
         frame = outside(frame)
         if self.source is None or frame is None or frame.f_code is not self._code:
             return False
@@ -124,7 +124,7 @@ class LoopSteps:
         self.of_grid = torch.tensor(self._of_grid(grid))
 
     def pick(self, group: int, turn: int, order: int) -> int:
-        """The number that a turn of a group is given: one of its steps, that counts as a step in the loop's bar."""
+        """The number of the step that stands for a group in a turn: one that advances the loop's progress bar."""
         if not self.many:
             return min(turn, len(self.groups) - 1)
         steps = [i for i, of in enumerate(self.groups) if of == group]
@@ -133,7 +133,7 @@ class LoopSteps:
     # --- values -------------------------------------------------------------------------------------------------------
 
     def _values(self, use: Use, frame: FrameType) -> list[Any]:
-        """What a use is in each step: alike where it does not matter."""
+        """The value of a use in each step; equal values where the difference does not matter."""
         assert self.source is not None
         space = {**frame.f_locals, GUIDANCE: guidance_in}
         values: list[Any] = []
@@ -143,7 +143,7 @@ class LoopSteps:
         return values
 
     def _check(self, use: Use, values: list[Any]) -> None:
-        """What a use, that has these values in the steps, must not be."""
+        """Raises where a use with these values cannot be computed for several steps at once."""
         if use.persists and (use.value is None and any(v is not None for v in values)):
             self._refuse(use, f"which {use.persists}")
         if len(set(values)) <= 1:
@@ -167,7 +167,7 @@ class LoopSteps:
         )
 
     def _warn_unread(self) -> None:
-        """There is no source: what is known by name is refused, and a warning says what was not looked at."""
+        """Without source: refuses arguments that are known to depend on the step, and warns about everything else."""
         given = [name for name in _BY_NUMBER if self._given.get(name) not in (None, 0.0, 1.0, [0.0], [1.0])]
         if given:
             raise ValueError(
@@ -202,7 +202,7 @@ class LoopSteps:
 
 
 def _value(use: Use, names: dict[str, Any], space: dict[str, Any], step: int) -> Any:
-    """What it is in a step; ``None`` where it is not reached."""
+    """The value of a use in a step; ``None`` where it is not reached."""
     for test, wanted in use.guards:
         try:
             if bool(eval(test, names, space)) != wanted:
@@ -218,7 +218,7 @@ def _value(use: Use, names: dict[str, Any], space: dict[str, Any], step: int) ->
 
 
 def _frozen(value: Any) -> Any:
-    """Something that compares as a value does."""
+    """A hashable stand-in for a value, equal where the values are equal."""
     if isinstance(value, Tensor):
         return tuple(value.shape), tuple(value.detach().flatten().tolist())
     if isinstance(value, list | tuple):
@@ -239,7 +239,7 @@ def _short(value: Any, most: int = 40) -> str:
 
 
 def guidance_in(guider: Any, step: int, steps: Any, timestep: Any) -> Any:
-    """What a guider of diffusers does in a step, as something to compare: its switches."""
+    """The switches of a guider of diffusers in a step, as a value to compare."""
     at = copy(guider)
     at.set_state(step=step, num_inference_steps=steps, timestep=timestep)
     if any(getattr(guider, name, None) for name in vars(guider) if "momentum" in name):
@@ -254,7 +254,7 @@ def guidance_in(guider: Any, step: int, steps: Any, timestep: Any) -> Any:
 
 
 def outside(frame: FrameType | None) -> FrameType | None:
-    """The first frame from here on that is a pipeline's: not ours, nor that of a progress bar or of torch."""
+    """The first frame, from here outwards, that is not part of this package, of a progress bar or of torch."""
     while frame is not None:
         module = str(frame.f_globals.get("__name__", "")).split(".")
         ours = module[:2] == ["diffusion_adapters", "diffusers"] or module[0] in ("tqdm", "torch", "contextlib")
@@ -270,7 +270,7 @@ def caller() -> FrameType | None:
 
 
 def with_numbers(function: Any, number: Number) -> Any:
-    """A function whose ``enumerate`` gives its loop over timesteps the numbers that it is to have.
+    """The function, with an ``enumerate`` that numbers its denoising loop by the steps that are computed.
 
     It is the same code, under the same decorators, with another ``enumerate`` among its globals.
 

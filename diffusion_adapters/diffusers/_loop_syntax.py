@@ -37,7 +37,7 @@ _PURE_METHODS = frozenset(
 _SAME = frozenset(["to", "contiguous", "repeat", "expand", "type", "float", "half", "detach", "clone"])
 _COLLECTS = frozenset(["append", "extend", "insert", "add", "update", "setdefault"])
 GUIDANCE = "guidance_in"
-"""What computes the state of a guider in a step, see `_loop_steps`."""
+"""The name of the function that computes a guider's state in a step, see `_loop_steps`."""
 
 
 class Tree:
@@ -203,7 +203,7 @@ class Tree:
         return name in self._quiet_names
 
     def _find_quiet_names(self) -> None:
-        """Variables that matter for nothing: all, but those that something which matters is computed from."""
+        """Finds the variables that nothing but progress, callbacks and logging depends on."""
         self._quiet_names = {name for name in self._assigned if "." not in name and name not in self._outside}
         while True:
             loud = {n for n in self._quiet_names if not all(self.goes_nowhere(r) for r in self._reads.get(n, ()))}
@@ -231,7 +231,7 @@ class Tree:
         return ast.fix_missing_locations(ast.copy_location(made, call))
 
     def is_stored(self, node: ast.AST) -> bool:
-        """Whether it says where something is written."""
+        """Whether it is the index of an entry that is written."""
         for child, parent in self.above(node):
             if isinstance(parent, ast.Subscript) and child is parent.slice and isinstance(parent.ctx, ast.Store):
                 return True

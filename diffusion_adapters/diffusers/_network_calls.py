@@ -48,7 +48,7 @@ class NetworkCalls:
         return plan
 
     def kind(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], group: int) -> Any:
-        """What tells calls of networks apart: the network, the group of steps, and rows of what it is given."""
+        """A key for calls of the same kind: the network, the group of steps, and the rows of the arguments."""
         rows: list[int] = []
         for value in (args, kwargs):
             each_tensor(value, lambda leaf: rows.append(-1 if leaf.ndim == 0 or self.known.has(leaf) else len(leaf)))

@@ -54,12 +54,12 @@ class Probing:
         self.own_call: tuple[nn.Module, tuple[Any, ...], dict[str, Any]] | None = None
 
     def first_timestep(self) -> Tensor:
-        """What the loop is given in its first turn: it notes what the pipeline makes of it."""
+        """The timestep of the first turn, which records what the pipeline computes from it."""
         self.steps.number = 0
         return Noted.of(self._timesteps[0].clone(), itself, self.steps.note_decision)
 
     def network(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Solving | None:
-        """What solves from this call of a network on; ``None`` where the call is the pipeline's own."""
+        """The next phase, if the engine starts within this call of a network; ``None`` if the call is the pipeline's own."""
         self.steps.refuse_decisions()
         translation = self._translation
         if translation is None:
@@ -73,7 +73,7 @@ class Probing:
         return solving
 
     def step(self, sample: Tensor) -> Solving:
-        """What solves from the next turn on, after a first step that the pipeline took for itself, from ``sample``.
+        """The next phase, after a first step that the pipeline took for itself: the engine starts from ``sample``.
 
         Raises:
             ValueError: The network was not called, or its input holds no latents.
@@ -87,7 +87,7 @@ class Probing:
         return solving
 
     def _batch(self, args: tuple[Any, ...], kwargs: dict[str, Any], translation: Translation) -> Batch | None:
-        """What the pipeline prepared; else what it shows its network first."""
+        """The latents that the pipeline prepared, or else those in the first input of its network."""
         if self._call.latents is not None:
             return Batch(self._call.latents)
         for value in (*args, *kwargs.values()):
@@ -119,7 +119,7 @@ class Finished:
     """The engine has its result, or was ended.
 
     Attributes:
-        solution: The run, as far as it came; ``None`` where it had not begun.
+        solution: The solution, as far as it was computed; ``None`` where it had not begun.
         checker: What compared it with the pipeline's own scheduler; ``None`` likewise.
         turns: How many turns the loop made.
     """

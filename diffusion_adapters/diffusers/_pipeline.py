@@ -30,15 +30,15 @@ NETWORKS = ("unet", "transformer", "transformer_2", "controlnet", "prior")
 RTOL = 2e-5
 """The default tolerance: latents are then within 1e-4 of the sequential run's (``benchmarks/schedulers.py``)."""
 WIDTH = 16
-"""The default width. With 50 steps of DDIM on the packaged digits it takes as many rounds as 50 slices at a time do (see
+"""The default width. With 50 steps of DDIM on the packaged digits it takes as many rounds as 50 at a time do (see
 ``benchmarks/constants.py``), and 16 times the batch fits into memory more often than 50 times."""
 
 _OF_STEPS = ("eta", "use_clipped_model_output")
-"""Arguments that matter for the scheduler's steps, also where they are a pipeline's own defaults."""
+"""Arguments that the scheduler's steps depend on, also where they are the pipeline's defaults."""
 
 
 class ParallelPipeline:
-    """What `parallelize` returns: it is called as the pipeline is, and returns what that returns.
+    """The result of `parallelize`: it has the call, the result and the attributes of the pipeline.
 
     Attributes that are not its own are the pipeline's.
 
@@ -213,7 +213,7 @@ def parallelize(
 
 
 def _bound(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments by name; where they do not fit, the pipeline itself will say so."""
+    """The arguments by name. Where they do not fit the signature, the pipeline itself raises."""
     try:
         defaults = {name: part.default for name, part in signature.parameters.items() if name in _OF_STEPS}
         return {**defaults, **signature.bind_partial(*args, **kwargs).arguments}
@@ -222,7 +222,7 @@ def _bound(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str
 
 
 def _without(signature: inspect.Signature, args: tuple[Any, ...], name: str) -> tuple[Any, ...]:
-    """Positional arguments, cut before the one of this name, which comes by keyword now."""
+    """The positional arguments before the one of this name, which is passed by keyword from here on."""
     names = list(signature.parameters)
     place = names.index(name) if name in names else len(args)
     if len(args) > place + 1:
@@ -231,7 +231,7 @@ def _without(signature: inspect.Signature, args: tuple[Any, ...], name: str) -> 
 
 
 def _prepare(copy: Any, pipe: Any, conversation: Conversation) -> None:
-    """Puts stand-ins into a copy of a pipeline, past its own way of setting components."""
+    """Puts stand-ins into a copy of a pipeline, without the pipeline's own setters."""
     state = copy.__dict__
     state["scheduler"] = stand_in(pipe.scheduler, conversation)
     for name in NETWORKS:
@@ -248,7 +248,7 @@ def _prepare(copy: Any, pipe: Any, conversation: Conversation) -> None:
 
 
 def _noting(prepare: Callable[..., Any], into: Call) -> Callable[..., Any]:
-    """Notes the latents that a pipeline prepares, and what it keeps of an image."""
+    """Notes the latents that a pipeline prepares, and the image and noise for inpainting."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         value = prepare(*args, **kwargs)
@@ -276,7 +276,7 @@ def _noting_mask(prepare: Callable[..., Any], into: Call) -> Callable[..., Any]:
 
 
 def _ending(progress_bar: Callable[..., Any], into: Call) -> Callable[..., Any]:
-    """The pipeline's own bar, which ends where the rounds do."""
+    """Notes the pipeline's progress bar, which must end with the last turn."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         bar = progress_bar(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""The pipeline's own scheduler as a check of ours: it steps through the predictions of a run, without a network.
+"""The pipeline's own scheduler as a check of the result: it steps through the run's predictions, without a network.
 
 Every prediction that the pipeline hands to ``scheduler.step`` is kept: the last one for each timestep and sample. After
 the run a fresh copy of the scheduler goes through them in its own order, from the same latents and with the same noise.
@@ -24,7 +24,7 @@ from parareal.extend import Stages
 
 
 class ReplayError(Exception):
-    """Why there is nothing to compare with, as a sentence."""
+    """The replay failed; the message says why."""
 
 
 # --- which stage of a step a prediction is of ----------------------------------------------------------------------
@@ -75,7 +75,7 @@ class Marked(WrappedMethod):
 
 
 class _Given(TorchFunctionMode):
-    """Gives the normals of a run, one step's after the other's, to whoever draws some."""
+    """Returns the noise of a run, step by step, in place of new random numbers."""
 
     def __init__(self, normals: Tensor) -> None:
         super().__init__()
@@ -137,10 +137,10 @@ class Replay:
         self._kept.index_put_((slots, rows), value.detach().to(self._kept.dtype))
 
     def end(self, latents: Tensor, normals: Tensor | None) -> Tensor:
-        """Where the scheduler comes to, from latents of the run's dtype.
+        """The latents that the scheduler computes from those at the start.
 
         Raises:
-            ReplayError: It does not come to an end.
+            ReplayError: There is no prediction, or the scheduler raised.
         """
         kept = self._kept
         if kept is None:

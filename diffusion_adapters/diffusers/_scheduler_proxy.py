@@ -13,14 +13,14 @@ from diffusion_adapters.diffusers._timesteps import Noted, Rounds
 
 
 class StandIn:
-    """What of a scheduler is replaced; mixed into a subclass of its own class, so that it is still one of those."""
+    """The replaced parts of a scheduler, mixed into a subclass of its class: ``isinstance`` still holds."""
 
     _conversation: Conversation
     _own_timesteps: Tensor
 
     @property
     def timesteps(self) -> Any:
-        """The timesteps, over which a loop runs as often as there are rounds."""
+        """The timesteps; a loop over them makes as many turns as the run needs."""
         own = self._own_timesteps
         return Rounds.of(own, self._conversation.loop) if isinstance(own, Tensor) else own
 
@@ -76,7 +76,7 @@ def _output() -> Any:
 
 
 def _names(scheduler: Any) -> list[str]:
-    """What ``step`` takes behind prediction, timestep and sample."""
+    """The names of the arguments of ``step`` after prediction, timestep and sample."""
     return list(inspect.signature(scheduler.step).parameters)[3:]
 
 
@@ -85,7 +85,7 @@ def _plain(value: Any) -> Any:
 
 
 def stand_in(scheduler: Any, conversation: Conversation) -> Any:
-    """A scheduler like the given one, which stays as it is, whose steps are made by a conversation."""
+    """A copy of a scheduler whose steps are made by a conversation; the original stays as it is."""
     made = object.__new__(_stepping(type(scheduler)))
     state = {key: value.copy() if type(value) in (list, dict) else value for key, value in vars(scheduler).items()}
     state["_own_timesteps"] = state.pop("timesteps", None)

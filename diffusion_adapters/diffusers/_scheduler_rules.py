@@ -1,4 +1,4 @@
-"""The schedulers of diffusers, one function for each, which reads from it what it computes."""
+"""The schedulers of diffusers: for each a function that translates its run."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _checked(translation: Translation, name: str) -> Translation:
 
 
 def _idle(fine: pr.Integrator, step: int) -> bool:
-    """Whether a step of no length leaves the state as it is. One that ends a group goes from the group's beginning."""
+    """Whether a step of no length leaves the state as it is. The last of a group starts from the group's beginning."""
     if isinstance(fine, Ordered):
         return fine.group == 1 or fine.orders[step] == 1
     return isinstance(fine, pr.Euler | Ancestral)
@@ -158,7 +158,7 @@ def _euler_ancestral(scheduler: Any, start: int, stop: int, eta: float, use_clip
 
 
 def _heun(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) -> Translation:
-    """Levels and timesteps stand there twice, once for each stage."""
+    """The scheduler repeats each noise level and timestep, once for each stage."""
     translation = from_sigmas(scheduler, start, stop, HeunToZero(), scaled=True, coordinates="ratio")
     return _halved(replace(translation, clean=clipping(scheduler)), type(scheduler).__name__)
 
@@ -199,7 +199,7 @@ def _flow_heun(scheduler: Any, start: int, stop: int, eta: float, use_clipped: b
 
 
 def _edm_euler(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) -> Translation:
-    """The network is preconditioned inside of the scheduler: what comes out of that is x0."""
+    """The scheduler preconditions the network's output, which gives x0."""
     sigmas = scheduler.sigmas.detach().cpu().double()[start : stop + 1]
     if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
         prediction_of(scheduler)

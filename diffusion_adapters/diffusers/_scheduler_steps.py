@@ -1,4 +1,4 @@
-"""Steps of diffusers' schedulers that are no methods of their own: what clips, relabels, renoises or ends otherwise."""
+"""Steps of diffusers' schedulers that differ from the library's methods: clipped, renoised, or with given orders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from parareal.extend import Ints, Stages, extrapolate, lincomb
 
 @dataclass(frozen=True, eq=False)
 class Posterior(pr.Integrator):
-    """A step of DDIM or DDPM as their schedulers take it: from x0 and eps, with noise or without.
+    """A step of DDIM or DDPM as their schedulers take it: from x0 and eps, with or without noise.
 
     Args:
         eta: How much of DDPM's noise is put back; 0 for none.
@@ -48,7 +48,7 @@ class Posterior(pr.Integrator):
 
     @property
     def order(self) -> None:
-        """Not known."""
+        """Unknown, since clipping may lower it."""
         return None
 
     @property
@@ -92,19 +92,19 @@ def _nearest(t: Tensor, points: Tensor, values: Tensor) -> Tensor:
 
 
 def nearest(t: Tensor, points: Tensor) -> Tensor:
-    """Indices of the points, falling, that times are nearest to."""
+    """The indices of the points nearest to some times; the points fall."""
     middles = -(points[1:] + points[:-1]) / 2
     return torch.bucketize(-t, middles)
 
 
 @dataclass(frozen=True)
 class Ordered(WrappedMethod):
-    """A multistep method whose order, or variant, is given for each step of the grid."""
+    """A multistep method with a given order, or variant, for each step of the grid."""
 
     orders: tuple[int, ...]
 
     def variants(self, step: Ints, steps: Ints) -> Ints:
-        """As given."""
+        """The given orders."""
         return np.asarray(self.orders)[np.minimum(step, len(self.orders) - 1)]
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: pr.Carried, variant: int = 1) -> Stages:
@@ -114,10 +114,10 @@ class Ordered(WrappedMethod):
 
 @dataclass(frozen=True)
 class SDEDPMSolver(SDEDPMSolverPP):
-    """SDE-DPM-Solver: the reverse SDE with the noise that the model predicts taken for smooth in the log-SNR."""
+    """SDE-DPM-Solver: the reverse SDE, with the predicted noise interpolated in the log-SNR."""
 
     def first_function(self, problem: Any) -> Any:
-        """What the split asks for."""
+        """The function of the split."""
         return problem.split("noise").function
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: pr.Carried, variant: int = 1) -> Stages:
@@ -125,7 +125,7 @@ class SDEDPMSolver(SDEDPMSolverPP):
         split = problem.split("noise")
 
         def weights(t0: Tensor, t1: Tensor, n: int) -> pr.Weights:
-            """Those of the ODE, doubled but for what is kept of the state."""
+            """The weights of the ODE, doubled except for the factor of the state."""
             of = split.weights(t0, t1, n)
             twice = [tuple(2 * part for part in phi) for phi in of.phi]
             return of._replace(phi=twice)

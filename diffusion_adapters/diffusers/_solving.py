@@ -34,7 +34,7 @@ class Run:
 
     Attributes:
         checker: The same.
-        solution: The run, as far as it came.
+        solution: The solution, as far as it was computed.
     """
 
     def __init__(self, checker: Checker, latents: Tensor) -> None:
@@ -51,7 +51,7 @@ class Run:
             raise
 
     def advance(self, value: Tensor | None) -> Request | None:
-        """Goes on with the answer to the last request; returns the next, or ``None`` at the end."""
+        """Answers the last request and returns the next one, or ``None`` at the end."""
         return self._engine.asks[0] if self._engine.advance(value) else None
 
     @property
@@ -60,13 +60,13 @@ class Run:
         return self._engine.result
 
     def abandon(self) -> None:
-        """Ends the engine, wherever it is."""
+        """Ends the engine, finished or not."""
         self._engine.abandon()
 
 
 @dataclass(eq=False)
 class Round:
-    """A request of the engine, answered in one turn of the loop for each group of steps that it has lanes of.
+    """A request of the engine. Each group of steps with lanes in it is answered in a turn of the loop of its own.
 
     Attributes:
         request: The request.
@@ -89,7 +89,7 @@ class Round:
         return self.request.lanes.some(self.waiting[0][1])
 
     def prefer(self, group: int) -> bool:
-        """Takes the lanes of a group first; returns whether there are any."""
+        """Moves the lanes of a group to the front; returns whether there are any."""
         mine = [part for part in self.waiting if part[0] == group]
         self.waiting = [*mine, *(part for part in self.waiting if part[0] != group)]
         return bool(mine)
@@ -144,14 +144,14 @@ class Solving:
 
     @property
     def solution(self) -> pr.Solution | None:
-        """The run, as far as it came. Its rounds are calls one after another: those of all groups in a round."""
+        """The solution, as far as it was computed. Turns follow each other, so each counts as a round."""
         solution = self.run.solution
         if solution is None or not self.steps.many:
             return solution
         return replace(solution, stats=replace(solution.stats, rounds=self.turns, calls=self.turns))
 
     def next_timestep(self) -> Tensor:
-        """The timestep of a turn; its number is given to the loop beside it."""
+        """The timestep of the next turn. The loop's ``enumerate`` gives its number."""
         networks, steps = self._networks, self.steps
         networks.known.next_round()
         networks.expected = self._shown
@@ -200,7 +200,7 @@ class Solving:
         self._networks.check_untouched(plan, args, kwargs, shown)
 
     def step(self, model_output: Tensor, sample: Tensor, given: dict[str, Any]) -> Tensor:
-        """Takes the guided prediction for this turn's lanes; returns what the pipeline is to take for its latents.
+        """Passes the guided prediction of this turn's lanes on; returns the latents with which the pipeline continues.
 
         Raises:
             DiffersError: The run is not what the pipeline's own scheduler makes of it.
@@ -228,14 +228,14 @@ class Solving:
         return self._shown
 
     def stop(self) -> None:
-        """Shows the pipeline the best latents so far, in place of those that it has, since it is asked to end."""
+        """Writes the best latents so far into the pipeline's own, since the run is interrupted."""
         if self._answered is not None:
             self._shown.copy_(self._batch.as_kept(self._best(*self._answered)).to(self._shown.dtype))
 
     # --- units and shapes -------------------------------------------------------------------------------------------
 
     def _see_first(self, sample: Tensor, generator: Any, dtype: torch.dtype) -> None:
-        """What the first call of ``step`` shows: whether each sample is kept twice, and with what noise is drawn."""
+        """Learns from the first call of ``step`` whether each sample is kept twice, and draws the noise."""
         batch = self._batch
         shown = sample[: len(batch.latents)].float()
         if batch.from_input and (shown - batch.latents).abs().amax() > 1e-2 * shown.abs().amax():
@@ -267,7 +267,7 @@ class Solving:
         return request.clean(value, len(self._batch.latents))
 
     def _with_failures(self, final: Tensor) -> Tensor:
-        """NaN for samples whose sequential run is not finite, as that would give; a warning where anything failed."""
+        """NaN for samples whose sequential run is not finite; warns where anything failed."""
         solution = self.run.solution
         if solution is not None and solution.status.failed:
             warnings.warn(f"{self._call.name}: {solution.status.value}", RuntimeWarning, stacklevel=2)

@@ -1,4 +1,4 @@
-"""What a scheduler of diffusers computes, in terms of this library: noise levels, a prediction, a method."""
+"""A scheduler's run in the terms of this library: noise levels, a prediction and a method."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diffusion_adapters.equations._coordinates import Name
 from diffusion_adapters.noise_schedules._base import NoiseSchedule
 
 Clean = Callable[[Tensor], Tensor]
-"""What is done to an estimate of the clean data, ``(n, *rest)``: clipping, thresholding."""
+"""Maps an estimate of the clean data, ``(n, *rest)``, to another: clipping or thresholding."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Preserving(NoiseSchedule):
         return (1 - t) / torch.hypot(1 - t, t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        """T over the norm of (1 - t, t)."""
+        """The share t over the norm of (1 - t, t)."""
         return t / torch.hypot(1 - t, t)
 
     def time(self, s: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class Exploding(NoiseSchedule):
         return t
 
     def time(self, s: Tensor) -> Tensor:
-        """S itself."""
+        """The ratio itself."""
         return s
 
 

@@ -28,7 +28,7 @@ _MOST = 256
 
 
 def translated(scheduler: Any, start: int, stop: int, setup: Setup) -> Translation:
-    """What a scheduler computes from its timestep ``start`` up to ``stop``, tried where its own method is wanted.
+    """The run of a scheduler from its timestep ``start`` up to ``stop``, tried where its own method is used.
 
     Raises:
         ValueError: It has no meaning here, is not finite by itself, or is something else than was read from it.
@@ -102,7 +102,7 @@ def _try(scheduler: Any, translation: Translation, start: int, stop: int, setup:
 
 
 def _theirs(scheduler: Any, translation: Translation, x: Tensor, at: Tensor, setup: Setup, name: str) -> Tensor:
-    """What the scheduler itself makes of latents; an error where that is nothing finite."""
+    """The latents after the scheduler's own steps; raises where they are not finite."""
     schedule, times, order = translation.noise_schedule, translation.times, getattr(scheduler, "order", 1)
     takes = inspect.signature(scheduler.step).parameters
     given: dict[str, Any] = {"eta": setup.eta, "use_clipped_model_output": setup.use_clipped}
@@ -142,7 +142,7 @@ def _hint(scheduler: Any) -> str:
 
 
 def _settings(scheduler: Any) -> str:
-    """What of its configuration is not the default."""
+    """The settings that are not the default."""
     defaults = {name: part.default for name, part in inspect.signature(type(scheduler).__init__).parameters.items()}
     given = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
     return ", ".join(

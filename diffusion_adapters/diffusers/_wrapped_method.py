@@ -1,4 +1,4 @@
-"""A method with something around its steps."""
+"""The base of methods that wrap another one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from parareal.extend import Ints, Stages
 
 @dataclass(frozen=True)
 class WrappedMethod(pr.Multistep):
-    """A method that has the history, the stages and the order of another one, and steps of its own around that one's.
+    """A method with the history, the stages and the order of another one; only its step is its own.
 
     Attributes:
         method: The other one, with a history or without.

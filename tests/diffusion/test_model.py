@@ -229,7 +229,7 @@ def test_times_are_numbers_or_tensors(t: Any) -> None:
 @pytest.mark.parametrize(
     ("t", "error", "message"),
     [
-        (None, TypeError, r"t is a NoneType; expected a real time for each of the 3 samples.*torch\.as_tensor"),
+        (None, TypeError, r"t is None; expected a real time for each of the 3 samples.*torch\.as_tensor"),
         ([0.1, 0.2, 0.3], TypeError, "t is a list"),
         (True, TypeError, "t is a bool"),
         (torch.tensor(0.5j), TypeError, r"t is torch\.complex64"),
