@@ -94,7 +94,7 @@ class LoopSteps:
             )
 
     def accounts_for(self, frame: FrameType | None) -> bool:
-        """Whether the groups are made by the conversion of the timestep that happens in this frame or in a call from it."""
+        """Whether the groups are made by the conversion of the timestep in this frame, or in a call from it."""
         frame = outside(frame)
         if self.source is None or frame is None or frame.f_code is not self._code:
             return False

@@ -59,7 +59,7 @@ class Probing:
         return Noted.of(self._timesteps[0].clone(), itself, self.steps.note_decision)
 
     def network(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Solving | None:
-        """The next phase, if the engine starts within this call of a network; ``None`` if the call is the pipeline's own."""
+        """The next phase, if the engine starts in this call of a network; ``None`` if the pipeline makes the call."""
         self.steps.refuse_decisions()
         translation = self._translation
         if translation is None:

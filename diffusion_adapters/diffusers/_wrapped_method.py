@@ -28,7 +28,7 @@ class WrappedMethod(pr.Multistep):
 
     @property
     def shares_first_stage(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As the method does."""
+        """Whether the method does."""
         return self.method.shares_first_stage
 
     @property

@@ -199,12 +199,12 @@ class RightHandSide:
 
 
 def check_start(model: DiffusionModel) -> None:
-    """Raises where the schedule begins without signal and the model says nothing of the data there."""
+    """Raises where the schedule begins without signal and the prediction does not determine the data there."""
     schedule = model.noise_schedule
     silent = schedule.alpha(torch.tensor(schedule.t_max, dtype=torch.float64)).item() == 0
     if silent and model.prediction in ("eps", "score"):
         raise ValueError(
-            f'prediction="{model.prediction}" says nothing of the data where alpha is 0, as it is at t_max='
+            f'prediction="{model.prediction}" does not determine the data where alpha is 0, as it is at t_max='
             f"{schedule.t_max} of {schedule!r}; use a model that predicts v, x0 or a velocity, or a schedule that ends "
             "before"
         )

@@ -1,4 +1,4 @@
-"""Diffusion models as stochastic equations: the reverse SDE, and what ancestral samplers and their kin draw from."""
+"""Diffusion models as stochastic equations: the reverse SDE, and the noise of ancestral samplers and the like."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 
 @dataclass(frozen=True, eq=False)
 class NoisyFlow(DiffusionODE):
-    """The ODE of a diffusion model beside a path of noise, for samplers that put back noise that they took away.
+    """The ODE of a diffusion model together with a path of noise, for samplers that add noise in every step.
 
     The path's clock is the signal-to-noise ratio (a/b)^2, in which the noise of DDPM's steps adds up: a step over
     several of the grid sees the sum of theirs.
@@ -36,12 +36,12 @@ class NoisyFlow(DiffusionODE):
         return remade, (self.f, self.batching, self.per_sample)
 
     def rows(self, samples: int | None, device: torch.device) -> Any:
-        """What decides each sample's path and, where there is any, ``per_sample``."""
+        """The keys of each sample's path and, where there is any, ``per_sample``."""
         keys = path_keys(self.seed, samples).to(device)
         return (keys,) if self.per_sample is None else (keys, self.per_sample)
 
     def bind(self, u0: Any, grid: pr.TimeGrid, fine: pr.Integrator) -> NoisyFlow:
-        """This problem with a path whose atoms are the steps of the fine propagator."""
+        """This problem with a path of one increment for each step of the fine propagator."""
         points = fine_points(grid, fine)
         bound, path = copy(self), pr.BrownianPath(points, self.seed, self._clock)
         object.__setattr__(bound, "path", path)
@@ -59,7 +59,7 @@ class NoisyFlow(DiffusionODE):
 
     @property
     def normals(self) -> Normals:
-        """What to ask for the noise of a step: ``yield problem.normals, t0, t1, u``, at no cost."""
+        """The request for the noise of a step: ``yield problem.normals, t0, t1, u``, at no cost."""
         return Normals(self)
 
 
@@ -79,7 +79,7 @@ class Normals:
 
 
 def noisy(flow: ProbabilityFlow, generator: Generators) -> ProbabilityFlow:
-    """A flow with a path of noise beside it, whose seed is drawn here."""
+    """A flow with a path of noise, whose seed is drawn here."""
     old = flow.problem
     seed = draw_seeds(generator)
     problem = NoisyFlow(old.f, old.batching, old.per_sample, coordinates=old.coordinates, seed=seed)

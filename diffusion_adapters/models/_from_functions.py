@@ -1,4 +1,4 @@
-"""Functions that others have, as models: denoisers of a noise level, and velocities of flow matching."""
+"""Models from functions: denoisers of a noise level, and velocities of flow matching."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class DiffusionModel:
         return replace(self, conditioning={**(self.conditioning or {}), **conditioning})
 
     def predict(self, x: Tensor, t: Tensor | float, target: Prediction | None = None) -> Tensor:
-        """What the network says about x, as the prediction wanted.
+        """The network's prediction at x, converted to ``target``.
 
         Args:
             x: Noisy samples, floating point, shape ``(B, *rest)``.

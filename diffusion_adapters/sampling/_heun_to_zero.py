@@ -15,10 +15,10 @@ from parareal.extend import Ints, Stages, lincomb
 
 @dataclass(frozen=True)
 class HeunToZero(pr.Multistep):
-    """Heun's method whose last step is one of Euler: at a noise level of zero, its end, the model says nothing.
+    """Heun's method with a step of Euler as its last, since a model of x0 does not determine the noise at sigma = 0.
 
     Args:
-        blend: What is done to a state after each stage, as ``blend(t, u)`` through a request; see `Blended`.
+        blend: A request ``blend(t, u)`` that changes the state after the first stage, for inpainting, or ``None``.
     """
 
     blend: Any = None
@@ -29,20 +29,20 @@ class HeunToZero(pr.Multistep):
 
     @property
     def order(self) -> int:
-        """Two."""
+        """Order 2, but for the error of the last step."""
         return 2
 
     @property
     def evaluations(self) -> int:
-        """Two a step, and one in the last."""
+        """Two a step; the last step takes one."""
         return 2
 
     def begin(self, u: Any) -> pr.Memory:
-        """Nothing."""
+        """No history."""
         return pr.Memory((), (), torch.zeros(len(u), 1, dtype=torch.float64, device=u.device))
 
     def variants(self, step: Ints, steps: Ints) -> Ints:
-        """One for the last step, and two for the others."""
+        """Variant 1, Euler, for the last step, and 2, Heun, for the others."""
         return np.where(step == steps - 1, 1, 2)
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: pr.Carried, variant: int = 2) -> Stages:

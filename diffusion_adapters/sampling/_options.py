@@ -104,7 +104,7 @@ NEIGHBOURS = (1, 2, 4)
 
 
 class Resolved(NamedTuple):
-    """What `Options` come to for a given number of steps."""
+    """The parts of a run, for a given grid."""
 
     fine: pr.Integrator
     correction: pr.Correction
