@@ -30,7 +30,7 @@ NETWORKS = ("unet", "transformer", "transformer_2", "controlnet", "prior")
 RTOL = 2e-5
 """The default tolerance: latents are then within 1e-4 of the sequential run's (``benchmarks/schedulers.py``)."""
 WIDTH = 16
-"""The default width. With 50 steps of DDIM on the packaged digits it takes as many rounds as 50 at a time do (see
+"""The default width. With 50 steps of DDIM on the packaged digits it takes about as many rounds as 50 at a time (see
 ``benchmarks/constants.py``), and 16 times the batch fits into memory more often than 50 times."""
 
 _OF_STEPS = ("eta", "use_clipped_model_output")

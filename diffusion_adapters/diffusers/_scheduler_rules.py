@@ -50,8 +50,8 @@ def _checked(translation: Translation, name: str) -> Translation:
     times, timesteps = translation.times, translation.timesteps
     if translation.prediction == "eps" and float(translation.noise_schedule.alpha(times[0])) == 0:
         raise ValueError(
-            f"{name} begins without signal, where prediction_type='epsilon' does not determine the data; "
-            "expected prediction_type='v_prediction' or 'sample' with a network made for it, or rescale_betas_zero_snr=False"
+            f"{name} begins without signal, where prediction_type='epsilon' does not determine the data; expected "
+            "prediction_type='v_prediction' or 'sample' with a network made for it, or rescale_betas_zero_snr=False"
         )
     steps = times.diff()
     if bool((steps == 0).any()):

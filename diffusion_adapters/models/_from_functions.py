@@ -102,7 +102,8 @@ def from_denoiser(
         sigma_max: The noise level where sampling starts.
         rho: Exponent of the grid's spacing ``"karras"``.
         to_zero: Grids have a last step from ``sigma_min`` to 0, as those of k-diffusion and EDM do; ``False`` ends them
-            at ``sigma_min``. In a grid of one's own, ``sample(..., spacing=sigmas)``, it stands or not, as given.
+            at ``sigma_min``. With ``solver="heun"`` that step is Euler's, as in Algorithm 1 of EDM. A grid of your own,
+            ``sample(..., spacing=sigmas)``, is taken as it is.
         noise_schedule: In place of the levels above: then ``fn(x, t, **conditioning)`` is called with this schedule's
             times, and x = alpha(t) x0 + sigma(t) eps.
         conditioning: Further arguments; see `DiffusionModel`.

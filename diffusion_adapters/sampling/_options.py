@@ -168,7 +168,7 @@ class Options:
         if not isinstance(verify, bool):
             raise TypeError(f"verify is {kind_of(verify)}; expected True or False")
         if self.rtol is not None:
-            pr.Tolerance(rtol=self.rtol)  # for its checks
+            pr.Tolerance(rtol=self.rtol, atol=0.0)  # for its checks
             if stop is not None:
                 raise ValueError(
                     f"rtol={self.rtol!r} came with stop={stop!r}, which takes its place; expected one of them: a "

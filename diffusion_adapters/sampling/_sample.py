@@ -22,6 +22,7 @@ from diffusion_adapters.sampling._initial_noise import start_noise
 from diffusion_adapters.sampling._options import KEYWORDS, Options
 
 RTOL = 1e-3
+"""The default tolerance on the samples, relative; it is a choice, and no measured optimum."""
 WIDTH = 100
 """The default width: where a sample of the packaged digits takes the least time (``benchmarks/constants.py``)."""
 
