@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -305,3 +306,45 @@ def test_methods_that_need_the_noise_at_its_end_say_what_to_write() -> None:
     assert bool(da.sample(flow, (2, 1), steps=8, solver="heun").samples.isfinite().all())
     with pytest.raises(ValueError, match="Flow with a larger t_min"):
         da.sample(flow, (2, 1), solver=pr.RK4())
+
+
+# --- one check for three functions ----------------------------------------------------------------------------------
+
+
+class Pipe:
+    """As much of a pipeline as `parallelize` looks at before a call."""
+
+    def __init__(self) -> None:
+        self.scheduler = SimpleNamespace(set_timesteps=len)
+        self.unet = nn.Linear(1, 1)
+
+    def __call__(self) -> None:
+        """Not reached."""
+
+
+BAD = st.one_of(
+    st.fixed_dictionaries({"solver": st.sampled_from(["plms", "dpmpp_2m", 3, pr.Euler])}),
+    st.fixed_dictionaries({"coarse": st.sampled_from([None, "picard", 3, pr.Euler, len])}),
+    st.fixed_dictionaries({"slices": st.sampled_from([0, -1, 2.0, True, "4"])}),
+    st.fixed_dictionaries({"width": st.sampled_from([0, -1, 2.0, True, "4"])}),
+    st.fixed_dictionaries({"schedule": st.sampled_from([3, "wavefront", pr.Wavefront])}),
+    st.fixed_dictionaries({"stop": st.sampled_from([1e-3, "never", pr.Iterations])}),
+    st.fixed_dictionaries({"max_iterations": st.sampled_from([0, 2.0, "4"])}),
+    st.fixed_dictionaries({"verify": st.sampled_from([1, "yes", None])}),
+    st.fixed_dictionaries({"rtol": st.sampled_from([-1.0, float("nan"), "1e-3"])}),
+    st.just({"width": 4, "schedule": pr.Wavefront()}),
+    st.just({"rtol": 1e-3, "stop": pr.Iterations(2)}),
+)
+
+
+@given(BAD)
+def test_sample_and_parallelize_say_the_same(bad: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, ValueError)) as ours:
+        da.sample(MODEL, (1, 1), steps=4, **bad)
+    with pytest.raises(type(ours.value)) as theirs:
+        da.diffusers.parallelize(Pipe(), **bad)
+    assert str(ours.value) == str(theirs.value)
+    assert "expected" in str(ours.value)
+    with pytest.raises(type(ours.value)) as serial:
+        da.sample(MODEL, (1, 1), steps=4, parallel=False, **bad)
+    assert str(serial.value) == str(ours.value)
