@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
+import inspect
 import math
 import operator
-from collections.abc import Iterable
-from typing import Any
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor
 
@@ -22,10 +26,38 @@ def finite(value: Any, name: str) -> float:
             raise TypeError
         number = float(value)
     except (TypeError, ValueError):
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected a real number") from None
+        raise TypeError(f"{name}={value!r} is {kind_of(value)}; expected a real number") from None
     if not math.isfinite(number):
         raise ValueError(f"{name}={number} is not finite; expected a finite number")
     return number
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def explain_keywords(hints: Mapping[str, str]) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """A decorator: an unknown keyword is answered with what to write in its place.
+
+    Args:
+        hints: For names that people try what to write.
+    """
+
+    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
+        names = list(inspect.signature(function).parameters)
+
+        @functools.wraps(function)
+        def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            for name in kwargs:
+                if name not in names:
+                    close = difflib.get_close_matches(name, names, n=1)
+                    hint = hints.get(name) or (f"{close[0]}=..." if close else f"one of {', '.join(names)}")
+                    raise TypeError(f"{function.__name__} has no argument {name}; expected {hint}")
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
 
 
 def set_finite(schedule: Any, *names: str) -> None:
@@ -52,7 +84,7 @@ def count(value: Any, name: str) -> int:
             raise TypeError
         number = operator.index(value)  # NumPy's ints too, and no tensor of a fraction
     except TypeError:
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected an int of at least 1") from None
+        raise TypeError(f"{name}={value!r} is {kind_of(value)}; expected an int of at least 1") from None
     require(number >= 1, f"{name}={number} is too small; expected at least 1")
     return number
 
@@ -64,18 +96,72 @@ def check_floating(value: Any, name: str) -> None:
         TypeError: It is something else.
     """
     if not isinstance(value, Tensor) or not value.is_floating_point():
-        came = str(value.dtype) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        came = str(value.dtype) if isinstance(value, Tensor) else kind_of(value)
         raise TypeError(f"{name} is {came}; expected a real floating-point tensor, such as torch.float32")
 
 
-def one_of(value: Any, known: Iterable[str], name: str, other: str = "") -> str:
+def a(noun: str) -> str:
+    """A noun with its indefinite article."""
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, for messages: "an int", "the class Euler", "a function", "None"."""
+    if value is None:
+        return "None"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return a(type(value).__name__)
+
+
+def one_of(value: Any, known: Iterable[str], name: str, other: str = "", hints: Mapping[str, str] | None = None) -> str:
     """``value``, one of the ``known`` names.
 
+    Args:
+        value: What the user gave.
+        known: The names.
+        name: The argument that it was given for.
+        other: What may be given in place of a name.
+        hints: What to write for names from elsewhere, spelled as `plain_name` spells them.
+
     Raises:
-        ValueError: It is another; the message lists the known ones, and ``other`` things that would do.
+        TypeError: It is no string.
+        ValueError: It is another string; the message lists the known names, and the one that was probably meant.
     """
     known = list(known)
-    if not isinstance(value, str) or value not in known:
-        names = ", ".join(map(repr, known))
-        raise ValueError(f"{name}={value!r} is unknown; expected one of {names}{', or ' + other if other else ''}")
+    names = ", ".join(map(repr, known))
+    expected = f"expected one of {names}{', or ' + other if other else ''}"
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {kind_of(value)}; {expected}{_instead(value, name)}")
+    if value not in known:
+        meant = _meant(value, known, name, hints or {})
+        raise ValueError(f"{name}={value!r} is unknown; {expected}{meant and f'. Did you mean {meant}?'}")
     return value
+
+
+def plain_name(name: str) -> str:
+    """A name in lower case without separators, and with "++" for "pp": "DPM-Solver++ (2M)" becomes "dpm++2m"."""
+    short = re.sub(r"[^a-z0-9+]", "", name.lower())
+    for ending in ("scheduler", "sampler", "discrete"):
+        short = short.removesuffix(ending)
+    return short.replace("dpmsolver", "dpm").replace("dpmpp", "dpm++")
+
+
+def _meant(value: str, known: list[str], name: str, hints: Mapping[str, str]) -> str:
+    short = plain_name(value)
+    spelled = {plain_name(one): one for one in known}
+    if short in hints:
+        return hints[short]
+    if short in spelled:
+        return f'{name}="{spelled[short]}"'
+    close = difflib.get_close_matches(short, [*spelled, *hints], n=1, cutoff=0.8)
+    if not close:
+        return ""
+    return hints.get(close[0]) or f'{name}="{spelled[close[0]]}"'
+
+
+def _instead(value: Any, name: str) -> str:
+    """What to write in place of a class."""
+    if isinstance(value, type):
+        return f". Call the class to make one: {name}={value.__name__}(...)"
+    return ""

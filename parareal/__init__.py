@@ -4,7 +4,7 @@ A time interval is cut into slices; a rough solution is refined on all slices at
 See `solve`.
 """
 
-from parareal import plot, theory
+from parareal import extend, plot, theory
 from parareal._core.multistep_state import Carried, Memory
 from parareal._core.version import __version__ as __version__
 from parareal._solve import serial, solve
@@ -186,6 +186,7 @@ __all__ = [
     "Windowed",
     "Zero",
     "check_propagator",
+    "extend",
     "odeint",
     "plan",
     "plot",

@@ -57,7 +57,35 @@ def test_parareal_never_imports_the_diffusion_adapters() -> None:
     assert offenders == []
 
 
-@pytest.mark.parametrize("package", ["parareal", "diffusion_adapters"])
+def test_the_diffusion_adapters_import_public_modules_alone() -> None:
+    public = {"parareal", "parareal.extend"}
+    files = sorted((ROOT / "diffusion_adapters").rglob("*.py"))
+    assert any("parareal" in {name for _, name in imported_modules(path)} for path in files), "no source files found"
+    offenders = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in files
+        for line, name in imported_modules(path)
+        if name.partition(".")[0] == "parareal" and name not in public
+    ]
+    private = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in files
+        for line, name in names_taken_from(path, public)
+        if name.startswith("_")
+    ]
+    assert offenders + private == []
+
+
+def names_taken_from(path: Path, modules: set[str]) -> Iterator[tuple[int, str]]:
+    """Line and name of all that a file imports from these modules, or takes as an attribute of ``pr``."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.ImportFrom) and node.module in modules:
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("pr", "pr.extend", *modules):
+            yield node.lineno, node.attr
+
+
+@pytest.mark.parametrize("package", ["parareal", "parareal.extend", "diffusion_adapters"])
 def test_every_public_name_exists_and_has_a_docstring(package: str) -> None:
     module = importlib.import_module(package)
     assert len(set(module.__all__)) == len(module.__all__), "a name is listed twice"

@@ -1,4 +1,4 @@
-"""Callbacks of a pipeline's call: they may look, and interrupt, but not change what is sampled."""
+"""Callbacks of a pipeline's call: they may read and interrupt the run, but must not change it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 _FREE = frozenset({"_interrupt", "_progress_bar_config", "_num_timesteps", "_current_timestep", "progress_bar"})
-"""Attributes of a pipeline that do not say what is sampled."""
+"""Attributes of a pipeline that do not influence the samples."""
 
 
 def watched(callback: Any, pipe: Any, turns: Callable[[], int]) -> Any:
-    """``callback_on_step_end`` that is told the number of its turn, and must leave everything as it is.
+    """``callback_on_step_end`` that receives the number of its turn, and must not change anything.
 
     Args:
         callback: The user's: a function, or an object of diffusers with ``tensor_inputs``.
@@ -67,7 +67,7 @@ def _plain(timestep: Any) -> Any:
 
 
 def _like(callback: Any, call: Callable[..., Any]) -> Any:
-    """A function; or, for an object that pipelines ask what it needs, one of its kind."""
+    """A function in place of the callback; for a callback object, an object of its class, which pipelines inspect."""
     kind = type(callback)
     if not hasattr(callback, "tensor_inputs"):
         return call
@@ -81,7 +81,7 @@ def _like(callback: Any, call: Callable[..., Any]) -> Any:
 
 
 def _kept(value: Any) -> Any:
-    """Something that tells whether a tensor was written to."""
+    """A value that changes when a tensor is written to."""
     if not isinstance(value, Tensor):
         return None
     if value.is_inference():

@@ -1,4 +1,4 @@
-"""Whether a run's result is what the pipeline's own scheduler makes of it, and what is done where it is not."""
+"""Compares a run's result with the steps of the pipeline's own scheduler, and continues the run where they differ."""
 
 from __future__ import annotations
 
@@ -14,29 +14,33 @@ import torch
 from torch import Tensor
 
 import parareal as pr
-from diffusion_adapters.diffusers._problem import Ask, Prepared, Request, Setup, kept_rows
-from diffusion_adapters.diffusers._replay import Mark, Replay, ReplayError, fresh
+from diffusion_adapters.diffusers._fresh_scheduler import fresh
+from diffusion_adapters.diffusers._problem import Ask, Prepared, Request, Setup, kept_rows, prepare
+from diffusion_adapters.diffusers._replay import Mark, Replay, ReplayError
 from diffusion_adapters.diffusers._translation import Translation
 
 TIMES = 5.0
-"""How many times the tolerance of a run its difference may be. In all that were right it was at most once that."""
+"""How many times the tolerance of a run its difference may be; ``benchmarks/constants.py`` prints what it is in runs
+that are right."""
 
 UNITS, SHARE = 400.0, 1e-3
-"""How many units of rounding it may be beside that; and the share in it of what noise at the start is larger by."""
+"""How many units of rounding come on top; and by what share of the noise level at the start that is multiplied. See
+``benchmarks/constants.py``."""
 
 ROUGH = {"DEISMultistepScheduler": 8.0}
-"""By how much more some schedulers round: coefficients of DEIS are differences of products of logarithms in float32."""
+"""Factors on that for schedulers that round more: the coefficients of DEIS are differences of products of logarithms in
+float32. See ``benchmarks/constants.py``."""
 
 _ESTIMATED = (pr.Status.CONVERGED, pr.Status.VERIFIED)
-"""Ends of runs that a smaller tolerance makes longer."""
+"""A run with one of these statuses takes more rounds with a smaller tolerance."""
 
 TIGHTER = 1e-2
-"""The factor on the tolerance with which a run goes on that differs."""
+"""A run that differs is continued to this times its tolerance."""
 
 
 @dataclass(frozen=True, eq=False)
 class Check:
-    """How far a call's latents are from those to which the pipeline's own scheduler comes by the same predictions.
+    """The distance between a call's latents and those that the pipeline's own scheduler computes from its predictions.
 
     Attributes:
         difference: Relative distance of each sample, float64, ``(B,)``; ``None`` where nothing was compared.
@@ -61,11 +65,11 @@ class Check:
 
 
 class DiffersError(Exception):
-    """The result is to be that of the pipeline's own run."""
+    """The pipeline's own sequential run must replace the result."""
 
 
 class Checker:
-    """What keeps a call's predictions, compares, and goes on where that does not pass.
+    """Keeps the predictions of a call, compares the result, and continues the run where the comparison does not pass.
 
     Args:
         setup: How the call is solved.
@@ -75,9 +79,9 @@ class Checker:
         samples: How many there are.
 
     Attributes:
-        check: What came of it, so far.
-        mark: What is to tell stages apart, where steps have two.
-        arguments: What the pipeline hands to ``step`` beside prediction, timestep and sample.
+        check: The comparison so far.
+        mark: Tells the stages of a step apart, where it has two.
+        arguments: What the pipeline passes to ``step`` besides prediction, timestep and sample.
     """
 
     def __init__(self, setup: Setup, translation: Translation, scheduler: Any, span: tuple[int, int], samples: int):
@@ -91,8 +95,8 @@ class Checker:
         visited, steps = span[1] - span[0], len(translation.timesteps)
         if setup.check is False:
             self._without("check=False was asked for")
-        elif setup.solver is not None:
-            self._without(f"solver={setup.solver!r} is not the scheduler's own method")
+        elif not setup.own_method:
+            self._without(f"solver={setup.options.solver!r} is not the scheduler's own method")
         elif getattr(scheduler, "order", 1) == 2 and visited == 2 * steps - 1:
             self.mark = Mark()
             self._replay = Replay(_maker(scheduler), span, 2, samples, visited)
@@ -104,17 +108,19 @@ class Checker:
     def _without(self, reason: str) -> None:
         self._replay, self.check = None, Check(reason=reason)
 
-    def begin(self, prepared: Prepared, latents: Tensor, inpainting: Any) -> None:
-        """Takes note of how the problem is solved, of where it begins, and of what is kept of an image."""
+    def begin(self, latents: Tensor, inpainting: Any) -> Prepared:
+        """Prepares the problem that starts from these latents and, for inpainting, keeps a part of an image."""
+        prepared = prepare(self._setup, self._translation, latents, inpainting, self.mark)
         self._prepared, self._latents = prepared, latents
         coarse, replay = prepared.correction.propagator, self._replay
         if replay is None:
-            return
+            return prepared
         if coarse is not None and (replay.stages > 1 or coarse.evaluations != 1 or coarse.steps not in (None, 1)):
-            self._without(f"coarse={self._setup.coarse!r} calls the network at states that are not of the run")
+            self._without(f"coarse={self._setup.options.coarse!r} calls the network at states that are not of the run")
         elif inpainting is not None:
             image, noise, mask = (part.to(prepared.dtype) for part in kept_rows(inpainting, latents))
             replay.blend = _blending(image, noise, mask)
+        return prepared
 
     def note(self, request: Request, value: Tensor) -> None:
         """Keeps the predictions that answer a request."""
@@ -123,35 +129,36 @@ class Checker:
             self._replay.note(lanes.at, lanes.samples, request.again, value, request.on_grid)
 
     def solve(self, ask: Ask) -> tuple[pr.Solution, Tensor]:
-        """Solves, compares, and goes on where that may help."""
+        """Solves, compares, and continues to a smaller tolerance where that may help."""
         setup, run = self._setup, self._prepared.run
         solution, u = run(ask, None, None)
         self.compare(solution, u)
         estimated = any(status in _ESTIMATED for status in solution.sample_status or ())
         if self.check.passed is False and estimated and not self._asked_for_less:
             rounds = solution.stats.rounds
-            solution, u = run(ask, solution, TIGHTER * setup.rtol)
+            solution, u = run(ask, solution, TIGHTER * setup.options.tolerance)
             self.compare(solution, u)
             self.check = replace(self.check, extra_rounds=solution.stats.rounds - rounds)
         return solution, u
 
     @property
     def _asked_for_less(self) -> bool:
-        return self._setup.stop is not None or self._setup.max_iterations is not None
+        options = self._setup.options
+        return options.stop is not None or options.max_iterations is not None
 
     def conclude(self, name: str, scheduler: Any) -> None:
-        """Says what is to be said at the end of a run.
+        """Warns, or raises, at the end of a run that was not compared or that differs.
 
         Args:
-            name: What the pipeline is called.
+            name: The pipeline's name, for messages.
             scheduler: The scheduler.
 
         Raises:
-            DiffersError: The pipeline's own run is to take the place of this one.
+            DiffersError: The pipeline's own sequential run must replace this one.
         """
         check, setup = self.check, self._setup
         if check.passed is None:
-            if self._raised or (setup.check and setup.solver is None):
+            if self._raised or (setup.check and setup.own_method):
                 what = "the result was not compared with what the pipeline's own scheduler makes of it"
                 warnings.warn(f"{name}: {what}: {check.reason}", RuntimeWarning, stacklevel=2)
         elif not check.passed:
@@ -185,23 +192,25 @@ class Checker:
 
     @property
     def tolerance(self) -> float:
-        """Up to which difference a comparison passes.
+        """The largest difference with which a comparison passes.
 
-        The replay is one more sweep of Picard's iteration, from the iterates that the run has ended with: it is off by
-        the sum of what the run's steps miss. A run that keeps to its tolerance has its iterates, and so the replay,
-        within a few times that. And both round: levels of the scheduler are float32, and where the network predicts
-        noise, what is rounded at the start weighs as much more at the end as the noise is larger there.
+        The replay is one more Picard iteration from the run's last iterates, so its error is the sum of the defects of
+        the steps. In a converged run the iterates, and so the replay, are within a few times the tolerance. Both also
+        round. The scheduler's noise levels are float32, and if the network predicts noise, rounding at the start counts
+        at the end in proportion to the noise level there.
         """
         translation = self._translation
         reach = 1.0
         if translation.prediction == "eps":
             schedule, t = translation.noise_schedule, translation.times[0]
             reach = max(1.0, float(schedule.sigma(t) / schedule.alpha(t)))
-        return TIMES * self._setup.rtol + self._units * torch.finfo(torch.float32).eps * max(1.0, SHARE * reach)
+        return TIMES * self._setup.options.tolerance + self._units * torch.finfo(torch.float32).eps * max(
+            1.0, SHARE * reach
+        )
 
 
 def describe(scheduler: Any) -> str:
-    """A scheduler's name, with the entries of its config that differ from what they are by default."""
+    """A scheduler's name, with the entries of its config that are not the default."""
     defaults = inspect.signature(type(scheduler).__init__).parameters
     short = reprlib.Repr()
     short.maxlist, short.maxother, short.maxstring = 3, 60, 60
@@ -214,7 +223,7 @@ def describe(scheduler: Any) -> str:
 
 
 class Rewind:
-    """Where generators stood when a call began: its own, and torch's.
+    """The states of the random generators when a call began: its own, and torch's.
 
     Args:
         generator: The call's own, one or a list of them, or ``None``.
@@ -227,7 +236,7 @@ class Rewind:
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
 
     def __call__(self) -> None:
-        """Puts them back."""
+        """Restores them."""
         for one, state in self._own:
             one.set_state(state)
         torch.set_rng_state(self._cpu)

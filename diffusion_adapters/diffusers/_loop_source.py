@@ -1,4 +1,4 @@
-"""What a pipeline's denoising loop does by the number of its step, read from its source.
+"""How a pipeline's denoising loop depends on the number of its step, read from its source.
 
 Many timesteps share one turn of the loop here, so a turn has no single number ``i``. Most loops use ``i`` for progress
 and callbacks only. What else depends on it (``i < stop``, ``keep[i]``, ``timesteps[i + 1]``) is found in the syntax
@@ -17,18 +17,11 @@ from dataclasses import dataclass
 from functools import cache
 from types import CodeType
 
-from diffusion_adapters.diffusers._loop_syntax import (
-    Origins,
-    Tree,
-    assigned_names,
-    dotted,
-    is_sink,
-    names_of,
-    reads,
-)
+from diffusion_adapters.diffusers._loop_syntax import Tree
+from diffusion_adapters.diffusers._syntax_names import Origins, assigned_names, dotted, is_sink, names_of, reads
 
 Guard = tuple[CodeType, bool]
-"""A test that a use stands under, and what it must be for the use to be reached."""
+"""A test around a use, and the value with which the use is reached."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +34,7 @@ class Use:
         text: The expression.
         value: Computes it, with the loop's variables; ``None`` where only the loop itself can.
         guards: Tests under which it is reached.
-        lasting: What it changes for the steps that follow, or ``None`` where each step stands for itself.
+        persists: What it changes for the steps that follow; ``None`` where the steps are independent.
         arguments: Parameters of the function that it is computed from.
         by_index: Whether it depends on the loop's number, and not on the timestep alone.
     """
@@ -51,7 +44,7 @@ class Use:
     text: str
     value: CodeType | None
     guards: tuple[Guard, ...]
-    lasting: str | None
+    persists: str | None
     arguments: tuple[str, ...]
     by_index: bool
 
@@ -108,16 +101,16 @@ def function_tree(code: CodeType) -> ast.FunctionDef | None:
 
 
 def read_tree(function: ast.FunctionDef, loop: ast.For, file: str, owner: type | None) -> LoopSource:
-    """What `read_loop` finds, from the tree."""
+    """The result of `read_loop`, from the syntax tree."""
     index, timestep = _targets(loop)
     reader = _Reader(function, loop, index, timestep, owner)
     uses = [*reader.uses(), *reader.carried()]
-    unique = {(use.line, use.text, use.lasting): use for use in uses}
+    unique = {(use.line, use.text, use.persists): use for use in uses}
     return LoopSource(file, function.name, index, timestep, tuple(sorted(unique.values(), key=lambda u: u.line)))
 
 
 def _targets(loop: ast.For) -> tuple[str | None, str | None]:
-    """Names of number and timestep."""
+    """The loop variables that hold the number of the step and the timestep."""
     counted = (
         isinstance(loop.iter, ast.Call) and isinstance(loop.iter.func, ast.Name) and loop.iter.func.id == "enumerate"
     )
@@ -149,7 +142,7 @@ class _Reader:
         self.sample = self._sample_names()
 
     def uses(self) -> Iterator[Use]:
-        """Those of the number and of the timestep."""
+        """Uses of the number and of the timestep."""
         for node in ast.walk(self.tree.loop):
             if not isinstance(node, ast.Name) or node.id not in self.symbols or not isinstance(node.ctx, ast.Load):
                 continue
@@ -169,10 +162,10 @@ class _Reader:
         guided = self.tree.guider_state(top)
         if guided is not None:
             return self._made(guided, None, True, guided)
-        lasting = self._lasting(top)
-        return self._made(top, lasting, by_index, None if lasting and tree.is_stored(top) else top)
+        persists = self._persists(top)
+        return self._made(top, persists, by_index, None if persists and tree.is_stored(top) else top)
 
-    def _made(self, at: ast.AST, lasting: str | None, by_index: bool, value: ast.expr | None) -> Use:
+    def _made(self, at: ast.AST, persists: str | None, by_index: bool, value: ast.expr | None) -> Use:
         line = getattr(at, "lineno", 0)
         guards = self.tree.guards(at)
         names = names_of(at)
@@ -184,15 +177,15 @@ class _Reader:
             ast.unparse(at),
             None if value is None else _compiled(value),
             tuple((_compiled(test), wanted) for test, wanted in guards),
-            lasting,
+            persists,
             self.origins.parameters(names - self.symbols),
             by_index,
         )
 
     # --- what stays behind --------------------------------------------------------------------------------------------
 
-    def _lasting(self, top: ast.expr) -> str | None:
-        """What a branch that is taken in some steps only, or an entry that is written, leaves for the others."""
+    def _persists(self, top: ast.expr) -> str | None:
+        """What later steps see of a branch that only some steps take, or of an entry that a step writes."""
         tree = self.tree
         if tree.is_stored(top):
             return f"writes {ast.unparse(tree.statement(top)).splitlines()[0]}"
@@ -229,19 +222,19 @@ class _Reader:
         return any(isinstance(node, ast.Attribute) and node.attr == "step" for node in ast.walk(part))
 
     def carried(self) -> Iterator[Use]:
-        """Variables, other than the sample, that a step takes over from the step before."""
+        """Variables other than the sample that a step reads from the step before."""
         for name, statement in self.tree.carried():
             if name in self.sample or name in self.symbols:
                 continue
-            lasting = f"carries {name} from each step to the next"
-            yield self._made(statement, lasting, True, None)
+            persists = f"carries {name} from each step to the next"
+            yield self._made(statement, persists, True, None)
         for name, statement in self.tree.collected():
             yield self._made(statement, f"adds to {name} in the order of the steps", True, None)
 
     # --- the loop's own variables -------------------------------------------------------------------------------------
 
     def _inlined(self, loop: ast.For) -> ast.For:
-        """The loop, with variables that are computed from the number or the timestep replaced by what they are."""
+        """The loop, with variables that are computed from the number or the timestep replaced by their expressions."""
         loop = deepcopy(loop)
         for _ in range(8):
             tree = Tree(loop, self.symbols, self._outside)
@@ -265,7 +258,7 @@ class _Reader:
                 yield name, node
 
     def _sample_names(self) -> set[str]:
-        """Names of what the scheduler's step returns, under which the loop goes on with it."""
+        """Names of what the scheduler's step returns, under which the loop continues with it."""
         found: set[str] = set()
         for _ in range(3):
             for node in ast.walk(self.tree.loop):
@@ -280,7 +273,7 @@ class _Reader:
         return _root(value) in {*known, ".step"}
 
     def _only_passed_on(self, top: ast.expr) -> bool:
-        """Whether it goes to a method of the pipeline that does nothing with it."""
+        """Whether it is passed to a method of the pipeline that does not use it."""
         call = self.tree.call_with(top)
         if call is None or self.owner is None or not isinstance(call.func, ast.Attribute):
             return False
@@ -304,7 +297,7 @@ def _within(statements: list[ast.stmt]) -> set[ast.AST]:
 
 
 def _root(value: ast.expr) -> str:
-    """The variable that an attribute, an entry or a method's result is of; ``".step"`` for that of a scheduler's."""
+    """The variable behind an attribute, an entry or a method's result; ``".step"`` for a scheduler's step."""
     while True:
         if isinstance(value, ast.Name):
             return value.id
@@ -334,14 +327,14 @@ class _Inline(ast.NodeTransformer):
         self.name, self.statement, self.tree = name, statement, tree
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST:
-        """The statement itself stays, and no longer counts."""
+        """Keeps the statement itself, which no longer counts."""
         if node is self.statement:
             node.inlined = True  # pyright: ignore[reportAttributeAccessIssue]
             return node
         return self.generic_visit(node)
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
-        """A reading."""
+        """Replaces a name where it is read."""
         if node.id != self.name or not isinstance(node.ctx, ast.Load) or self.tree.shadowed(node):
             return node
         made = deepcopy(self.statement.value)

@@ -1,4 +1,4 @@
-"""Which steps of a pipeline's loop may share a turn, and how the loop is told the number of the step it is in.
+"""Which steps of a pipeline's loop may share a turn, and how the loop receives the number of its step.
 
 Steps share a turn where everything that the loop computes from their number has the same value: a switch such as
 ``i < stop`` makes two groups of steps, and a round makes one turn for each group that it has lanes of.
@@ -19,9 +19,11 @@ from torch import Tensor
 
 from diffusion_adapters.diffusers._loop_source import LoopSource, Use, read_loop
 from diffusion_adapters.diffusers._loop_syntax import GUIDANCE
+from diffusion_adapters.diffusers._timesteps import Noted, itself
 
 MOST = 4
-"""Groups that are worth it, or a quarter of the steps where that is more: each costs a call of its own in a round."""
+"""The most groups of steps, or a quarter of the steps if that is more: each group costs a call of its own in a round. A
+bound on the cost, not a measured optimum."""
 
 _BY_NUMBER = ("control_guidance_start", "control_guidance_end", "skip_guidance_layers", "adapter_conditioning_factor")
 """Arguments that are known to switch by the number of the step, for loops that cannot be read."""
@@ -43,7 +45,9 @@ class LoopSteps:
     Attributes:
         source: What was read of the loop; ``None`` where it cannot be read.
         groups: For each step the number of its group.
-        told: Whether the loop takes its number from here.
+        of_grid: The same for the grid's timesteps, ``(n,)``.
+        number: That of the timestep which the loop is given next, until it is taken.
+        numbered: Whether the loop takes its number from here.
     """
 
     def __init__(self, name: str, frame: FrameType | None, timesteps: Tensor, given: dict[str, Any]) -> None:
@@ -51,7 +55,9 @@ class LoopSteps:
         self._code = None if frame is None else frame.f_code
         self.source: LoopSource | None = None
         self.groups = [0] * len(timesteps)
-        self.told = False
+        self.of_grid = torch.zeros(0, dtype=torch.int64)
+        self.numbered = self._decided = False
+        self.number: int | None = None
         if frame is not None:
             owner = frame.f_locals.get("self")
             self.source = read_loop(frame.f_code, frame.f_lineno, None if owner is None else type(owner))
@@ -61,15 +67,41 @@ class LoopSteps:
         """Whether there is more than one group."""
         return max(self.groups, default=0) > 0
 
+    def timestep(self, number: int) -> Tensor:
+        """The timestep that the loop receives in a turn. Its value matters only where there are several groups."""
+        if not self.many:
+            return self._timesteps[0]
+        return Noted.of(self._timesteps[number].clone(), itself, self.note_decision)
+
+    def take_number(self) -> int | None:
+        """The number of the timestep that the loop has just taken."""
+        number, self.number = self.number, None
+        self.numbered = self.numbered or number is not None
+        return number
+
+    def note_decision(self) -> None:
+        """Notes that Python has converted the timestep to a number, unless the groups are made by that expression."""
+        self._decided = self._decided or not self.accounts_for(caller())
+
+    def refuse_decisions(self) -> None:
+        """Raises where the timestep was converted to a number that the groups do not depend on."""
+        if self._decided:
+            raise ValueError(
+                f"{self.name} converts the timestep to a Python number (if, int, float, item) inside its loop. Several "
+                "timesteps are computed at once, so that it has no single value; expected a pipeline, and arguments, "
+                "for which nothing but the network depends on the timestep: for example one without a second "
+                "transformer for low noise"
+            )
+
     def accounts_for(self, frame: FrameType | None) -> bool:
-        """Whether a decision on the timestep, made in a frame or beneath it, is one that the groups are made by."""
+        """Whether the groups are made by the conversion of the timestep in this frame, or in a call from it."""
         frame = outside(frame)
         if self.source is None or frame is None or frame.f_code is not self._code:
             return False
         return any(use.value is not None and use.line <= frame.f_lineno <= use.end for use in self.source.uses)
 
-    def find_groups(self, grid: Tensor) -> list[int]:
-        """Groups of steps, once the loop's variables are known; returns those of the grid's timesteps.
+    def find_groups(self, grid: Tensor) -> None:
+        """Finds the groups of steps, once the loop's variables are known.
 
         Args:
             grid: Timesteps of the grid, ``(n,)``, each of them one that the loop runs over.
@@ -89,10 +121,10 @@ class LoopSteps:
             if len(numbers) > max(MOST, len(self.groups) // 4):
                 use, of_steps = max(zip(self.source.uses, values, strict=True), key=lambda pair: len(set(pair[1])))
                 self._refuse(use, f"which has {len(set(of_steps))} values in {len(of_steps)} steps")
-        return self._of_grid(grid)
+        self.of_grid = torch.tensor(self._of_grid(grid))
 
     def pick(self, group: int, turn: int, order: int) -> int:
-        """The number that a turn of a group is given: one of its steps, that counts as a step in the loop's bar."""
+        """The number of the step that stands for a group in a turn: one that advances the loop's progress bar."""
         if not self.many:
             return min(turn, len(self.groups) - 1)
         steps = [i for i, of in enumerate(self.groups) if of == group]
@@ -101,7 +133,7 @@ class LoopSteps:
     # --- values -------------------------------------------------------------------------------------------------------
 
     def _values(self, use: Use, frame: FrameType) -> list[Any]:
-        """What a use is in each step: alike where it does not matter."""
+        """The value of a use in each step; equal values where the difference does not matter."""
         assert self.source is not None
         space = {**frame.f_locals, GUIDANCE: guidance_in}
         values: list[Any] = []
@@ -111,15 +143,15 @@ class LoopSteps:
         return values
 
     def _check(self, use: Use, values: list[Any]) -> None:
-        """What a use, that has these values in the steps, must not be."""
-        if use.lasting and (use.value is None and any(v is not None for v in values)):
-            self._refuse(use, f"which {use.lasting}")
+        """Raises where a use with these values cannot be computed for several steps at once."""
+        if use.persists and (use.value is None and any(v is not None for v in values)):
+            self._refuse(use, f"which {use.persists}")
         if len(set(values)) <= 1:
             return
-        if use.lasting:
-            self._refuse(use, f"which {use.lasting} in some steps, for all that follow")
-        if use.by_index and not self.told:
-            self._refuse(use, "whose number cannot be told to its loop")
+        if use.persists:
+            self._refuse(use, f"which {use.persists} in some steps, for all that follow")
+        if use.by_index and not self.numbered:
+            self._refuse(use, "whose number cannot be passed to its loop")
 
     def _refuse(self, use: Use, why: str) -> None:
         assert self.source is not None
@@ -135,7 +167,7 @@ class LoopSteps:
         )
 
     def _warn_unread(self) -> None:
-        """There is no source: what is known by name is refused, and a warning says what was not looked at."""
+        """Without source: refuses arguments that are known to depend on the step, and warns about everything else."""
         given = [name for name in _BY_NUMBER if self._given.get(name) not in (None, 0.0, 1.0, [0.0], [1.0])]
         if given:
             raise ValueError(
@@ -170,7 +202,7 @@ class LoopSteps:
 
 
 def _value(use: Use, names: dict[str, Any], space: dict[str, Any], step: int) -> Any:
-    """What it is in a step; ``None`` where it is not reached."""
+    """The value of a use in a step; ``None`` where it is not reached."""
     for test, wanted in use.guards:
         try:
             if bool(eval(test, names, space)) != wanted:
@@ -186,7 +218,7 @@ def _value(use: Use, names: dict[str, Any], space: dict[str, Any], step: int) ->
 
 
 def _frozen(value: Any) -> Any:
-    """Something that compares as a value does."""
+    """A hashable stand-in for a value, equal where the values are equal."""
     if isinstance(value, Tensor):
         return tuple(value.shape), tuple(value.detach().flatten().tolist())
     if isinstance(value, list | tuple):
@@ -207,7 +239,7 @@ def _short(value: Any, most: int = 40) -> str:
 
 
 def guidance_in(guider: Any, step: int, steps: Any, timestep: Any) -> Any:
-    """What a guider of diffusers does in a step, as something to compare: its switches."""
+    """The switches of a guider of diffusers in a step, as a value to compare."""
     at = copy(guider)
     at.set_state(step=step, num_inference_steps=steps, timestep=timestep)
     if any(getattr(guider, name, None) for name in vars(guider) if "momentum" in name):
@@ -218,11 +250,11 @@ def guidance_in(guider: Any, step: int, steps: Any, timestep: Any) -> Any:
     return *(getattr(at, name)() for name in switches), *by_level, step < getattr(guider, "zero_init_steps", 0)
 
 
-# --- telling the loop its number --------------------------------------------------------------------------------------
+# --- passing the loop its number --------------------------------------------------------------------------------------
 
 
 def outside(frame: FrameType | None) -> FrameType | None:
-    """The first frame from here on that is a pipeline's: not ours, nor that of a progress bar or of torch."""
+    """The first frame, from here outwards, that is not part of this package, of a progress bar or of torch."""
     while frame is not None:
         module = str(frame.f_globals.get("__name__", "")).split(".")
         ours = module[:2] == ["diffusion_adapters", "diffusers"] or module[0] in ("tqdm", "torch", "contextlib")
@@ -237,8 +269,8 @@ def caller() -> FrameType | None:
     return outside(sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
 
 
-def telling(function: Any, number: Number) -> Any:
-    """A function whose ``enumerate`` gives its loop over timesteps the numbers that it is to have.
+def with_numbers(function: Any, number: Number) -> Any:
+    """The function, with an ``enumerate`` that numbers its denoising loop by the steps that are computed.
 
     It is the same code, under the same decorators, with another ``enumerate`` among its globals.
 
@@ -250,8 +282,8 @@ def telling(function: Any, number: Number) -> Any:
     def numbered(iterable: Iterable[Any], start: int = 0) -> Iterator[tuple[int, Any]]:
         number()
         for count, item in builtins.enumerate(iterable, start):
-            told = number()
-            yield (count if told is None else start + told), item
+            given = number()
+            yield (count if given is None else start + given), item
 
     return _remade(function, numbered) or function
 

@@ -19,7 +19,7 @@ SHARED = frozenset({"img_ids", "txt_ids", "image_rotary_emb", "freqs_cis", "rota
 
 
 def proxy(module: nn.Module, call: Call) -> nn.Module:
-    """A module that is the given one in all but what a call of it does.
+    """A module like the given one, except for what a call does.
 
     It shares parameters, buffers, config and hooks with the original, which is what is called in the end.
     """
@@ -30,7 +30,7 @@ def proxy(module: nn.Module, call: Call) -> nn.Module:
 
 @cache
 def _calling(kind: type[nn.Module]) -> type[nn.Module]:
-    """A class like the given one, but for what a call does."""
+    """A class like the given one, except for what a call does."""
 
     def called(self: Any, *args: Any, **kwargs: Any) -> Any:
         return self.__dict__["_parareal_call"](args, kwargs)
@@ -68,7 +68,7 @@ def find_layout(given: Tensor, latents: Tensor) -> Layout | None:
 
 
 class Lanes(NamedTuple):
-    """The lanes of a round, as the network is to see them.
+    """The lanes of a round, as the network receives them.
 
     Attributes:
         x: Its input, ``(R, *rest)``.
@@ -83,7 +83,7 @@ class Lanes(NamedTuple):
     between: Tensor | None
 
     def some(self, rows: Tensor | None) -> Lanes:
-        """Those with these numbers; ``None`` for all."""
+        """The lanes with these numbers; ``None`` for all."""
         if rows is None:
             return self
         return Lanes(*(None if part is None else part[rows] for part in self))  # pyright: ignore[reportArgumentType]
@@ -91,7 +91,7 @@ class Lanes(NamedTuple):
 
 @dataclass
 class Plan:
-    """What was learnt of how a pipeline calls one of its networks.
+    """How a pipeline calls one of its networks, learnt from its first call.
 
     Attributes:
         layout: Where the latents stand in its first tensor.
@@ -152,7 +152,7 @@ class Plan:
 
 
 class Known:
-    """Arguments made for the lanes of a round: not to be made again."""
+    """Tensors that already have rows for all lanes of this round, and must not be expanded again."""
 
     def __init__(self) -> None:
         self._made: dict[int, Tensor] = {}
@@ -160,11 +160,11 @@ class Known:
         self._lanes = 0
 
     def has(self, value: Tensor) -> bool:
-        """Whether a network put this out in this round, for all lanes."""
+        """Whether this is an output of a network in this round, with rows for all lanes."""
         return id(value) in self._made
 
     def add(self, value: Any) -> None:
-        """What a network put out."""
+        """Notes the output of a network."""
 
         def note(leaf: Tensor, shared: bool) -> Tensor:
             self._made[id(leaf)] = leaf
@@ -173,11 +173,11 @@ class Known:
         walk(value, note)
 
     def next_round(self) -> None:
-        """Forgets what networks put out."""
+        """Forgets the outputs of the round before."""
         self._made.clear()
 
     def expanded(self, value: Tensor, samples: int, lanes: Lanes, keep: bool = True) -> Tensor:
-        """Rows for the lanes from rows for the samples, whatever the number of groups of them."""
+        """Rows for the lanes from rows for the samples, for any number of groups."""
         count = lanes.x.shape[0]
         groups = value.shape[0] // samples
         if lanes.samples is not None:

@@ -12,27 +12,33 @@ import torch
 from torch import Tensor, nn
 
 import parareal as pr
-from diffusion_adapters._validate import count, one_of
+from diffusion_adapters._validate import explain_keywords, kind_of
+from diffusion_adapters.diffusers._call import Call
 from diffusion_adapters.diffusers._callbacks import watched, watched_old
 from diffusion_adapters.diffusers._check import Check, DiffersError, Rewind
 from diffusion_adapters.diffusers._denoising_loop import Conversation
-from diffusion_adapters.diffusers._loop_steps import telling
+from diffusion_adapters.diffusers._loop_steps import with_numbers
 from diffusion_adapters.diffusers._network_proxy import proxy
 from diffusion_adapters.diffusers._problem import Setup
 from diffusion_adapters.diffusers._scheduler_proxy import stand_in
 from diffusion_adapters.diffusers._unsupported import refuse, refuse_combined
-from diffusion_adapters.sampling._sample import COARSE, SOLVERS, stopping
+from diffusion_adapters.sampling._options import Options
 
 NETWORKS = ("unet", "transformer", "transformer_2", "controlnet", "prior")
 """Components that a pipeline may call in its loop."""
 
 RTOL = 2e-5
+"""The default tolerance: latents are then within 1e-4 of the sequential run's (``benchmarks/schedulers.py``)."""
+WIDTH = 16
+"""The default width. With 50 steps of DDIM on the packaged digits it takes about as many rounds as 50 at a time (see
+``benchmarks/constants.py``), and 16 times the batch fits into memory more often than 50 times."""
+
 _OF_STEPS = ("eta", "use_clipped_model_output")
-"""Arguments that matter for the scheduler's steps, also where they are a pipeline's own defaults."""
+"""Arguments that the scheduler's steps depend on, also where they are the pipeline's defaults."""
 
 
 class ParallelPipeline:
-    """What `parallelize` returns: it is called as the pipeline is, and returns what that returns.
+    """The result of `parallelize`: it has the call, the result and the attributes of the pipeline.
 
     Attributes that are not its own are the pipeline's.
 
@@ -40,8 +46,8 @@ class ParallelPipeline:
         pipe: The pipeline.
         solution: The run behind the last call: rounds, evaluations, error estimate, history (`parareal.Solution`), also
             where the call was interrupted or raised; ``None`` before the first.
-        check: What came of comparing the last call's latents with those that the pipeline's own scheduler makes of the
-            run's predictions; ``None`` before the first.
+        check: The comparison of the last call's latents with those that the pipeline's own scheduler makes of the run's
+            predictions; ``None`` before the first.
     """
 
     pipe: Any
@@ -89,8 +95,8 @@ class ParallelPipeline:
         conversation = Conversation(setup, type(pipe).__name__, interrupted, given)
         _prepare(copy, pipe, conversation)
         if given.get("callback_on_step_end") is not None:
-            conversation.preview = True
-            callback = watched(given["callback_on_step_end"], pipe, lambda: conversation.rounds)
+            conversation.call.preview = True
+            callback = watched(given["callback_on_step_end"], pipe, lambda: conversation.turns)
             kwargs = {**kwargs, "callback_on_step_end": callback}
             args = _without(signature, args, "callback_on_step_end")
         if callable(kwargs.get("callback")):
@@ -98,7 +104,7 @@ class ParallelPipeline:
         self.__dict__["_copy"] = copy
         value = off = None
         try:
-            value = telling(type(pipe).__call__, conversation.take_number)(copy, *args, **kwargs)
+            value = with_numbers(type(pipe).__call__, conversation.take_number)(copy, *args, **kwargs)
         except DiffersError as differs:
             off = differs
         finally:
@@ -112,6 +118,16 @@ class ParallelPipeline:
         return pipe(*own[0], **own[1])
 
 
+@explain_keywords(
+    {
+        "seed": "pipe(..., generator=torch.Generator().manual_seed(0)), the pipeline's own argument",
+        "generator": "pipe(..., generator=...), the pipeline's own argument",
+        "steps": "pipe(..., num_inference_steps=...), the pipeline's own argument",
+        "num_inference_steps": "pipe(..., num_inference_steps=...), the pipeline's own argument",
+        "scheduler": "pipe.scheduler = ..., before parallelize",
+        "tol": "rtol=...",
+    }
+)
 def parallelize(
     pipe: Any,
     solver: str | pr.Integrator | None = None,
@@ -140,9 +156,9 @@ def parallelize(
         solver: ``None`` for what the scheduler does, or one of `sample`'s names or integrators on the scheduler's noise
             levels.
         coarse: See `sample`.
-        width: Timesteps that are worked on at a time, as far as there are so many: the factor on the network's batch.
-            ``None`` for 16 with ``coarse="gaussian"``, and no window otherwise. Where memory is short, or the device
-            busy with less, take less: rounds then rise slowly.
+        width: How many timesteps are computed at a time (at most all of them): the factor on the network's batch.
+            ``None`` for 16 with ``coarse="gaussian"``, and no window otherwise. Take less where memory is short, or
+            where a smaller batch already keeps the device busy: the number of rounds then rises slowly.
         rtol: Tolerance on the latents, ``None`` for 2e-5; see `sample`. With that they were within 1e-4 of the
             sequential run's in every pipeline tested. An image shows differences from about 1e-2 on: 1e-3 saves rounds.
         slices: See `sample`.
@@ -151,9 +167,10 @@ def parallelize(
         max_iterations: Most iterations; ``None`` for as many as there are slices.
         dtype: In which states are kept between calls of the network, float32 or float64.
         check: Whether a copy of the pipeline's own scheduler steps through the run's predictions once more, without the
-            network, and must come to the same latents. Where it does not, the run goes on, and if that does not help
-            the pipeline runs in its own sequential way, with a warning; with ``stop`` or ``max_iterations`` of your own
-            there is a warning alone. ``None`` for wherever it is possible, True to be told where it is not.
+            network, and must come to the same latents. Where it does not, the run continues to a smaller tolerance. If
+            that does not help, the pipeline itself runs, in sequence, with a warning. With your own ``stop`` or
+            ``max_iterations`` there is only a warning. ``None`` compares wherever that is possible; True also warns
+            where it is not.
         verify: Evaluate every boundary once more after convergence; see `parareal.solve`.
 
     Returns:
@@ -170,7 +187,7 @@ def parallelize(
     refuse_combined(pipe)
     if not hasattr(pipe, "scheduler") or pipe.scheduler is None or not hasattr(pipe.scheduler, "set_timesteps"):
         raise ValueError(
-            f"pipe is a {type(pipe).__name__} without a scheduler; expected a diffusers pipeline such as "
+            f"pipe is {kind_of(pipe)} without a scheduler; expected a diffusers pipeline such as "
             "StableDiffusionPipeline, whose scheduler is its attribute scheduler"
         )
     if not any(isinstance(getattr(pipe, name, None), nn.Module) for name in NETWORKS):
@@ -178,32 +195,25 @@ def parallelize(
             f"{type(pipe).__name__} has no denoiser that is known here; expected a component "
             f"{' or '.join(NETWORKS[:2])}"
         )
-    if isinstance(solver, str):
-        one_of(solver, SOLVERS, "solver", "an integrator such as pr.RK4()")
-    elif solver is not None and not isinstance(solver, pr.Integrator):
-        raise TypeError(f"solver is a {type(solver).__name__}; expected None, a name or an integrator such as pr.RK4()")
-    if isinstance(coarse, str):
-        one_of(coarse, COARSE, "coarse", "a correction or an integrator such as pr.Coarse(pr.Euler())")
-    elif not isinstance(coarse, pr.Correction | pr.Integrator):
-        raise TypeError(f"coarse is a {type(coarse).__name__}; expected a name, a correction or an integrator")
-    if width is not None:
-        width = count(width, "width")
-        if schedule is not None:
-            raise ValueError(f"width={width} came with schedule={schedule!r}; expected one of them")
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"dtype={dtype} is not supported; expected torch.float32 or torch.float64")
-    if check is not None and not isinstance(check, bool):
-        raise TypeError(f"check is a {type(check).__name__}; expected True, False or None")
-    stopping(rtol, stop, RTOL)  # for its checks
-    rtol = RTOL if rtol is None else rtol
-    setup = Setup(
-        solver, coarse, width, rtol, schedule, slices, stop, max_iterations, dtype, check=check, verify=verify
+    options = Options(
+        solver,
+        coarse,
+        slices,
+        width,
+        schedule,
+        rtol,
+        stop,
+        max_iterations,
+        verify,
+        default_rtol=RTOL,
+        default_width=WIDTH,
     )
+    setup = Setup(options, dtype, check)
     return ParallelPipeline(pipe, setup)
 
 
 def _bound(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments by name; where they do not fit, the pipeline itself will say so."""
+    """The arguments by name. Where they do not fit the signature, the pipeline itself raises."""
     try:
         defaults = {name: part.default for name, part in signature.parameters.items() if name in _OF_STEPS}
         return {**defaults, **signature.bind_partial(*args, **kwargs).arguments}
@@ -212,7 +222,7 @@ def _bound(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str
 
 
 def _without(signature: inspect.Signature, args: tuple[Any, ...], name: str) -> tuple[Any, ...]:
-    """Positional arguments, cut before the one of this name, which comes by keyword now."""
+    """The positional arguments before the one of this name, which is passed by keyword from here on."""
     names = list(signature.parameters)
     place = names.index(name) if name in names else len(args)
     if len(args) > place + 1:
@@ -221,7 +231,7 @@ def _without(signature: inspect.Signature, args: tuple[Any, ...], name: str) -> 
 
 
 def _prepare(copy: Any, pipe: Any, conversation: Conversation) -> None:
-    """Puts stand-ins into a copy of a pipeline, past its own way of setting components."""
+    """Puts stand-ins into a copy of a pipeline, without the pipeline's own setters."""
     state = copy.__dict__
     state["scheduler"] = stand_in(pipe.scheduler, conversation)
     for name in NETWORKS:
@@ -231,46 +241,46 @@ def _prepare(copy: Any, pipe: Any, conversation: Conversation) -> None:
     if hasattr(pipe, "maybe_free_model_hooks"):
         state["maybe_free_model_hooks"] = pipe.maybe_free_model_hooks  # offloading is about the pipeline's own modules
     if hasattr(copy, "prepare_latents"):
-        state["prepare_latents"] = _noting(copy.prepare_latents, conversation)
+        state["prepare_latents"] = _noting(copy.prepare_latents, conversation.call)
     if hasattr(copy, "prepare_mask_latents"):
-        state["prepare_mask_latents"] = _noting_mask(copy.prepare_mask_latents, conversation)
-    state["progress_bar"] = _ending(copy.progress_bar, conversation)
+        state["prepare_mask_latents"] = _noting_mask(copy.prepare_mask_latents, conversation.call)
+    state["progress_bar"] = _ending(copy.progress_bar, conversation.call)
 
 
-def _noting(prepare: Callable[..., Any], conversation: Conversation) -> Callable[..., Any]:
-    """Notes the latents that a pipeline prepares, and what it keeps of an image."""
+def _noting(prepare: Callable[..., Any], into: Call) -> Callable[..., Any]:
+    """Notes the latents that a pipeline prepares, and the image and noise for inpainting."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         value = prepare(*args, **kwargs)
         parts = value if isinstance(value, tuple | list) else (value,)
         if parts and isinstance(parts[0], Tensor):
             latents = parts[0]
-            conversation.latents = latents
+            into.latents = latents
             like = [p for p in parts[1:3] if isinstance(p, Tensor) and p.shape == latents.shape]
             if len(like) == 2:
-                conversation.inpainting.noise, conversation.inpainting.image = like
+                into.inpainting.noise, into.inpainting.image = like
         return value
 
     return call
 
 
-def _noting_mask(prepare: Callable[..., Any], conversation: Conversation) -> Callable[..., Any]:
+def _noting_mask(prepare: Callable[..., Any], into: Call) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         value = prepare(*args, **kwargs)
         mask = value[0] if isinstance(value, tuple | list) else value
         if isinstance(mask, Tensor):
-            conversation.inpainting.mask = mask
+            into.inpainting.mask = mask
         return value
 
     return call
 
 
-def _ending(progress_bar: Callable[..., Any], conversation: Conversation) -> Callable[..., Any]:
-    """The pipeline's own bar, which ends where the rounds do."""
+def _ending(progress_bar: Callable[..., Any], into: Call) -> Callable[..., Any]:
+    """Notes the pipeline's progress bar, which must end with the last turn."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         bar = progress_bar(*args, **kwargs)
-        conversation.bar = bar
+        into.bar = bar
         return bar
 
     return call

@@ -1,4 +1,4 @@
-"""A scheduler's run as a problem for the engine, whose right-hand side is asked of the pipeline."""
+"""A scheduler's run as a problem for the engine. The pipeline evaluates the right-hand side."""
 
 from __future__ import annotations
 
@@ -10,17 +10,12 @@ import torch
 from torch import Tensor
 
 import parareal as pr
+from diffusion_adapters._validate import kind_of
+from diffusion_adapters.diffusers._given_noise import Drawn, DrawnFlow
+from diffusion_adapters.diffusers._inpainting import Blend, Blended
 from diffusion_adapters.diffusers._network_proxy import Lanes
 from diffusion_adapters.diffusers._replay import Mark, Marked
-from diffusion_adapters.diffusers._scheduler_steps import (
-    Blend,
-    Blended,
-    Drawn,
-    DrawnFlow,
-    HeunToZero,
-    Posterior,
-    nearest,
-)
+from diffusion_adapters.diffusers._scheduler_steps import Posterior, nearest
 from diffusion_adapters.diffusers._translation import Translation
 from diffusion_adapters.equations._coordinates import Coordinates, Ratio, coordinates_for, small_signal
 from diffusion_adapters.equations._probability_flow import DiffusionODE, ProbabilityFlow, RightHandSide, check_start
@@ -28,30 +23,39 @@ from diffusion_adapters.equations._reverse_sde import NoisyFlow
 from diffusion_adapters.models._model import DiffusionModel
 from diffusion_adapters.models._prediction import convert, per_row
 from diffusion_adapters.noise_schedules._named import Flow
-from diffusion_adapters.sampling._sample import SOLVERS, choose_schedule, correction_of, grid_of, settled
-
-WIDTH = 16
-"""Slices at a time, unless told otherwise: on the packaged digits this takes 11 rounds for 50 steps of DDIM, as all 50
-at a time do, and a memory can hold 16 times the batch sooner than 50 times."""
+from diffusion_adapters.sampling._heun_to_zero import HeunToZero
+from diffusion_adapters.sampling._options import Options
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How to solve, as `parallelize` was told, and what of a call's arguments matters for it."""
+    """How to solve: what `parallelize` received, and what of a call's arguments matters for the scheduler's steps.
 
-    solver: str | pr.Integrator | None
-    coarse: str | pr.Correction | pr.Integrator
-    width: int | None
-    rtol: float
-    schedule: pr.Schedule | None = None
-    slices: int | None = None
-    stop: pr.StoppingRule | None = None
-    max_iterations: int | None = None
+    Attributes:
+        options: The arguments that `sample` takes as well.
+        dtype: In which states are kept between calls of the network.
+        check: Whether the result is compared with the scheduler's own steps; ``None`` for wherever that is possible.
+        eta: What the pipeline passes on to ``step``.
+        use_clipped: Likewise ``use_clipped_model_output``.
+    """
+
+    options: Options
     dtype: torch.dtype = torch.float32
+    check: bool | None = None
     eta: float = 0.0
     use_clipped: bool = False
-    check: bool | None = None
-    verify: bool = False
+
+    def __post_init__(self) -> None:
+        check: Any = self.check
+        if self.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"dtype={self.dtype} is not supported; expected torch.float32 or torch.float64")
+        if check is not None and not isinstance(check, bool):
+            raise TypeError(f"check is {kind_of(check)}; expected True, False or None")
+
+    @property
+    def own_method(self) -> bool:
+        """Whether the scheduler's own method is wanted, and not another on its noise levels."""
+        return self.options.solver is None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +67,7 @@ class Request:
         x: Their states as x, ``(R, *rest)``.
         t: Their times of the noise schedule, float64, ``(R,)``.
         on_grid: Which of them are of the grid, where some may not be, else ``None``.
-        again: Whether they are second stages.
+        again: Whether they are the second stages of their steps.
     """
 
     lanes: Lanes
@@ -74,7 +78,7 @@ class Request:
     again: bool = False
 
     def prediction(self, value: Tensor) -> Tensor:
-        """What the scheduler takes for its prediction: x0 where it preconditions or clips, else ``value`` itself."""
+        """The prediction that the scheduler uses: x0 where it preconditions or clips, else ``value`` itself."""
         translation = self.translation
         value = value.to(self.x.dtype)
         if translation.data is not None:
@@ -84,7 +88,7 @@ class Request:
         return value
 
     def clean(self, value: Tensor, samples: int) -> Tensor:
-        """Clean data as the least noisy lane of each sample has it."""
+        """The clean data that the least noisy lane of each sample predicts."""
         rows = self.lanes.samples
         order = self.t.argsort(descending=True)
         rows = torch.zeros_like(order) if rows is None else rows[order]
@@ -108,8 +112,8 @@ class Request:
 
 
 Draw = Callable[[Any, torch.dtype, bool], None]
-"""What is called with the generator, the dtype of the network's output, and whether the pipeline holds every sample
-twice, before the first step is taken."""
+"""Draws the noise before the first step. Arguments: the generator, the dtype of the network's output, and whether the
+pipeline keeps every sample twice."""
 
 Ask = Callable[["Request"], Tensor]
 
@@ -118,12 +122,12 @@ class Prepared(NamedTuple):
     """A problem, ready to be solved.
 
     Attributes:
-        run: ``run(ask, resume, rtol)`` solves it, or goes on from a solution, to another tolerance if one is given;
+        run: ``run(ask, resume, rtol)`` solves it, or resumes a solution, to another tolerance if one is given;
             ``ask`` answers a `Request`. It returns the solution and the latents at the end.
         serial: ``serial(ask)`` takes one step after another, and returns likewise.
-        draw: What draws the noise, where steps take any.
-        drawn: Where that noise is.
-        correction: What carries corrections on.
+        draw: Draws the noise, where steps take any.
+        drawn: Holds that noise.
+        correction: The correction of the parallel run.
         dtype: That of the states.
     """
 
@@ -138,18 +142,18 @@ class Prepared(NamedTuple):
 def prepare(
     setup: Setup, translation: Translation, latents: Tensor, inpainting: Any, mark: Mark | None = None
 ) -> Prepared:
-    """What solves, and what draws noise, where steps take any.
+    """Prepares a scheduler's run: what solves it, and what draws the noise of its steps.
 
     Args:
-        setup: How.
+        setup: How to solve.
         translation: What the scheduler does.
         latents: Where it begins, ``(B, *rest)``.
-        inpainting: What is kept of an image, or ``None``.
-        mark: What is to say of which stage a request is, where steps have two.
+        inpainting: The image, noise and mask to keep, or ``None``.
+        mark: Notes the stage of a request, where steps have two.
     """
     fine, off_grid = _fine(setup, translation)
     clean = translation.clean
-    if setup.solver is not None and isinstance(translation.fine, Posterior):
+    if not setup.own_method and isinstance(translation.fine, Posterior):
         clean = clean or translation.fine.clean
     translation = replace(translation, clean=clean)
     serve = _Serve(translation, len(latents), off_grid, mark or Mark())
@@ -168,11 +172,10 @@ def prepare(
     if inpainting is not None:
         blend = Blend(coordinates, *kept_rows(inpainting, latents), float(grid.points[-1]))
         fine = Blended(replace(fine, blend=blend) if isinstance(fine, HeunToZero) else fine, blend)
-    correction = correction_of(setup.coarse, fine)
-    grid = grid_of(grid.points, setup.slices, correction, fine)
+    options = setup.options
+    _, correction, grid, window, rule = options.resolve(grid.points, fine)
     if mark is not None and isinstance(fine, pr.Multistep):
         fine = Marked(fine, mark)
-    plan = choose_schedule(setup.schedule, _width(setup, grid.num_slices), setup.coarse, grid.num_slices)
     alpha = schedule.alpha(times[[0, -1]]).tolist() if translation.scaled else (1.0, 1.0)
     flow = ProbabilityFlow(problem, coordinates)
     # z = x/alpha is large where the run begins nearly without signal: float32 would lose the data in it
@@ -187,19 +190,18 @@ def prepare(
 
     def run(ask: Ask, resume: pr.Solution | None, rtol: float | None) -> tuple[pr.Solution, Tensor]:
         serve.answer = ask
-        tolerance = pr.Tolerance(rtol=setup.rtol if rtol is None else rtol, atol=0.0, rule="error")
         solution = pr.solve(
             problem,
             u0,
             grid,
             fine=fine,
             coarse=correction,
-            schedule=plan,
-            stop=settled(tolerance, plan) if setup.stop is None else setup.stop,
-            max_iterations=setup.max_iterations,
+            schedule=window,
+            stop=rule if rtol is None else options.rule(window, rtol),
+            max_iterations=options.max_iterations,
             samples=True,
             resume=resume,
-            verify=setup.verify,
+            verify=options.verify,
             throw=False,
         )
         return solution, flow.to_x(grid.points[-1], solution.u) / alpha[1]
@@ -208,24 +210,17 @@ def prepare(
 
 
 def _coordinates(setup: Setup, translation: Translation, fine: pr.Integrator) -> Coordinates:
-    """Those in which schedulers step, where the method would be another in others, as Heun's is."""
+    """The coordinates of the schedulers, for methods that differ from one choice to another, as Heun's does."""
     schedule = translation.noise_schedule
-    if setup.solver is None:
+    if setup.own_method:
         return coordinates_for(schedule, translation.coordinates)
     alike = isinstance(fine, pr.Euler) or pr.Semilinear in fine.solves or NoisyFlow in fine.solves
     silent = schedule.alpha(translation.times[0]).item() == 0
     return coordinates_for(schedule, None if alike or silent or isinstance(schedule, Flow) else "ratio")
 
 
-def _width(setup: Setup, slices: int) -> int | None:
-    """As wide as asked for, as far as there are slices: a pipeline is called for one number of steps and another."""
-    if setup.width is None and (setup.schedule is not None or setup.coarse != "gaussian"):
-        return None
-    return min(WIDTH if setup.width is None else setup.width, slices)
-
-
 class _Serve:
-    """The network as the engine calls it: what it says is asked of the pipeline."""
+    """The network as the engine calls it; the pipeline gives the answer."""
 
     answer: Callable[[Request], Tensor]
 
@@ -266,25 +261,24 @@ def _named(rows: list[Tensor]) -> dict[str, Tensor]:
 
 
 def _fine(setup: Setup, translation: Translation) -> tuple[pr.Integrator, bool]:
-    """The method, and whether it, or the coarse propagator, may ask between the points of the grid."""
-    off_grid = isinstance(setup.solver, pr.Integrator) or not isinstance(setup.coarse, str)
-    if setup.solver is None:
+    """The method, and whether it or the coarse propagator may evaluate between the points of the grid."""
+    options = setup.options
+    off_grid = isinstance(options.solver, pr.Integrator) or not isinstance(options.coarse, str)
+    if options.solver is None:
         return translation.fine, off_grid
-    if isinstance(setup.solver, pr.Integrator):
-        return setup.solver, off_grid
-    return (HeunToZero() if setup.solver == "heun" else SOLVERS[setup.solver]()), off_grid
+    return (HeunToZero() if options.solver == "heun" else options.fine()), off_grid
 
 
 def _drawing(translation: Translation, latents: Tensor, drawn: Drawn) -> Draw:
     """What draws the noise of all steps, as the scheduler would draw it in a sequential run."""
 
-    def draw(generator: Any, dtype: torch.dtype, twins: bool) -> None:
+    def draw(generator: Any, dtype: torch.dtype, duplicated: bool) -> None:
         from diffusers.utils.torch_utils import randn_tensor
 
         given = translation.noise
         kind = given if isinstance(given, torch.dtype) else dtype
         count, last = len(latents), len(translation.times) - 2
-        shape = (2 * count if twins else count, *latents.shape[1:])
+        shape = (2 * count if duplicated else count, *latents.shape[1:])
         normals: list[Tensor] = []
         for i in range(last + 1):
             if i == last and translation.silent:

@@ -1,4 +1,4 @@
-"""The pipeline's own scheduler as a check of ours: it steps through the predictions of a run, without a network.
+"""The pipeline's own scheduler as a check of the result: it steps through the run's predictions, without a network.
 
 Every prediction that the pipeline hands to ``scheduler.step`` is kept: the last one for each timestep and sample. After
 the run a fresh copy of the scheduler goes through them in its own order, from the same latents and with the same noise.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 import parareal as pr
-from parareal._core.arrays import Ints
-from parareal.problem._ode import Stages
+from diffusion_adapters.diffusers._wrapped_method import WrappedMethod
+from parareal.extend import Stages
 
 
 class ReplayError(Exception):
-    """Why there is nothing to compare with, as a sentence."""
+    """The replay failed; the message says why."""
 
 
 # --- which stage of a step a prediction is of ----------------------------------------------------------------------
@@ -53,39 +53,14 @@ class Again:
 
 
 @dataclass(frozen=True)
-class Marked(pr.Multistep):
+class Marked(WrappedMethod):
     """A method of two stages that tells them apart, since their predictions are of the same timesteps."""
 
-    method: pr.Multistep
     mark: Mark
-    restart: bool = False
-    steps: int | None = None
-
-    @property
-    def traits(self) -> pr.IntegratorTraits:
-        """Those of the method, with a history."""
-        return replace(self.method.traits, multistep=True, tableau=None, stability=None)
-
-    @property
-    def group(self) -> int:
-        """That of the method."""
-        return self.method.group
-
-    def first_function(self, problem: Any) -> Any:
-        """That of the method."""
-        return self.method.first_function(problem)
-
-    def begin(self, u: Any) -> pr.Memory:
-        """That of the method."""
-        return self.method.begin(u)
-
-    def variants(self, step: Ints, steps: Ints) -> Ints:
-        """Those of the method."""
-        return self.method.variants(step, steps)
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: pr.Carried, variant: int = 0) -> Stages:
         """One step of the method, its second request another function than its first."""
-        stages, value, asked = self.method.step(problem, t0, t1, u, variant), None, False
+        stages, value, asked = self.of_method(problem, t0, t1, u, variant), None, False
         while True:
             try:
                 request = stages.send(value)
@@ -100,7 +75,7 @@ class Marked(pr.Multistep):
 
 
 class _Given(TorchFunctionMode):
-    """Gives the normals of a run, one step's after the other's, to whoever draws some."""
+    """Returns the noise of a run, step by step, in place of new random numbers."""
 
     def __init__(self, normals: Tensor) -> None:
         super().__init__()
@@ -115,20 +90,6 @@ class _Given(TorchFunctionMode):
 
 
 # --- the replay -----------------------------------------------------------------------------------------------------
-
-
-def fresh(scheduler: Any) -> Any:
-    """A copy of a scheduler that has made no step, of its own class where it is a stand-in."""
-    kind = type(scheduler)
-    made: Any = object.__new__(kind.__bases__[1] if "_conversation" in vars(scheduler) else kind)
-    state = {key: value.copy() if type(value) in (list, dict) else value for key, value in vars(scheduler).items()}
-    state.pop("_conversation", None)
-    if "_own_timesteps" in state:
-        state["timesteps"] = state.pop("_own_timesteps")
-    made.__dict__.update(state)
-    if getattr(made, "_step_index", None) is not None:  # scaling an input has set it
-        made._step_index = None
-    return made
 
 
 @dataclass(eq=False)
@@ -176,10 +137,10 @@ class Replay:
         self._kept.index_put_((slots, rows), value.detach().to(self._kept.dtype))
 
     def end(self, latents: Tensor, normals: Tensor | None) -> Tensor:
-        """Where the scheduler comes to, from latents of the run's dtype.
+        """The latents that the scheduler computes from those at the start.
 
         Raises:
-            ReplayError: It does not come to an end.
+            ReplayError: There is no prediction, or the scheduler raised.
         """
         kept = self._kept
         if kept is None:

@@ -1,4 +1,4 @@
-"""The stand-in for a pipeline's scheduler: it has its levels and timesteps, and its steps are the engine's."""
+"""The stand-in for a pipeline's scheduler: it has its levels and timesteps, and the engine makes its steps."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from diffusion_adapters.diffusers._timesteps import Noted, Rounds
 
 
 class StandIn:
-    """What of a scheduler is replaced; mixed into a subclass of its own class, so that it is still one of those."""
+    """The replaced parts of a scheduler, mixed into a subclass of its class: ``isinstance`` still holds."""
 
     _conversation: Conversation
     _own_timesteps: Tensor
 
     @property
     def timesteps(self) -> Any:
-        """The timesteps, over which a loop runs as often as there are rounds."""
+        """The timesteps; a loop over them makes as many turns as the run needs."""
         own = self._own_timesteps
         return Rounds.of(own, self._conversation.loop) if isinstance(own, Tensor) else own
 
@@ -29,13 +29,13 @@ class StandIn:
         self._own_timesteps = value.plain if isinstance(value, Rounds) else value
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None, *args: Any, **kwargs: Any) -> Tensor:
-        """As the scheduler does, until the engine is at work, whose lanes are scaled by itself."""
-        if self._conversation.under_way or not hasattr(super(), "scale_model_input"):
+        """As the scheduler does, until the engine is at work, which scales its lanes itself."""
+        if self._conversation.solving or not hasattr(super(), "scale_model_input"):
             return sample
         return super().scale_model_input(sample, _plain(timestep), *args, **kwargs)  # pyright: ignore
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Hands the prediction to the engine; returns what the pipeline is to take for its latents."""
+        """Passes the prediction to the engine; returns the latents with which the pipeline continues."""
         given = {**dict(zip(_names(self), args, strict=False)), **kwargs} if args else kwargs
         self._refuse_more(given)
         latents = self._conversation.step(model_output, sample, given)
@@ -44,9 +44,9 @@ class StandIn:
         return _output()(prev_sample=latents, pred_original_sample=latents)
 
     def _refuse_more(self, given: dict[str, Any]) -> None:
-        """Raises where a step is told more than is known here: noise of its own, churn, a timestep for each token."""
+        """Raises where a step receives an argument that is not supported, such as churn or noise of its own."""
         parameters = inspect.signature(self.step).parameters
-        setup = self._conversation.setup
+        setup = self._conversation.call.setup
         known = {"eta": setup.eta, "use_clipped_model_output": setup.use_clipped}
         for name, value in given.items():
             if name in ("generator", "return_dict") or name not in parameters or isinstance(value, Tensor | list):
@@ -55,14 +55,14 @@ class StandIn:
                 neutral = (value or 0) == (known.get(name, parameters[name].default) or 0)
             if not neutral:
                 raise ValueError(
-                    f"the pipeline calls step of {type(self).__name__} with {name}={value!r}, which is not known here; "
+                    f"the pipeline calls step of {type(self).__name__} with {name}={value!r}, which is not supported; "
                     f"expected {known.get(name, 'its default')}: eta and use_clipped_model_output are taken from the "
                     "pipeline's own arguments"
                 )
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """As the scheduler does before the loop; in it the engine keeps the image itself."""
-        if self._conversation.in_loop or self._conversation.finished:
+        if self._conversation.begun:
             return original_samples
         return super().add_noise(original_samples, noise, _plain(timesteps))  # pyright: ignore
 
@@ -76,7 +76,7 @@ def _output() -> Any:
 
 
 def _names(scheduler: Any) -> list[str]:
-    """What ``step`` takes behind prediction, timestep and sample."""
+    """The names of the arguments of ``step`` after prediction, timestep and sample."""
     return list(inspect.signature(scheduler.step).parameters)[3:]
 
 
@@ -85,12 +85,12 @@ def _plain(value: Any) -> Any:
 
 
 def stand_in(scheduler: Any, conversation: Conversation) -> Any:
-    """A scheduler like the given one, which stays as it is, whose steps are made by a conversation."""
+    """A copy of a scheduler whose steps are made by a conversation; the original stays as it is."""
     made = object.__new__(_stepping(type(scheduler)))
     state = {key: value.copy() if type(value) in (list, dict) else value for key, value in vars(scheduler).items()}
     state["_own_timesteps"] = state.pop("timesteps", None)
     made.__dict__.update(state, _conversation=conversation)
-    conversation.scheduler = made
+    conversation.call.scheduler = made
     return made
 
 
@@ -103,7 +103,7 @@ def _stepping(kind: type) -> type:
 
     def scale_noise(self: Any, sample: Tensor, timestep: Tensor, noise: Tensor | None = None) -> Tensor:
         """As the scheduler does before the loop; in it the engine keeps the image itself."""
-        if self._conversation.in_loop or self._conversation.finished:
+        if self._conversation.begun:
             return sample
         return kind.scale_noise(self, sample, _plain(timestep), noise)  # pyright: ignore
 

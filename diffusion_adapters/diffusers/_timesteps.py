@@ -1,4 +1,4 @@
-"""Timesteps that a pipeline's loop runs over: as many rounds as are needed, whatever their number.
+"""The timesteps that a pipeline's loop runs over: it makes as many turns as the run needs.
 
 In the first round the loop is given a timestep that notes what the pipeline makes of it on its way to the network
 (``t / 1000``, ``t.expand(batch)``, another dtype), so that every lane can be given its own.
@@ -17,7 +17,7 @@ Loop = Callable[[int, Tensor], Iterator[Tensor]]
 
 
 class Rounds(Tensor):
-    """The timesteps of a scheduler, of which an iteration is a loop over rounds.
+    """The timesteps of a scheduler. Iterating over them makes the turns of the denoising loop.
 
     Slices of it are such loops too, over a part of the timesteps; anything else that is computed from it is a plain
     tensor.
@@ -61,7 +61,7 @@ def itself(t: Tensor) -> Tensor:
 
 
 class Noted(Tensor):
-    """A timestep, or what was computed from it, that knows how."""
+    """A timestep, or a value computed from it, that records how it was computed."""
 
     _chain: Chain
     _decides: Callable[[], None]
@@ -92,7 +92,7 @@ class Noted(Tensor):
         return Noted.of(value, chain, found[0]._decides)
 
     def at(self, timesteps: Tensor) -> Tensor:
-        """What it is at other timesteps, ``(n,)``: shape ``(n, *shape)``."""
+        """The value for other timesteps, ``(n,)``: shape ``(n, *shape)``."""
         if self._chain is itself:
             return timesteps
         with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore

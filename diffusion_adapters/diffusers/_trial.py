@@ -1,7 +1,7 @@
-"""A trial of a translation: the scheduler's own steps and ours, on a few numbers and a network made up for them.
+"""A trial of a translation: the scheduler's own steps and ours, on a few numbers and with a made-up network.
 
-A scheduler has dozens of settings, and its class may be a subclass of anybody's: what was read from it is believed only
-where the same numbers come out. The trial costs no call of the network.
+A scheduler has dozens of settings, and its class may be a subclass that somebody else wrote. What was read from it is
+used only if both give the same numbers. The trial does not call the pipeline's network.
 """
 
 from __future__ import annotations
@@ -13,27 +13,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusion_adapters.diffusers._fresh_scheduler import fresh
 from diffusion_adapters.diffusers._problem import Request, Setup, prepare
-from diffusion_adapters.diffusers._translation import Translation, translate
+from diffusion_adapters.diffusers._scheduler_rules import translate
+from diffusion_adapters.diffusers._translation import Translation
 from diffusion_adapters.models._prediction import per_row
 
 TOLERANCE = 2e-3
-"""Relative. States in float32, as some schedulers keep them, leave 1e-3 where a run begins nearly without signal."""
+"""Relative. Schedulers that keep their states in float32 are off by up to 1e-3 where a run begins almost without
+signal; ``benchmarks/schedulers.py`` prints how many configurations are refused, and how many are wrong."""
 
 _PASSED: dict[Any, bool] = {}
 _MOST = 256
 
 
 def translated(scheduler: Any, start: int, stop: int, setup: Setup) -> Translation:
-    """What a scheduler computes from its timestep ``start`` up to ``stop``, tried where its own method is wanted.
+    """The run of a scheduler from its timestep ``start`` up to ``stop``, tried where its own method is used.
 
     Raises:
         ValueError: It has no meaning here, is not finite by itself, or is something else than was read from it.
     """
     translation = translate(scheduler, start, stop, setup.eta, setup.use_clipped)
-    if setup.solver is not None:
+    if not setup.own_method:
         return translation
-    own = _own(scheduler)
+    own = fresh(scheduler, on_cpu=True)
     key = _key(own, start, stop, setup)
     if key not in _PASSED:
         _check_beginning(own, start)
@@ -44,21 +47,8 @@ def translated(scheduler: Any, start: int, stop: int, setup: Setup) -> Translati
     return translation
 
 
-def _own(scheduler: Any) -> Any:
-    """The scheduler as it was before it was replaced, at the beginning of a run, on the CPU."""
-    replaced = "_own_timesteps" in vars(scheduler)
-    made = object.__new__(type(scheduler).__mro__[2] if replaced else type(scheduler))
-    state = {name: _copied(value) for name, value in vars(scheduler).items() if name != "_conversation"}
-    if replaced:
-        state["timesteps"] = state.pop("_own_timesteps")
-    if "_step_index" in state:
-        state["_step_index"] = None
-    made.__dict__.update(state)
-    return made
-
-
 def _check_beginning(scheduler: Any, start: int) -> None:
-    """Schedulers look for the first timestep that they are told, and take the second of two that are equal."""
+    """Schedulers look up the first timestep that they receive, and take the second of two that are equal."""
     if not hasattr(scheduler, "_init_step_index"):
         return
     first = scheduler.timesteps[start]
@@ -70,10 +60,6 @@ def _check_beginning(scheduler: Any, start: int) -> None:
             "that all differ, as with fewer steps or another timestep_spacing"
         )
     scheduler._step_index = None
-
-
-def _copied(value: Any) -> Any:
-    return list(value) if type(value) is list else value.detach().cpu() if isinstance(value, Tensor) else value
 
 
 def _key(scheduler: Any, start: int, stop: int, setup: Setup) -> Any:
@@ -92,7 +78,7 @@ def _key(scheduler: Any, start: int, stop: int, setup: Setup) -> Any:
 def _try(scheduler: Any, translation: Translation, start: int, stop: int, setup: Setup) -> None:
     name = f"{type(scheduler).__name__}({_settings(scheduler)})"
     latents, at = _start(translation), scheduler.timesteps[start:stop]
-    precise = _own(scheduler)
+    precise = fresh(scheduler, on_cpu=True)
     theirs = _theirs(scheduler, translation, latents, at, setup, name)
     if isinstance(vars(precise).get("sigmas"), Tensor):  # its weights in float32 can be off by more than the tolerance
         precise.sigmas = precise.sigmas.double()
@@ -116,29 +102,29 @@ def _try(scheduler: Any, translation: Translation, start: int, stop: int, setup:
 
 
 def _theirs(scheduler: Any, translation: Translation, x: Tensor, at: Tensor, setup: Setup, name: str) -> Tensor:
-    """What the scheduler itself makes of latents; an error where that is nothing finite."""
+    """The latents after the scheduler's own steps; raises where they are not finite."""
     schedule, times, order = translation.noise_schedule, translation.times, getattr(scheduler, "order", 1)
     takes = inspect.signature(scheduler.step).parameters
     given: dict[str, Any] = {"eta": setup.eta, "use_clipped_model_output": setup.use_clipped}
     given["generator"] = torch.Generator().manual_seed(0)
     given = {key: value for key, value in given.items() if key in takes}
-    for i, told in enumerate(at):
+    for i, timestep in enumerate(at):
         t = times[min(i if order == 1 else (i + 1) // 2, len(times) - 1)][None]
         seen = x * schedule.alpha(t) if translation.scaled else x
-        value = _made_up(translation, seen, t, told.double()[None])
+        value = _made_up(translation, seen, t, timestep.double()[None])
         try:
             if hasattr(scheduler, "scale_model_input"):
-                scheduler.scale_model_input(x, told)
-            x = scheduler.step(value, told, x, **given, return_dict=False)[0]
+                scheduler.scale_model_input(x, timestep)
+            x = scheduler.step(value, timestep, x, **given, return_dict=False)[0]
         except Exception as error:
             raise ValueError(
-                f"{name} cannot take its own step from timestep {float(told):.6g}: {type(error).__name__}: {error}; "
-                f"expected settings with which the pipeline itself runs through, {_hint(scheduler)}"
+                f"{name} cannot take its own step from timestep {float(timestep):.6g}: {type(error).__name__}: {error}"
+                f"; expected settings with which the pipeline itself runs through, {_hint(scheduler)}"
             ) from error
         if not bool(x.isfinite().all()):
             raise ValueError(
-                f"{name} gives numbers that are not finite in its own step from timestep {float(told):.6g}, whatever "
-                f"the network says; expected settings with which the pipeline itself gives an image, "
+                f"{name} gives numbers that are not finite in its own step from timestep {float(timestep):.6g}, "
+                f"whatever the network says; expected settings with which the pipeline itself gives an image, "
                 f"{_hint(scheduler)}"
             )
     return x
@@ -156,7 +142,7 @@ def _hint(scheduler: Any) -> str:
 
 
 def _settings(scheduler: Any) -> str:
-    """What of its configuration is not the default."""
+    """The settings that are not the default."""
     defaults = {name: part.default for name, part in inspect.signature(type(scheduler).__init__).parameters.items()}
     given = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
     return ", ".join(
@@ -179,14 +165,14 @@ def _start(translation: Translation) -> Tensor:
     return x / schedule.alpha(t) if translation.scaled else x
 
 
-def _made_up(translation: Translation, x: Tensor, t: Tensor, told: Tensor) -> Tensor:
-    """A network that knows small data, is not linear, and listens to the timestep it is told.
+def _made_up(translation: Translation, x: Tensor, t: Tensor, timestep: Tensor) -> Tensor:
+    """A network for small data that is not linear, and depends on the timestep that it receives.
 
-    Its estimate of the clean data is bounded, whatever the noise level, so that nothing is magnified.
+    Its estimate of the clean data is bounded, whatever the noise level, so that no error is magnified.
     """
     schedule = translation.noise_schedule
     alpha, sigma = (per_row(part, x) for part in (schedule.alpha(t), schedule.sigma(t)))
-    x0 = 0.5 * alpha * x / (0.5 * alpha**2 + sigma**2) + 0.3 * torch.sin(x + per_row(0.01 * told, x))
+    x0 = 0.5 * alpha * x / (0.5 * alpha**2 + sigma**2) + 0.3 * torch.sin(x + per_row(0.01 * timestep, x))
     if translation.data is not None:
         total = torch.as_tensor(sigma**2 + translation.data**2)
         return (x0 - translation.data**2 / total * x) / (translation.sign * sigma * translation.data / total.sqrt())

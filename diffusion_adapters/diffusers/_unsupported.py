@@ -1,4 +1,4 @@
-"""What depends on the order of steps, and so cannot be done in parallel in time: refused by name."""
+"""Arguments, hooks and pipelines that depend on the order of the steps: refused by name."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     "guess_mode": ((False, None), "guess_mode=False"),
     "pag_adaptive_scale": ((0.0, 0, None), "pag_adaptive_scale=0.0"),
 }
-"""Arguments of pipelines that are not known what they make of many steps together, with the values that do nothing."""
+"""Arguments that may not work for several steps at once, with the values that switch them off."""
 
 _CACHES = ("cache", "fbc_", "broadcast")
-"""Parts of the names of hooks that keep what a network computed for the next step."""
+"""Parts of the names of hooks that cache a network's results for the next step."""
 
 
 def refuse(pipe: Any, given: dict[str, Any]) -> None:
@@ -36,7 +36,7 @@ def refuse(pipe: Any, given: dict[str, Any]) -> None:
 
 
 def refuse_combined(pipe: Any) -> None:
-    """Raises where a pipeline's steps are made by others that it holds."""
+    """Raises where a pipeline takes its steps in other pipelines among its components."""
     parts = vars(pipe) if hasattr(pipe, "__dict__") else {}
     held = [n for n, part in parts.items() if any(c.__name__ == "DiffusionPipeline" for c in type(part).__mro__)]
     if held:
@@ -48,7 +48,7 @@ def refuse_combined(pipe: Any) -> None:
 
 
 def _refuse_training(name: str, module: nn.Module) -> None:
-    """Dropout is another in every call, and statistics of a batch are those of the lanes that share it."""
+    """Dropout differs from call to call, and batch statistics depend on the lanes that share a batch."""
     for part in module.modules():
         if part.training and (why := why_unsteady(part)):
             raise ValueError(

@@ -19,7 +19,7 @@ from diffusion_adapters.noise_schedules._base import NoiseSchedule
 from diffusion_adapters.noise_schedules._named import Flow
 
 _SMALL_SIGNAL = 1e-3
-"""Below this alpha at the noisy end, z = x/alpha would lose more than a few digits of x0 in float32."""
+"""Below this alpha at the noisy end, z = x/alpha would lose more than three of the seven digits of x0 in float32."""
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 import parareal as pr
-from diffusion_adapters._validate import check_floating
+from diffusion_adapters._validate import check_floating, kind_of
 from diffusion_adapters.equations._coordinates import Coordinates, Name, coordinates_for
 from diffusion_adapters.models._conditioning import split
 from diffusion_adapters.models._model import DiffusionModel
 from diffusion_adapters.models._prediction import ROWS, between, per_row
 from diffusion_adapters.models._training_mode import check_mode
-from parareal import Split, Weights
-from parareal.problem._semilinear import chosen
+from diffusion_adapters.noise_schedules._check import check_schedule
+from parareal.extend import select
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ class ProbabilityFlow:
         """
         given: Any = times
         if not isinstance(given, Tensor) or given.is_complex() or given.dtype == torch.bool:
-            came = str(given.dtype) if isinstance(given, Tensor) else f"a {type(given).__name__}"
+            came = str(given.dtype) if isinstance(given, Tensor) else f"{kind_of(given)}"
             raise TypeError(f"times is {came}; expected a tensor of real numbers: model.noise_schedule.times(50)")
         times = times.to(torch.float64)
         _check_monotone(times, times, "times")
@@ -157,7 +157,8 @@ def probability_flow(model: DiffusionModel, coordinates: Name | None = None) -> 
     """
     given: Any = model
     if not isinstance(given, DiffusionModel):
-        raise TypeError(f"model is a {type(given).__name__}; expected a DiffusionModel(network, noise_schedule)")
+        raise TypeError(f"model is {kind_of(given)}; expected a DiffusionModel(network, noise_schedule)")
+    check_schedule(model.noise_schedule)
     chosen = coordinates_for(model.noise_schedule, coordinates)
     check_start(model)
     leaves, join = split(dict(model.conditioning or {}))
@@ -198,18 +199,18 @@ class RightHandSide:
 
 
 def check_start(model: DiffusionModel) -> None:
-    """Raises where the schedule begins without signal and the model says nothing of the data there."""
+    """Raises where the schedule begins without signal and the prediction does not determine the data there."""
     schedule = model.noise_schedule
     silent = schedule.alpha(torch.tensor(schedule.t_max, dtype=torch.float64)).item() == 0
     if silent and model.prediction in ("eps", "score"):
         raise ValueError(
-            f'prediction="{model.prediction}" says nothing of the data where alpha is 0, as it is at t_max='
+            f'prediction="{model.prediction}" does not determine the data where alpha is 0, as it is at t_max='
             f"{schedule.t_max} of {schedule!r}; use a model that predicts v, x0 or a velocity, or a schedule that ends "
             "before"
         )
 
 
-def diffusion_split(problem: DiffusionODE, coordinates: Coordinates, prediction: pr.Prediction) -> Split:
+def diffusion_split(problem: DiffusionODE, coordinates: Coordinates, prediction: pr.Prediction) -> pr.Split:
     """The split of a diffusion ODE for a model whose x0 or eps is taken for smooth in lambda.
 
     A step that begins without signal says nothing of x0 in its state, and takes it from the model, whichever is
@@ -222,9 +223,9 @@ def diffusion_split(problem: DiffusionODE, coordinates: Coordinates, prediction:
 
     def rest(tau: Tensor, u: Tensor, slope: Tensor) -> Tensor:
         x0, eps = coordinates.split_lanes(tau, u, slope)
-        return chosen(takes_data(*coordinates.shares(tau)), x0, eps)
+        return select(takes_data(*coordinates.shares(tau)), x0, eps)
 
-    def weights(t0: Tensor, t1: Tensor, n: int) -> Weights:
+    def weights(t0: Tensor, t1: Tensor, n: int) -> pr.Weights:
         h = coordinates.level(t1) - coordinates.level(t0)
         (a0, b0), (a1, b1) = coordinates.shares(t0), coordinates.shares(t1)
         of_data = takes_data(a0, b0)
@@ -233,6 +234,6 @@ def diffusion_split(problem: DiffusionODE, coordinates: Coordinates, prediction:
         grown = torch.where(a1 == 0, -keep * a0, -a1 * torch.expm1(-h))
         first = torch.where(of_data, grown, b1 - keep * b0)
         phi = pr.scaled_phis(h, h.new_tensor(-1.0 if data else 1.0), n, scale, first)
-        return Weights(h, (keep,), [(part,) for part in phi], phi[0], scale)
+        return pr.Weights(h, (keep,), [(part,) for part in phi], phi[0], scale)
 
-    return Split(problem.rhs, rest, coordinates.level, coordinates.at_level, weights, endless=True)
+    return pr.Split(problem.rhs, rest, coordinates.level, coordinates.at_level, weights, endless=True)

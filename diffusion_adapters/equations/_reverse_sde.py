@@ -1,4 +1,4 @@
-"""Diffusion models as stochastic equations: the reverse SDE, and what ancestral samplers and their kin draw from."""
+"""Diffusion models as stochastic equations: the reverse SDE, and the noise of ancestral samplers and the like."""
 
 from __future__ import annotations
 
@@ -14,17 +14,14 @@ from torch import Tensor
 import parareal as pr
 from diffusion_adapters.equations._probability_flow import DiffusionODE, ProbabilityFlow, probability_flow
 from diffusion_adapters.models._model import DiffusionModel
-from parareal._core import trees
-from parareal.grid._mesh import Mesh
-from parareal.problem._brownian_path import brownian_keys
-from parareal.problem._sde import draw_seeds
+from parareal.extend import draw_seeds, fine_points, path_keys, per_lane
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 @dataclass(frozen=True, eq=False)
 class NoisyFlow(DiffusionODE):
-    """The ODE of a diffusion model beside a path of noise, for samplers that put back noise that they took away.
+    """The ODE of a diffusion model together with a path of noise, for samplers that add noise in every step.
 
     The path's clock is the signal-to-noise ratio (a/b)^2, in which the noise of DDPM's steps adds up: a step over
     several of the grid sees the sum of theirs.
@@ -39,13 +36,13 @@ class NoisyFlow(DiffusionODE):
         return remade, (self.f, self.batching, self.per_sample)
 
     def rows(self, samples: int | None, device: torch.device) -> Any:
-        """What decides each sample's path and, where there is any, ``per_sample``."""
-        keys = brownian_keys(self.seed, samples).to(device)
+        """The keys of each sample's path and, where there is any, ``per_sample``."""
+        keys = path_keys(self.seed, samples).to(device)
         return (keys,) if self.per_sample is None else (keys, self.per_sample)
 
     def bind(self, u0: Any, grid: pr.TimeGrid, fine: pr.Integrator) -> NoisyFlow:
-        """This problem with a path whose atoms are the steps of the fine propagator."""
-        points = Mesh.build(grid, fine.steps, torch.device("cpu")).points.unique_consecutive()
+        """This problem with a path of one increment for each step of the fine propagator."""
+        points = fine_points(grid, fine)
         bound, path = copy(self), pr.BrownianPath(points, self.seed, self._clock)
         object.__setattr__(bound, "path", path)
         # A step is one of the fine propagator's or a whole slice: on a device nobody waits to count its atoms.
@@ -62,7 +59,7 @@ class NoisyFlow(DiffusionODE):
 
     @property
     def normals(self) -> Normals:
-        """What to ask for the noise of a step: ``yield problem.normals, t0, t1, u``, at no cost."""
+        """The request for the noise of a step: ``yield problem.normals, t0, t1, u``, at no cost."""
         return Normals(self)
 
 
@@ -82,7 +79,7 @@ class Normals:
 
 
 def noisy(flow: ProbabilityFlow, generator: Generators) -> ProbabilityFlow:
-    """A flow with a path of noise beside it, whose seed is drawn here."""
+    """A flow with a path of noise, whose seed is drawn here."""
     old = flow.problem
     seed = draw_seeds(generator)
     problem = NoisyFlow(old.f, old.batching, old.per_sample, coordinates=old.coordinates, seed=seed)
@@ -153,7 +150,7 @@ def reverse_sde(model: DiffusionModel, generator: Generators = None) -> ReverseS
         return 2 * eps(s, z, *rows)
 
     def diffusion(s: Tensor, z: Tensor, *rows: Any) -> Tensor:
-        return trees.per_lane((2 * s).sqrt(), z).expand_as(z)
+        return per_lane((2 * s).sqrt(), z).expand_as(z)
 
     problem = pr.SDE(
         drift,

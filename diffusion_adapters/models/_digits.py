@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffusion_adapters._validate import kind_of
+
 if TYPE_CHECKING:
     from diffusion_adapters.models._model import DiffusionModel
 
@@ -135,9 +137,7 @@ class DigitsNetwork(nn.Module):
 
     def _check_images(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):
-            raise TypeError(
-                f"x is a {type(x).__name__}; expected a float tensor of shape (B, 1, 8, 8): torch.as_tensor(x)"
-            )
+            raise TypeError(f"x is {kind_of(x)}; expected a float tensor of shape (B, 1, 8, 8): torch.as_tensor(x)")
         if x.ndim != 4 or tuple(x.shape[1:]) != (1, _SIDE, _SIDE):
             raise ValueError(f"x has shape {tuple(x.shape)}; expected (B, 1, 8, 8): x.reshape(-1, 1, 8, 8)")
         if x.dtype != self.mean.dtype:

@@ -1,4 +1,4 @@
-"""Functions that others have, as models: denoisers of a noise level, and velocities of flow matching."""
+"""Models from functions: denoisers of a noise level, and velocities of flow matching."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from diffusion_adapters._validate import count, require
+from diffusion_adapters._validate import count, kind_of, require
 from diffusion_adapters.models._model import DiffusionModel
 from diffusion_adapters.noise_schedules._base import NoiseSchedule, Spacing
 from diffusion_adapters.noise_schedules._named import EDM, Flow
@@ -102,7 +102,8 @@ def from_denoiser(
         sigma_max: The noise level where sampling starts.
         rho: Exponent of the grid's spacing ``"karras"``.
         to_zero: Grids have a last step from ``sigma_min`` to 0, as those of k-diffusion and EDM do; ``False`` ends them
-            at ``sigma_min``. In a grid of one's own, ``sample(..., spacing=sigmas)``, it stands or not, as given.
+            at ``sigma_min``. With ``solver="heun"`` that step is Euler's, as in Algorithm 1 of EDM. A grid of your own,
+            ``sample(..., spacing=sigmas)``, is taken as it is.
         noise_schedule: In place of the levels above: then ``fn(x, t, **conditioning)`` is called with this schedule's
             times, and x = alpha(t) x0 + sigma(t) eps.
         conditioning: Further arguments; see `DiffusionModel`.
@@ -181,4 +182,4 @@ def from_velocity(
 
 def _check_callable(fn: Any, what: str, expected: str) -> None:
     if not callable(fn):
-        raise TypeError(f"fn is a {type(fn).__name__}; expected a {what}, a function {expected}")
+        raise TypeError(f"fn is {kind_of(fn)}; expected a {what}, a function {expected}")

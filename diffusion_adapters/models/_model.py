@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusion_adapters._validate import check_floating, finite
+from diffusion_adapters._validate import check_floating, finite, kind_of
 from diffusion_adapters.models._conditioning import check_conditioning, expand, map_tensors, stack_branches
 from diffusion_adapters.models._prediction import Prediction, check_prediction, convert, levels_at, per_row
 from diffusion_adapters.noise_schedules._base import NoiseSchedule
@@ -57,10 +57,10 @@ class DiffusionModel:
     def __post_init__(self) -> None:
         network: Any = self.network
         if not callable(network):
-            raise TypeError(f"network is a {type(network).__name__}; expected a callable network(x, t, **conditioning)")
+            raise TypeError(f"network is {kind_of(network)}; expected a callable network(x, t, **conditioning)")
         schedule: Any = self.noise_schedule
         if not isinstance(schedule, NoiseSchedule):
-            came = f"the class {schedule.__name__}" if isinstance(schedule, type) else f"a {type(schedule).__name__}"
+            came = f"the class {schedule.__name__}" if isinstance(schedule, type) else f"{kind_of(schedule)}"
             raise TypeError(f"noise_schedule is {came}; expected a NoiseSchedule such as da.VP()")
         check_prediction(self.prediction)
         object.__setattr__(self, "conditioning", _as_names(self.conditioning, "conditioning"))
@@ -81,7 +81,7 @@ class DiffusionModel:
         return replace(self, conditioning={**(self.conditioning or {}), **conditioning})
 
     def predict(self, x: Tensor, t: Tensor | float, target: Prediction | None = None) -> Tensor:
-        """What the network says about x, as the prediction wanted.
+        """The network's prediction at x, converted to ``target``.
 
         Args:
             x: Noisy samples, floating point, shape ``(B, *rest)``.
@@ -138,7 +138,7 @@ class DiffusionModel:
         value = self.network(x.to(dtype), time, **expand(conditioning, x.shape[0]))
         if not isinstance(value, Tensor):
             raise TypeError(
-                f"the network returned a {type(value).__name__}; expected a tensor. Wrap it, for example "
+                f"the network returned {kind_of(value)}; expected a tensor. Wrap it, for example "
                 "lambda x, t, **conditioning: network(x, t, **conditioning).sample"
             )
         if not value.is_floating_point():
@@ -160,7 +160,7 @@ def _times(t: Any, x: Tensor) -> Tensor:
         t = torch.tensor(float(t), dtype=torch.float64)
     expected = f"expected a real time for each of the {x.shape[0]} samples, or one for all"
     if not isinstance(t, Tensor) or t.is_complex() or t.dtype == torch.bool:
-        came = str(t.dtype) if isinstance(t, Tensor) else f"a {type(t).__name__}"
+        came = str(t.dtype) if isinstance(t, Tensor) else f"{kind_of(t)}"
         raise TypeError(f"t is {came}; {expected}: torch.as_tensor(t, dtype=torch.float64)")
     if t.shape not in ((), (1,), x.shape[:1]):
         raise ValueError(f"t has shape {tuple(t.shape)}; {expected}: shape ({x.shape[0]},) or ()")
@@ -171,7 +171,7 @@ def _as_names(value: Any, what: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise TypeError(f"{what} is a {type(value).__name__}; expected a dict from argument names to values")
+        raise TypeError(f"{what} is {kind_of(value)}; expected a dict from argument names to values")
     return dict(value)
 
 
@@ -233,7 +233,7 @@ def guided(
     """
     given: Any = model
     if not isinstance(given, DiffusionModel):
-        raise TypeError(f"model is a {type(given).__name__}; expected a DiffusionModel")
+        raise TypeError(f"model is {kind_of(given)}; expected a DiffusionModel")
     if isinstance(model.network, _Guided):
         raise ValueError(
             "model is guided already, and guidance of both branches alike would change nothing; expected the model "

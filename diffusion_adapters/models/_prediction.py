@@ -17,6 +17,17 @@ from diffusion_adapters.noise_schedules._base import NoiseSchedule
 Prediction: TypeAlias = Literal["eps", "x0", "v", "score", "velocity"]
 PREDICTIONS: tuple[str, ...] = get_args(Prediction)
 
+_HINTS = {
+    **dict.fromkeys(("epsilon", "noise", "e", "predeps", "predepsilon", "prednoise", "n"), "eps"),
+    **dict.fromkeys(
+        ("sample", "originalsample", "xstart", "predxstart", "data", "denoised", "x", "clean", "predx0"), "x0"
+    ),
+    **dict.fromkeys(("vprediction", "vpred", "predv", "vparam"), "v"),
+    **dict.fromkeys(("scorefunction", "scorefn", "gradlogp"), "score"),
+    **dict.fromkeys(("flow", "flowprediction", "flowmatching", "rectifiedflow", "vectorfield", "u", "vel"), "velocity"),
+}
+"""Names of other libraries, spelled as `plain_name` spells them, and ours."""
+
 
 class Row(NamedTuple):
     """``weight * P = a * x0 + b * eps``; ``weight`` keeps the score, which diverges at sigma = 0, finite."""
@@ -65,7 +76,7 @@ def check_prediction(name: str, what: str = "prediction") -> str:
     Raises:
         ValueError: It is another; the message lists the known ones.
     """
-    return one_of(name, PREDICTIONS, what)
+    return one_of(name, PREDICTIONS, what, hints={key: f'{what}="{value}"' for key, value in _HINTS.items()})
 
 
 def convert(

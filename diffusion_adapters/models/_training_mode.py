@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from diffusion_adapters._validate import kind_of
+
 _STATISTICS = (nn.modules.batchnorm._NormBase,)  # pyright: ignore[reportPrivateUsage]
 _RECURRENT = (nn.RNNBase, nn.MultiheadAttention)
 
@@ -33,13 +35,13 @@ def check_mode(network: Any) -> None:
             where = f"{type(found).__name__}{'.' + name if name else ''}"
             if why := why_unsteady(part):
                 raise ValueError(
-                    f"the network is in training mode, and its layer {where}, a {type(part).__name__}, {why}: it is no "
+                    f"the network is in training mode, and its layer {where}, {kind_of(part)}, {why}: it is no "
                     "function of its input, so that what a solver settles on is off; expected evaluation mode: "
                     "network.eval()"
                 )
             if asks(part):
                 warnings.warn(
-                    f"the network is in training mode, and the code of {where}, a {type(part).__name__}, asks for it "
+                    f"the network is in training mode, and the code of {where}, {kind_of(part)}, asks for it "
                     "(self.training): what it does then may be no function of its input. Use network.eval()",
                     RuntimeWarning,
                     stacklevel=2,

@@ -15,6 +15,19 @@ import torch
 from torch import Tensor
 
 from diffusion_adapters._validate import count, one_of, require
+from diffusion_adapters.noise_schedules._check import check_schedule
+
+Spacing: TypeAlias = Literal["logsnr", "karras", "uniform"] | Tensor
+"""How the times of a grid lie: by a rule, see `NoiseSchedule.times`, or a tensor of falling times."""
+
+SPACINGS = ("logsnr", "karras", "uniform")
+
+_SPACING_HINTS = {
+    **dict.fromkeys(("logsnruniform", "exponential", "lambda", "lu"), 'spacing="logsnr"'),
+    **dict.fromkeys(("edm", "rho", "polynomial", "karrassigmas"), 'spacing="karras"'),
+    **dict.fromkeys(("linear", "linspace", "time", "even", "trailing", "leading", "simple"), 'spacing="uniform"'),
+}
+"""Names of other libraries, spelled as `plain_name` spells them, and what to write for them."""
 
 
 class NoiseSchedule(ABC):
@@ -106,22 +119,18 @@ def _derivative(curve: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
         return torch.autograd.grad(value.sum(), t)[0] if value.requires_grad else torch.zeros_like(value)
 
 
-Spacing: TypeAlias = Literal["logsnr", "karras", "uniform"] | Tensor
-
-
-SPACINGS = ("logsnr", "karras", "uniform")
-
-
 def falling_times(schedule: NoiseSchedule, steps: int, spacing: Spacing | None) -> Tensor:
     """Float64 times of shape ``(steps + 1,)``, falling from ``t_max`` to ``t_min``; see `NoiseSchedule.times`."""
+    check_schedule(schedule)
     if isinstance(spacing, Tensor):
         return _checked(schedule, spacing)
     steps = count(steps, "steps")
     s = schedule.s(torch.tensor([schedule.t_max, schedule.t_min], dtype=torch.float64))
     if spacing is None:
-        rule = schedule.default_spacing if math.isfinite(s[0]) and s[1] > 0 else "uniform"
+        default = one_of(schedule.default_spacing, SPACINGS, f"default_spacing of {type(schedule).__name__}")
+        rule = default if math.isfinite(s[0]) and s[1] > 0 else "uniform"
     else:
-        rule = one_of(spacing, SPACINGS, "spacing", "a tensor of falling times")
+        rule = one_of(spacing, SPACINGS, "spacing", "a tensor of falling times", _SPACING_HINTS)
     share = torch.arange(steps + 1, dtype=torch.float64) / steps  # how far each time is from the noisy end
     if rule == "uniform":
         times = _uniform(schedule, share)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class _Basis(ABC):
+class Basis(ABC):
     """An orthonormal basis of samples; states have any number of axes in front."""
 
     @abstractmethod
@@ -19,7 +19,7 @@ class _Basis(ABC):
     def back(self, w: Tensor) -> Tensor: ...
 
 
-class _Elements(_Basis):
+class Elements(Basis):
     def to(self, u: Tensor) -> Tensor:
         return u
 
@@ -27,7 +27,7 @@ class _Elements(_Basis):
         return w
 
 
-class _Vectors(_Basis):
+class Vectors(Basis):
     def __init__(self, vectors: Tensor, rest: tuple[int, ...]) -> None:
         self._vectors, self._axes = vectors, len(rest)
 
@@ -41,7 +41,7 @@ class _Vectors(_Basis):
         return (u.flatten(u.ndim - self._axes) @ matrix.to(u.dtype)).reshape(u.shape)
 
 
-class _Frequencies(_Basis):
+class Frequencies(Basis):
     """Over the last two axes of a sample, or over its only one.
 
     For ``"fft"`` it is the Hartley transform, the real part of the Fourier transform less the imaginary one: real,

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 import parareal as pr
-from diffusion_adapters._validate import one_of, require
+from diffusion_adapters._validate import kind_of, one_of, require
 from diffusion_adapters.equations._coordinates import Coordinates
 from diffusion_adapters.equations._probability_flow import DiffusionODE
-from diffusion_adapters.sampling._gaussian_bases import _Basis, _Elements, _Frequencies, _Vectors
+from diffusion_adapters.sampling._gaussian_bases import Basis, Elements, Frequencies, Vectors
 
 Transform: TypeAlias = Literal["dct", "fft"]
 Fit: TypeAlias = Literal["scalar", "elementwise", "full", "dct", "fft"]
@@ -139,7 +139,7 @@ class GaussianFlow(pr.Whitened):
             return cls(variance=x.var(0), mean=mean)
         if kind == "full":
             return cls(covariance=torch.atleast_2d(torch.cov(x.flatten(1).T)), mean=mean)
-        basis = _Frequencies(tuple(x.shape[1:]), kind, x.device)
+        basis = Frequencies(tuple(x.shape[1:]), kind, x.device)
         return cls(spectrum=(basis.to(x - mean) ** 2).sum(0) / (len(x) - 1), mean=mean, transform=kind)
 
     def bind(self, problem: Any, u0: Any, grid: Any, fine: Any) -> pr.Correction:
@@ -156,7 +156,7 @@ class GaussianFlow(pr.Whitened):
         eta = getattr(fine, "eta", 1.0) if hasattr(problem, "normals") else 0.0
         return _Bound(problem.coordinates, basis, variances.to(u0.device), mean.to(u0.device), eta)
 
-    def _basis(self, rest: tuple[int, ...], device: torch.device) -> tuple[_Basis, Tensor]:
+    def _basis(self, rest: tuple[int, ...], device: torch.device) -> tuple[Basis, Tensor]:
         if self.covariance is not None:
             size = math.prod(rest)
             require(
@@ -169,13 +169,13 @@ class GaussianFlow(pr.Whitened):
                 least >= -1e-9 * values.abs().max().item(),
                 f"covariance has the eigenvalue {least}; expected none below 0",
             )
-            return _Vectors(vectors.to(device), rest), values.clamp_min(0.0).reshape(rest)
+            return Vectors(vectors.to(device), rest), values.clamp_min(0.0).reshape(rest)
         if self.spectrum is not None:
             _check_fits(self.spectrum, rest, "spectrum")
-            return _Frequencies(rest, self.transform, device), self.spectrum
+            return Frequencies(rest, self.transform, device), self.spectrum
         variance = torch.as_tensor(self.variance)
         _check_fits(variance, rest, "variance")
-        return _Elements(), variance
+        return Elements(), variance
 
     def whiten(self, t: Tensor, u: Any) -> Any:
         """Only once bound to a problem."""
@@ -199,7 +199,7 @@ class _Bound(pr.Whitened):
     """
 
     coordinates: Coordinates
-    basis: _Basis
+    basis: Basis
     variances: Tensor
     mean: Tensor
     eta: float = 0.0
@@ -225,7 +225,7 @@ class _Bound(pr.Whitened):
         return a1 * mean + self.apply(at, new.u - a0 * mean)
 
     def guess_run(self, at: Any, u: Tensor, before: tuple[pr.Edge, ...]) -> Tensor:
-        """All edges at once: the whole flow about the mean, or where there are edges in front, what their x0 lead to.
+        """All boundaries at once: the whole flow about the mean, or an extrapolation of the x0 of earlier boundaries.
 
         Along the flow of a Gaussian of any mean, x0 is linear in p = a/(a^2 v + b^2)^(1/2). So a line through the x0 of
         the last two slices gives those of the slices to come.
@@ -294,8 +294,8 @@ _LEAST = 1e-12
 
 
 _DOUBT = 30.0
-"""The ratio of noise to signal, in variance, at which half of a change may be missed: larger than for most data, since
-guided models react more strongly."""
+"""The ratio of noise to signal, in variance, at which half of a change may be missed. It is larger than for most data,
+since guided models react more strongly: see ``benchmarks/constants.py``."""
 
 
 def _outer(weights: Tensor, leaf: Tensor) -> Tensor:
@@ -308,9 +308,6 @@ def _like(scalars: Tensor, leaf: Tensor) -> Tensor:
     return scalars.to(leaf.dtype).reshape(*scalars.shape, *[1] * (leaf.ndim - scalars.ndim))
 
 
-# --- in which the covariance is diagonal ----------------------------------------------------------------------------
-
-
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 
@@ -321,7 +318,7 @@ def _unbound() -> TypeError:
 def _numbers(value: Any, name: str) -> Tensor:
     """Finite real numbers as float64."""
     if isinstance(value, bool) or not isinstance(value, int | float | Tensor) or _wrong_dtype(value):
-        came = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        came = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"{kind_of(value)}"
         raise TypeError(f"{name} is {came}; expected real numbers, a float or a floating-point tensor")
     numbers = torch.as_tensor(value, dtype=torch.float64).detach()
     require(bool(torch.isfinite(numbers).all()), f"{name} holds NaN or Inf; expected finite numbers")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffusion_adapters._validate import kind_of
 from diffusion_adapters.models._model import DiffusionModel
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
@@ -76,10 +77,10 @@ def _checked_generators(generator: Any) -> Generators:
         return generator
     expected = "expected a torch.Generator, or a list of one for each sample: torch.Generator().manual_seed(0)"
     if not isinstance(generator, list | tuple):
-        raise TypeError(f"generator={generator!r} is a {type(generator).__name__}; {expected}")
+        raise TypeError(f"generator={generator!r} is {kind_of(generator)}; {expected}")
     for i, one in enumerate(generator):
         if not isinstance(one, torch.Generator):
-            raise TypeError(f"generator[{i}]={one!r} is a {type(one).__name__}; {expected}")
+            raise TypeError(f"generator[{i}]={one!r} is {kind_of(one)}; {expected}")
     return generator
 
 

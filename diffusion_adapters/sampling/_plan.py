@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import parareal as pr
-from diffusion_adapters._validate import count
+from diffusion_adapters._validate import count, explain_keywords, kind_of
 from diffusion_adapters.equations._reverse_sde import NoisyFlow
 from diffusion_adapters.models._conditioning import map_tensors
 from diffusion_adapters.models._model import DiffusionModel
 from diffusion_adapters.models._training_mode import check_mode
 from diffusion_adapters.noise_schedules._base import Spacing
 from diffusion_adapters.sampling._initial_noise import start_noise
-from diffusion_adapters.sampling._sample import SampleResult, correction_of, fine_of, grid_of, sample
-from parareal._core.checks import check_instance
-from parareal.planning._candidates import check_budget
-from parareal.planning._cost_model import Hopeless, Recording, state_bytes, time_rounds
-from parareal.planning._plan import conclude
-from parareal.planning._trials import trial
+from diffusion_adapters.sampling._options import KEYWORDS
+from diffusion_adapters.sampling._sample import SampleResult, options_of, sample
+from parareal.extend import Trial, check_budget, conclude, serial_seconds, state_bytes, time_rounds, try_out
 
 WIDTHS = (4, 8, 16, 32, 64, 100)
+"""Powers of two up to the default width of `sample`."""
 
 
+@explain_keywords({**KEYWORDS, "width": "widths=[...]"})
 @torch.no_grad()
 def plan(
     model: DiffusionModel,
@@ -74,20 +72,23 @@ def plan(
         16
     """
     begun = time.perf_counter()
-    check_instance(model, DiffusionModel, "model", 'da.DiffusionModel(network, da.VP(), "eps")')
+    given_model: Any = model
+    if not isinstance(given_model, DiffusionModel):
+        raise TypeError(f"model is {kind_of(model)}; expected a DiffusionModel(network, noise_schedule)")
     check_budget(budget)
     if isinstance(widths, int):
         raise TypeError(f"widths is an int; expected a list, such as [{widths}]")
     state = start_noise(noise, None if isinstance(noise, Tensor) else generator, model)
     given = {"steps": steps, "spacing": spacing, "solver": solver, "rtol": rtol, "throw": False}
-    number, fine = len(model.noise_schedule.times(steps, spacing)) - 1, fine_of(solver)
-    for width in widths:
-        count(width, "widths")
-    several = [coarse] if isinstance(coarse, str | pr.Correction | pr.Integrator) else coarse
+    several = [coarse] if isinstance(coarse, str) or not isinstance(coarse, Iterable) else list(coarse)
+    settings = [options_of(solver, one, rtol=rtol) for one in several]
+    widths = sorted(count(width, "widths") for width in widths)
+    number = len(model.noise_schedule.times(steps, spacing)) - 1
     points = torch.arange(number + 1.0, dtype=torch.float64)
-    most = [grid_of(points, None, correction_of(one, fine), fine).num_slices for one in several]
-    ways = [(min(width, n), one) for one, n in zip(several, most, strict=True) for width in sorted(widths)]
+    most = [one.resolve(points).grid.num_slices for one in settings]
+    ways = [(min(width, n), one) for one, n in zip(several, most, strict=True) for width in widths]
     ways = list(dict.fromkeys(ways))
+    fine = options_of(solver, "none").fine()
     if not ways or not len(state):
         raise ValueError(
             f"there is no candidate: widths={widths!r}, coarse={coarse!r} and {len(state)} samples leave none; "
@@ -101,31 +102,18 @@ def plan(
     def draw(executor: pr.Executor, **more: Any) -> SampleResult:
         return sample(model, state, **given, executor=executor, generator=seed, **more)
 
-    rounds = number * (fine.evaluations or 1)
-    seconds = _serial(draw, rounds, state.device)
-    tried: list[pr.Candidate] = []
-    for width, one in ways:
+    def trial_of(width: int, one: Any) -> Trial:
+        def run(executor: pr.Executor) -> pr.Solution:
+            return draw(executor, coarse=one, width=width).solution
+
         name = f"{one if isinstance(one, str) else type(one).__name__}, width {width}"
-        settings = {"coarse": one, "width": width}
         memory = (number + 1 + 8 * width) * state_bytes(state)
-        left_out = ""
-        if times.most is not None and width * len(state) > times.most:
-            left_out = f"calls on {width * len(state)} rows fail"
-        elif time.perf_counter() - begun > budget:
-            left_out = "not tried: the budget is spent"
-        if left_out:
-            tried.append(pr.Candidate(name, settings, float("inf"), 0, 0, 0, 0, memory, False, left_out))
-            continue
+        rows = width * len(state)
+        return Trial(name, {"coarse": one, "width": width}, run, rows, memory, f"calls on {rows} rows fail")
 
-        def run(executor: pr.Executor, settings: dict[str, Any] = settings) -> pr.Solution:
-            return draw(executor, **settings).solution
-
-        limit = min([seconds, *(other.seconds for other in tried if other.finished)])
-        candidate = trial(run, name, settings, memory, limit, times, state.device)
-        if candidate.finished and candidate.seconds < 1.2 * limit:
-            second = trial(run, name, settings, memory, limit, times, state.device)
-            candidate = second if second.finished and second.seconds < candidate.seconds else candidate
-        tried.append(candidate)
+    rounds = number * (fine.evaluations or 1)
+    seconds = serial_seconds(lambda executor: draw(executor, parallel=False), rounds, state.device)
+    tried = try_out([trial_of(*way) for way in ways], seconds, times, state.device, begun + budget)
     return conclude(tried, seconds, rounds, times, time.perf_counter() - begun)
 
 
@@ -145,16 +133,3 @@ def _calls(model: DiffusionModel, noise: Tensor) -> Callable[[int], Callable[[],
         return lambda: model.evaluate(x, t, conditioning, dtype)
 
     return call
-
-
-def _serial(draw: Callable[..., SampleResult], rounds: int, device: torch.device) -> float:
-    """Seconds of the serial sampler, from what it does in a fifth of a second or all of it."""
-    best = float("inf")
-    for _ in range(2):
-        recording = Recording(device, 0.2)
-        recording.started = begun = time.perf_counter()
-        with suppress(Hopeless):
-            draw(recording, parallel=False)
-        taken = time.perf_counter() - begun
-        best = min(best, taken * rounds / max(1, len(recording.lanes)))
-    return best

@@ -1,8 +1,7 @@
-"""Sampling is solving the probability-flow ODE from noise to data, in parallel in time unless told otherwise."""
+"""Sampling is solving the probability-flow ODE from noise to data, in parallel in time by default."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,44 +10,21 @@ import torch
 from torch import Tensor
 
 import parareal as pr
-from diffusion_adapters._validate import count, one_of
+from diffusion_adapters._validate import explain_keywords, kind_of
 from diffusion_adapters.equations._probability_flow import probability_flow
 from diffusion_adapters.equations._reverse_sde import NoisyFlow, noisy
 from diffusion_adapters.models._conditioning import check_conditioning
+from diffusion_adapters.models._from_functions import ToZero
 from diffusion_adapters.models._model import DiffusionModel
 from diffusion_adapters.noise_schedules._base import Spacing
-from diffusion_adapters.sampling._gaussian_flow import GaussianFlow
+from diffusion_adapters.sampling._heun_to_zero import HeunToZero
 from diffusion_adapters.sampling._initial_noise import start_noise
-from diffusion_adapters.sampling._stochastic_steps import Ancestral, SDEDPMSolverPP
+from diffusion_adapters.sampling._options import KEYWORDS, Options
 
-SOLVERS: dict[str, Callable[[], pr.Integrator]] = {
-    "ddim": pr.Euler,
-    "euler": pr.Euler,
-    "heun": pr.Heun,
-    "dpm2": lambda: pr.DPMSolver(2),
-    "dpm3": lambda: pr.DPMSolver(3),
-    "dpm++2s": lambda: pr.DPMSolverPP(2),
-    "dpm++3s": lambda: pr.DPMSolverPP(3),
-    "dpm++2m": lambda: pr.DPMSolverPP(2, "multistep"),
-    "dpm++3m": lambda: pr.DPMSolverPP(3, "multistep"),
-    "unipc": lambda: pr.UniPC(2),
-    "deis": lambda: pr.DEIS(3),
-    "ancestral": Ancestral,
-    "ddpm": Ancestral,
-    "sde-dpm++": lambda: SDEDPMSolverPP(1),
-    "sde-dpm++2m": lambda: SDEDPMSolverPP(2),
-}
-"""Samplers by name. In the coordinates of `probability_flow` explicit Euler is DDIM: two names for one method."""
-
-COARSE = ("gaussian", "same", "none")
-
-VARIANCE = 0.1
-"""Of the Gaussian whose flow ``coarse="gaussian"`` takes. The secant makes up for what it is off: on the packaged
-digits anything from 0.07 to 0.15 does as well, and the variance of the data no better."""
-NEIGHBOURS = (1, 2, 4)
 RTOL = 1e-3
+"""The default tolerance on the samples, relative; it is a choice, and no measured optimum."""
 WIDTH = 100
-"""Most slices at a time, unless told otherwise: where the time a sample takes is least on the packaged digits."""
+"""The default width: where a sample of the packaged digits takes the least time (``benchmarks/constants.py``)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +40,7 @@ class SampleResult:
     solution: pr.Solution
 
 
+@explain_keywords(KEYWORDS)
 @torch.no_grad()
 def sample(
     model: DiffusionModel,
@@ -99,7 +76,8 @@ def sample(
         steps: Number of steps; not used where ``spacing`` is a tensor of times.
         spacing: Where the steps lie: ``"logsnr"``, ``"karras"``, ``"uniform"``, or a tensor of falling times; ``None``
             for the schedule's own choice. See `NoiseSchedule.times`.
-        solver: ``"ddim"`` (also called ``"euler"``), ``"heun"``, ``"dpm2"``, ``"dpm3"``, ``"dpm++2s"``, ``"dpm++3s"``,
+        solver: ``"ddim"`` (also called ``"euler"``), ``"heun"`` (Euler in a last step to sigma = 0, if the model
+            predicts x0: Algorithm 1 of EDM), ``"dpm2"``, ``"dpm3"``, ``"dpm++2s"``, ``"dpm++3s"``,
             ``"dpm++2m"``, ``"dpm++3m"``, ``"unipc"``, ``"deis"``; with noise in every step ``"ancestral"`` (also called
             ``"ddpm"``), ``"sde-dpm++"``, ``"sde-dpm++2m"``; or an integrator.
         coarse: ``"gaussian"``: the flow of Gaussian data with a secant on top, free of network calls
@@ -107,8 +85,9 @@ def sample(
             iteration (ParaDiGMS). Or a `parareal.Correction` or integrator.
         slices: How many slices the steps are cut into; ``None`` for ``steps`` of them without a coarse propagator, or
             one for each group of steps of a singlestep solver, and about sqrt(steps) otherwise.
-        width: Slices that are worked on at a time in a window that slides along (`parareal.Windowed`), and so the rows
-            of a network call for each sample. ``None`` for at most 100 with ``"gaussian"``, and no window otherwise.
+        width: Slices that are worked on at a time in a window that slides along (`parareal.Windowed`), as far as there
+            are so many, and so the rows of a network call for each sample. ``None`` for 100 with ``"gaussian"``, and no
+            window otherwise.
         schedule: Which slices advance when, in place of ``width``.
         rtol: Tolerance on the samples, ``None`` for 1e-3: the distance from the sequential sampler's, relative to each
             sample, in the root mean square. The error is estimated from what the run shows of its slices, with any
@@ -146,16 +125,13 @@ def sample(
         >>> out.samples.shape, out.solution.converged, out.solution.stats.rounds < 64
         (torch.Size([8, 1]), True, True)
     """
+    options = options_of(solver, coarse, slices, width, schedule, rtol, stop, max_iterations, verify)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback is {kind_of(callback)}; expected a function of an IterationReport")
     flow = probability_flow(model)
-    _check_run(schedule, stop, max_iterations, callback)
-    rule = stopping(rtol, stop, RTOL)
-    fine = fine_of(solver)
-    correction = correction_of(coarse, fine)
     times = model.noise_schedule.times(steps, spacing)
-    _check_end(model, fine, times)
-    grid = grid_of(flow.grid(times, len(times) - 1).points, slices, correction, fine)
-    schedule = choose_schedule(schedule, width, coarse, grid.num_slices)
-    rule = settled(rule, schedule) if stop is None else rule
+    fine = _method(options, model, times)
+    _, correction, grid, schedule, rule = options.resolve(flow.grid(times, len(times) - 1).points, fine)
     stochastic = NoisyFlow in fine.solves
     noise = start_noise(noise, None if stochastic and isinstance(noise, Tensor) else generator, model)
     if stochastic:
@@ -180,7 +156,7 @@ def sample(
             schedule=schedule,
             executor=executor,
             stop=rule,
-            max_iterations=max_iterations,
+            max_iterations=options.max_iterations,
             samples=True,
             verify=verify,
             throw=throw,
@@ -190,108 +166,49 @@ def sample(
     return SampleResult(flow.to_x(grid.points[-1], solution.u).to(noise.dtype), solution)
 
 
-def _check_run(schedule: Any, stop: Any, max_iterations: Any, callback: Any) -> None:
-    """What only a parallel run uses, checked in both modes: switching the mode then brings no new errors."""
-    if schedule is not None and not isinstance(schedule, pr.Schedule):
-        raise TypeError(f"schedule is a {type(schedule).__name__}; expected a Schedule such as pr.Wavefront()")
-    if stop is not None and not isinstance(stop, pr.StoppingRule):
-        raise TypeError(f"stop is a {type(stop).__name__}; expected a StoppingRule such as pr.Tolerance(rtol=1e-3)")
-    if max_iterations is not None:
-        count(max_iterations, "max_iterations")
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback is a {type(callback).__name__}; expected a function of an IterationReport")
+def options_of(
+    solver: Any,
+    coarse: Any,
+    slices: Any = None,
+    width: Any = None,
+    schedule: Any = None,
+    rtol: Any = None,
+    stop: Any = None,
+    max_iterations: Any = None,
+    verify: Any = False,
+) -> Options:
+    """The arguments of `sample`, checked, with its own defaults."""
+    if solver is None:
+        raise TypeError('solver is None; expected a name such as "ddim", or an integrator: leave it out for "ddim"')
+    return Options(solver, coarse, slices, width, schedule, rtol, stop, max_iterations, verify, RTOL, WIDTH)
 
 
-def settled(rule: pr.StoppingRule, schedule: pr.Schedule | None) -> pr.StoppingRule:
-    """A tolerance on the error; without a window, where slices are few and long, also on what boundaries move by."""
-    windowed = schedule is not None and schedule.width is not None
-    if windowed or not isinstance(rule, pr.Tolerance):
-        return rule
-    return rule & dataclasses.replace(rule, rule="increment")
+def _method(options: Options, model: DiffusionModel, times: Tensor) -> pr.Integrator:
+    """The method of ``solver``, checked together with the coarse propagator.
+
+    Clean data determine no noise: x0 gives no derivative at sigma = 0, where methods with a last stage want one. Heun's
+    method has a variant for that, which ends with a step of Euler.
+    """
+    fine = options.fine()
+    if model.prediction != "x0" or model.noise_schedule.sigma(times[-1]).item() != 0:
+        return fine
+    if options.solver == "heun":
+        fine = HeunToZero()
+    for name, method in (("solver", fine), ("coarse", options.correction(fine).propagator)):
+        tableau = getattr(method, "tableau", None)
+        if tableau is not None and 1.0 in tableau.nodes:
+            raise ValueError(
+                f"{name}={method!r} evaluates the model at the last time {times[-1].item()}, where sigma is 0 and x0 "
+                f"does not determine the noise; use {name}={_ENDS[name]}, or {_before_zero(model)}"
+            )
+    return fine
 
 
-def stopping(rtol: float | None, stop: pr.StoppingRule | None, default: float) -> pr.StoppingRule:
-    """The rule that ``rtol`` or ``stop`` asks for; raises where both do."""
-    if stop is None:
-        return pr.Tolerance(rtol=default if rtol is None else rtol, atol=0.0, rule="error")
-    if rtol is not None:
-        raise ValueError(
-            f"rtol={rtol!r} came with stop={stop!r}, which takes its place; expected one of them: a tolerance together "
-            f"with something else is stop=pr.Tolerance(rtol={rtol!r}, atol=0.0) | pr.Iterations(20)"
-        )
-    return stop
+_ENDS = {"solver": '"ddim", or "heun", whose last step is then one of Euler', "coarse": 'pr.Euler(), or "gaussian"'}
 
 
-def fine_of(solver: Any) -> pr.Integrator:
-    """The method of a name in `sample`."""
-    if isinstance(solver, pr.Integrator):
-        return solver
-    return SOLVERS[one_of(solver, SOLVERS, "solver", "an integrator such as pr.RK4()")]()
-
-
-def correction_of(coarse: Any, fine: pr.Integrator) -> pr.Correction:
-    """What ``coarse`` says in `sample`."""
-    if isinstance(coarse, pr.Correction):
-        return coarse
-    if isinstance(coarse, pr.Integrator):
-        return pr.Coarse(coarse)
-    one_of(coarse, COARSE, "coarse", "a correction or an integrator such as pr.Coarse(pr.Euler())")
-    if coarse == "gaussian":
-        return pr.Secant(GaussianFlow(variance=VARIANCE), neighbours=NEIGHBOURS)
-    if coarse == "none":
-        return pr.Identity()
-    if fine.steps is None:
-        return pr.Coarse(fine)
-    try:
-        settable: Any = fine
-        return pr.Coarse(dataclasses.replace(settable, steps=None))
-    except (TypeError, ValueError):
-        raise ValueError(
-            f'coarse="same" takes one step of the solver a slice, but the steps of {fine!r} cannot be changed; pass '
-            'coarse=pr.Euler() or coarse="none"'
-        ) from None
-
-
-def choose_schedule(schedule: pr.Schedule | None, width: int | None, coarse: Any, slices: int) -> pr.Schedule | None:
-    """A window where one is asked for, or with the free coarse flow; else what was given."""
-    if width is None:
-        if schedule is None:
-            free = isinstance(coarse, str) and coarse == "gaussian"
-            return pr.Windowed(min(WIDTH, slices)) if free else None
-        _check_width(schedule.width, slices)
-        return schedule
-    if schedule is not None:
-        raise ValueError(
-            f"width={width!r} came with schedule={schedule!r}; expected one of them: width=n stands for "
-            "schedule=pr.Windowed(n)"
-        )
-    _check_width(count(width, "width"), slices)
-    return pr.Windowed(int(width))
-
-
-def _check_width(width: int | None, slices: int) -> None:
-    if width is not None and width > slices:
-        raise ValueError(f"width={width} is more than the {slices} slices; expected 1 ... {slices}")
-
-
-def grid_of(points: Tensor, slices: int | None, correction: pr.Correction, fine: pr.Integrator) -> pr.TimeGrid:
-    """Slices as asked for; else about sqrt(steps), or without a coarse propagator one for each group of steps."""
-    steps = len(points) - 1
-    if slices is None and correction.propagator is None:
-        group = fine.group if isinstance(fine, pr.Multistep) else 1
-        return pr.TimeGrid(points, (*range(0, steps, group), steps))
-    number = max(1, round(steps**0.5)) if slices is None else count(slices, "slices")
-    if number > steps:
-        raise ValueError(f"slices={slices} is more than the {steps} steps; expected at most {steps}, or more steps")
-    return pr.TimeGrid.from_points(points, number)
-
-
-def _check_end(model: DiffusionModel, fine: pr.Integrator, times: Tensor) -> None:
-    """Clean data determine no noise: x0 gives no derivative at sigma = 0, where methods with a last stage want one."""
-    tableau = getattr(fine, "tableau", None)
-    ends = tableau is not None and 1.0 in tableau.nodes
-    if model.prediction == "x0" and ends and model.noise_schedule.sigma(times[-1]).item() == 0:
-        raise ValueError(
-            f"solver {fine!r} evaluates the model at the last time {times[-1].item()}, where sigma is 0 and x0 does "
-            f'not determine the noise; use solver="ddim", or {type(model.noise_schedule).__name__} with a larger t_min'
-        )
+def _before_zero(model: DiffusionModel) -> str:
+    """How to end a grid before sigma = 0."""
+    if isinstance(model.noise_schedule, ToZero):
+        return "da.from_denoiser(..., to_zero=False), whose grids end at sigma_min"
+    return f"{type(model.noise_schedule).__name__} with a larger t_min"

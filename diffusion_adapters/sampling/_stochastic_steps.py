@@ -12,15 +12,21 @@ import torch
 from torch import Tensor
 
 import parareal as pr
+from diffusion_adapters._validate import kind_of
 from diffusion_adapters.equations._coordinates import Coordinates
 from diffusion_adapters.equations._reverse_sde import NoisyFlow
-from parareal._core.arrays import Ints
-from parareal.integrators._adams import check_order, extrapolate, midpoint
-from parareal.integrators._base import check_steps
-from parareal.integrators._history import no_history
-from parareal.integrators._interpolation import exact
-from parareal.problem._ode import Stages
-from parareal.problem._semilinear import Factors, Split, Weights, lincomb
+from parareal.extend import (
+    Factors,
+    Ints,
+    Stages,
+    check_order,
+    check_steps,
+    exact_moments,
+    extrapolate,
+    lincomb,
+    midpoint_moments,
+    no_history,
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Ancestral(pr.Integrator):
 
     def __post_init__(self) -> None:
         if isinstance(self.eta, bool) or not isinstance(self.eta, Real):
-            raise TypeError(f"eta={self.eta!r} is a {type(self.eta).__name__}; expected a float in 0 ... 1")
+            raise TypeError(f"eta={self.eta!r} is {kind_of(self.eta)}; expected a float in 0 ... 1")
         if not 0 <= self.eta <= 1 or math.isnan(self.eta):
             raise ValueError(f"eta={self.eta} is out of range; expected 0 (DDIM) ... 1 (DDPM)")
         check_steps(self.steps)
@@ -83,7 +89,7 @@ class SDEDPMSolverPP(pr.Multistep):
         order: 1 or 2.
         rule: How the derivative is taken from a difference: ``"midpoint"`` or ``"heun"``.
         lower_order_final: Take order 1 in the last step. Into a noise level of zero it is taken in any case.
-        restart: Begin anew in every slice, in place of carrying the memory over.
+        restart: Begin without history in every slice, and do not carry it over slice boundaries.
         steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse).
 
     Raises:
@@ -125,9 +131,9 @@ class SDEDPMSolverPP(pr.Multistep):
         """The order of the step, as far as its place in the grid decides."""
         return np.minimum(self.order, steps - step) if self.lower_order_final else np.full(len(step), self.order)
 
-    def moments(self, weights: Weights, m: int) -> list[Factors]:
+    def moments(self, weights: pr.Weights, m: int) -> list[Factors]:
         """How the difference counts."""
-        return midpoint(weights, m) if self.rule == "midpoint" else exact(weights, m)
+        return midpoint_moments(weights, m) if self.rule == "midpoint" else exact_moments(weights, m)
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: pr.Carried, variant: int = 1) -> Stages:
         """One step on L lanes; see `parareal.Multistep.step`."""
@@ -139,15 +145,15 @@ class SDEDPMSolverPP(pr.Multistep):
         return new._replace(u=lincomb([((torch.ones_like(b1),), new.u), (noise, xi)]))
 
 
-def _towards_data(problem: NoisyFlow) -> Split:
+def _towards_data(problem: NoisyFlow) -> pr.Split:
     """The split of the reverse SDE's mean: d(u/a)/dlambda = 2 (x0 - u/a), a linear part of -2."""
     coordinates, split = problem.coordinates, problem.split("data")
 
-    def weights(t0: Tensor, t1: Tensor, n: int) -> Weights:
+    def weights(t0: Tensor, t1: Tensor, n: int) -> pr.Weights:
         h = coordinates.level(t1) - coordinates.level(t0)
         (a0, b0), (a1, b1) = coordinates.shares(t0), coordinates.shares(t1)
         keep = (b1 / b0) * (a0 * b1 / (a1 * b0))
         phi = pr.scaled_phis(h, h.new_tensor(-2.0), n, 2 * a1, -a1 * torch.expm1(-2 * h))
-        return Weights(h, (keep,), [(part,) for part in phi], phi[0], 2 * a1)
+        return pr.Weights(h, (keep,), [(part,) for part in phi], phi[0], 2 * a1)
 
     return split._replace(weights=weights)

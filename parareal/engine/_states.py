@@ -99,6 +99,7 @@ class Rings:
         """Empty ones but for the first boundary."""
         u0, correction, width = setup.u0, setup.correction, layout.width
         systems, slices, plain = layout.systems, layout.slices, without_history(setup.u0)
+        mixing = correction.traits.mixing
         # Three more than a window: the boundary before it, and the two from which first guesses are extrapolated.
         u = Ring(u0, systems, slices + 1, None if setup.dense else width + 3, 2 if correction.traits.uses_input else 1)
         start = np.arange(systems) * (slices + 1)

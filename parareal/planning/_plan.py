@@ -22,7 +22,7 @@ from parareal.grid._time_grid import TimeGrid
 from parareal.integrators import Integrator
 from parareal.planning._candidates import check_budget, lanes_of, name_of, points_of, ways_to_solve
 from parareal.planning._cost_model import RoundTimes, first_call, state_bytes, table, time_rounds
-from parareal.planning._trials import SLOW, Candidate, serial_time, shown, shown_bytes, time_of, trial, untried
+from parareal.planning._trials import SLOW, Candidate, Trial, serial_time, shown, shown_bytes, time_of, try_out
 from parareal.problem._ode import Problem
 from parareal.results._solution import Solution
 from parareal.results._status import Status
@@ -189,30 +189,27 @@ def plan(
         return serial(problem, u0, part, fine=fine, samples=samples, executor=executor)
 
     seconds, rounds = serial_time(run_serial, own, device)
-    tried: list[Candidate] = []
-    for cut, correction, schedule in ways:
+
+    def trial_of(cut: TimeGrid, correction: Correction, schedule: Schedule) -> Trial:
+        settings: dict[str, Any] = {"grid": cut, "coarse": correction, "schedule": schedule}
+
+        def run(recording: Executor) -> Solution:
+            return solve(
+                problem, u0, fine=fine, stop=stop, samples=samples, throw=False, executor=recording, **settings
+            )
+
         name = f"{name_of(correction)}, {cut.num_slices} slices, {name_of(schedule)}"
-        settings = {"grid": cut, "coarse": correction, "schedule": schedule}
-        lanes = lanes_of(cut, schedule) * (count if samples else 1)
-        memory = (cut.num_slices + 1 + 8 * lanes_of(cut, schedule)) * state_bytes(u0)
-        if times.most is not None and lanes > times.most:
-            tried.append(untried(name, settings, memory, lanes, f"rounds of {lanes} lanes fail"))
-            continue
-        if time.perf_counter() - begun > budget:
-            tried.append(untried(name, settings, memory, lanes, "not tried: the budget is spent"))
-            continue
+        lanes = lanes_of(cut, schedule)
+        memory = (cut.num_slices + 1 + 8 * lanes) * state_bytes(u0)
+        return Trial(name, settings, run, lanes * (count if samples else 1), memory)
 
-        def run(recording: Executor, given: dict[str, Any] = settings) -> Solution:
-            return solve(problem, u0, fine=fine, stop=stop, samples=samples, throw=False, executor=recording, **given)
-
-        limit = min([seconds, *(one.seconds for one in tried if one.finished)]) if workers is None else budget
-        candidate = trial(run, name, settings, memory, limit, times, device, executor)
-        if candidate.finished and candidate.seconds < 1.2 * limit:  # what may win is looked at twice
-            second = trial(run, name, settings, memory, limit, times, device, executor)
-            candidate = second if second.finished and second.seconds < candidate.seconds else candidate
-        if workers is not None and candidate.finished:
-            candidate = replace(candidate, on_workers=_on_workers(candidate, fine, seconds / rounds, workers))
-        tried.append(candidate)
+    trials = [trial_of(*way) for way in ways]
+    tried = try_out(trials, seconds, times, device, begun + budget, executor, None if workers is None else budget)
+    if workers is not None:
+        each = seconds / rounds
+        tried = [
+            replace(one, on_workers=_on_workers(one, fine, each, workers)) if one.finished else one for one in tried
+        ]
     return conclude(tried, seconds, rounds, times, time.perf_counter() - begun, workers)
 
 
@@ -243,7 +240,16 @@ def _on_workers(one: Candidate, fine: Integrator, evaluation: float, workers: in
 def conclude(
     tried: list[Candidate], seconds: float, rounds: int, times: RoundTimes, cost: float, workers: int | None = None
 ) -> Plan:
-    """The plan that follows from some trials."""
+    """The plan that follows from some trials.
+
+    Args:
+        tried: The candidates, as `try_out` returns them.
+        seconds: What the serial run takes.
+        rounds: Its rounds.
+        times: Seconds of a call against its lanes.
+        cost: Seconds that planning took.
+        workers: How many devices it was asked about, if it was.
+    """
     tried = sorted(tried, key=lambda one: (not one.finished, time_of(one, workers), one.seconds))
     first = tried[0] if tried and tried[0].finished else None
     best = first if first is not None and time_of(first, workers) < WORTH * seconds else None

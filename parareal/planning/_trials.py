@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +107,88 @@ def trial(
         finished,
         note,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A way to solve, to be tried.
+
+    Attributes:
+        name: How the table calls it.
+        settings: What is recommended if it wins.
+        run: Solves with the executor that it is given, which notes times, and may end the run by an exception.
+        lanes: The lanes of its widest call.
+        memory: Bytes of the states that the engine holds at a time.
+        too_wide: The note where calls on so many lanes fail.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    run: Callable[[Executor], Solution]
+    lanes: int
+    memory: int
+    too_wide: str = ""
+
+
+def try_out(
+    trials: Sequence[Trial],
+    serial_seconds: float,
+    times: RoundTimes,
+    device: torch.device,
+    until: float,
+    executor: Executor | None = None,
+    limit: float | None = None,
+) -> list[Candidate]:
+    """Tries ways to solve, one after another, each for as long as it can still win.
+
+    Args:
+        trials: The ways, those first that are likely to win: a good one early ends the others soon.
+        serial_seconds: What they have to beat.
+        times: Seconds of a call against its lanes, see `time_rounds`.
+        device: What is waited for.
+        until: When ``time.perf_counter()`` is past this, no further one is tried.
+        executor: Where lanes are evaluated; ``None`` for `parareal.Batched`.
+        limit: Seconds after which a trial is ended, in place of those of the best so far.
+
+    Returns:
+        A candidate for each of them, in their order.
+    """
+    tried: list[Candidate] = []
+    for one in trials:
+        if times.most is not None and one.lanes > times.most:
+            note = one.too_wide or f"rounds of {one.lanes} lanes fail"
+            tried.append(untried(one.name, one.settings, one.memory, one.lanes, note))
+            continue
+        if time.perf_counter() > until:
+            note = "not tried: the budget is spent"
+            tried.append(untried(one.name, one.settings, one.memory, one.lanes, note))
+            continue
+        best = min([serial_seconds, *(other.seconds for other in tried if other.finished)]) if limit is None else limit
+        candidate = trial(one.run, one.name, one.settings, one.memory, best, times, device, executor)
+        if candidate.finished and candidate.seconds < 1.2 * best:  # what may win is looked at twice
+            second = trial(one.run, one.name, one.settings, one.memory, best, times, device, executor)
+            candidate = second if second.finished and second.seconds < candidate.seconds else candidate
+        tried.append(candidate)
+    return tried
+
+
+def serial_seconds(run: Callable[[Executor], Any], rounds: int, device: torch.device) -> float:
+    """Seconds of a serial run, from what it does in a fifth of a second, or from all of it.
+
+    Args:
+        run: Solves in sequence with the executor that it is given.
+        rounds: Rounds of the whole run.
+        device: What is waited for.
+    """
+    best = float("inf")
+    for _ in range(2):  # the first calls of anything are slow
+        recording = Recording(device, 0.2)
+        recording.started = begun = time.perf_counter()
+        with suppress(Hopeless):
+            run(recording)
+        taken = time.perf_counter() - begun
+        best = min(best, taken * rounds / max(1, len(recording.lanes)))
+    return best
 
 
 def time_of(one: Candidate, workers: int | None) -> float:

@@ -407,7 +407,7 @@ class Changing(diffusers.StableDiffusionPipeline):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("decision", "decision, or a number, of the timestep"),
+        ("decision", "converts the timestep to a Python number"),
         ("guidance", "guidance from the timestep"),
         ("latents", "changes the latents between two steps"),
         ("twice", "a second time"),
@@ -432,9 +432,9 @@ def test_pipelines_that_depend_on_the_order_of_steps_are_refused(how: str, messa
     ("arguments", "kind", "message"),
     [
         ({"solver": "rk45"}, ValueError, "solver='rk45'"),
-        ({"solver": 3}, TypeError, "solver is a int"),
+        ({"solver": 3}, TypeError, "solver is an int"),
         ({"coarse": "gauss"}, ValueError, "coarse='gauss'"),
-        ({"coarse": 3}, TypeError, "coarse is a int"),
+        ({"coarse": 3}, TypeError, "coarse is an int"),
         ({"width": 0}, ValueError, "width"),
         ({"width": 4, "schedule": pr.Wavefront()}, ValueError, "width=4 came with schedule"),
         ({"rtol": -1.0}, ValueError, "rtol"),

@@ -214,7 +214,7 @@ def test_the_whole_path_in_x() -> None:
 @pytest.mark.parametrize("prediction", ["eps", "score"])
 @pytest.mark.parametrize("name", [name for name in sorted(SCHEDULES) if silent(SCHEDULES[name])])
 def test_noise_predictions_are_refused_where_they_say_nothing(name: str, prediction: str) -> None:
-    with pytest.raises(ValueError, match="says nothing of the data where alpha is 0"):
+    with pytest.raises(ValueError, match="does not determine the data where alpha is 0"):
         da.probability_flow(mixture().model(SCHEDULES[name], prediction))
 
 

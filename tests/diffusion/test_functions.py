@@ -166,12 +166,12 @@ def test_conditioning_follows_and_modules_keep_their_dtype() -> None:
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
-        (lambda: da.from_denoiser(3), TypeError, "fn is a int.*denoiser"),  # pyright: ignore
+        (lambda: da.from_denoiser(3), TypeError, "fn is an int.*denoiser"),  # pyright: ignore
         (lambda: da.from_velocity("v"), TypeError, "fn is a str.*velocity"),  # pyright: ignore
         (lambda: da.from_denoiser(denoise, 2.0, 1.0), ValueError, "sigma_min=2.0"),
         (lambda: da.from_denoiser(denoise, rho=0.0), ValueError, "rho=0.0"),
         (lambda: da.from_denoiser(denoise, 0.1, noise_schedule=da.VP()), ValueError, "came with noise_schedule"),
-        (lambda: da.from_denoiser(denoise, noise_schedule=3), TypeError, "noise_schedule is a int"),  # pyright: ignore
+        (lambda: da.from_denoiser(denoise, noise_schedule=3), TypeError, "noise_schedule is an int"),  # pyright: ignore
         (lambda: da.from_velocity(velocity, noise_at=2), ValueError, "noise_at=2"),
         (lambda: da.from_velocity(velocity, shift=0.0), ValueError, "shift=0.0"),
         (lambda: MODEL.noise_schedule.times(0), ValueError, "steps=0"),

@@ -140,7 +140,7 @@ def twofold() -> da.DiffusionModel:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: da.DiffusionModel(3, da.VP()), TypeError, "network is a int"),
+        (lambda: da.DiffusionModel(3, da.VP()), TypeError, "network is an int"),
         (lambda: da.DiffusionModel(Recorder(), da.VP), TypeError, "noise_schedule is the class VP"),
         (lambda: da.DiffusionModel(Recorder(), "vp"), TypeError, "noise_schedule is a str"),
         (
@@ -229,7 +229,7 @@ def test_times_are_numbers_or_tensors(t: Any) -> None:
 @pytest.mark.parametrize(
     ("t", "error", "message"),
     [
-        (None, TypeError, r"t is a NoneType; expected a real time for each of the 3 samples.*torch\.as_tensor"),
+        (None, TypeError, r"t is None; expected a real time for each of the 3 samples.*torch\.as_tensor"),
         ([0.1, 0.2, 0.3], TypeError, "t is a list"),
         (True, TypeError, "t is a bool"),
         (torch.tensor(0.5j), TypeError, r"t is torch\.complex64"),

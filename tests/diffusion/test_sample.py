@@ -283,7 +283,7 @@ def test_solvers_by_name_and_by_object() -> None:
 
 def test_x0_at_the_clean_end_is_refused_where_it_would_be_called() -> None:
     with pytest.raises(ValueError, match=r"sigma is 0 and x0 does not determine the noise; use solver=\"ddim\""):
-        da.sample(model("flow", "x0"), normals(1, 4), solver="heun")
+        da.sample(model("flow", "x0"), normals(1, 4), solver=pr.Heun())
     assert bool(torch.isfinite(da.sample(model("flow", "x0"), normals(1, 4), solver="ddim").samples).all())
     assert bool(torch.isfinite(da.sample(model("flow", "v"), normals(1, 4), solver="heun").samples).all())
 
@@ -296,18 +296,15 @@ MISTAKES = [
     ({"slices": 0}, ValueError, "slices=0 is too small"),
     ({"slices": 2.0}, TypeError, "slices=2.0 is a float"),
     ({"solver": "plms"}, ValueError, "solver='plms' is unknown; expected one of 'ddim', 'euler', 'heun', 'dpm2'"),
-    ({"solver": pr.Euler}, ValueError, "is unknown; expected one of 'ddim'"),
+    ({"solver": pr.Euler}, TypeError, r"solver is the class Euler; expected one of 'ddim'.*solver=Euler\("),
     (
         {"coarse": "picard"},
         ValueError,
         "coarse='picard' is unknown; expected one of 'gaussian', 'same', 'none', or a corr",
     ),
-    ({"coarse": None}, ValueError, "coarse=None is unknown"),
-    ({"coarse": pr.Euler}, ValueError, "is unknown; expected one of 'gaussian'"),
-    ({"coarse": da.GaussianFlow}, ValueError, "is unknown; expected one of 'gaussian'"),
-    ({"steps": 20, "width": 21}, ValueError, r"width=21 is more than the 20 slices; expected 1 \.\.\. 20"),
-    ({"steps": 20, "slices": 4, "width": 5}, ValueError, r"width=5 is more than the 4 slices; expected 1 \.\.\. 4"),
-    ({"steps": 20, "coarse": "same", "width": 5}, ValueError, "width=5 is more than the 4 slices"),
+    ({"coarse": None}, TypeError, 'coarse is None; expected one of.*coarse="none"'),
+    ({"coarse": pr.Euler}, TypeError, "the class Euler; expected one of 'gaussian'"),
+    ({"coarse": da.GaussianFlow}, TypeError, "the class GaussianFlow; expected one of 'gaussian'"),
     ({"width": 0}, ValueError, "width=0 is too small; expected at least 1"),
     ({"width": -3}, ValueError, "width=-3 is too small"),
     ({"width": True}, TypeError, "width=True is a bool; expected an int"),
@@ -333,7 +330,7 @@ MISTAKES = [
     ({"max_iterations": 0}, ValueError, "max_iterations=0"),
     ({"max_iterations": 2.0}, TypeError, "max_iterations=2.0 is a float"),
     ({"schedule": da.VP()}, TypeError, "schedule is a VP; expected a Schedule such as"),
-    ({"callback": 3}, TypeError, "callback is a int; expected a function"),
+    ({"callback": 3}, TypeError, "callback is an int; expected a function"),
     ({"executor": 3}, TypeError, "executor is an int"),
     ({"stop": 1e-3}, TypeError, "stop is a float"),
     ({"noise": torch.ones(2, 4, dtype=torch.int64)}, TypeError, r"noise is a tensor of torch\.int64"),
@@ -350,10 +347,10 @@ MISTAKES = [
     ({"noise": (2, torch.tensor(2.5))}, TypeError, "expected a tensor of standard normals or a shape"),
     ({"generator": torch.Generator()}, ValueError, r"nothing to draw; leave generator out, .*noise=\(2, 4\)"),
     ({"generator": [torch.Generator(), torch.Generator()]}, ValueError, "nothing to draw"),
-    ({"generator": 0}, TypeError, r"generator=0 is a int; expected a torch\.Generator.*manual_seed"),
-    ({"noise": (2, 4), "generator": 0}, TypeError, r"generator=0 is a int; expected a torch\.Generator"),
+    ({"generator": 0}, TypeError, r"generator=0 is an int; expected a torch\.Generator.*manual_seed"),
+    ({"noise": (2, 4), "generator": 0}, TypeError, r"generator=0 is an int; expected a torch\.Generator"),
     ({"noise": (2, 4), "generator": "ab"}, TypeError, "generator='ab' is a str"),
-    ({"noise": (2, 4), "generator": [torch.Generator(), 1]}, TypeError, r"generator\[1\]=1 is a int"),
+    ({"noise": (2, 4), "generator": [torch.Generator(), 1]}, TypeError, r"generator\[1\]=1 is an int"),
     ({"noise": (2, 4), "generator": [torch.Generator()]}, ValueError, "1 generators came for 2 samples"),
 ]
 

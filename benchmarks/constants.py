@@ -1,0 +1,103 @@
+"""The constants of `diffusion_adapters` that were found by experiment, each beside other values of it.
+
+Rounds of the packaged digits network (DDIM, one sample at a time) for the variance, the neighbours and the doubt of the
+Gaussian flow and for the width of the window; and for configurations of diffusers' schedulers drawn at random how far
+the scheduler's own steps come from the run, in units of what the check allows. Run it with `python
+benchmarks/constants.py`; `--seeds 1 --cases 20` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import sys
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import diffusion_adapters as da
+import parareal as pr
+from diffusion_adapters.sampling import _gaussian_flow
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+
+def rounds(model: da.DiffusionModel, seeds: int, steps: int, **settings: Any) -> tuple[float, float]:
+    """Mean rounds and median seconds."""
+    made, taken = [], []
+    for seed in range(seeds):
+        noise = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+        stats = da.sample(model, noise, steps, **settings).solution.stats
+        made.append(stats.rounds)
+        taken.append(stats.wall_time)
+    return statistics.mean(made), statistics.median(taken)
+
+
+def table(name: str, values: Iterable[Any], rows: Iterable[tuple[float, float]]) -> None:
+    print(f"{name:24}{'rounds':>8}{'seconds':>9}")
+    for value, (made, taken) in zip(values, rows, strict=True):
+        print(f"{value!s:24}{made:8.1f}{taken:9.3f}")
+    print()
+
+
+def sampling(seeds: int) -> None:
+    model = da.load_digits().with_conditioning(label=torch.tensor([3]))
+
+    def of(variance: float, neighbours: tuple[int, ...] = (1, 2, 4)) -> tuple[float, float]:
+        coarse = pr.Secant(da.GaussianFlow(variance=variance), neighbours=neighbours)
+        return rounds(model, seeds, 100, coarse=coarse, width=100)
+
+    variances = (0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 1.0)
+    table("variance", variances, [of(value) for value in variances])
+    sets: tuple[tuple[int, ...], ...] = ((), (1,), (1, 2), (1, 2, 4), (1, 2, 4, 8))
+    table("neighbours", sets, [of(0.1, value) for value in sets])
+    widths = (4, 8, 16, 25, 50)
+    found = [rounds(model, seeds, 50, width=value, rtol=2e-5) for value in widths]  # the tolerance of `parallelize`
+    table("width, 50 steps, 2e-5", widths, found)
+    widths = (25, 50, 100, 200, 400)
+    table("width, 1000 steps", widths, [rounds(model, seeds, 1000, width=value) for value in widths])
+    kept, doubts = _gaussian_flow._DOUBT, (3.0, 10.0, 30.0, 100.0, 300.0)  # pyright: ignore[reportPrivateUsage]
+    found = []
+    guided = da.guided(da.load_digits(), 5.0, cond={"label": torch.tensor([3])}, uncond={"label": torch.tensor([10])})
+    for doubt in doubts:
+        _gaussian_flow._DOUBT = doubt  # pyright: ignore[reportPrivateUsage]
+        found.append(rounds(guided, seeds, 100))
+    _gaussian_flow._DOUBT = kept  # pyright: ignore[reportPrivateUsage]
+    table("doubt, guidance 5", doubts, found)
+
+
+def checking(cases: int) -> None:
+    """Differences of runs that are right, in units of their tolerance."""
+    import diffusers
+    from diffusion.configurations import compare, draw
+
+    warnings.simplefilter("ignore")
+    diffusers.utils.logging.set_verbosity(50)
+    shares: dict[str, list[float]] = {}
+    for number in range(cases):
+        case = draw(random.Random(f"constants-{number}"))
+        out = compare(case, check=True)
+        if out.verdict == "equal" and out.check is not None and out.check.passed is not None:
+            name = type(case.pipeline().scheduler).__name__
+            shares.setdefault(name, []).append(out.check.largest / out.check.tolerance)
+    print(f"{'check':34}{'runs':>6}{'median':>9}{'largest':>9}   of the tolerance")
+    for name, values in sorted(shares.items()):
+        print(f"{name:34}{len(values):6}{statistics.median(values):9.4f}{max(values):9.3f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=16)
+    parser.add_argument("--cases", type=int, default=200)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    sampling(given.seeds)
+    checking(given.cases)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""One call of a pipeline: how it is solved, and what the pipeline prepares before its loop begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion_adapters.diffusers._problem import Setup
+
+
+@dataclass
+class Inpainting:
+    """What a pipeline prepared to keep of an image: shapes as the latents', the mask 0 where the image is kept."""
+
+    image: Tensor | None = None
+    noise: Tensor | None = None
+    mask: Tensor | None = None
+
+    def blended(self, latents: Tensor) -> Tensor:
+        """Latents with the image put in where the mask is 0."""
+        if self.image is None or self.mask is None:
+            raise ValueError("there is no image to put in; expected inpainting.complete")
+        mask = self.mask[: len(latents)]
+        return (1 - mask) * self.image + mask * latents
+
+    @property
+    def complete(self) -> bool:
+        """Whether image, noise and mask are all known."""
+        return self.image is not None and self.noise is not None and self.mask is not None
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a pipeline.
+
+    Attributes:
+        setup: How to solve.
+        name: What errors call the pipeline.
+        interrupted: Whether somebody asks for an end.
+        given: The call's arguments, by name.
+        scheduler: The stand-in for the scheduler, set by whoever makes it.
+        latents: What the pipeline prepared, if that is known.
+        inpainting: What it keeps of an image.
+        preview: Whether each turn's ``step`` returns the best latents so far.
+        bar: The pipeline's progress bar.
+    """
+
+    setup: Setup
+    name: str
+    interrupted: Callable[[], bool]
+    given: dict[str, Any]
+    scheduler: Any = None
+    latents: Tensor | None = None
+    inpainting: Inpainting = field(default_factory=Inpainting)
+    preview: bool = False
+    bar: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The latents that a run starts from.
+
+    Attributes:
+        latents: One row for each sample, ``(B, *rest)``.
+        duplicated: Whether the pipeline keeps every sample twice, for guidance.
+        from_input: Whether they were taken from the network's input, and not from what the pipeline prepared.
+    """
+
+    latents: Tensor
+    duplicated: bool = False
+    from_input: bool = False
+
+    @classmethod
+    def of_input(cls, value: Tensor, factor: float) -> Batch:
+        """From the network's first input, which is ``factor`` times the latents, or twice the same for guidance."""
+        latents = value / factor
+        half = len(latents) // 2
+        duplicated = len(latents) % 2 == 0 and bool(torch.equal(latents[:half], latents[half:]))
+        return cls(latents[:half] if duplicated else latents, duplicated, from_input=True)
+
+    def as_kept(self, latents: Tensor) -> Tensor:
+        """Latents of the samples as the pipeline keeps them."""
+        return torch.cat([latents, latents]) if self.duplicated else latents
+
+    def of_samples(self, kept: Tensor) -> Tensor:
+        """The inverse of `as_kept`."""
+        return kept[: len(kept) // 2] if self.duplicated else kept

@@ -1,0 +1,100 @@
+"""How a pipeline calls its networks: learnt from its first call of each, and then made for all lanes of a round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from diffusion_adapters.diffusers._network_proxy import Known, Lanes, Plan, find_layout, learn
+from diffusion_adapters.diffusers._timesteps import Noted
+
+
+@dataclass(eq=False)
+class NetworkCalls:
+    """The calls of a pipeline's networks.
+
+    Attributes:
+        name: What errors call the pipeline.
+        timesteps: Those of the grid, ``(n,)``.
+        expected: The latents that the network's input is made of in this turn, as they stand in it.
+        plans: What was learnt, for each kind of call.
+        known: What was made for the lanes of this round.
+        checked: Whether it was seen that the pipeline leaves the latents between two steps as they are.
+    """
+
+    name: str
+    timesteps: Tensor
+    expected: Tensor
+    plans: dict[Any, Plan] = field(default_factory=dict[Any, Plan])
+    known: Known = field(default_factory=Known)
+    checked: bool = False
+
+    def learn(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan | None:
+        """How the pipeline calls this network; ``None`` where the latents are not found among the arguments.
+
+        Raises:
+            ValueError: It gives the network no timestep.
+        """
+        plan = learn(args, kwargs, self.expected, self.timesteps)
+        if plan is not None and not plan.times:
+            raise ValueError(
+                f"{self.name} calls its {type(module).__name__} without a timestep that could be replaced for each "
+                "lane; expected the timestep of the loop, as it is or computed from by torch operations, among the "
+                "arguments"
+            )
+        return plan
+
+    def kind(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], group: int) -> Any:
+        """A key for calls of the same kind: the network, the group of steps, and the rows of the arguments."""
+        rows: list[int] = []
+        for value in (args, kwargs):
+            each_tensor(value, lambda leaf: rows.append(-1 if leaf.ndim == 0 or self.known.has(leaf) else len(leaf)))
+        return id(module), group, tuple(rows)
+
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], plan: Plan, lanes: Lanes
+    ) -> Any:
+        """A call for all lanes, in place of the pipeline's own."""
+        args, kwargs = plan.expand(args, kwargs, lanes, self.known)
+        value = module(*args, **kwargs)
+        self.known.add(value)
+        return value
+
+    def check_untouched(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any], latents: Tensor) -> None:
+        """Raises unless the network's input holds these latents where the plan says."""
+        self.checked = True
+        found: list[Tensor] = []
+        each_tensor(args, found.append)
+        each_tensor(kwargs, found.append)
+        layout = find_layout(found[plan.at], latents)
+        if layout is None or layout.offset != plan.layout.offset:
+            raise ValueError(
+                f"{self.name}, or a callback, changes the latents between two steps, in a way that is not known here; "
+                "such a run depends on the order of its steps: expected latents that only scheduler.step changes"
+            )
+
+
+def plain(value: Any) -> Any:
+    """The same with plain tensors in place of timesteps that note what is made of them."""
+    if isinstance(value, Noted):
+        return value.as_subclass(Tensor)
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
+        return type(value)(plain(item) for item in value)
+    return value
+
+
+def each_tensor(value: Any, fn: Callable[[Tensor], Any]) -> None:
+    """Calls ``fn`` with every tensor of a nest."""
+    if isinstance(value, Tensor):
+        fn(value)
+    elif isinstance(value, dict):
+        for item in value.values():
+            each_tensor(item, fn)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            each_tensor(item, fn)

@@ -1,0 +1,225 @@
+"""The schedulers of diffusers: for each a function that translates its run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import parareal as pr
+from diffusion_adapters.diffusers._multistep_rules import deis, dpm_multistep, dpm_singlestep, unipc
+from diffusion_adapters.diffusers._scheduler_levels import clipping, from_sigmas, prediction_of, share_of_noise, whole
+from diffusion_adapters.diffusers._scheduler_steps import Ordered, Posterior
+from diffusion_adapters.diffusers._translation import Exploding, Preserving, Translation
+from diffusion_adapters.noise_schedules._named import Flow
+from diffusion_adapters.sampling._heun_to_zero import HeunToZero
+from diffusion_adapters.sampling._stochastic_steps import Ancestral
+
+
+def translate(scheduler: Any, start: int, stop: int, eta: float = 0.0, use_clipped: bool = False) -> Translation:
+    """What a scheduler, after ``set_timesteps``, computes from its timestep ``start`` up to ``stop``.
+
+    Args:
+        scheduler: The scheduler.
+        start: Number of the first of its timesteps that the pipeline's loop visits.
+        stop: One more than that of the last.
+        eta: What the pipeline passes on to ``step``.
+        use_clipped: Likewise ``use_clipped_model_output``.
+
+    Raises:
+        ValueError: The scheduler has no meaning as an ODE or SDE here, or a setting has none.
+    """
+    name = type(scheduler).__name__
+    for kind in type(scheduler).__mro__:
+        if kind.__name__ in _FAMILIES:
+            name = kind.__name__
+            break
+    else:
+        raise ValueError(
+            f"scheduler {name} is not supported; expected one of {', '.join(sorted(_FAMILIES))}: for example "
+            "pipe.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)"
+        )
+    translation = _FAMILIES[name](scheduler, start, stop, eta, use_clipped)
+    return _checked(translation, name)
+
+
+def _checked(translation: Translation, name: str) -> Translation:
+    times, timesteps = translation.times, translation.timesteps
+    if translation.prediction == "eps" and float(translation.noise_schedule.alpha(times[0])) == 0:
+        raise ValueError(
+            f"{name} begins without signal, where prediction_type='epsilon' does not determine the data; expected "
+            "prediction_type='v_prediction' or 'sample' with a network made for it, or rescale_betas_zero_snr=False"
+        )
+    steps = times.diff()
+    if bool((steps == 0).any()):
+        where = int((steps == 0).nonzero()[0])
+        if where < len(steps) - 1 or not _idle(translation.fine, where):
+            raise ValueError(
+                f"{name} takes a step of no length, from timestep {_number(timesteps[where])} to the same noise level; "
+                "expected levels that fall: set final_sigmas_type='zero' in the scheduler's config, or take fewer steps"
+            )
+        # Nothing happens in it, but that methods of higher order count it as a step.
+        times, timesteps, steps = times[:-1], timesteps[:-1], steps[:-1]
+        translation = replace(translation, spare=0 if translation.noise is None else 1)
+    if len(steps) == 0:
+        raise ValueError(f"{name} has no step to take; expected at least one timestep")
+    if not bool((steps < 0).all()):
+        where = int((~(steps < 0)).nonzero()[0])
+        raise ValueError(
+            f"the noise level of {name} does not fall from timestep {_number(timesteps[where])} to the one after it; "
+            "expected timesteps, or sigmas, in falling order, none repeated"
+        )
+    return replace(translation, times=times, timesteps=timesteps)
+
+
+def _idle(fine: pr.Integrator, step: int) -> bool:
+    """Whether a step of no length leaves the state as it is. The last of a group starts from the group's beginning."""
+    if isinstance(fine, Ordered):
+        return fine.group == 1 or fine.orders[step] == 1
+    return isinstance(fine, pr.Euler | Ancestral)
+
+
+def _number(t: Tensor) -> float:
+    return round(float(t), 3)
+
+
+def _ddim(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) -> Translation:
+    """DDIM steps to ``t - 1000 // N``, and the network then receives the next timestep, which may be another."""
+    at = whole(scheduler.timesteps)[start:stop]
+    alphas = scheduler.alphas_cumprod.detach().cpu().double()
+    last = torch.as_tensor(scheduler.final_alpha_cumprod).double()
+    target = at - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
+    if int(at.min()) < 0 or int(at.max()) >= len(alphas):
+        raise ValueError(
+            f"timesteps run from {int(at[0])} to {int(at[-1])}; expected them within 0 ... {len(alphas) - 1}, those of "
+            "training: take a smaller num_inference_steps"
+        )
+    arrives = torch.where(target >= 0, alphas[target.clamp_min(0)], last)
+    levels = share_of_noise(
+        ((1 - torch.cat([alphas[at], arrives[-1:]])) / torch.cat([alphas[at], arrives[-1:]])).sqrt()
+    )
+    ends = torch.cat([levels[:1], share_of_noise(((1 - arrives) / arrives).sqrt())])
+    if levels[-1] == levels[-2]:  # the last step ends where it begins, and clips: give the point another place
+        levels[-1] = levels[-2] / 2
+    clean = clipping(scheduler)
+    same = bool(torch.equal(ends, levels))
+    prediction = prediction_of(scheduler)
+    fine: pr.Integrator = pr.Euler()
+    if eta > 0 and same and clean is None:
+        fine = Ancestral(eta)
+    elif not (same and clean is None and eta == 0):
+        fine = Posterior(eta=eta, clean=clean, rederive=use_clipped, arrive=None if same else (levels, ends))
+    noise = "model" if eta > 0 else None
+    return Translation(
+        Preserving(t_max=float(levels[0])),
+        prediction,
+        levels,
+        scheduler.timesteps.detach()[start:stop],
+        fine,
+        noise=noise,
+    )
+
+
+def _ddpm(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) -> Translation:
+    variance = scheduler.config.get("variance_type", "fixed_small")
+    if variance not in ("fixed_small", "fixed_small_log", "fixed_large"):
+        raise ValueError(
+            f"variance_type={variance!r} of DDPMScheduler is not supported: the noise would depend on the network; "
+            "expected 'fixed_small', 'fixed_small_log' or 'fixed_large'"
+        )
+    timesteps = whole(scheduler.timesteps)
+    alphas = scheduler.alphas_cumprod.detach().cpu().double()
+    at = timesteps[start:stop]
+    last = alphas[timesteps[stop]] if stop < len(timesteps) else torch.ones((), dtype=torch.float64)
+    a = torch.cat([alphas[at], last[None]])
+    clean, large = clipping(scheduler), variance == "fixed_large"
+    fine = Ancestral() if clean is None and not large else Posterior(eta=1.0, clean=clean, large=large)
+    levels = share_of_noise(((1 - a) / a).sqrt())
+    return Translation(
+        Preserving(t_max=float(levels[0])),
+        prediction_of(scheduler),
+        levels,
+        scheduler.timesteps.detach()[start:stop],
+        fine,
+        noise="model",
+        silent=int(at[-1]) == 0,
+    )
+
+
+def _euler(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) -> Translation:
+    return from_sigmas(scheduler, start, stop, pr.Euler(), scaled=True)
+
+
+def _euler_ancestral(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) -> Translation:
+    return from_sigmas(scheduler, start, stop, Ancestral(), scaled=True, noise="model")
+
+
+def _heun(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) -> Translation:
+    """The scheduler repeats each noise level and timestep, once for each stage."""
+    translation = from_sigmas(scheduler, start, stop, HeunToZero(), scaled=True, coordinates="ratio")
+    return _halved(replace(translation, clean=clipping(scheduler)), type(scheduler).__name__)
+
+
+def _halved(translation: Translation, name: str) -> Translation:
+    times, timesteps = translation.times, translation.timesteps
+    stages = len(timesteps)
+    if stages % 2 == 0 or not torch.equal(times[1:-1:2], times[2:-1:2]):
+        raise ValueError(
+            f"{name} has a timestep for each stage of a step, of which the pipeline visits {stages}; expected all of "
+            "them, or all from the beginning of a step on"
+        )
+    last = times[-1:]
+    fine = HeunToZero() if float(last) == 0 else pr.Heun()
+    if float(last) != 0:
+        raise ValueError(f"{name} ends at the noise level {float(last):.3g}; expected 0, as it does with all timesteps")
+    return replace(translation, times=torch.cat([times[:-1:2], last]), timesteps=timesteps[::2], fine=fine)
+
+
+def _flow_euler(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) -> Translation:
+    sigmas = scheduler.sigmas.detach().cpu().double()[start : stop + 1]
+    if scheduler.config.get("invert_sigmas"):
+        raise ValueError(
+            "invert_sigmas=True of FlowMatchEulerDiscreteScheduler is not supported; expected a pipeline whose noise "
+            "level falls: invert_sigmas=False"
+        )
+    timesteps = scheduler.timesteps.detach()[start:stop]
+    if scheduler.config.get("stochastic_sampling"):
+        fine, noise = Posterior(renoise=True), torch.float32
+        return Translation(Flow(), "velocity", sigmas, timesteps, fine, noise=noise)
+    return Translation(Flow(), "velocity", sigmas, timesteps, pr.Euler())
+
+
+def _flow_heun(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) -> Translation:
+    sigmas = scheduler.sigmas.detach().cpu().double()[start : stop + 1]
+    timesteps = scheduler.timesteps.detach()[start:stop]
+    return _halved(Translation(Flow(), "velocity", sigmas, timesteps, HeunToZero()), type(scheduler).__name__)
+
+
+def _edm_euler(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) -> Translation:
+    """The scheduler preconditions the network's output, which gives x0."""
+    sigmas = scheduler.sigmas.detach().cpu().double()[start : stop + 1]
+    if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
+        prediction_of(scheduler)
+    data = float(scheduler.config.sigma_data)
+    sign = -1.0 if scheduler.config.prediction_type == "v_prediction" else 1.0
+    timesteps = scheduler.timesteps.detach()[start:stop]
+    return Translation(Exploding(), "x0", sigmas, timesteps, pr.Euler(), data=data, sign=sign)
+
+
+_FAMILIES: dict[str, Callable[[Any, int, int, float, bool], Translation]] = {
+    "DDIMScheduler": _ddim,
+    "DDPMScheduler": _ddpm,
+    "EulerDiscreteScheduler": _euler,
+    "EulerAncestralDiscreteScheduler": _euler_ancestral,
+    "HeunDiscreteScheduler": _heun,
+    "DPMSolverMultistepScheduler": dpm_multistep,
+    "DPMSolverSinglestepScheduler": dpm_singlestep,
+    "UniPCMultistepScheduler": unipc,
+    "DEISMultistepScheduler": deis,
+    "FlowMatchEulerDiscreteScheduler": _flow_euler,
+    "FlowMatchHeunDiscreteScheduler": _flow_heun,
+    "EDMEulerScheduler": _edm_euler,
+}

@@ -1,0 +1,285 @@
+"""The engine at work: the pipeline's own loop is the right-hand side, for all lanes of a round.
+
+The engine runs beside the pipeline and asks. Where the pipeline calls its network, the network is called on the lanes
+that the engine asks about; where it hands the guided prediction to ``scheduler.step``, that goes to the engine, which
+says what the next round is about. What the pipeline itself sees are latents of its own batch.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import parareal as pr
+from diffusion_adapters.diffusers._call import Batch, Call
+from diffusion_adapters.diffusers._check import Checker
+from diffusion_adapters.diffusers._loop_steps import LoopSteps, joined, split
+from diffusion_adapters.diffusers._network_calls import NetworkCalls, plain
+from diffusion_adapters.diffusers._network_proxy import Lanes, Plan
+from diffusion_adapters.diffusers._problem import Draw, Request
+from parareal.extend import Coroutine
+
+
+class Run:
+    """The engine, which runs up to its next request.
+
+    Args:
+        checker: What solves, and compares the result.
+        latents: Where it begins.
+
+    Attributes:
+        checker: The same.
+        solution: The solution, as far as it was computed.
+    """
+
+    def __init__(self, checker: Checker, latents: Tensor) -> None:
+        self.checker = checker
+        self.solution: pr.Solution | None = None
+        self._engine = Coroutine(self._solve, latents)
+
+    def _solve(self, ask: Callable[..., Tensor]) -> Tensor:
+        try:
+            self.solution, u = self.checker.solve(ask)
+            return u
+        except BaseException as error:
+            self.solution = getattr(error, "solution", self.solution)
+            raise
+
+    def advance(self, value: Tensor | None) -> Request | None:
+        """Answers the last request and returns the next one, or ``None`` at the end."""
+        return self._engine.asks[0] if self._engine.advance(value) else None
+
+    @property
+    def result(self) -> Tensor:
+        """The latents at the end."""
+        return self._engine.result
+
+    def abandon(self) -> None:
+        """Ends the engine, finished or not."""
+        self._engine.abandon()
+
+
+@dataclass(eq=False)
+class Round:
+    """A request of the engine. Each group of steps with lanes in it is answered in a turn of the loop of its own.
+
+    Attributes:
+        request: The request.
+        waiting: Groups that have no answer yet: the number of the group, and of the lanes in it (``None`` for all).
+        answers: The lanes of the others, and their values.
+    """
+
+    request: Request
+    waiting: list[tuple[int, Tensor | None]]
+    answers: list[tuple[Tensor | None, Tensor]] = field(default_factory=list[tuple["Tensor | None", Tensor]])
+
+    @property
+    def group(self) -> int:
+        """The group that this turn is about."""
+        return self.waiting[0][0]
+
+    @property
+    def lanes(self) -> Lanes:
+        """The lanes that this turn is about."""
+        return self.request.lanes.some(self.waiting[0][1])
+
+    def prefer(self, group: int) -> bool:
+        """Moves the lanes of a group to the front; returns whether there are any."""
+        mine = [part for part in self.waiting if part[0] == group]
+        self.waiting = [*mine, *(part for part in self.waiting if part[0] != group)]
+        return bool(mine)
+
+    def answer(self, value: Tensor) -> None:
+        """Keeps the values of this turn's lanes."""
+        self.answers.append((self.waiting.pop(0)[1], value))
+
+
+class Solving:
+    """The engine at work.
+
+    Args:
+        call: The call of the pipeline.
+        steps: The loop's steps.
+        batch: The latents that the run starts from.
+        networks: How the pipeline calls its networks, as far as that is known.
+        checker: What solves, and compares the result.
+        draw: What draws the noise of the steps, if they take any.
+        within_turn: Whether the engine starts within a turn, which is then the first step's: it answers lanes of that
+            step's group.
+
+    Attributes:
+        steps: The loop's steps.
+        turns: Turns of the loop so far, each with an answer to the engine.
+        round: The request that is being answered; ``None`` at the end.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        steps: LoopSteps,
+        batch: Batch,
+        networks: NetworkCalls,
+        checker: Checker,
+        draw: Draw | None,
+        within_turn: bool,
+    ) -> None:
+        self._call, self.steps, self._batch, self._networks, self._draw = call, steps, batch, networks, draw
+        self.run = Run(checker, batch.latents)
+        self.turns = 0
+        self._shown = batch.as_kept(batch.latents.clone())
+        self._answered: tuple[Request, Tensor] | None = None
+        self.round = self._next_round(None)
+        # The first turn is of a group that the engine asks nothing about: the pipeline makes it for itself.
+        self._own_turn = within_turn and self.round is not None and not self.round.prefer(int(steps.of_grid[0]))
+
+    @property
+    def done(self) -> bool:
+        """Whether the engine has its result."""
+        return self.round is None
+
+    @property
+    def solution(self) -> pr.Solution | None:
+        """The solution, as far as it was computed. Turns follow each other, so each counts as a round."""
+        solution = self.run.solution
+        if solution is None or not self.steps.many:
+            return solution
+        return replace(solution, stats=replace(solution.stats, rounds=self.turns, calls=self.turns))
+
+    def next_timestep(self) -> Tensor:
+        """The timestep of the next turn. The loop's ``enumerate`` gives its number."""
+        networks, steps = self._networks, self.steps
+        networks.known.next_round()
+        networks.expected = self._shown
+        steps.number = steps.pick(self._group, self.turns, int(getattr(self._call.scheduler, "order", 1)))
+        return steps.timestep(steps.number)
+
+    @property
+    def _group(self) -> int:
+        """The group of steps that this turn is about."""
+        return int(self.steps.of_grid[0]) if self._own_turn or self.round is None else self.round.group
+
+    def _next_round(self, value: Tensor | None) -> Round | None:
+        self._networks.known.next_round()
+        request = self.run.advance(value)
+        return None if request is None else Round(request, split(self.steps.of_grid, request.lanes.at))
+
+    def _current(self) -> Round:
+        if self.round is None:
+            raise RuntimeError(f"{self._call.name} went on after the end of its run; expected no further turn")
+        return self.round
+
+    # --- what the pipeline calls ------------------------------------------------------------------------------------
+
+    def network(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call of one of the pipeline's networks."""
+        networks = self._networks
+        kind = networks.kind(module, args, kwargs, self._group)
+        plan = networks.plans.get(kind)
+        if plan is None:
+            self.steps.refuse_decisions()
+            plan = networks.learn(module, args, kwargs)
+            if plan is None:
+                raise latents_not_found(self._call.name, module, self._shown)
+            networks.plans[kind] = plan
+        if self._own_turn:
+            return module(*plain(args), **plain(kwargs))
+        if self.turns > 0 and not networks.checked:
+            self._check_untouched(plan, args, kwargs)
+        return networks(module, args, kwargs, plan, self._current().lanes)
+
+    def _check_untouched(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The latents must come back as ``step`` has returned them, or with the image put in by its mask."""
+        inpainting, shown = self._call.inpainting, self._batch.of_samples(self._shown)
+        if inpainting.complete and plan.layout.whole:
+            shown = inpainting.blended(shown)
+        self._networks.check_untouched(plan, args, kwargs, shown)
+
+    def step(self, model_output: Tensor, sample: Tensor, given: dict[str, Any]) -> Tensor:
+        """Passes the guided prediction of this turn's lanes on; returns the latents with which the pipeline continues.
+
+        Raises:
+            DiffersError: The run is not what the pipeline's own scheduler makes of it.
+        """
+        if self._own_turn:
+            self._own_turn = False
+            return sample
+        if self.turns == 0:
+            self._see_first(sample, given.get("generator"), model_output.dtype)
+        self.turns += 1
+        now, checker = self._current(), self.run.checker
+        now.answer(self._of_lanes(model_output, now.lanes))
+        if now.waiting:
+            return self._shown
+        value = joined(now.answers)
+        checker.arguments = given
+        checker.note(now.request, value)
+        self._answered = (now.request, value)
+        self.round = self._next_round(value)
+        if self.done:
+            checker.conclude(self._call.name, self._call.scheduler)
+            return self._batch.as_kept(self._with_failures(self.run.result)).to(sample.dtype)
+        if self._call.preview:
+            self._shown = self._batch.as_kept(self._best(now.request, value)).to(sample.dtype)
+        return self._shown
+
+    def stop(self) -> None:
+        """Writes the best latents so far into the pipeline's own, since the run is interrupted."""
+        if self._answered is not None:
+            self._shown.copy_(self._batch.as_kept(self._best(*self._answered)).to(self._shown.dtype))
+
+    # --- units and shapes -------------------------------------------------------------------------------------------
+
+    def _see_first(self, sample: Tensor, generator: Any, dtype: torch.dtype) -> None:
+        """Learns from the first call of ``step`` whether each sample is kept twice, and draws the noise."""
+        batch = self._batch
+        shown = sample[: len(batch.latents)].float()
+        if batch.from_input and (shown - batch.latents).abs().amax() > 1e-2 * shown.abs().amax():
+            raise ValueError(
+                f"{self._call.name} shows its network latents that {type(self._call.scheduler).__name__}."
+                "scale_model_input has not scaled; expected a scheduler that scales nothing, such as DDIMScheduler"
+            )
+        if batch.duplicated and len(sample) == len(batch.latents):  # only the network's input held every sample twice
+            self._batch, self._shown = replace(batch, duplicated=False), batch.latents.clone()
+        if self._draw is not None:
+            self._draw(generator, dtype, self._batch.duplicated)
+
+    def _of_lanes(self, value: Tensor, lanes: Lanes) -> Tensor:
+        """The prediction for each lane, of the shape of its state."""
+        x = lanes.x
+        if self._batch.duplicated and value.shape[0] == 2 * x.shape[0]:
+            value = value[: x.shape[0]]
+        if value.ndim == x.ndim and value.ndim > 1 and value.shape[1] == 2 * x.shape[1]:
+            value = value[:, : x.shape[1]]  # the other half is a variance
+        if value.shape != x.shape:
+            raise ValueError(
+                f"{self._call.name} handed predictions of shape {tuple(value.shape)} to scheduler.step, for lanes of "
+                f"shape {tuple(x.shape)}; expected guidance that computes each sample from its own rows alone"
+            )
+        return value
+
+    def _best(self, request: Request, value: Tensor) -> Tensor:
+        """The clean latents that follow from the least noisy lane of each sample."""
+        return request.clean(value, len(self._batch.latents))
+
+    def _with_failures(self, final: Tensor) -> Tensor:
+        """NaN for samples whose sequential run is not finite; warns where anything failed."""
+        solution = self.run.solution
+        if solution is not None and solution.status.failed:
+            warnings.warn(f"{self._call.name}: {solution.status.value}", RuntimeWarning, stacklevel=2)
+            lost = [status is pr.Status.NONFINITE for status in solution.sample_status or ()]
+            final = final.clone()
+            final[torch.tensor(lost, device=final.device)] = float("nan")
+        return final
+
+
+def latents_not_found(name: str, module: nn.Module, latents: Tensor) -> ValueError:
+    """The error of a network whose input holds no latents."""
+    return ValueError(
+        f"the latents that {name} hands to scheduler.step, of shape {tuple(latents.shape)}, were not found in the "
+        f"arguments of its {type(module).__name__}; expected them as they are, or beside other channels"
+    )
