@@ -28,7 +28,7 @@ from parareal.integrators import RK4, ButcherTableau, Integrator, RungeKutta, To
 from parareal.problem._lane_calls import Batching
 from parareal.problem._ode import ODE
 from parareal.results._solution import Solution
-from parareal.schedules._schedule import Schedule, Wavefront
+from parareal.schedules._schedule import Schedule
 from parareal.stopping._tolerance import Tolerance
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
@@ -85,8 +85,8 @@ def odeint(
         slices: How many to cut the time into. Adaptive methods and integrators: at least so many, since every one of
             ``t`` is an edge; 16 by default. Fixed steps: about the square root of the number of steps by default.
         coarse: As in `solve`; by default one step a slice of `RK4`, or of the fixed-step method itself.
-        schedule: As in `solve`; by default `Wavefront`, with which no more rounds are taken than by the sequential run
-            over the same slices.
+        schedule: As in `solve`, with the same default: no more rounds are taken than by the sequential run over the
+            same slices.
         executor: As in `solve`.
         batching: How ``f`` is called for many states at once; see `ODE`. ``"loop"`` for an ``f`` that
             ``torch.func.vmap`` cannot stand.
@@ -129,7 +129,7 @@ def odeint(
         plan.grid,
         fine=plan.fine,
         coarse=plan.coarse if coarse is None else coarse,
-        schedule=Wavefront() if schedule is None else schedule,
+        schedule=schedule,
         executor=executor,
         stop=Tolerance(max(rtol, rounding), atol, norm="max"),
         max_iterations=max_iterations,

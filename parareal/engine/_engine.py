@@ -202,6 +202,7 @@ class Engine:
             frontier=it.frontier,
             iteration=self.iteration,
             coarse=self.coarse is not None,
+            ahead=left - np.maximum(it.held[:, it.end], 0)[:, None],
         )
         fine, coarse = self.schedule.admit(progress)
         if self.coarse is not None and some(coarse):
