@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import Literal
 
 from parareal._core import trees
+from parareal._core.autocast import without_autocast
 from parareal._core.checks import check_count, check_instance
 from parareal._core.signals import raising
 from parareal._core.trees import State
-from parareal._input_checks import check_history, check_keep, check_solves
+from parareal._input_checks import check_half, check_history, check_keep, check_solves, device_kind
 from parareal._run import Callback, Run
 from parareal.corrections._base import Coarse, Correction
 from parareal.distributed._rank_pipeline import InBlock, RankPipeline
@@ -111,6 +112,52 @@ def solve(
         >>> sol.iterations < 12
         True
     """
+    with without_autocast(device_kind(u0)):
+        return _solve(
+            problem,
+            u0,
+            grid,
+            fine=fine,
+            coarse=coarse,
+            schedule=schedule,
+            executor=executor,
+            stop=stop,
+            max_iterations=max_iterations,
+            samples=samples,
+            dense=dense,
+            keep=keep,
+            verify=verify,
+            history=history,
+            resume=resume,
+            checkpoint=checkpoint,
+            throw=throw,
+            progress=progress,
+            callback=callback,
+        )
+
+
+def _solve(
+    problem: Problem,
+    u0: State,
+    grid: TimeGrid,
+    *,
+    fine: Integrator,
+    coarse: Integrator | Correction,
+    schedule: Schedule | None,
+    executor: Executor | None,
+    stop: StoppingRule | None,
+    max_iterations: int | None,
+    samples: bool,
+    dense: bool,
+    keep: Literal["last", "all"],
+    verify: bool,
+    history: Literal["full", "summary"] | None,
+    resume: Solution | None,
+    checkpoint: str | os.PathLike[str] | None,
+    throw: bool,
+    progress: bool,
+    callback: Callback | None,
+) -> Solution:
     executor = Batched() if executor is None else executor
     check_instance(executor, Executor, "executor", "pr.Batched()")
     schedule = Wavefront(AHEAD) if schedule is None else schedule
@@ -119,6 +166,7 @@ def solve(
         check_keep(keep, dense)
         summary = check_history(history, dense)
         run = Run(problem, u0, grid, fine, joined, samples, callback, progress, dense, keep, verify, summary)
+        check_half(u0, fine, coarse)
         if verify:
             _check_verify(dense, joined)
         correction, stop = _parts(run, coarse, schedule, stop)
@@ -224,7 +272,8 @@ def serial(
     """
     executor = Batched() if executor is None else executor
     check_instance(executor, Executor, "executor", "pr.Batched()")
-    with executor.joined() as joined:
+    with without_autocast(device_kind(u0)), executor.joined() as joined:
         run = Run(problem, u0, grid, fine, joined, samples, None, False, True)
+        check_half(u0, fine, None)
         joined.meet(run.systems, lambda: {"identity": run.identity, "initial state": digest(trees.leaves(run.systems))})
         return run.sequential()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parareal._core import trees
+from parareal._core import autocast, trees
 from parareal._core.trees import State
 
 Batching: TypeAlias = Literal["vmap", "native", "fold", "loop"]
@@ -54,6 +54,12 @@ class OnLanes:
 
     def __call__(self, t: Tensor, u: State, rows: State = None) -> State:
         """Values on L lanes: ``t`` of shape ``(L,)``, leaves ``(L, *state)``."""
+        if autocast.set_aside() is not None:
+            with autocast.restored():
+                return self._noticing(t, u, rows)
+        return self._noticing(t, u, rows)
+
+    def _noticing(self, t: Tensor, u: State, rows: State) -> State:
         if self._drew < 0:  # as in nearly every call
             return self._call(t, u) if rows is None else self._call(t, u, rows)
         before = _generators(u)
@@ -201,6 +207,7 @@ def check_like(value: State, u: State, what: str) -> State:
     if isinstance(value, Tensor) and isinstance(u, Tensor):
         if value.shape == u.shape and value.dtype == u.dtype and value.device == u.device:
             return value
+        value = autocast.cast_back(value, u)
         pairs = [(value, u)]
     else:
         if trees.structure(value) != trees.structure(u):
@@ -210,6 +217,8 @@ def check_like(value: State, u: State, what: str) -> State:
                 f"{what} returned {_describe(value)} for a state that is {_describe(u)}; "
                 "expected the same nest of tuples, lists and dicts, one derivative for each tensor"
             )
+        if autocast.set_aside() is not None:
+            value = trees.map(lambda got, like: autocast.cast_back(got, like) if _two(got, like) else got, value, u)
         pairs = list(zip(trees.leaves(value), trees.leaves(u), strict=True))
     for got, expected in pairs:
         if not isinstance(got, Tensor):
@@ -224,13 +233,24 @@ def check_like(value: State, u: State, what: str) -> State:
         if got.dtype != expected.dtype:
             raise TypeError(
                 f"{what} returned {got.dtype} for a state of {expected.dtype}; expected the same dtype. "
-                "Time is float64: use t.to(u.dtype) where it meets the state"
+                f"Time is float64: use t.to(u.dtype) where it meets the state{_of_autocast(got, expected)}"
             )
         if got.device != expected.device:
             raise ValueError(
                 f"{what} returned a tensor on {got.device} for a state on {expected.device}; move it there"
             )
     return value
+
+
+def _of_autocast(got: Tensor, expected: Tensor) -> str:
+    on = torch.is_autocast_enabled(expected.device.type)
+    if not on or got.dtype != torch.get_autocast_dtype(expected.device.type):
+        return ""
+    return ". Autocast has lowered the precision: return value.to(u.dtype)"
+
+
+def _two(got: Any, like: Any) -> bool:
+    return isinstance(got, Tensor) and isinstance(like, Tensor)
 
 
 def _describe(tree: State) -> str:

@@ -123,6 +123,7 @@ class Solution:
             TypeError: The state holds something other than tuples, lists and dicts with strings as keys.
             FileNotFoundError: There is no folder of that name to write to.
             ValueError: It is the name of a folder.
+            OSError: It cannot be written, because the disk is full, for example; an older file is left as it is.
             ImportError: safetensors is not installed.
         """
         save(self, path)
@@ -140,8 +141,12 @@ class Solution:
             FileNotFoundError: There is none.
             ImportError: safetensors is not installed.
         """
+        torch.empty(0, device=device)  # raises where there is no such device, before the file is blamed
         packed, tensors = _tensor_file.load(path)
-        return _unpack(packed, tensors, torch.device(device))
+        try:
+            return _unpack(packed, tensors, torch.device(device))
+        except Exception as error:  # a file can have the right digest, and not what `save` puts in
+            raise _tensor_file.damaged(path, f"{type(error).__name__}: {error}") from error
 
     def __repr__(self) -> str:
         slices = self.history[-1].slices if self.history else len(self.ts) - 1
