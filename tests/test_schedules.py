@@ -273,7 +273,8 @@ def test_a_bound_holds_the_fine_evaluations_down(slices: int, steps: int, k: int
     }
     barrier, bound, free = found.values()
     assert bound.rounds == free.rounds == k * steps + slices - k < barrier.rounds
-    assert bound.fine_evaluations <= (k + ahead) / k * barrier.fine_evaluations + bound.rounds  # the lane of the frontier
+    at_the_frontier = bound.rounds
+    assert bound.fine_evaluations <= (k + ahead) / k * barrier.fine_evaluations + at_the_frontier
     assert bound.fine_evaluations < free.fine_evaluations
 
 

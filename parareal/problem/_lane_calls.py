@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -93,7 +93,7 @@ class OnLanes:
     def _call_vmapped(self, *args: Any) -> State:
         if args[0].shape[0] == 1:  # one lane needs no vmap, which costs more than a small f itself
             return trees.map(lambda leaf: leaf.unsqueeze(0), self._checked(*(trees.one(arg, 0) for arg in args)))
-        with noting_vmap(self._name):
+        with noting_vmap(self._name), no_checkpoints(self._name):
             return self._vmapped(*args)
 
     def _call_folded(self, t: Tensor, u: State, *rows: State) -> State:
@@ -195,11 +195,28 @@ def noting_vmap(name: str) -> Generator[None, None, None]:
         yield
     except RuntimeError as error:
         error.add_note(
-            f"{name} was called under torch.func.vmap. If it works on a single state, vmap is what it cannot stand: "
+            f"{name} was called under torch.func.vmap, which torch.utils.checkpoint, for one, cannot stand. If it works on a single state, vmap is what it cannot stand: "
             'write it for stacked lanes and pass batching="native" or "fold", or pass batching="loop" to have it '
             "called once per lane."
         )
         raise
+
+
+@contextmanager
+def no_checkpoints(name: str) -> Generator[None, None, None]:
+    """Has `torch.utils.checkpoint` raise where it is called under vmap: its backward pass would, inside of torch."""
+    before = ExitStack()
+    if torch.is_grad_enabled():
+        with suppress(RuntimeError):  # the caller has hooks on saved tensors, which only see what is not under vmap
+            before.enter_context(
+                torch.autograd.graph.disable_saved_tensors_hooks(
+                    f"{name} uses torch.utils.checkpoint, or other hooks on saved tensors, under torch.func.vmap, where "
+                    'they have no backward pass; expected batching="native" or "fold" with an f for stacked lanes, '
+                    'batching="loop", or no checkpointing'
+                )
+            )
+    with before:
+        yield
 
 
 def check_like(value: State, u: State, what: str) -> State:

@@ -177,7 +177,9 @@ def number(value: Tensor, kind: type) -> Any:
 def put(tensors: dict[str, Tensor], name: str, leaf: Tensor) -> None:
     # A copy of its own: safetensors takes no two tensors in one memory.
     leaf = leaf.detach().cpu().resolve_conj().resolve_neg()
-    tensors[name] = (torch.view_as_real(leaf) if leaf.is_complex() else leaf).clone(memory_format=torch.contiguous_format)
+    tensors[name] = (torch.view_as_real(leaf) if leaf.is_complex() else leaf).clone(
+        memory_format=torch.contiguous_format
+    )
 
 
 def put_state(tensors: dict[str, Tensor], name: str, state: State) -> Any:

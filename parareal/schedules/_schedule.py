@@ -95,7 +95,8 @@ class Wavefront(Schedule):
     any other. While the first iteration crosses N slices, those on the left have time for N / (S - 1) more, which are
     for nothing where the run ends earlier: short slices and quick convergence waste most. ``ahead`` bounds this: a run
     that takes no more iterations than ``ahead + 1`` takes the rounds of an unbounded one, and its fine evaluations are
-    at most ``(k + ahead) / k`` times those of `Barrier`, and one more a round, of the slice at the frontier. A run of more iterations takes more rounds than unbounded.
+    at most ``(k + ahead) / k`` times those of `Barrier`, and one more a round, of the slice at the frontier. A run of
+    more iterations takes more rounds than unbounded, and its final states may overtake iterates that were held back.
 
     Where every coarse lane takes fewer rounds than the fine lane beside it, each iteration moves every edge to where
     `Barrier` moves it. When the run ends, edges on the left may already be an iterate further on; where coarse lanes
