@@ -169,7 +169,7 @@ def test_the_bytes_of_a_tensor_do_not_depend_on_its_strides(
     plain = (torch.arange(1, 1 + torch.Size(shape).numel()).reshape(shape) % 5).to(dtype)
     if dtype.is_complex and conj:
         plain = plain * (1 - 2j)
-    spread = torch.zeros(*[(n - 1) * stride + 1 if n > 1 else stride for n in shape], dtype=dtype)
+    spread = torch.zeros([(n - 1) * stride + 1 if n > 1 else stride for n in shape], dtype=dtype)
     view = spread[tuple(slice(None, None, stride) for _ in shape)]
     view.copy_(plain)
     if flip and view.ndim > 1:

@@ -195,7 +195,8 @@ def noting_vmap(name: str) -> Generator[None, None, None]:
         yield
     except RuntimeError as error:
         error.add_note(
-            f"{name} was called under torch.func.vmap, which torch.utils.checkpoint, for one, cannot stand. If it works on a single state, vmap is what it cannot stand: "
+            f"{name} was called under torch.func.vmap. If it works on a single state, vmap is what it cannot stand, as "
+            "torch.utils.checkpoint, for one: "
             'write it for stacked lanes and pass batching="native" or "fold", or pass batching="loop" to have it '
             "called once per lane."
         )
@@ -210,9 +211,9 @@ def no_checkpoints(name: str) -> Generator[None, None, None]:
         with suppress(RuntimeError):  # the caller has hooks on saved tensors, which only see what is not under vmap
             before.enter_context(
                 torch.autograd.graph.disable_saved_tensors_hooks(
-                    f"{name} uses torch.utils.checkpoint, or other hooks on saved tensors, under torch.func.vmap, where "
-                    'they have no backward pass; expected batching="native" or "fold" with an f for stacked lanes, '
-                    'batching="loop", or no checkpointing'
+                    f"{name} uses torch.utils.checkpoint, or other hooks on saved tensors, under torch.func.vmap, "
+                    'where they have no backward pass; expected batching="native" or "fold" with an f for stacked '
+                    'lanes, batching="loop", or no checkpointing'
                 )
             )
     with before:
