@@ -10,6 +10,7 @@ from torch import Tensor
 from parareal._core import trees
 from parareal._core.checks import with_article
 from parareal._core.trees import State
+from parareal.integrators import Integrator, SciPy, TorchODE
 
 
 def check_keep(keep: Any, dense: bool) -> None:
@@ -30,6 +31,29 @@ def check_history(history: Any, dense: bool) -> bool:
             "alone, or None for 'full' with dense=True and 'summary' without"
         )
     return history == "summary"
+
+
+def device_kind(u0: Any) -> str:
+    """The kind of device that a state lies on, as far as it is a state."""
+    return next((leaf.device.type for leaf in trees.leaves(u0) if isinstance(leaf, Tensor)), "cpu")
+
+
+def check_half(u0: State, fine: Any, coarse: Any) -> None:
+    """Raises where a method cannot compute in half precision: Newton's systems, and libraries that do not have it."""
+    half = [leaf.dtype for leaf in trees.leaves(u0) if leaf.dtype in _HALF]
+    if not half:
+        return
+    propagator = coarse if isinstance(coarse, Integrator) else getattr(coarse, "propagator", None)
+    for name, method in (("fine", fine), ("the coarse propagator", propagator)):
+        if isinstance(method, Integrator) and (method.implicit or isinstance(method, SciPy | TorchODE)):
+            raise TypeError(
+                f"u0 is of {half[0]}, in which {name}, {method!r}, cannot be computed: torch solves no linear systems "
+                "in it, and other libraries do not know it or choose no step in it; expected float32 or float64: "
+                "u0.float(), with f in low precision inside of torch.autocast"
+            )
+
+
+_HALF = (torch.float16, torch.bfloat16, torch.complex32)
 
 
 def check_solves(method: Any, problem: Any, name: str) -> None:
@@ -69,8 +93,9 @@ def check_state(u0: State, samples: bool) -> int:
             raise TypeError(f"u0 holds a tensor of layout {leaf.layout}; expected a dense one: use u0.to_dense()")
         if not _has_memory(leaf):
             raise TypeError(
-                "u0 is a tensor without memory of its own, as under torch.func.grad, jvp or vmap; expected another: "
-                "take gradients with torch.autograd, and batches with samples=True or with a leading axis"
+                "u0 is a tensor inside a transform of torch.func, such as grad, jacrev, jvp or vmap, in which solve "
+                "cannot run; expected a plain tensor: call solve outside of it. Take gradients with "
+                "torch.autograd.grad or loss.backward(), and many initial states with samples=True or a leading axis"
             )
         if leaf.device != leaves[0].device:
             raise ValueError(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Literal
 
 from parareal._core import trees
+from parareal._core.autocast import without_autocast
 from parareal._core.checks import check_count, check_instance
 from parareal._core.signals import raising
 from parareal._core.trees import State
-from parareal._input_checks import check_history, check_keep, check_solves
+from parareal._input_checks import check_half, check_history, check_keep, check_solves, device_kind
 from parareal._inputs import Inputs
 from parareal._run import Callback, Method, Options, Run
 from parareal._sequential import sequential
@@ -18,12 +20,12 @@ from parareal.corrections._base import Coarse, Correction, check_correction
 from parareal.executors._base import Executor
 from parareal.executors._local import Batched
 from parareal.grid._time_grid import TimeGrid
-from parareal.integrators._base import Integrator
+from parareal.integrators._base import Integrator, Multistep
 from parareal.persistence._checkpoint import Checkpoint
 from parareal.problem._ode import Problem
 from parareal.results._run_identity import digest
 from parareal.results._solution import Solution, SolveError
-from parareal.schedules._schedule import Barrier, Schedule
+from parareal.schedules._schedule import AHEAD, Schedule, Wavefront
 from parareal.stopping._rules import StoppingRule
 from parareal.stopping._tolerance import Tolerance
 
@@ -62,7 +64,10 @@ def solve(
         grid: Time points and slices.
         fine: The propagator whose solution is wanted.
         coarse: A cheap integrator, one step a slice unless it says otherwise, or a `Correction`.
-        schedule: Which lanes advance when; `Barrier` by default, `Wavefront`, `Windowed` or `RankPipeline`.
+        schedule: Which lanes advance when: `Wavefront`, `Barrier`, `Windowed` or `RankPipeline`. By default
+            ``Wavefront(ahead=6)``: it takes no more rounds than `serial`, which `Barrier` can, but makes evaluations
+            that turn out not to be needed, for k iterations at most ``(k + 6) / k`` times the fine ones of `Barrier`.
+            Take `Barrier` where evaluations count, and ``Wavefront()``, without a bound, where rounds alone do.
         executor: How the lanes of a round are evaluated; `Batched` by default, `Distributed` under ``torchrun``.
         stop: When to stop; ``Tolerance(rtol=1e-4, atol=1e-6)`` by default.
         max_iterations: Most iterations; ``None`` or more than there are slices means as many as there are slices.
@@ -81,7 +86,8 @@ def solve(
             The callback sees the increments of all slices in either case.
         resume: A solution to continue from, partial or not, of a run with the same problem, initial state, grid, fine
             propagator and ``samples``. Everything else may be another. Iterations, history and costs are counted on.
-            With the default schedule the run continues as if it had never stopped; see ``docs/resume.md``.
+            With `Barrier` the run continues as if it had never stopped, with others from what every slice boundary
+            holds; see ``docs/resume.md``.
         checkpoint: A file that is written after each iteration, see `Solution.save`, and continued from where it exists
             already: the same call, made again after a crash, does the rest. The file before it is kept as
             ``checkpoint + ".previous"``, and is taken with a warning where the last one is damaged.
@@ -107,15 +113,62 @@ def solve(
         >>> sol.iterations < 12
         True
     """
+    with without_autocast(device_kind(u0)):
+        return _solve(
+            problem,
+            u0,
+            grid,
+            fine=fine,
+            coarse=coarse,
+            schedule=schedule,
+            executor=executor,
+            stop=stop,
+            max_iterations=max_iterations,
+            samples=samples,
+            dense=dense,
+            keep=keep,
+            verify=verify,
+            history=history,
+            resume=resume,
+            checkpoint=checkpoint,
+            throw=throw,
+            progress=progress,
+            callback=callback,
+        )
+
+
+def _solve(
+    problem: Problem,
+    u0: State,
+    grid: TimeGrid,
+    *,
+    fine: Integrator,
+    coarse: Integrator | Correction,
+    schedule: Schedule | None,
+    executor: Executor | None,
+    stop: StoppingRule | None,
+    max_iterations: int | None,
+    samples: bool,
+    dense: bool,
+    keep: Literal["last", "all"],
+    verify: bool,
+    history: Literal["full", "summary"] | None,
+    resume: Solution | None,
+    checkpoint: str | os.PathLike[str] | None,
+    throw: bool,
+    progress: bool,
+    callback: Callback | None,
+) -> Solution:
     executor = Batched() if executor is None else executor
     check_instance(executor, Executor, "executor", "pr.Batched()")
-    schedule = Barrier() if schedule is None else schedule
-    check_instance(schedule, Schedule, "schedule", "pr.Barrier()")
+    schedule = Wavefront(AHEAD) if schedule is None else schedule
+    check_instance(schedule, Schedule, "schedule", "pr.Wavefront()")
     with schedule.joined(executor) as joined:
         check_keep(keep, dense)
         summary = check_history(history, dense)
         inputs = Inputs.checked(problem, u0, grid, fine, joined, samples)
         options = Options(dense, keep, verify, summary, callback, progress)
+        check_half(u0, fine, coarse)
         if verify:
             _check_verify(dense, joined)
         correction, stop = _parts(inputs, coarse, schedule, stop)
@@ -140,11 +193,20 @@ def solve(
                 resume = saved.load() or resume
             method = Method(correction, schedule, stop, max_iterations)
             solution = Run(inputs, joined, options).parallel(method, resume, saved)
+            solution = replace(solution, serial_rounds=_serial_rounds(grid, fine))
             if saved is not None:
                 saved.save(solution)
     if throw and solution.status.failed:
         raise SolveError(solution)
     return solution
+
+
+def _serial_rounds(grid: TimeGrid, fine: Integrator) -> int | None:
+    """Rounds of `serial`, where the number is known without running it."""
+    evaluations = fine.traits.evaluations
+    if evaluations is None or isinstance(fine, Multistep):
+        return None
+    return evaluations * (fine.steps * grid.num_slices if fine.steps else sum(grid.steps_per_slice))
 
 
 def _check_verify(dense: bool, executor: Executor) -> None:
@@ -211,8 +273,9 @@ def serial(
     """
     executor = Batched() if executor is None else executor
     check_instance(executor, Executor, "executor", "pr.Batched()")
-    with executor.joined() as joined:
+    with without_autocast(device_kind(u0)), executor.joined() as joined:
         inputs = Inputs.checked(problem, u0, grid, fine, joined, samples)
+        check_half(u0, fine, None)
         systems = inputs.systems
         joined.meet(systems, lambda: {"identity": inputs.identity, "initial state": digest(trees.leaves(systems))})
         return sequential(inputs, joined)

@@ -34,7 +34,7 @@ NEVER = pr.Tolerance(rtol=0.0, atol=0.0)
 
 
 def solve(case: Case, coarse: pr.Integrator | pr.Correction, **options: Any) -> pr.Solution:
-    options = {"executor": pr.Serial(), **options}
+    options = {"executor": pr.Serial(), "schedule": pr.Barrier(), **options}
     return pr.solve(case.problem, case.u0, case.grid, fine=case.fine, coarse=coarse, **options)
 
 

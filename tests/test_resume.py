@@ -33,7 +33,14 @@ def wave(t: Tensor, u: Tensor) -> Tensor:
 
 
 def run(u0: Any = U0, grid: pr.TimeGrid = GRID, f: Any = wave, **options: Any) -> pr.Solution:
-    settings = {"fine": pr.RK4(), "coarse": pr.Euler(), "executor": pr.Serial(), "throw": False, **options}
+    settings = {
+        "fine": pr.RK4(),
+        "coarse": pr.Euler(),
+        "executor": pr.Serial(),
+        "schedule": pr.Barrier(),
+        "throw": False,
+        **options,
+    }
     return pr.solve(f if isinstance(f, pr.Problem) else pr.ODE(f), u0, grid, **settings)
 
 
@@ -110,7 +117,7 @@ def test_a_run_with_a_barrier_goes_on_bit_for_bit_wherever_it_was_cut(
     by_file: bool,
     data: st.DataObject,
 ) -> None:
-    call = {"coarse": coarse, "stop": stop, "executor": pr.Serial()}
+    call = {"coarse": coarse, "stop": stop, "executor": pr.Serial(), "schedule": pr.Barrier()}
     whole = pr.solve(case.problem, case.u0, case.grid, fine=case.fine, **call)
     sol = interrupted(case, data.draw(st.integers(1, max(whole.stats.fine_evaluations, 1)), label="call"), **call)
     assert sol.status is pr.Status.INTERRUPTED
@@ -128,7 +135,7 @@ def test_so_does_a_batch_of_samples(
     by_file: bool,
     data: st.DataObject,
 ) -> None:
-    call = {"coarse": coarse, "stop": stop, "executor": pr.Serial(), "samples": True}
+    call = {"coarse": coarse, "stop": stop, "executor": pr.Serial(), "schedule": pr.Barrier(), "samples": True}
     whole = pr.solve(case.problem, case.u0, case.grid, fine=case.fine, **call)
     sol = interrupted(case, data.draw(st.integers(1, max(whole.stats.fine_evaluations, 1)), label="call"), **call)
     if by_file:
@@ -154,7 +161,13 @@ def test_a_window_that_was_stopped_goes_on_bit_for_bit(
 )
 def test_what_a_multistep_method_looks_back_to_is_kept(coarse: pr.Correction | pr.Propagator) -> None:
     grid, u0 = pr.TimeGrid.uniform(0.0, 1.0, slices=5, steps=3), torch.tensor([0.7, 0.2, -0.1])
-    call = {"fine": pr.AdamsBashforth(2), "coarse": coarse, "executor": pr.Serial(), "stop": pr.Tolerance(1e-6, 1e-9)}
+    call = {
+        "fine": pr.AdamsBashforth(2),
+        "coarse": coarse,
+        "executor": pr.Serial(),
+        "schedule": pr.Barrier(),
+        "stop": pr.Tolerance(1e-6, 1e-9),
+    }
 
     def f(t: Any, u: Any) -> Any:
         return torch.cos(3 * t) * u.roll(1, -1)
@@ -512,7 +525,7 @@ def test_functions_of_another_process_have_other_addresses_only() -> None:
 def test_a_job_that_is_started_again_goes_on(
     tmp_path_factory: pytest.TempPathFactory, case: Case, coarse: pr.Correction, data: st.DataObject
 ) -> None:
-    call = {"coarse": coarse, "stop": pr.Tolerance(1e-6, 0.0), "executor": pr.Serial()}
+    call = {"coarse": coarse, "stop": pr.Tolerance(1e-6, 0.0), "executor": pr.Serial(), "schedule": pr.Barrier()}
     whole = pr.solve(case.problem, case.u0, case.grid, fine=case.fine, **call)
     call["checkpoint"] = tmp_path_factory.mktemp("runs") / "job.safetensors"
     for _ in range(2):

@@ -19,7 +19,7 @@ NEVER = pr.Tolerance(rtol=0.0, atol=0.0)
 
 
 def solve(case: Case, coarse: Any, **options: Any) -> pr.Solution:
-    options = {"executor": pr.Serial(), **options}
+    options = {"executor": pr.Serial(), "schedule": pr.Barrier(), **options}
     return pr.solve(case.problem, case.u0, case.grid, fine=case.fine, coarse=coarse, **options)
 
 
@@ -150,10 +150,11 @@ def test_rounds_of_wavefront(slices: int, steps: int, data: Any) -> None:
     u0 = torch.ones(2, dtype=torch.float64)
     options = {"fine": pr.Euler(), "coarse": pr.Euler(), "stop": pr.Iterations(k)}
     sol = pr.solve(problem, u0, grid, schedule=pr.Wavefront(), **options)
+    classical = pr.solve(problem, u0, grid, schedule=pr.Barrier(), **options)
     if steps > 1:
         assert sol.iterations == k
         assert sol.stats.rounds == k * steps + slices - k
-        assert sol.stats.evaluations >= pr.solve(problem, u0, grid, **options).stats.evaluations
+        assert sol.stats.evaluations >= classical.stats.evaluations
     else:
         assert sol.stats.rounds == slices
 
@@ -212,6 +213,85 @@ def test_a_sample_that_is_done_leaves_the_rounds() -> None:
         assert both.iterations.tolist() == [alone[0].iterations.item(), 1]
         assert both.stats.rounds == alone[0].stats.rounds
         assert both.stats.evaluations == sum(sol.stats.evaluations for sol in alone)
+
+
+# --- a bound on speculative work -------------------------------------------------------------------------------------
+
+BOUNDS = st.integers(0, 4)
+
+
+@given(cases(), corrections(), BOUNDS)
+def test_a_bound_never_costs_more_rounds_than_the_sequential_run(
+    case: Case, correction: pr.Correction, ahead: int
+) -> None:
+    serial = pr.serial(case.problem, case.u0, case.grid, fine=case.fine)
+    sol = solve(case, correction, stop=NEVER, schedule=pr.Wavefront(ahead))
+    assert equal(sol.us, serial.us)
+    assert sol.iterations <= case.grid.num_slices
+    assert sol.stats.rounds <= serial.stats.rounds
+
+
+@given(cases(min_slices=2), corrections(), BOUNDS, st.data())
+def test_after_k_iterations_with_a_bound_the_known_slices_are_the_sequential_ones(
+    case: Case, correction: pr.Correction, ahead: int, data: Any
+) -> None:
+    k = data.draw(st.integers(1, case.grid.num_slices))
+    sol = solve(case, correction, stop=pr.Iterations(k), schedule=pr.Wavefront(ahead))
+    known = sol.history[-1].frontier
+    assert known >= sol.iterations
+    serial = pr.serial(case.problem, case.u0, case.grid, fine=case.fine)
+    assert equal(part(sol.us, slice(known + 1)), part(serial.us, slice(known + 1)))
+
+
+@given(cases(), corrections(), BOUNDS, st.data())
+def test_a_bound_that_is_not_reached_changes_no_iterate_and_no_round(
+    case: Case, correction: pr.Correction, ahead: int, data: Any
+) -> None:
+    k = data.draw(st.integers(1, min(ahead + 1, case.grid.num_slices)))
+    free, bound = (solve(case, correction, stop=pr.Iterations(k), schedule=pr.Wavefront(a)) for a in (None, ahead))
+    assert bound.stats.rounds == free.stats.rounds
+    assert bound.stats.evaluations <= free.stats.evaluations
+    assert equal(part(bound.us, -1), part(free.us, -1))
+
+
+@pytest.mark.parametrize(
+    ("slices", "steps", "k", "ahead"), [(40, 5, 1, 0), (40, 5, 2, 1), (40, 5, 2, 6), (60, 3, 4, 4)]
+)
+def test_a_bound_holds_the_fine_evaluations_down(slices: int, steps: int, k: int, ahead: int) -> None:
+    problem, grid = pr.ODE(lambda t, u: -u * u, batching="native"), pr.TimeGrid.uniform(0.0, 1.0, slices, steps)
+    found = {
+        schedule: pr.solve(
+            problem,
+            torch.ones(2, dtype=torch.float64),
+            grid,
+            fine=pr.Euler(),
+            coarse=pr.Euler(),
+            stop=pr.Iterations(k),
+            schedule=schedule,
+        ).stats
+        for schedule in (pr.Barrier(), pr.Wavefront(ahead), pr.Wavefront())
+    }
+    barrier, bound, free = found.values()
+    assert bound.rounds == free.rounds == k * steps + slices - k < barrier.rounds
+    at_the_frontier = bound.rounds
+    assert bound.fine_evaluations <= (k + ahead) / k * barrier.fine_evaluations + at_the_frontier
+    assert bound.fine_evaluations < free.fine_evaluations
+
+
+def test_solve_takes_the_bounded_wavefront_where_none_is_named() -> None:
+    problem, grid = pr.ODE(lambda t, u: torch.sin(t) * u + 1), pr.TimeGrid.uniform(0.0, 3.0, 40, 3)
+    options: Any = {"fine": pr.Euler(), "coarse": pr.Euler(), "stop": pr.Iterations(3)}
+    u0 = torch.ones(2, dtype=torch.float64)
+    default, named = (pr.solve(problem, u0, grid, **options, **more) for more in ({}, {"schedule": pr.Wavefront(6)}))
+    assert torch.equal(default.us, named.us)
+    assert default.stats.rounds == named.stats.rounds == 3 * 3 + 40 - 3
+    assert default.stats.evaluations == named.stats.evaluations
+
+
+@pytest.mark.parametrize(("ahead", "error"), [(-1, ValueError), (1.0, TypeError), (True, TypeError)])
+def test_a_bound_that_is_none_is_named(ahead: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="ahead="):
+        pr.Wavefront(ahead)
 
 
 # --- schedules of one's own ------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def test_converged_within_what_was_asked() -> None:
 
 
 def test_defaults_are_those_of_the_signature() -> None:
-    explicit = run(schedule=pr.Barrier(), executor=pr.Batched(), stop=pr.Tolerance(rtol=1e-4, atol=1e-6))
+    explicit = run(schedule=pr.Wavefront(ahead=6), executor=pr.Batched(), stop=pr.Tolerance(rtol=1e-4, atol=1e-6))
     default = run()
     assert torch.equal(default.us, explicit.us)
     assert default.iterations == explicit.iterations

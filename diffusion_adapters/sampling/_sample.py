@@ -39,6 +39,14 @@ class SampleResult:
     samples: Tensor
     solution: pr.Solution
 
+    def __repr__(self) -> str:
+        kind, where = str(self.samples.dtype).removeprefix("torch."), self.samples.device
+        return f"SampleResult(samples: {kind}, shape {tuple(self.samples.shape)} on {where}, {self.solution!r})"
+
+    def __str__(self) -> str:
+        kind, where = str(self.samples.dtype).removeprefix("torch."), self.samples.device
+        return f"SampleResult, samples: {kind}, shape {tuple(self.samples.shape)} on {where}\n{self.solution}"
+
 
 @explain_keywords(KEYWORDS)
 @torch.no_grad()

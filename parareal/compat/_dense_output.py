@@ -66,7 +66,7 @@ def _uniform(times: Tensor, step: Any) -> Tensor:
     count = int(torch.ceil((end - start).abs() / step)) + 1
     points = start + torch.sign(end - start) * step * torch.arange(count, dtype=times.dtype)
     inside = (points - start).abs() < (end - start).abs()
-    return torch.cat([points[inside], times[-1:]])
+    return torch.unique_consecutive(torch.cat([points[inside], times[-1:]]))  # steps below rounding are none
 
 
 def fill(problem: Problem, fine: Integrator, grid: TimeGrid, us: State, executor: Executor) -> tuple[State, int, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from parareal.integrators import RK4, ButcherTableau, Integrator, RungeKutta, To
 from parareal.problem._lane_calls import Batching
 from parareal.problem._ode import ODE
 from parareal.results._solution import Solution
-from parareal.schedules._schedule import Schedule, Wavefront
+from parareal.schedules._schedule import Schedule
 from parareal.stopping._tolerance import Tolerance
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
@@ -46,10 +47,12 @@ SLICES = 16
 
 
 def odeint(
-    f: Callable[[Tensor, Any], Any],
-    y0: State,
-    t: Tensor,
+    f: Callable[[Tensor, Any], Any] | None = None,
+    y0: State = None,
+    t: Tensor | None = None,
     *,
+    func: Callable[[Tensor, Any], Any] | None = None,
+    event_fn: Any = None,
     rtol: float = 1e-7,
     atol: float = 1e-9,
     method: str | Integrator | None = None,
@@ -72,8 +75,11 @@ def odeint(
         f: ``f(t, y)`` with a scalar ``t``, of the real dtype of ``y0``, and one state. Fixed-step methods call its
             ``callback_step(t0, y0, dt)``, if it has one, for each step of the result once that is there; a warning
             names other callbacks of torchdiffeq, which are not called.
-        y0: State at ``t[0]``: a tensor, or a tuple or other nest of tensors.
+        y0: State at ``t[0]``: a tensor, or a tuple or other nest of tensors. Tuples of several dtypes are solved in
+            the one that holds them all.
         t: Times, strictly rising or strictly falling, any real dtype, shape ``(T,)`` with T >= 2.
+        func: torchdiffeq's name of ``f``; one of them is expected.
+        event_fn: Not supported: anything but ``None`` is an error.
         rtol: Relative tolerance of adaptive methods, and of the iteration for all methods. The iteration stops at a few
             units of rounding where that is more.
         atol: Absolute tolerance of both.
@@ -85,8 +91,8 @@ def odeint(
         slices: How many to cut the time into. Adaptive methods and integrators: at least so many, since every one of
             ``t`` is an edge; 16 by default. Fixed steps: about the square root of the number of steps by default.
         coarse: As in `solve`; by default one step a slice of `RK4`, or of the fixed-step method itself.
-        schedule: As in `solve`; by default `Wavefront`, with which no more rounds are taken than by the sequential run
-            over the same slices.
+        schedule: As in `solve`, with the same default: no more rounds are taken than by the sequential run over the
+            same slices.
         executor: As in `solve`.
         batching: How ``f`` is called for many states at once; see `ODE`. ``"loop"`` for an ``f`` that
             ``torch.func.vmap`` cannot stand.
@@ -110,7 +116,9 @@ def odeint(
         >>> y.shape, torch.allclose(y[-1], torch.exp(-t[-1]), rtol=1e-6)
         (torch.Size([5, 3]), True)
     """
+    f = _right_hand_side(f, func, event_fn)
     check_state(y0, samples=False)
+    y0 = _in_one_dtype(y0)
     times = _as_times(t)
     dtype = trees.leaves(y0)[0].dtype
     problem = ODE(_AsTorchDiffEq(f, dtype.to_real(), y0) if callable(f) else f, batching)
@@ -129,7 +137,7 @@ def odeint(
         plan.grid,
         fine=plan.fine,
         coarse=plan.coarse if coarse is None else coarse,
-        schedule=Wavefront() if schedule is None else schedule,
+        schedule=schedule,
         executor=executor,
         stop=Tolerance(max(rtol, rounding), atol, norm="max"),
         max_iterations=max_iterations,
@@ -143,6 +151,28 @@ def odeint(
         result = at_times(problem, plan.grid.points, states, times, plan.interp, executor)
         call_for_steps(f, plan.grid.points, states, t)
     return (result, solution) if return_solution else result
+
+
+def _right_hand_side(f: Any, func: Any, event_fn: Any) -> Any:
+    """The function that came under either name."""
+    if event_fn is not None:
+        raise ValueError(
+            "event_fn came, and pr.odeint finds no events; expected None: call torchdiffeq.odeint_event, or solve to a "
+            "fixed time and look for the event in the result"
+        )
+    if (f is None) == (func is None):
+        came = "neither f nor func" if f is None else "both f and func"
+        raise TypeError(f"odeint got {came}; expected one of them: odeint(f, y0, t), or odeint(func=f, y0=y0, t=t)")
+    return func if f is None else f
+
+
+def _in_one_dtype(y0: State) -> State:
+    """A tuple of several dtypes in the one that holds them all, as torchdiffeq, which makes one tensor of it."""
+    dtypes = {leaf.dtype for leaf in trees.leaves(y0)}
+    if not isinstance(y0, tuple) or len(dtypes) == 1:
+        return y0
+    wide = reduce(torch.promote_types, dtypes)
+    return trees.map(lambda leaf: leaf.to(wide), y0)
 
 
 @dataclass(frozen=True)
@@ -193,7 +223,7 @@ def _cut(times: Tensor, slices: int) -> Tensor:
         a + (b - a) * torch.arange(int(n), dtype=times.dtype) / n
         for a, b, n in zip(times[:-1], times[1:], parts, strict=True)
     ]
-    return torch.cat([*pieces, times[-1:]])
+    return torch.unique_consecutive(torch.cat([*pieces, times[-1:]]))  # float64 may hold fewer times between two
 
 
 def _rising(times: Tensor) -> Tensor:
@@ -237,4 +267,15 @@ class _AsTorchDiffEq:
 
     def __call__(self, t: Tensor, y: State) -> State:
         value = self._f(t.to(self._dtype), y)
-        return tuple(value) if self._is_tuple and isinstance(value, list) else value  # pyright: ignore
+        if not self._is_tuple or not isinstance(value, tuple | list):
+            return value
+        return (
+            tuple(_widened(one, like) for one, like in zip(value, y, strict=False)) if len(value) == len(y) else value
+        )  # pyright: ignore
+
+
+def _widened(value: Any, like: Any) -> Any:
+    """A slope in the dtype of its state where that holds it, as in torchdiffeq, which makes one tensor of a tuple."""
+    if not isinstance(value, Tensor) or not isinstance(like, Tensor):
+        return value
+    return value.to(like.dtype) if torch.promote_types(value.dtype, like.dtype) == like.dtype else value

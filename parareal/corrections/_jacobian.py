@@ -129,7 +129,8 @@ class Jacobian(Correction):
     def rate(self, slope: Any, u: State, tangents: State) -> State:
         """What the tangents change by, with ``slope(v)`` for the directional derivatives along ``v``."""
         if self.kind == "full":
-            return torch.func.vmap(slope, in_dims=1, out_dims=1)(tangents)
+            # A leaf whose slope does not depend on the state comes out without the axis, which vmap adds in front only.
+            return trees.map(lambda leaf: leaf.movedim(0, 1), torch.func.vmap(slope, in_dims=1)(tangents))
         vector = flat(u, 1)
         if self.signs is None:
             signs = torch.eye(vector.shape[1], dtype=vector.dtype, device=vector.device)

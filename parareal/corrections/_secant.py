@@ -138,7 +138,7 @@ class Secant(Wrapper):
             damping.append(_DAMPING + apart * apart)
         moves, errors = torch.cat(rows, 2), torch.cat(columns, 2)
         system = moves.conj() @ moves.transpose(-1, -2) + torch.diag_embed(torch.stack(damping, -1)).to(moves.dtype)
-        return moves, errors, torch.linalg.inv_ex(system)[0]
+        return moves, errors, torch.linalg.inv_ex(system.to(_wide(system)))[0].to(system.dtype)
 
     def _inner(self, at: Where, new: Known, old: Known) -> State | None:
         return self._base.difference(at, new, old)
@@ -236,8 +236,14 @@ def _solved(a: Tensor, b: Tensor, x: Tensor, products: Tensor | None) -> Tensor:
         r, matrix = products @ r, products @ matrix
     slices = torch.arange(length, device=a.device).repeat_interleave(pairs)
     matrix = torch.where(slices[:, None] > slices[None, :], -matrix.flatten(1, 2), 0.0)  # (R, L m, L m)
-    c = torch.linalg.solve_triangular(matrix, r.flatten(1, 2), upper=False, unitriangular=True)
-    return c.reshape(rows, length, pairs)
+    wide = _wide(matrix)
+    c = torch.linalg.solve_triangular(matrix.to(wide), r.flatten(1, 2).to(wide), upper=False, unitriangular=True)
+    return c.to(r.dtype).reshape(rows, length, pairs)
+
+
+def _wide(matrix: Tensor) -> torch.dtype:
+    """The dtype to solve small systems in: torch has none of it in half precision."""
+    return torch.promote_types(matrix.dtype, torch.float32)
 
 
 def orthonormal(moves: list[Tensor], errors: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+COLUMNS = 120
+"""Characters of a line of a report."""
 
 FindingStatus: TypeAlias = Literal["ok", "warning", "failure", "not applicable"]
 
@@ -80,15 +84,27 @@ class PropagatorReport:
     def __str__(self) -> str:
         rows = [("check", "status", "measured"), *((one.name, one.status, one.measured) for one in self.findings)]
         widths = [max(len(row[i]) for row in rows) for i in range(2)]
-        lines = [f"{name:<{widths[0]}}  {status:<{widths[1]}}  {said}" for name, status, said in rows]
+        indent = widths[0] + widths[1] + 4
+        lines = [_wrapped(f"{name:<{widths[0]}}  {status:<{widths[1]}}  {said}", indent) for name, status, said in rows]
         remarks = [
-            f"{one.status.capitalize()}, {one.name}: {one.consequence} Fix: {one.fix}"
+            _wrapped(f"{one.status.capitalize()}, {one.name}: {one.consequence} Fix: {one.fix}", 4)
             for one in (*self.failures, *self.warnings)
         ]
-        verdict = f"{self.propagator} {'is' if self.ok else 'is not'} fit for Parareal"
+        verdict = f"{_short(self.propagator)} {'is' if self.ok else 'is not'} fit for Parareal"
         verdict += f": {len(self.failures)} failed." if self.failures else " as far as was tried."
         tried = f"Slices {', '.join(map(str, self.slices))} were tried; {self.evaluations} evaluations."
+        tried, verdict = _wrapped(tried, 4), _wrapped(verdict, 4)
         return "\n".join([*lines, "", *remarks, *([""] if remarks else []), verdict, tried])
+
+
+def _short(text: str, most: int = 3 * COLUMNS) -> str:
+    """A propagator's name; of one that holds large tables, its beginning."""
+    return text if len(text) <= most else f"{text[:most]} ..."
+
+
+def _wrapped(text: str, indent: int) -> str:
+    """Lines that fit on a screen; words are never torn apart."""
+    return textwrap.fill(text, COLUMNS, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
 
 
 def said(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from parareal._core import trees
+from parareal._core import autocast, trees
 from parareal._core.trees import State
 from parareal.executors._base import Executor, blocks, chunked
 
@@ -108,6 +108,8 @@ def _modes(device: str) -> list[Callable[[], Any]]:
     ]
     if torch.is_autocast_enabled(device):
         modes.append(functools.partial(torch.autocast, device, dtype=torch.get_autocast_dtype(device)))
+    if (found := autocast.set_aside()) is not None:  # by this run: users' functions want it back
+        modes.append(functools.partial(autocast.as_set_aside, found))
     return modes
 
 

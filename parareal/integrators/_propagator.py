@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from parareal._core import trees
+from parareal._core import autocast, trees
 from parareal._core.checks import described
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator
@@ -63,6 +63,10 @@ class Propagator(Integrator):
 
     def propagate(self, t0: Tensor, t1: Tensor, u: State, rows: State = None) -> State:
         """States at ``t1``, shape ``(L,)``, from states at ``t0``; ``rows`` is not used: close over what you need."""
+        with autocast.restored():
+            return self._propagate(t0, t1, u)
+
+    def _propagate(self, t0: Tensor, t1: Tensor, u: State) -> State:
         if self.batching == "native":
             return self._fresh.check(self._checked(t0, t1, u))
         if self.batching == "vmap":

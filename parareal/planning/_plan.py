@@ -232,6 +232,8 @@ def _on_workers(one: Candidate, fine: Integrator, evaluation: float, workers: in
     coarse = 0 if propagator is None else propagator.traits.evaluations
     if not isinstance(schedule, Barrier | Wavefront) or traits.evaluations is None or coarse is None or traits.implicit:
         return None
+    if isinstance(schedule, Wavefront) and schedule.ahead is not None and one.iterations > schedule.ahead + 1:
+        return None
     each = [evaluation * traits.evaluations * (fine.steps or steps) for steps in grid.steps_per_slice]
     sweep = evaluation * coarse * ((propagator.steps or 1) if propagator is not None else 0)
     return makespan(schedule, grid.num_slices, one.iterations, fine=each, coarse=sweep, workers=workers)

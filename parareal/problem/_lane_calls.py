@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from parareal._core import trees
+from parareal._core import autocast, trees
 from parareal._core.checks import described
 from parareal._core.trees import State
 
@@ -55,6 +55,12 @@ class OnLanes:
 
     def __call__(self, t: Tensor, u: State, rows: State = None) -> State:
         """Values on L lanes: ``t`` of shape ``(L,)``, leaves ``(L, *state)``."""
+        if autocast.set_aside() is not None:
+            with autocast.restored():
+                return self._noticing(t, u, rows)
+        return self._noticing(t, u, rows)
+
+    def _noticing(self, t: Tensor, u: State, rows: State) -> State:
         if self._drew < 0:  # as in nearly every call
             return self._call(t, u) if rows is None else self._call(t, u, rows)
         before = _generators(u)
@@ -88,7 +94,7 @@ class OnLanes:
     def _call_vmapped(self, *args: Any) -> State:
         if args[0].shape[0] == 1:  # one lane needs no vmap, which costs more than a small f itself
             return trees.map(lambda leaf: leaf.unsqueeze(0), self._checked(*(trees.one(arg, 0) for arg in args)))
-        with noting_vmap(self._name):
+        with noting_vmap(self._name), no_checkpoints(self._name):
             return self._vmapped(*args)
 
     def _call_folded(self, t: Tensor, u: State, *rows: State) -> State:
@@ -190,11 +196,29 @@ def noting_vmap(name: str) -> Generator[None, None, None]:
         yield
     except RuntimeError as error:
         error.add_note(
-            f"{name} was called under torch.func.vmap. If it works on a single state, vmap is the cause: "
+            f"{name} was called under torch.func.vmap. If it works on a single state, vmap is the cause: some functions, "
+            "such as torch.utils.checkpoint, cannot be called under it: "
             'write it for stacked lanes and pass batching="native" or "fold", or pass batching="loop" to have it '
             "called once per lane."
         )
         raise
+
+
+@contextmanager
+def no_checkpoints(name: str) -> Generator[None, None, None]:
+    """Has `torch.utils.checkpoint` raise where it is called under vmap: its backward pass would, inside of torch."""
+    before = ExitStack()
+    if torch.is_grad_enabled():
+        with suppress(RuntimeError):  # the caller has hooks on saved tensors, which only see what is not under vmap
+            before.enter_context(
+                torch.autograd.graph.disable_saved_tensors_hooks(
+                    f"{name} uses torch.utils.checkpoint, or other hooks on saved tensors, under torch.func.vmap, "
+                    'where they have no backward pass; expected batching="native" or "fold" with an f for stacked '
+                    'lanes, batching="loop", or no checkpointing'
+                )
+            )
+    with before:
+        yield
 
 
 def check_like(value: State, u: State, what: str) -> State:
@@ -202,6 +226,7 @@ def check_like(value: State, u: State, what: str) -> State:
     if isinstance(value, Tensor) and isinstance(u, Tensor):
         if value.shape == u.shape and value.dtype == u.dtype and value.device == u.device:
             return value
+        value = autocast.cast_back(value, u)
         pairs = [(value, u)]
     else:
         if trees.structure(value) != trees.structure(u):
@@ -211,6 +236,8 @@ def check_like(value: State, u: State, what: str) -> State:
                 f"{what} returned {_describe(value)} for a state that is {_describe(u)}; "
                 "expected the same nest of tuples, lists and dicts, with one value for each tensor"
             )
+        if autocast.set_aside() is not None:
+            value = trees.map(lambda got, like: autocast.cast_back(got, like) if _two(got, like) else got, value, u)
         pairs = list(zip(trees.leaves(value), trees.leaves(u), strict=True))
     for got, expected in pairs:
         if not isinstance(got, Tensor):
@@ -225,13 +252,24 @@ def check_like(value: State, u: State, what: str) -> State:
         if got.dtype != expected.dtype:
             raise TypeError(
                 f"{what} returned {got.dtype} for a state of {expected.dtype}; expected the same dtype. "
-                "Time is float64: use t.to(u.dtype) where it meets the state"
+                f"Time is float64: use t.to(u.dtype) where it meets the state{_of_autocast(got, expected)}"
             )
         if got.device != expected.device:
             raise ValueError(
                 f"{what} returned a tensor on {got.device} for a state on {expected.device}; move it there"
             )
     return value
+
+
+def _of_autocast(got: Tensor, expected: Tensor) -> str:
+    on = torch.is_autocast_enabled(expected.device.type)
+    if not on or got.dtype != torch.get_autocast_dtype(expected.device.type):
+        return ""
+    return ". Autocast has lowered the precision: return value.to(u.dtype)"
+
+
+def _two(got: Any, like: Any) -> bool:
+    return isinstance(got, Tensor) and isinstance(like, Tensor)
 
 
 def _describe(tree: State) -> str:

@@ -76,9 +76,17 @@ class IterationReport:
         return self.kept
 
     def __repr__(self) -> str:
-        names = ("iteration", *(["increments"] if self.kept is not None else ["increment"]))
-        names += ("frontier", "rounds", "evaluations")
-        return f"IterationReport({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+        cells = ", ".join(f"{name}={cell}" for name, cell in zip(_COLUMNS, self.cells(), strict=True))
+        return f"IterationReport({cells})"
+
+    def cells(self) -> tuple[str, ...]:
+        """What prints show of it; of a batch of samples the largest increment and the smallest frontier."""
+        increment, frontier = self.increment, self.frontier
+        if isinstance(increment, Tensor):
+            increment = float(np.fmax.reduce(increment.numpy(), initial=np.nan))
+        if isinstance(frontier, Tensor):
+            frontier = int(frontier.min()) if len(frontier) else self.slices
+        return str(self.iteration), str(frontier), str(self.rounds), str(self.evaluations), f"{increment:.3g}"
 
     def summary(self) -> IterationReport:
         """The same without the increments of the slices."""
@@ -96,6 +104,18 @@ class History(tuple[IterationReport, ...]):
     """Reports of all iterations, one after another: a tuple that becomes a dict or a pandas frame."""
 
     __slots__ = ()
+
+    def __repr__(self) -> str:
+        count = len(self)
+        chosen = self if count <= SHOWN else (*self[: SHOWN // 2], *self[-(SHOWN // 2) :])
+        rows = [_COLUMNS, *(report.cells() for report in chosen)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+        lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
+        if count > SHOWN:
+            lines.insert(1 + SHOWN // 2, f"... {count - len(chosen)} more ...")
+        samples = isinstance(self[0].increment, Tensor) if self else False
+        of = ", of each the sample that is furthest behind" if samples else ""
+        return "\n".join([f"History of {count} iteration{'' if count == 1 else 's'}{of}", *(lines if count else [])])
 
     def to_dict(self) -> dict[str, list[Any]]:
         """Columns with an entry for each iteration, of plain numbers and lists, as JSON takes them.
@@ -145,6 +165,8 @@ class History(tuple[IterationReport, ...]):
         return pandas.DataFrame(rows)
 
 
+SHOWN = 16
+"""Most iterations that prints show."""
 _COLUMNS = ("iteration", "frontier", "rounds", "evaluations", "increment")
 
 

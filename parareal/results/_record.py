@@ -11,6 +11,7 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.arrays import Ints
+from parareal._core.described import brief_fields
 from parareal._core.multistep_state import without_history
 from parareal._core.trees import State
 from parareal.results._tensor_file import get_state, put, put_state
@@ -58,6 +59,9 @@ class Record:
     has_fine: Tensor
     has_coarse: Tensor | None
     lanes: Tensor | None = None
+
+    def __repr__(self) -> str:
+        return brief_fields(self)
 
     def after(self, k: int) -> State:
         """The states at the boundaries at number k, leaves ``(N + 1, *state)``: their last iterate up to that one.

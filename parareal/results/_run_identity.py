@@ -100,4 +100,6 @@ def digest(leaves: list[Tensor]) -> str:
 
 def raw(leaf: Tensor) -> Tensor:
     """The bytes of a tensor, uint8, in one dimension."""
-    return leaf.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+    flat = leaf.detach().cpu().resolve_conj().resolve_neg().reshape(-1)
+    # An axis of one element is contiguous whatever its stride, but bytes can be viewed at a stride of 1 alone.
+    return (flat if flat.stride(0) == 1 else flat.clone(memory_format=torch.contiguous_format)).view(torch.uint8)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.described import brief, ends
 from parareal._core.trees import State
 from parareal.results import _tensor_file
 from parareal.results._history import History, unpack_history
@@ -83,6 +84,7 @@ class Solution:
         iterates: With ``keep="all"`` every iterate and what the propagators made of them, a `Record`; else ``None``.
         standing: What ``solve(..., resume=solution)`` continues; ``None`` with ``dense=False`` and from `serial`.
         sample_status: With ``samples=True`` the status of each sample, else ``None``.
+        serial_rounds: Rounds that the serial run takes; ``None`` where the fine propagator takes a number that varies.
     """
 
     us: State
@@ -96,6 +98,7 @@ class Solution:
     residuals: Tensor | None = None
     iterates: Record | None = None
     standing: Snapshot | None = field(default=None, repr=False)
+    serial_rounds: int | None = None
 
     @property
     def u(self) -> State:
@@ -120,6 +123,7 @@ class Solution:
             TypeError: The state holds something other than tuples, lists and dicts with strings as keys.
             FileNotFoundError: There is no folder of that name to write to.
             ValueError: It is the name of a folder.
+            OSError: It cannot be written, because the disk is full, for example; an older file is left as it is.
             ImportError: safetensors is not installed.
         """
         save(self, path)
@@ -137,16 +141,30 @@ class Solution:
             FileNotFoundError: There is none.
             ImportError: safetensors is not installed.
         """
+        torch.empty(0, device=device)  # raises where there is no such device, before the file is blamed
         packed, tensors = _tensor_file.load(path)
-        return _unpack(packed, tensors, torch.device(device))
+        try:
+            return _unpack(packed, tensors, torch.device(device))
+        except Exception as error:  # a file can have the right digest, and not what `save` puts in
+            raise _tensor_file.damaged(path, f"{type(error).__name__}: {error}") from error
 
     def __repr__(self) -> str:
         slices = self.history[-1].slices if self.history else len(self.ts) - 1
-        made: Any = self.iterations if isinstance(self.iterations, int) else self.iterations.tolist()
+        made = self.iterations if isinstance(self.iterations, int) else ends(self.iterations.tolist())
         return (
             f"Solution({self.status.name}, slices={slices}, iterations={made}, rounds={self.stats.rounds}, "
             f"evaluations={self.stats.evaluations}, wall_time={self.stats.wall_time:.3g}s)"
         )
+
+    def __str__(self) -> str:
+        lines = [repr(self), self.status.value, f"us: {brief(self.us)}"]
+        serial = self.serial_rounds
+        if serial is not None and self.stats.rounds > serial:
+            lines.append(
+                f"More rounds than the serial run, which takes {serial}: parallel in time gains nothing here. Take "
+                "pr.serial; schedule=pr.Wavefront(), which takes no more rounds; or a better coarse propagator"
+            )
+        return "\n".join(lines)
 
 
 class SolveError(RuntimeError):
@@ -195,6 +213,7 @@ def _pack(solution: Solution, tensors: dict[str, Tensor]) -> dict[str, Any]:
         "summaries": [[i, report.slices] for i, report in enumerate(history) if report.kept is None],
         "stats": solution.stats.to_dict(),
         "iterates": None if solution.iterates is None else pack_record(solution.iterates, tensors),
+        "serial_rounds": solution.serial_rounds,
         "standing": None if solution.standing is None else pack_snapshot(solution.standing, tensors),
     }
 
@@ -215,4 +234,5 @@ def _unpack(packed: Any, tensors: dict[str, Tensor], device: torch.device) -> So
         residuals=tensors.get("residuals"),
         iterates=None if packed["iterates"] is None else unpack_record(packed["iterates"], tensors, device),
         standing=None if packed["standing"] is None else unpack_snapshot(packed["standing"], tensors, device, us),
+        serial_rounds=packed.get("serial_rounds"),  # files of older versions have none
     )

@@ -5,10 +5,16 @@ A digest over everything tells a damaged file from a whole one.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import platform
+import re
+import time
+import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +29,10 @@ from parareal.results._run_identity import digest
 
 FORMAT, VERSION = "parareal.Solution", 1
 
+LEFT = 3600.0
+"""Seconds after which a half-written file of a process that is gone is removed: in containers that share a folder and
+a name, processes may be unknown to one another."""
+
 
 def save(
     packed: dict[str, Any], tensors: dict[str, Tensor], path: str | os.PathLike[str], previous: Path | None = None
@@ -34,19 +44,62 @@ def save(
     # The digest covers the JSON and every tensor: a file cut short or written twice at once does not pass for whole.
     metadata = {"parareal": json.dumps({**packed, "sha256": _digest(packed, tensors)})}
     path = Path(path)
-    name = path.with_name(f"{path.name}.{os.getpid()}.part")
+    _remove_leftovers(path)
+    # Several processes, and threads of one, may write to one name: each has a file of its own until it is complete.
+    name = path.with_name(f"{path.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex}.part")
     try:
-        name.touch()
+        name.touch(exist_ok=False)
         mode = name.stat().st_mode  # what safetensors makes is for nobody else to read
         safetensors.torch.save_file(tensors, name, metadata)
         name.chmod(mode)
         with name.open("r+b") as file:  # on the disk, and not in a buffer, before it takes another's place
             os.fsync(file.fileno())
-        if previous is not None and path.exists():
-            os.replace(path, previous)
+        if previous is not None:
+            with suppress(FileNotFoundError):  # there is none, or another has just moved it
+                os.replace(path, previous)
         os.replace(name, path)
+    except safetensors.SafetensorError as error:
+        raise _not_written(path, error) from error
     finally:
         name.unlink(missing_ok=True)
+
+
+def _not_written(path: Path, error: Exception) -> OSError:
+    """What safetensors says of the file system, as the error that it is."""
+    found = re.search(r"os error (\d+)", str(error))
+    text = (
+        f"the solution was not written ({error}); expected a place with enough room and the right to write: what was "
+        "there before is still there"
+    )
+    return OSError(int(found[1]) if found else errno.EIO, text, str(path))
+
+
+def _host() -> str:
+    """This machine, as a part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9-]", "_", platform.node())
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes what killed processes of this machine have left half-written: those that are gone, and not lately."""
+    if os.name != "posix":  # elsewhere there is no asking for a process without ending it
+        return
+    part = re.compile(rf"{re.escape(path.name)}\.{re.escape(_host())}\.(\d+)\.[0-9a-f]{{32}}\.part")
+    with suppress(OSError):
+        for entry in list(os.scandir(path.parent)):
+            match = part.fullmatch(entry.name)
+            with suppress(OSError):  # another process removes it as well
+                if match and time.time() - entry.stat().st_mtime > LEFT and not _runs(int(match[1])):
+                    os.unlink(entry.path)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def check_place(path: str | os.PathLike[str]) -> None:
@@ -72,7 +125,7 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor
             packed = None if content is None else json.loads(content)
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, ValueError, RuntimeError, OSError) as error:
-        raise _damaged(path, str(error)) from None
+        raise damaged(path, str(error)) from None
     known: dict[str, Any] = packed if isinstance(packed, dict) else {}  # pyright: ignore[reportUnknownVariableType]
     if known.get("format") != FORMAT:
         raise ValueError(
@@ -84,11 +137,12 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor
             f"{VERSION}: load it with the torch-parareal that wrote it, {known.get('written_by')!r}"
         )
     if known.pop("sha256", None) != _digest(known, tensors):
-        raise _damaged(path, "what it holds is not what was written")
+        raise damaged(path, "what it holds is not what was written")
     return known, tensors
 
 
-def _damaged(path: str | os.PathLike[str], why: str) -> ValueError:
+def damaged(path: str | os.PathLike[str], why: str) -> ValueError:
+    """What is raised where a file is none that `save` wrote."""
     return ValueError(
         f"{str(path)!r} is damaged or no solution at all ({why}); expected a whole file that solution.save(path) "
         "wrote: copy it anew, or take an older one"
@@ -124,7 +178,9 @@ def number(value: Tensor, kind: type) -> Any:
 def put(tensors: dict[str, Tensor], name: str, leaf: Tensor) -> None:
     # A copy of its own: safetensors takes no two tensors in one memory.
     leaf = leaf.detach().cpu().resolve_conj().resolve_neg()
-    tensors[name] = (torch.view_as_real(leaf) if leaf.is_complex() else leaf).contiguous().clone()
+    tensors[name] = (torch.view_as_real(leaf) if leaf.is_complex() else leaf).clone(
+        memory_format=torch.contiguous_format
+    )
 
 
 def put_state(tensors: dict[str, Tensor], name: str, state: State) -> Any:

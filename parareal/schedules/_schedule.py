@@ -14,12 +14,15 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from parareal._core.arrays import Bools, Ints
-from parareal._core.checks import described
+from parareal._core.checks import check_count, described
 from parareal._core.trees import State
 from parareal.executors._base import Executor
 from parareal.grid._mesh import Where
 
 Guess: TypeAlias = Callable[[Where, State, tuple[Any, ...]], State]
+
+AHEAD = 6
+"""The bound on speculative work by default; ``benchmarks/schedules.py`` prints what others would take."""
 
 
 @dataclass
@@ -34,6 +37,8 @@ class Progress:
         frontier: ``(M,)``: edges ``0 ... frontier`` are final.
         iteration: ``(M,)``: iterations completed.
         coarse: Whether the correction has a propagator, whose lanes these coarse ones are.
+        ahead: ``(M, N)``: by how many iterations the iterate at the left edge is ahead of the one at the end of the
+            grid; ``None`` means 0 everywhere.
     """
 
     fine_ready: Bools
@@ -43,6 +48,7 @@ class Progress:
     frontier: Ints
     iteration: Ints
     coarse: bool = False
+    ahead: Ints | None = None
 
 
 class Schedule(ABC):
@@ -127,12 +133,26 @@ class Wavefront(Schedule):
 
     Coarse and fine lanes of several iterations share the rounds. With one coarse step of a one-evaluation method, S
     fine steps a slice, N slices and k iterations it takes k S + N - k rounds; for k = N that is the N S of the
-    sequential run, and it never takes more. Lanes that set out before it is known whether they will be needed are
-    speculative work, and count as evaluations like any other.
+    sequential run, and it never takes more, whatever ``ahead`` is: the lane from the last final state never waits.
+
+    Lanes that start before it is known whether they will be needed are speculative work, and count as evaluations like
+    any other. While the first iteration crosses N slices, those on the left have time for N / (S - 1) more, which are
+    for nothing where the run ends earlier: short slices and quick convergence waste most. ``ahead`` bounds this: a run
+    that takes no more iterations than ``ahead + 1`` takes the rounds of an unbounded one, and its fine evaluations are
+    at most ``(k + ahead) / k`` times those of `Barrier`, and one more a round, of the slice at the frontier. A run of
+    more iterations takes more rounds than unbounded, and its final states may overtake iterates that were held back.
 
     Where every coarse lane takes fewer rounds than the fine lane beside it, each iteration moves every edge to where
     `Barrier` moves it. When the run ends, edges on the left may already be an iterate further on; where coarse lanes
     are as slow as fine ones, a final state may overtake an iterate, and what came of that iterate is left out.
+
+    Args:
+        ahead: By how many iterations the slices on the left may be ahead of the end of the grid; 0 for the lanes of
+            `Barrier`, ``None`` for no bound.
+
+    Raises:
+        TypeError: ``ahead`` is not an int.
+        ValueError: ``ahead`` is negative.
 
     Source:
         M. Minion, A hybrid parareal spectral deferred corrections method, Comm. App. Math. Comp. Sci. 5 (2010);
@@ -140,6 +160,17 @@ class Wavefront(Schedule):
         Self-Refining Diffusion Samplers (arXiv 2412.08292).
     """
 
+    ahead: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.ahead is not None:
+            check_count(self.ahead, "ahead", 0)
+
     def admit(self, progress: Progress) -> tuple[Bools, Bools]:
-        """Everything that is ready."""
-        return progress.fine_ready, progress.coarse_ready
+        """Everything that is ready and not too far ahead; the slice at the frontier always."""
+        p = progress
+        if self.ahead is None or p.ahead is None:
+            return p.fine_ready, p.coarse_ready
+        front = np.arange(p.fine_ready.shape[1]) == p.frontier[:, None]
+        # A fine lane makes the next iterate of its right edge; a coarse lane makes the same one as the edge it is from.
+        return p.fine_ready & (front | (p.ahead <= self.ahead)), p.coarse_ready & (front | (p.ahead <= self.ahead + 1))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parareal._core import trees
+from parareal._core import autocast, trees
 from parareal._core.arrays import Bools
 from parareal._core.checks import check_count
 from parareal._core.trees import State
@@ -111,7 +111,9 @@ def _carried(fn: Callable[[Tensor, Tensor, State], State], at: Where, u: State, 
     rows, length = at.shape
     many = trees.map(lambda leaf: leaf.repeat_interleave(length, dim=0), u)
     start = at.t0[:, :1].expand(rows, length).reshape(-1)
-    return trees.fold(check_like(fn(start, at.t1.reshape(-1), many), many, "initial(t0, t1, u)"), length)
+    with autocast.restored():
+        value = fn(start, at.t1.reshape(-1), many)
+    return trees.fold(check_like(value, many, "initial(t0, t1, u)"), length)
 
 
 INITIAL: dict[str, Guess | None] = {

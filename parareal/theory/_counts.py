@@ -75,8 +75,8 @@ def rounds(
 
     Raises:
         TypeError: An argument is not of its type, or the schedule is another.
-        ValueError: A count is out of range, a method's evaluations vary, or under `Wavefront` coarse lanes are
-            overtaken in some slices only.
+        ValueError: A count is out of range, a method's evaluations vary, under `Wavefront` coarse lanes are
+            overtaken in some slices only, or there are more iterations than its ``ahead + 1``.
 
     Examples:
         >>> import parareal as pr
@@ -92,6 +92,8 @@ def rounds(
     if isinstance(schedule, Windowed):
         return int(work.fine[:k].sum())
     if isinstance(schedule, Wavefront):
+        if schedule.ahead is not None and k > schedule.ahead + 1:
+            raise _bounded(schedule)
         least = np.minimum(work.coarse, work.fine)
         if (least < work.coarse).any() and (least < work.fine).any():
             raise ValueError(
@@ -147,7 +149,8 @@ def counts(
     Raises:
         TypeError: An argument is not of its type, or the schedule is another.
         ValueError: A count is out of range, a method's evaluations vary, or they have no formula here: those of
-            `Wavefront` where a coarse slice takes as many rounds as a fine one, and of `Windowed` with a coarse
+            `Wavefront` where a coarse slice takes as many rounds as a fine one or where ``ahead`` is a bound, and of
+            `Windowed` with a coarse
             propagator or uneven slices. Without a propagator they are at most width times rounds.
 
     Examples:
@@ -168,6 +171,8 @@ def counts(
         width = np.minimum(schedule.width, slices - np.arange(k))
         return Counts(np.repeat(width, work.fine[:k]), int((width * work.fine[:k]).sum()), 0)
     if isinstance(schedule, Wavefront):
+        if schedule.ahead is not None and slices > schedule.ahead + 1:
+            raise _bounded(schedule)
         if (work.coarse >= work.fine).any():
             raise ValueError(
                 f"a coarse slice takes {work.coarse.max()} rounds and a fine one {work.fine.min()}; expected fewer: "
@@ -258,6 +263,13 @@ def _first_function(method: Integrator) -> Any:
 def _iterations(iterations: int, slices: int) -> int:
     check_count(iterations, "iterations")
     return min(iterations, slices)
+
+
+def _bounded(schedule: Wavefront) -> ValueError:
+    return ValueError(
+        f"{schedule!r} holds lanes back, and what overtakes them has no formula; expected pr.Wavefront() without a "
+        "bound, or for rounds at most ahead + 1 iterations, and for evaluations as few slices"
+    )
 
 
 def _unknown(schedule: Any) -> TypeError:

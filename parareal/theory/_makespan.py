@@ -177,6 +177,11 @@ def _lay_out(
     if isinstance(schedule, Barrier):
         return _barrier(fines, coarses, k, pools, note)
     if isinstance(schedule, Wavefront):
+        if schedule.ahead is not None and k > schedule.ahead + 1:
+            raise ValueError(
+                f"{k} iterations came with {schedule!r}, which holds lanes back; expected pr.Wavefront() without a "
+                "bound, or at most ahead + 1 iterations"
+            )
         return _wavefront(fines, coarses, k, pools, note)
     raise TypeError(f"schedule is {schedule!r}; expected pr.Barrier() or pr.Wavefront()")
 

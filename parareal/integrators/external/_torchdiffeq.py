@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -164,9 +165,18 @@ class TorchDiffEq(Integrator):
         odeint = load("torchdiffeq", "torchdiffeq>=0.2.4").odeint
         tolerances = {"rtol": self.rtol, "atol": self.atol}
         options = dict(self.options) if self.options else None
+        if options is not None and "norm" in options and any(leaf.ndim == 0 for leaf in trees.leaves(u)):
+            options["norm"] = partial(_norm_as_given, options["norm"], u)
         try:
             ys = odeint(func, y0, torch.stack([t0, t1]), method=self.method, options=options, **tolerances)
         except AssertionError:  # how torchdiffeq says that its step underflows, or that there were too many
             return None
         ends = [ys[-1]] if isinstance(u, Tensor) else [y[-1] for y in ys]
         return trees.rebuild([y.reshape(like.shape) for y, like in zip(ends, trees.leaves(u), strict=True)], u)
+
+
+def _norm_as_given(norm: Any, like: State, y: Any) -> Tensor:
+    """The norm of a state whose tensors have the axes of the user's: those without any were given one."""
+    if isinstance(y, Tensor):
+        return norm(y.reshape(trees.leaves(like)[0].shape))
+    return norm(tuple(x.reshape(leaf.shape) for x, leaf in zip(y, trees.leaves(like), strict=True)))
