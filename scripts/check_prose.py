@@ -71,7 +71,7 @@ def complaints(line: int, text: str, words: list[tuple[re.Pattern[str], str]]) -
 
 def files() -> list[Path]:
     """Everything that is searched."""
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    pages = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
     packages = ROOT / "parareal", ROOT / "diffusion_adapters"
     return pages + [path for package in packages for path in sorted(package.rglob("*.py"))]
 

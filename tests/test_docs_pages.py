@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,27 @@ def test_names_in_running_text_exist(page: Path) -> None:
     for code in re.findall(r"`([^`\n]+)`", text):
         for short, name in re.findall(r"\b(pr|da)\.(\w+)", code):
             assert hasattr({"pr": pr, "da": da}[short], name), f"{short}.{name} in `{code}`"
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_of_the_pages_outside_docs_lead_somewhere(name: str) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / name).read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_extras_that_are_named_exist_and_earlier_names_are_aliases() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    for old, new in {"save": "files", "diffusion": "files", "pandas": "tables"}.items():
+        assert extras[old] == [f"torch-parareal[{new}]"]
+    sources = [path for package in ("parareal", "diffusion_adapters", "docs") for path in (ROOT / package).rglob("*.*")]
+    texts = [path.read_text(encoding="utf-8") for path in sources if path.suffix in (".py", ".md")]
+    texts.append((ROOT / "README.md").read_text(encoding="utf-8"))
+    named = {
+        name
+        for text in texts
+        for names in re.findall(r"(?:torch-parareal|'\.)\[([\w,]+)\]", text)
+        for name in names.split(",")
+    }
+    assert named <= set(extras)
+    assert {"files", "plot"} <= named
