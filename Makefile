@@ -10,7 +10,7 @@ export MPLBACKEND := Agg
 export PARAREAL_OUT := $(OUT)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test nightly venv lint format types docs examples bench dist clean
+.PHONY: help demo test nightly venv lint prose format types docs examples bench dist clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,13 +32,17 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo 'Python 3.11 or newer is needed: make venv PYTHON=python3.11' >&2; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[diffusion,plot,progress]' --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[files,plot,progress]' --group dev
 	@touch $@
 
 lint: $(STAMP) ## ruff: rules and formatting; import-linter: which rooms may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
+
+prose: $(STAMP) ## spelling, and words that only this project would understand, in pages and docstrings
+	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md docs parareal diffusion_adapters examples
+	$(BIN)/python scripts/check_prose.py
 
 format: $(STAMP) ## ruff: apply the fixes and the formatting
 	$(BIN)/ruff check --fix .

@@ -6,7 +6,10 @@ runs it: ``pytest scripts/check_snippets.py``.
 """
 
 import re
+import subprocess
+import sys
 import textwrap
+import tomllib
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -77,6 +80,39 @@ def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     run(page, page.read_text(encoding="utf-8"))
     plt.close("all")
+
+
+ONLY = """
+import importlib.abc, runpy, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in {absent}:
+            raise ModuleNotFoundError(f"{{name}} is not installed by the README's own line", name=name)
+
+sys.meta_path.insert(0, Absent())
+runpy.run_path({script!r}, run_name="__main__")
+"""
+
+
+def test_the_readme_runs_after_its_own_install_line(tmp_path: Path) -> None:
+    """What its extras do not bring cannot be imported."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    line = re.search(r"^    pip install '\.\[(?P<extras>[\w,]+)\]'$", text, re.MULTILINE)
+    assert line is not None
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+
+    def modules(name: str) -> set[str]:
+        return {re.split(r"[>=<\[]", requirement)[0] for requirement in extras[name]} - {"torch-parareal"}
+
+    brought = {module for name in line["extras"].split(",") for module in modules(name)}
+    absent = {module for name in extras for module in modules(name)} - brought
+    assert "safetensors" in brought
+    assert "matplotlib" in absent
+    script = tmp_path / "readme.py"
+    script.write_text("\n".join(block.code for block in python_blocks(text) if block.runs), encoding="utf-8")
+    code = ONLY.format(absent=absent, script=str(script))
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("fence", ["python no-run", "{.python .no-run}", "{ .python .no-run }"])

@@ -1,8 +1,8 @@
-"""Draws the pictures of the pages `docs/plots.md` and `docs/gallery.md` into docs/images.
+"""Draws the pictures of the start page, of `docs/architecture.md`, `docs/plots.md` and `docs/gallery.md`.
 
 Those of `plots.md` are what its own snippets draw: the figure that stands last when the picture is named. Those of the
-gallery are drawn here, from the parts of the scripts in examples/. Run it with `python scripts/draw_docs.py`, and give
-names of pictures to draw these alone.
+gallery are drawn here, from the parts of the scripts in examples/. All of them go into docs/images. Run it with
+`python scripts/draw_docs.py`, and give names of pictures to draw these alone.
 """
 
 from __future__ import annotations
@@ -174,7 +174,82 @@ def gallery_quickstart() -> None:
     pr.plot.increments(runs[1].solution, ax=right)
 
 
+# --- the start page and the architecture ------------------------------------------------------------------------------
+
+STEPS, SHOWN = 100, (2, 4, 6, 8, 10)
+
+
+def gain() -> None:
+    """The same two digits after as many sequential network calls, by the sequential and by the parallel sampler."""
+    model = da.load_digits().with_conditioning(label=torch.tensor([3, 8]))
+    noise = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    times = model.noise_schedule.times(STEPS)
+
+    def serial(calls: int) -> Any:
+        return da.sample(model, noise, spacing=times[: calls + 1], parallel=False).samples
+
+    def parallel(rounds: int) -> Any:
+        stop = pr.Iterations(rounds)
+        out = da.sample(model, noise, steps=STEPS, stop=stop)
+        assert out.solution.stats.rounds == rounds
+        return out.samples
+
+    rows = {"sequential": [serial(k) for k in (*SHOWN, STEPS)], "parallel in time": [parallel(k) for k in SHOWN]}
+    figure, axes = plt.subplots(2, len(SHOWN) + 1, figsize=(8.6, 2.5), layout="constrained")
+    for row, (name, images) in zip(axes, rows.items(), strict=True):
+        row[0].set_ylabel(name)
+        for ax, image in zip(row, images, strict=False):
+            ax.imshow(np.hstack([np.pad(x[0], 1, constant_values=-1.0) for x in image]), cmap="gray_r", vmin=-1, vmax=1)
+        for ax in row:
+            ax.set(xticks=[], yticks=[])
+    for ax, calls in zip(axes[0], (*SHOWN, STEPS), strict=True):
+        ax.set_title(f"{calls} calls", fontsize="medium")
+    difference = (rows["parallel in time"][-1] - rows["sequential"][-1]).abs().max().item()
+    axes[1, -1].axis("off")
+    axes[1, -1].text(0.5, 0.5, f"done: differs\nby {difference:.0e} at most", ha="center", va="center")
+    figure.suptitle(f"Network calls one after another, {STEPS} DDIM steps", fontsize="medium")
+
+
+LAYERS = (
+    ("your call", ("solve, serial", "odeint", "plan", "check_propagator", "plot", "theory")),
+    ("the run", ("_run", "persistence", "distributed")),
+    ("the recursion", ("engine",)),
+    ("the axes", ("corrections", "schedules", "executors", "stopping")),
+    ("the equation", ("problem", "grid", "integrators")),
+    ("shared", ("results", "_core")),
+)
+FOLDERS = {"odeint": "compat", "plan": "planning", "check_propagator": "diagnostics"}
+DIFFUSION = ("diffusers", "sampling", "equations", "models", "noise_schedules")
+
+
+def rooms() -> None:
+    """The packages as rooms: a room uses those below it."""
+    _, ax = plt.subplots(figsize=(9.2, 4.6), layout="constrained")
+    left, width, height = 2.0, 11.0, 0.78
+
+    def room(x: float, y: float, wide: float, text: str, color: str) -> None:
+        ax.add_patch(plt.Rectangle((x, y), wide, height, fc=color, ec="0.3", lw=0.8))
+        ax.text(x + wide / 2, y + height / 2, text, ha="center", va="center", fontsize=9 if len(text) < 28 else 7.5)
+
+    for n, (title, names) in enumerate(LAYERS):
+        y = len(LAYERS) - n - 1.0
+        ax.text(left - 0.2, y + height / 2, title, ha="right", va="center", fontsize=9, style="italic")
+        each = width / len(names)
+        for i, name in enumerate(names):
+            folder = f"\n{FOLDERS[name]}/" if name in FOLDERS else ""
+            color = "#fde725" if name == "engine" else "#d8e2dc"
+            room(left + i * each, y, each - 0.08, name + folder, color)
+    for n, name in enumerate(DIFFUSION):
+        room(left + width + 0.6, len(LAYERS) - 1.0 - n * (len(LAYERS) - 1) / (len(DIFFUSION) - 1), 2.4, name, "#b5d4e9")
+    ax.text(left + width / 2, len(LAYERS) + 0.05, "parareal", ha="center", fontsize=10, weight="bold")
+    ax.text(left + width + 1.8, len(LAYERS) + 0.05, "diffusion_adapters", ha="center", fontsize=10, weight="bold")
+    ax.set(xlim=(0.0, left + width + 3.1), ylim=(-0.1, len(LAYERS) + 0.4))
+    ax.axis("off")
+
+
 GALLERY: dict[str, Callable[[], None]] = {
+    "gain": gain,
+    "rooms": rooms,
     "gallery_lorenz": gallery_lorenz,
     "gallery_heat": gallery_heat,
     "gallery_kepler": gallery_kepler,

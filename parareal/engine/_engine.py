@@ -214,7 +214,7 @@ class Engine:
             frontier=self.state.frontier,
             iteration=self.state.iteration,
             coarse=self.coarse is not None,
-            ahead=left - np.maximum(it.held[:, it.end], 0)[:, None],
+            ahead=left - np.maximum(self.state.current[:, layout.end], 0)[:, None],
         )
         fine, coarse = admitted(self.parts.schedule, progress)
         if self.coarse is not None and some(coarse):

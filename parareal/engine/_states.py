@@ -111,9 +111,7 @@ class Rings:
             fine=Ring(correction.lift(u0) if setup.carries else u0, systems, slices, here),
             coarse=Ring(plain, systems, slices, here, 2) if coarse else None,
             first_stage=Ring(plain, systems, slices, here) if coarse else None,
-            update=Ring(plain, systems, slices + 1, here + 2, correction.traits.mixing + 1)
-            if correction.traits.mixing
-            else None,
+            update=Ring(plain, systems, slices + 1, here + 2, mixing + 1) if mixing else None,
         )
 
 

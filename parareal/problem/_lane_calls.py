@@ -196,8 +196,8 @@ def noting_vmap(name: str) -> Generator[None, None, None]:
         yield
     except RuntimeError as error:
         error.add_note(
-            f"{name} was called under torch.func.vmap. If it works on a single state, vmap is the cause: some functions, "
-            "such as torch.utils.checkpoint, cannot be called under it: "
+            f"{name} was called under torch.func.vmap. If it works on a single state, vmap is the cause: some "
+            "functions, such as torch.utils.checkpoint, cannot be called under it: "
             'write it for stacked lanes and pass batching="native" or "fold", or pass batching="loop" to have it '
             "called once per lane."
         )
