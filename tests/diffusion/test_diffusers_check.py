@@ -18,7 +18,7 @@ from torch import Tensor
 
 import diffusion_adapters as da
 import parareal as pr
-from diffusion_adapters.diffusers import _conversation, _replay
+from diffusion_adapters.diffusers import _denoising_loop, _replay
 from diffusion_adapters.diffusers._check import describe
 from diffusion_adapters.diffusers._translation import translate
 
@@ -135,8 +135,8 @@ def test_no_scheduler_gives_a_wrong_image(data: st.DataObject, levels: dict[str,
 
 def wrongly(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Any]) -> None:
     """Makes translations wrong."""
-    right = _conversation.translated
-    monkeypatch.setattr(_conversation, "translated", lambda *args: change(right(*args)))
+    right = _denoising_loop.translated
+    monkeypatch.setattr(_denoising_loop, "translated", lambda *args: change(right(*args)))
 
 
 def bent(translation: Any) -> Any:
@@ -297,7 +297,7 @@ class Raising(D.EulerDiscreteScheduler):
 def test_a_scheduler_that_cannot_be_replayed_loses_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor can it be tried: here the trial is left out."""
     expected = run(sd(scheduler=D.EulerDiscreteScheduler(**STABLE)))
-    monkeypatch.setattr(_conversation, "translated", lambda *args: translate(*args[:3]))
+    monkeypatch.setattr(_denoising_loop, "translated", lambda *args: translate(*args[:3]))
     parallel = da.diffusers.parallelize(sd(scheduler=Raising(**STABLE)))
     with pytest.warns(RuntimeWarning, match=r"not compared.*Raising.step raised RuntimeError.*not here"):
         assert distance(run(parallel), expected) <= 1e-4
