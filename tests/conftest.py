@@ -8,8 +8,10 @@ always the same, in which every value of every parameter occurs, if n allows it.
 out. Whoever asks for a test by name, as in ``test_laws.py::test_one`` or with ``-k``, gets all of it.
 """
 
+import gc
 import os
 import random
+from collections.abc import Generator
 
 import matplotlib
 import pytest
@@ -31,6 +33,19 @@ for name, examples in (("ci", 10), ("nightly", 100), ("thorough", 500)):
     )
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
 settings.load_profile(PROFILE)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Thousands of tests, and all they import, are no garbage and not looked through for any, now or in each test."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(10_000, 20, 20)
+        gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

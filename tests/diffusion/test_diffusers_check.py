@@ -67,7 +67,7 @@ KINDS = [
 ]
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(("make", "given"), KINDS)
 def test_a_run_that_is_right_passes(make: Callable[[], Any], given: dict[str, Any]) -> None:
     """And what is compared is the distance from the scheduler: an end that is moved is found to be that far off."""
@@ -163,6 +163,7 @@ WRONG: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
+@pytest.mark.sweep(3)
 def test_steps_that_are_not_the_schedulers_end_in_the_pipelines_own_run(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
