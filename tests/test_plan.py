@@ -12,18 +12,24 @@ from torch import Tensor
 import parareal as pr
 from parareal.planning._cost_model import RoundTimes, time_rounds
 
+pytestmark = pytest.mark.usefixtures("ticking")
+
 
 def decay(t: Tensor, u: Tensor) -> Tensor:
     return -u
 
 
+def wait(seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
 def waiting(seconds_a_call: float = 0.0, seconds_a_lane: float = 0.0) -> pr.ODE:
-    """A right-hand side that takes so long, whatever the machine is busy with."""
+    """A right-hand side that takes so long."""
 
     def f(t: Tensor, u: Tensor) -> Tensor:
-        end = time.perf_counter() + seconds_a_call + len(t) * seconds_a_lane
-        while time.perf_counter() < end:
-            pass
+        wait(seconds_a_call + len(t) * seconds_a_lane)
         return -u
 
     return pr.ODE(f, batching="native")
@@ -42,7 +48,7 @@ def test_rounds_that_cost_the_same_on_any_number_of_lanes_pay() -> None:
     measured = time.perf_counter() - begun
     assert sol.converged
     assert sol.stats.rounds == found.best.rounds
-    assert found.best.seconds <= 2 * measured  # a prediction, on a machine that others use too
+    assert found.best.seconds == pytest.approx(measured, rel=0.1)
     assert measured < found.serial_seconds
 
 
@@ -62,9 +68,7 @@ def test_trials_that_cannot_win_are_ended() -> None:
     def f(t: Tensor, u: Tensor) -> Tensor:
         nonlocal calls
         calls += len(t)
-        end = time.perf_counter() + 2e-4 * len(t)
-        while time.perf_counter() < end:
-            pass
+        wait(2e-4 * len(t))
         return torch.cos(40 * u)
 
     problem = pr.ODE(f, batching="native")
@@ -133,6 +137,7 @@ def test_what_fails_only_in_a_trial_is_reported(kind: type[Exception]) -> None:
     """Under `Wavefront` coarse lanes come on top of as many fine ones as were timed."""
 
     def f(t: Tensor, u: Tensor) -> Tensor:
+        wait(1e-3)
         if len(t) > 8:
             raise kind("no room")
         return -u
@@ -149,8 +154,7 @@ def test_what_fails_only_in_a_trial_is_reported(kind: type[Exception]) -> None:
     )
     assert not found.round_times.failed
     notes = {one.settings["grid"].num_slices: one.note for one in found.candidates}
-    assert notes[8] == f"{kind.__name__}: no room"
-    assert notes[4] in ("", "ended: slower than what is known")  # which it is depends on what else the machine does
+    assert notes == {8: f"{kind.__name__}: no room", 4: ""}
     with pytest.raises(ValueError, match="is for a Semilinear"):  # an argument that does not fit is no such thing
         pr.plan(pr.ODE(f, batching="native"), torch.ones(3), (0.0, 1.0, 8), fine=pr.RK4(), coarse=pr.ETDRK2())
 
@@ -215,9 +219,7 @@ def test_a_second_lane_that_costs_something_once_is_no_reason() -> None:
     """As with vmap, which a single lane goes without."""
 
     def f(t: Tensor, u: Tensor) -> Tensor:
-        end = time.perf_counter() + (1e-4 if len(t) == 1 else 6e-4)
-        while time.perf_counter() < end:
-            pass
+        wait(1e-4 if len(t) == 1 else 6e-4)
         return -u
 
     found = pr.plan(pr.ODE(f, batching="native"), torch.ones(2), (0.0, 1.0, 32), fine=pr.Euler(), slices=[8])
@@ -304,7 +306,7 @@ def test_on_many_devices_what_does_not_pay_here_may() -> None:
 
 
 def test_thousands_of_devices_are_laid_out_in_seconds() -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     found = pr.plan(
         pr.ODE(decay),
         torch.ones(2),
@@ -316,7 +318,7 @@ def test_thousands_of_devices_are_laid_out_in_seconds() -> None:
         workers=4096,
     )
     assert found.candidates[0].on_workers is not None
-    assert time.perf_counter() - begun < 20.0
+    assert time.process_time() - begun < 20.0
 
 
 def test_the_budget_ends_the_search() -> None:
@@ -367,7 +369,7 @@ def test_round_times_lie_on_lines() -> None:
 
 def test_time_rounds_measures_the_call() -> None:
     def call(lanes: int) -> Any:
-        return lambda: time.sleep(1e-3 * lanes)
+        return lambda: wait(1e-3 * lanes)
 
     times = time_rounds(call, 5, torch.device("cpu"))
     assert times.lanes == (1, 2, 4, 5)
