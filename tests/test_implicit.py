@@ -51,7 +51,7 @@ def real(t0: float = 0.0, t1: float = 1.0, slices: int = 4, steps: int = 1) -> p
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(1)
 def test_measured_order(name: str) -> None:
     method = METHODS[name]
     interval = (1.5, -0.5) if list(METHODS).index(name) % 2 else (0.0, 2.0)
@@ -211,13 +211,13 @@ def test_van_der_pol_agrees_with_scipy() -> None:
 
 def test_an_implicit_coarse_propagator_where_an_explicit_one_is_unstable() -> None:
     problem = pr.ODE(lambda t, u: -1000.0 * (u - torch.cos(t)))
-    u0, grid = torch.zeros(2, dtype=torch.float64), real(0.0, 2.0, 20, 200)
+    u0, grid = torch.zeros(2, dtype=torch.float64), real(0.0, 0.6, 12, 50)
     runs = {
         coarse: pr.solve(problem, u0, grid, fine=pr.RK4(), coarse=coarse, stop=pr.Tolerance(1e-8, 1e-8))
         for coarse in (pr.Euler(), pr.ImplicitEuler(), pr.RadauIIA(2))
     }
     ref = pr.serial(problem, u0, grid, fine=pr.RK4())
-    assert runs[pr.Euler()].iterations == 20
+    assert runs[pr.Euler()].iterations == 12
     for coarse in (pr.ImplicitEuler(), pr.RadauIIA(2)):
         assert runs[coarse].iterations <= 6
         assert distance(runs[coarse].us, ref.us) <= 1e-7
@@ -342,6 +342,7 @@ def test_requests_of_equal_methods_join() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64, torch.complex128])
 @pytest.mark.parametrize("krylov", [False, True])
+@pytest.mark.sweep(4)
 def test_batchings_agree_and_dtypes_are_kept(dtype: torch.dtype, krylov: bool) -> None:
     u0 = make_state("matrix", dtype, seed=4)
     problems = {
@@ -487,6 +488,7 @@ def rootless(t: Tensor, u: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("krylov", [False, True])
 @pytest.mark.parametrize("method", [pr.ImplicitEuler, pr.Trapezoid, pr.RadauIIA])
+@pytest.mark.sweep(3)
 def test_an_unsolved_fine_step_is_a_status(method: Any, krylov: bool) -> None:
     fine = method(krylov=krylov, max_newton=12)
     u0 = torch.ones(1, dtype=torch.float64)
@@ -551,6 +553,7 @@ def heat(t: Tensor, u: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("size_", "method"), [(40, pr.RadauIIA), (40, pr.SDIRK2), (40, pr.Trapezoid), (520, pr.ImplicitEuler)]
 )
+@pytest.mark.sweep(2)
 def test_gmres_and_elimination_agree(size_: int, method: Any) -> None:
     x = torch.linspace(0, 1, size_ + 2, dtype=torch.float64)[1:-1]
     u0, grid = torch.sin(np.pi * x) * (1 + 0.3 * torch.cos(9 * x)), real(0.0, 0.02, 2)

@@ -86,7 +86,7 @@ def swing_rows(t: Tensor, u: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("falling", [False, True], ids=["rising", "falling"])
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.sweep(14)
+@pytest.mark.sweep(8)
 def test_a_slice_is_what_the_library_gives(name: str, falling: bool) -> None:
     grid = grid_of(falling)
     us = pr.serial(pr.ODE(swing), START, grid, fine=METHODS[name]).us
@@ -110,6 +110,7 @@ def test_nests_are_solved_like_one_flat_state(name: str, nest: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64, torch.complex128], ids=str)
 @pytest.mark.parametrize("name", ["torchdiffeq dopri5", "torchdiffeq rk4", "scipy RK45", "torchode tsit5"])
+@pytest.mark.sweep(6)
 def test_dtypes_go_in_and_come_out(name: str, dtype: torch.dtype) -> None:
     u0 = make_state("tuple", dtype, seed=1)
     problem, grid = pr.ODE(single(TIMED.rows)), pr.TimeGrid.uniform(0.2, 0.9, 2)
@@ -123,6 +124,7 @@ def test_dtypes_go_in_and_come_out(name: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("executor", [pr.Batched(), pr.Serial(), pr.Batched(max_lanes=2)], ids=repr)
 @pytest.mark.parametrize("name", FEW)
+@pytest.mark.sweep(6)
 def test_a_lane_does_not_depend_on_those_beside_it(name: str, executor: pr.Executor) -> None:
     batch = torch.stack([START, -0.5 * START, 0.01 * START, 30 * START])
     problem, grid = pr.ODE(swing), grid_of(slices=2)
@@ -181,7 +183,7 @@ class Counter:
 
 @pytest.mark.parametrize("executor", [pr.Batched(), pr.Serial()], ids=repr)
 @pytest.mark.parametrize("name", [*METHODS, "together"])
-@pytest.mark.sweep(14)
+@pytest.mark.sweep(7)
 def test_evaluations_are_the_calls_that_were_made(name: str, executor: pr.Executor) -> None:
     fine, f = TOGETHER if name == "together" else METHODS[name], Counter()
     problem = pr.ODE(f, batching="loop")
@@ -240,7 +242,7 @@ def test_finite_termination_and_the_prefix(fine: str, coarse: str, slices: int, 
 
 
 @pytest.mark.parametrize("name", [*METHODS, "together"])
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(5)
 def test_every_method_is_fine_and_coarse(name: str) -> None:
     schedule = pr.Windowed(3) if name in APART else pr.Barrier()
     method, problem, grid = METHODS.get(name, TOGETHER), pr.ODE(swing), grid_of(slices=5)
@@ -295,6 +297,7 @@ def sde(noise: Any, calculus: Any = "ito", path: pr.NoisePath | None = None) -> 
         ("general", "stratonovich", "heun", pr.Heun()),
     ],
 )
+@pytest.mark.sweep(4)
 def test_torchsde_takes_the_same_steps_on_the_same_path(noise: str, calculus: str, method: str, ours: Any) -> None:
     problem, grid = sde(noise, calculus), pr.TimeGrid.uniform(0.0, 1.0, 4, 3)
     expected = pr.serial(problem, START, grid, fine=ours).us
@@ -317,6 +320,7 @@ def test_torchsde_takes_the_same_steps_on_the_same_path(noise: str, calculus: st
         ("diagonal", "stratonovich", "midpoint", pr.Heun()),
     ],
 )
+@pytest.mark.sweep(2)
 def test_torchsde_meets_our_methods_as_steps_become_small(noise: str, calculus: str, method: str, ours: Any) -> None:
     path = pr.BrownianPath(torch.linspace(0, 1, 513, dtype=torch.float64), seed=3)
     problem, apart = sde(noise, calculus, path), []
@@ -461,7 +465,7 @@ def test_equal_states_are_equal() -> None:
     [pr.TorchDiffEq("dopri5"), pr.SciPy("RK45"), pr.TorchODE("dopri5"), pr.RadauIIA(2)],
     ids=lambda m: type(m).__name__,
 )
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(1)
 def test_a_lane_that_overtakes_another_of_its_slice_spoils_nothing(fine: pr.Integrator, schedule: pr.Schedule) -> None:
     """Early iterates are far off and take more steps: later ones of the same slice arrive before them."""
 

@@ -80,7 +80,7 @@ def off(y: Tensor, exact: Tensor, rtol: float, atol: float) -> float:
 @pytest.mark.parametrize("falling", [False, True], ids=["rising", "falling"])
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("method", [None, *ADAPTIVE])
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(3)
 def test_adaptive_methods_solve_torchdiffeqs_problems(method: str | None, problem: str, falling: bool) -> None:
     f, t, rtol = PROBLEMS[problem], times(falling), ADAPTIVE[method or "dopri5"]
     exact, tolerances = f.exact(t), {"rtol": rtol, "atol": rtol / 100}

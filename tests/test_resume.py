@@ -152,6 +152,7 @@ def test_a_window_that_was_stopped_goes_on_bit_for_bit(
 @pytest.mark.parametrize(
     "coarse", [pr.Euler(), pr.Secant(pr.Identity()), pr.Secant(pr.Euler()), pr.Anderson(pr.Identity())]
 )
+@pytest.mark.sweep(2)
 def test_what_a_multistep_method_looks_back_to_is_kept(coarse: pr.Correction | pr.Propagator) -> None:
     grid, u0 = pr.TimeGrid.uniform(0.0, 1.0, slices=5, steps=3), torch.tensor([0.7, 0.2, -0.1])
     call = {"fine": pr.AdamsBashforth(2), "coarse": coarse, "executor": pr.Serial(), "stop": pr.Tolerance(1e-6, 1e-9)}

@@ -235,6 +235,7 @@ def test_deis_weights_are_the_integrals(order: int, schedule: da.NoiseSchedule) 
     ],
     ids=["multistep", "singlestep", "unipc"],
 )
+@pytest.mark.sweep(1)
 def test_in_parallel_they_are_the_same_samples(scheduler: Any, method: pr.Integrator) -> None:
     expected = theirs(scheduler, 40, torch.float64)
     flow, grid = flow_of(scheduler)
