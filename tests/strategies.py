@@ -12,6 +12,7 @@ from math import exp
 from typing import Any
 
 import torch
+from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -33,6 +34,11 @@ METHODS = (
     pr.DormandPrince,
     lambda steps=None: pr.RungeKutta(KUTTA3, steps=steps),
 )
+
+
+def examples(few: int) -> settings:
+    """So many examples by default, and as many times more under the profiles that take more."""
+    return settings(max_examples=max(1, few * settings().max_examples // settings.get_profile("ci").max_examples))
 
 
 # --- right-hand sides on rows: t (R,), leaves (R, *rest) -------------------------------------------------------------

@@ -14,10 +14,10 @@ import pytest
 import strategies as own
 import torch
 import torchdiffeq
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
-from strategies import Case, equal, make_state
+from strategies import Case, equal, examples, make_state
 from test_sde import Case as NoisyCase
 from test_sde import stochastic
 from torch import Tensor
@@ -54,7 +54,7 @@ def wrong(report: pr.PropagatorReport) -> dict[str, str]:
 # --- what is sound passes --------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=12)
+@examples(6)
 @given(own.cases(with_stiff=False))
 def test_methods_pass_on_random_problems(case: Case) -> None:
     """Whatever the state, its dtype and the grid; local errors may be large where steps are long, orders not met."""
@@ -63,7 +63,7 @@ def test_methods_pass_on_random_problems(case: Case) -> None:
     assert wrong(report).keys() <= {"order"}, str(report)
 
 
-@settings(max_examples=15)
+@examples(8)
 @given(stochastic())
 def test_methods_for_noise_pass(case: NoisyCase) -> None:
     report = pr.check_propagator(case.fine, case.problem, case.u0, case.grid, samples=case.samples)
@@ -281,7 +281,7 @@ def solver(kind: str) -> pr.Propagator:
     return pr.Propagator(fn)
 
 
-@settings(max_examples=10)
+@examples(6)
 @given(own.grids(min_slices=2), own.states(), st.sampled_from(["time", "direction", "nothing"]))
 def test_mistakes_in_time_are_told_apart_on_random_grids(grid: pr.TimeGrid, u0: Any, kind: str) -> None:
     report = pr.check_propagator(solver(kind), pr.ODE(own.single(own.TIME_DEPENDENT.rows)), u0, grid)

@@ -11,12 +11,12 @@ import pytest
 import torch
 import torchdiffeq
 import torchode
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 from strategies import NONLINEAR as COUPLED
 from strategies import TIME_DEPENDENT as TIMED
-from strategies import distance, equal, make_state, single
+from strategies import distance, equal, examples, make_state, single
 from torch import Tensor
 
 import parareal as pr
@@ -223,7 +223,7 @@ def test_fixed_steps_are_as_declared(name: str) -> None:
 # --- laws ------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=15)
+@examples(8)
 @given(
     st.sampled_from([*FEW, "rk4"]), st.sampled_from([*FEW, "rk4"]), st.integers(1, 4), st.integers(1, 4), st.booleans()
 )

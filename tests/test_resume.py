@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import strategies as own
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from strategies import Case, distance, equal, part
+from strategies import Case, distance, equal, examples, part
 from torch import Tensor
 
 import parareal as pr
@@ -224,7 +224,7 @@ def test_no_slice_that_was_final_is_solved_again(
     assert equal(end.us, ref.us)
 
 
-@settings(max_examples=15)
+@examples(8)
 @given(own.cases(one_step=True, dtypes=(torch.float64,)), own.corrections(one_step=True), st.data())
 def test_batched_runs_meet_the_same_tolerance(case: Case, coarse: pr.Correction, data: st.DataObject) -> None:
     schedule = data.draw(st.sampled_from((pr.Barrier(), pr.Wavefront())), label="schedule")

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
-from strategies import Case, cases, corrections, distance, opened, part
+from strategies import Case, cases, corrections, distance, examples, opened, part
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -63,7 +63,7 @@ def free_or_classical() -> st.SearchStrategy[pr.Correction]:
 
 
 @given(case=cases(dtypes=DTYPES, min_slices=2, one_step=True), data=st.data(), samples=st.booleans())
-@settings(max_examples=max(1, settings().max_examples // 2))
+@examples(5)
 def test_verify_evaluates_the_states_that_are_returned(case: Case, data: Any, samples: bool) -> None:
     """Each boundary solved alone has the residual that is reported; all together they keep within the tolerance."""
     if samples:

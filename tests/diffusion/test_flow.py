@@ -128,6 +128,7 @@ def exact_flow(mean: Tensor, variance: float) -> Callable[[Tensor, float, float]
 
 @pytest.mark.parametrize("name", ["vp", "cosine", "cosine-to-1", "ve", "edm", "flow", "discrete-zero-snr"])
 @pytest.mark.parametrize(("fine", "order"), [(pr.Euler(), 1), (pr.Heun(), 2)])
+@pytest.mark.sweep(6)
 def test_the_flow_of_one_gaussian_with_the_order_of_the_method(name: str, fine: pr.Integrator, order: int) -> None:
     schedule, mean, variance = SCHEDULES[name], normals(1, 3), 0.3
     model = da.GaussianMixture(mean, variance).model(schedule, "v")
@@ -248,7 +249,7 @@ ENDLESS = (
     ids=["flow", "discrete-both-ends"],
 )
 @pytest.mark.parametrize("method", ENDLESS, ids=repr)
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(4)
 def test_endless_steps_at_either_end_are_ddim(
     method: pr.Integrator, schedule: da.NoiseSchedule, prediction: str, towards: str
 ) -> None:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from diffusion.cases import PREDICTIONS, SCHEDULES, mixture, normals, relative, silent
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 from torch import Tensor, nn
 
 import diffusion_adapters as da
@@ -67,7 +68,7 @@ def test_parallel_is_serial_when_run_to_the_end(name: str, solver: str, coarse: 
     rtol=st.sampled_from([1e-2, 1e-4, 1e-6]),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=20)
+@examples(8)
 def test_rtol_bounds_the_error_of_each_sample(
     name: str, solver: str, coarse: str, steps: int, rtol: float, seed: int
 ) -> None:
