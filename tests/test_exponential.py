@@ -167,7 +167,7 @@ def measured(
 @pytest.mark.parametrize("interval", [(0.0, 2.0), (1.5, -0.5)], ids=["rising", "falling"])
 @pytest.mark.parametrize("name", LINEAR)
 @pytest.mark.parametrize("method", ONE_STEP, ids=repr)
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(3)
 def test_measured_order_of_one_step_methods(method: pr.Integrator, name: str, interval: tuple[float, float]) -> None:
     assert measured(method, name, interval) == pytest.approx(method.order, abs=0.15)
 
@@ -186,7 +186,7 @@ def expected_order(method: Any) -> int:
     [*MULTISTEP, *(pr.UniPC(order, lower_order_final=False) for order in (1, 2, 3))],
     ids=repr,
 )
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(3)
 def test_measured_order_of_multistep_methods(method: pr.Multistep) -> None:
     assert measured(method) == pytest.approx(expected_order(method), abs=0.25)
 
@@ -223,6 +223,7 @@ def test_deis_that_keeps_its_order_begins_with_etdrk4() -> None:
 @pytest.mark.parametrize("constant", [0.0, 2.5])
 @pytest.mark.parametrize("c", [-1.7, 0.3, 0.0, -300.0, -0.1 + 2.0j], ids=str)
 @pytest.mark.parametrize("method", METHODS, ids=repr)
+@pytest.mark.sweep(80)
 def test_what_is_linear_is_solved_exactly(method: pr.Integrator, c: complex, constant: float) -> None:
     problem = pr.SemilinearODE(c, lambda t, u: torch.full_like(u, constant))
     dtype = torch.complex128 if isinstance(c, complex) else torch.float64
@@ -279,6 +280,7 @@ def test_stiff_linear_parts_limit_no_step() -> None:
 
 
 @pytest.mark.parametrize("fine", [pr.ETDRK4(), pr.DEIS(2), pr.DPMSolver(2)], ids=repr)
+@pytest.mark.sweep(1)
 def test_parareal_on_a_stiff_problem(fine: pr.Integrator) -> None:
     problem, u0 = stiff()
     grid = pr.TimeGrid.uniform(0.0, 2.0, 16, 8)
@@ -326,6 +328,7 @@ def flux(t: Tensor, u: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("speed", [0.0, 1.5], ids=["real", "complex"])
+@pytest.mark.sweep(1)
 def test_kuramoto_sivashinsky_is_that_of_kassam_and_trefethen(speed: float) -> None:
     """With a speed the solution is carried along by it, and the linear part is complex."""
     linear = GROWTH - 1j * speed * WAVES * (np.arange(MODES) != MODES // 2)
@@ -363,6 +366,7 @@ def test_heat_with_a_source_has_its_closed_form() -> None:
 
 @pytest.mark.parametrize("batching", ["vmap", "native", "fold", "loop"])
 @pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.sweep(6)
 def test_explicit_methods_see_the_whole_right_hand_side(name: str, batching: Any) -> None:
     _, u0 = problem_of(name)
     linear, samples = LINEAR[name], batching == "fold"
@@ -426,7 +430,7 @@ def test_the_first_value_of_a_slice_is_shared(fine: pr.Integrator, coarse: pr.In
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
-@pytest.mark.sweep(14)
+@pytest.mark.sweep(7)
 def test_in_parallel_they_end_at_the_sequential_solution(method: pr.Integrator) -> None:
     problem, u0 = problem_of("complex")
     batch = torch.stack([u0, 0.3 * u0])

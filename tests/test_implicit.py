@@ -575,10 +575,12 @@ def test_gmres_goes_on_until_its_own_error_is_small(h: float, rtol: float) -> No
     assert distance(ours, exact) <= rtol * size(u0)
 
 
-def test_parareal_on_a_large_state() -> None:
-    x = torch.linspace(0, 1, 602, dtype=torch.float64)[1:-1]
+@pytest.mark.parametrize(("points", "krylov"), [(100, True), pytest.param(600, None, marks=pytest.mark.nightly)])
+def test_parareal_on_a_large_state(points: int, krylov: bool | None) -> None:
+    x = torch.linspace(0, 1, points + 2, dtype=torch.float64)[1:-1]
     u0, grid = torch.sin(np.pi * x), real(0.0, 0.1, 4, 2)
-    options: dict[str, Any] = {"fine": pr.SDIRK2(rtol=1e-10), "coarse": pr.ImplicitEuler(rtol=1e-10)}
+    given: dict[str, Any] = {"rtol": 1e-10, "krylov": krylov}
+    options: dict[str, Any] = {"fine": pr.SDIRK2(**given), "coarse": pr.ImplicitEuler(**given)}
     ref = pr.serial(pr.ODE(heat), u0, grid, fine=options["fine"])
     sol = pr.solve(pr.ODE(heat), u0, grid, stop=pr.Tolerance(1e-7, 1e-7), **options)
     assert sol.converged

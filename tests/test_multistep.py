@@ -141,13 +141,14 @@ def measured(method: pr.Integrator, interval: tuple[float, float], graded: bool,
 @pytest.mark.parametrize("graded", [False, True], ids=["even", "graded"])
 @pytest.mark.parametrize("interval", [(0.0, 2.0), (1.5, -0.5)], ids=["rising", "falling"])
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(5)
 def test_measured_order(order: int, interval: tuple[float, float], graded: bool, restart: bool) -> None:
     method = pr.AdamsBashforth(order, restart=restart)
     assert measured(method, interval, graded, 4) == pytest.approx(method.order, abs=0.2)
 
 
 @pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.sweep(2)
 def test_order_is_kept_where_slices_are_one_step_long(order: int) -> None:
     assert measured(pr.AdamsBashforth(order), (0.0, 2.0), True, None) == pytest.approx(order, abs=0.2)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from strategies import examples
 from torch import Tensor
 
 import parareal as pr
@@ -244,6 +245,7 @@ one_step_methods = st.sampled_from(
 )
 
 
+@examples(6)
 @given(lambdas, st.sampled_from((pr.Euler(), pr.RK4(), pr.RadauIIA())), one_step_methods, st.integers(1, 8), st.data())
 def test_measured_errors_of_linear_equations(
     z: complex, fine: pr.Integrator, coarse: Any, slices: int, data: Any

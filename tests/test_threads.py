@@ -18,7 +18,7 @@ from parareal.integrators.external._coroutine import Coroutine
 
 START = torch.tensor([1.0, -0.5, 0.3], dtype=torch.float64)
 SHORT = pr.TimeGrid.uniform(0.0, 0.1, slices=2)
-GRID = pr.TimeGrid.uniform(0.0, 1.0, slices=3, steps=2)
+GRID = pr.TimeGrid.uniform(0.0, 0.5, slices=2, steps=1)
 ESDIRK = pr.ButcherTableau(a=((0.0, 0.0), (0.5, 0.5)), b=(0.5, 0.5), order=2)
 METHODS: dict[str, tuple[pr.Integrator, Any]] = {
     "ImplicitEuler": (pr.ImplicitEuler(), pr.ImplicitEuler(1)),
@@ -84,6 +84,7 @@ def test_all_methods_at_once(call: Callable[..., list[Tensor]]) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.sweep(6)
 def test_devices_of_one_process(name: str) -> None:
     """Each lane by itself, so that it does not matter which are computed together."""
     several = pr.Batched(max_lanes=1, devices=["cpu", "cpu", "cpu"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import Case, cases, corrections, distance, equal, opened, part
+from strategies import Case, cases, corrections, distance, equal, examples, opened, part
 from torch import Tensor
 
 import parareal as pr
@@ -99,6 +99,7 @@ def test_batched_agrees_with_serial(case: Case, correction: pr.Correction, data:
     assert distance(one.us, many.us) <= case.rounding
 
 
+@examples(5)
 @given(cases(batch=(3,), with_stiff=False), corrections(), st.data())
 def test_samples_do_not_depend_on_their_neighbours(case: Case, correction: pr.Correction, data: Any) -> None:
     window = data.draw(windows(case))

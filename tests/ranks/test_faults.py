@@ -21,7 +21,7 @@ def undisturbed() -> pr.Solution:
         return pr.solve(**faults.work("alone"))
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("seed", range(7))
 @pytest.mark.parametrize(("way", "size"), [("lanes", 2), ("blocks", 3)])
 def test_a_killed_job_goes_on_where_it_was(

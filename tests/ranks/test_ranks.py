@@ -71,6 +71,7 @@ def test_processes_that_were_lost_are_replaced_and_none_is_left(monkeypatch: pyt
         jobs.any_correction_ends_with_the_serial_run,
     ],
 )
+@pytest.mark.sweep(10)
 def test_law(pool: Pool, size: int, law: Any) -> None:
     pool.run(size, law, examples(8))
 
@@ -131,6 +132,7 @@ def test_simulated_rounds_are_those_of_runs(
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize(("where", "after"), [(0, 0), (0, 7), (1, 0), (1, 7)])
+@pytest.mark.sweep(6)
 def test_a_rank_that_raises_makes_all_raise(pool: Pool, way: str, size: int, where: int, after: int) -> None:
     for rank, ((name, text, partial), usable) in enumerate(pool.run(size, jobs.one_raises, way, where, after)):
         assert name == ("ZeroDivisionError" if rank == where else "RankError"), text
@@ -239,12 +241,13 @@ def test_settings_are_checked(made: Any) -> None:
 
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_whatever_raises_wherever_and_whenever_all_hear_of_it(pool: Pool, size: int) -> None:
-    pool.run(size, troubles.raised_anywhere, examples(24))
+    pool.run(size, troubles.raised_anywhere, examples(15))
 
 
 @pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.sweep(4)
 def test_a_signal_on_any_rank_ends_all_in_order(pool: Pool, way: str, number: int, kept: bool) -> None:
     pool.run(2, troubles.a_signal, way, int(number), kept, examples(8))
 
