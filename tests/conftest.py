@@ -9,31 +9,16 @@ out. Whoever asks for a test by name, as in ``test_laws.py::test_one`` or with `
 """
 
 import gc
-import os
 import random
 import time
 from collections.abc import Generator
 
 import matplotlib
 import pytest
-import torch
-from hypothesis import HealthCheck, settings
+from profiles import PROFILE
 
 matplotlib.use("Agg")
-# The tensors of the tests are tiny: handing parts of them to other threads takes longer than the work itself.
-torch.set_num_threads(1)
-
-for name, examples in (("ci", 10), ("nightly", 100), ("thorough", 500)):
-    settings.register_profile(
-        name,
-        deadline=None,
-        derandomize=name == "ci",
-        max_examples=examples,
-        print_blob=True,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
-PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
-settings.load_profile(PROFILE)
+collect_ignore = ["helpers"]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -23,7 +23,7 @@ TEXT = (tables.HERE / "published.json").read_text()
 PRINTED: dict[str, Any] = {
     case["name"]: case for part in ("cases", "other") for case in json.loads(TEXT, parse_float=Decimal)[part]
 }
-# Exact statements, that tests/test_laws.py holds the engine to.
+# Exact statements, that tests/engine/test_laws.py holds the engine to.
 ELSEWHERE = {"counting_algebra", "closed_form_linear"}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from reference import cases, figures, independent, ours
 
 HERE = Path(__file__).parent
-PAGE = HERE.parents[1] / "docs" / "reference.md"
+PAGE = HERE.parents[2] / "docs" / "reference.md"
 STORED = HERE / "independent.json"
 PUBLISHED: dict[str, Any] = {
     case["name"]: case

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pages import table
 from strategies import distance, equal
 from torch import Tensor
 
@@ -24,14 +24,6 @@ SCHEDULES: dict[str, list[pr.Schedule]] = {
     "Windowed": [pr.Windowed(7), pr.Windowed(3), pr.Windowed(2, "extrapolate"), pr.Windowed(1, "hold")],
 }
 EXECUTORS: dict[str, list[pr.Executor]] = {"Serial": [pr.Serial()], "Batched": [pr.Batched(), pr.Batched(max_lanes=2)]}
-
-
-def table(header: str) -> list[list[str]]:
-    """The rows of the one table of the docs that has this header."""
-    pages = [page.read_text() for page in sorted(Path(__file__).parents[1].glob("docs/**/*.md"))]
-    (page,) = [page for page in pages if header in page]
-    rows = page[page.index(header) :].split("\n\n")[0].splitlines()[2:]
-    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
 
 
 ROWS = {row[0].strip("`"): row[1:] for row in table(HEADER)}

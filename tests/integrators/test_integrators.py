@@ -14,6 +14,7 @@ from scipy.integrate import solve_ivp
 from scipy.integrate._ivp.rk import RK23, RK45
 from strategies import KUTTA3, distance, make_state, single
 from strategies import TIME_DEPENDENT as COUPLED
+from swing import START, swing
 from torch import Tensor
 from torchdiffeq._impl.bosh3 import _BOGACKI_SHAMPINE_TABLEAU
 from torchdiffeq._impl.dopri5 import _DORMAND_PRINCE_SHAMPINE_TABLEAU
@@ -40,16 +41,6 @@ INTEGRATORS = {
         pr.CashKarp,
     )
 }
-
-
-def swing(t: Any, u: Any) -> Any:
-    """A nonlinear system that depends on time; arrays or tensors of shape (3,)."""
-    x, y, z = u
-    stack, sin, cos = (torch.stack, torch.sin, torch.cos) if isinstance(u, Tensor) else (np.stack, np.sin, np.cos)
-    return stack([y * cos(t), -sin(x) + 0.3 * z, x * y - 0.5 * z + sin(2 * t)])
-
-
-START = torch.tensor([0.8, -0.3, 0.4], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("interval", [(0.0, 2.0), (1.5, -0.5)], ids=["rising", "falling"])

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 from strategies import EQUATIONS, distance, equal, examples, grids, make_state, methods, single, size, stiff
-from test_integrators import START, swing
+from swing import START, swing
 from torch import Tensor
 from torch.utils import _pytree as pytree
 from trees import misses, square

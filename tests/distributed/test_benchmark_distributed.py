@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from parareal import theory
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from network import model
 from network.model import Network, Rounds, Slices
 

@@ -28,7 +28,7 @@ from torch.utils import _pytree as pytree
 
 import parareal as pr
 
-PUBLISHED = json.loads((Path(__file__).parent / "reference" / "published.json").read_text())
+PUBLISHED = json.loads((Path(textbook.__file__).parent / "published.json").read_text())
 OTHER = {case["name"]: case for case in PUBLISHED["other"]}
 NEVER = pr.Tolerance(rtol=0.0, atol=0.0)
 

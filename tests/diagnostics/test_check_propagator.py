@@ -17,9 +17,9 @@ import torchdiffeq
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
+from stochastic import Case as NoisyCase
+from stochastic import stochastic
 from strategies import Case, equal, examples, make_state
-from test_sde import Case as NoisyCase
-from test_sde import stochastic
 from torch import Tensor
 
 import parareal as pr
@@ -127,7 +127,7 @@ def test_a_report_of_a_sound_method() -> None:
 
 
 def test_the_docs_show_what_is_printed() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "check.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "check.md").read_text()
     grid = pr.TimeGrid.uniform(0.0, 6.0, slices=12, steps=20)
     problem = pr.ODE(lambda t, u: torch.cos(t) * u)
     assert f"```text\n{pr.check_propagator(pr.RK4(), problem, torch.ones(3, dtype=DOUBLE), grid)}\n```" in page

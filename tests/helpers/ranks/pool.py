@@ -45,7 +45,7 @@ def serve(rank: int, most: int, store: str, pipe: Connection, line: Connection, 
     os.environ[pace.GIVEN] = str(limit)
     import faulthandler
 
-    import conftest  # noqa: F401  the profile of Hypothesis, and torch's threads
+    import profiles  # noqa: F401
     import torch
     import torch.distributed as dist
 
