@@ -5,7 +5,7 @@ The profile ``ci`` is the default: few examples, always the same, and of every s
 
 A test with the mark ``sweep(n)`` has more parameters than need be tried each time: n of their combinations are drawn,
 always the same, in which every value of every parameter occurs, if n allows it. One with the mark ``nightly`` is left
-out. Whoever asks for a test by name, as in ``test_laws.py::test_one`` or with ``-k``, gets all of it.
+out. Whoever asks for a test by name, as in ``tests/engine/test_laws.py::test_one`` or with ``-k``, gets all of it.
 """
 
 import gc

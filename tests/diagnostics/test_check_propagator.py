@@ -92,7 +92,7 @@ BUILT_IN: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-@pytest.mark.sweep(7)
+@pytest.mark.sweep(4)
 def test_every_method_passes(name: str) -> None:
     for grid in (UNEVEN,) if name in IMPLICIT else (UNEVEN, FALLING):
         sign = 1 if grid is UNEVEN else -1  # decays in the direction of time
@@ -554,6 +554,7 @@ def test_misuse_raises(options: dict[str, Any], error: type[Exception], words: s
 
 
 @pytest.mark.parametrize("nest", own.NESTS)
+@pytest.mark.sweep(3)
 def test_every_kind_of_state(nest: str) -> None:
     u0 = make_state(nest, torch.complex128, 1)
     problem = pr.ODE(own.single(own.TIME_DEPENDENT.rows))

@@ -69,6 +69,7 @@ def test_flow_matching_is_solved_as_it_stands() -> None:
 
 
 @pytest.mark.parametrize(("name", "prediction"), CASES)
+@pytest.mark.sweep(16)
 def test_euler_is_ddim(name: str, prediction: str) -> None:
     """x' = alpha' x0 + sigma' eps (arXiv 2010.02502, eq. 12 with no noise added), for every schedule and prediction."""
     schedule, oracle = SCHEDULES[name], mixture()
@@ -164,6 +165,7 @@ def test_a_start_without_signal_is_finite_and_right(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "prediction"), CASES)
+@pytest.mark.sweep(16)
 def test_all_schedules_and_predictions_are_one_ode(name: str, prediction: str) -> None:
     """On the same levels of noise s, DDIM gives the same data whatever the schedule, for any denoiser."""
     oracle, noise = mixture(), normals(3, 4)

@@ -38,7 +38,7 @@ class Counting(nn.Module):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("solver", ["ddim", "heun"])
 @pytest.mark.parametrize("coarse", ["gaussian", "same", "none"])
-@pytest.mark.sweep(12)
+@pytest.mark.sweep(6)
 def test_parallel_is_serial_when_run_to_the_end(name: str, solver: str, coarse: str) -> None:
     noise = normals(3, 4)
     serial = da.sample(model(name), noise, steps=12, solver=solver, parallel=False)
@@ -95,6 +95,7 @@ def test_the_error_falls_with_rtol_and_rounds_rise(coarse: str, rtols: tuple[flo
 
 
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
+@pytest.mark.sweep(5)
 def test_all_predictions_of_a_schedule_give_the_same_samples(name: str) -> None:
     kinds = [kind for kind in PREDICTIONS if not (silent(SCHEDULES[name]) and kind in ("eps", "score"))]
     noise = normals(3, 4)

@@ -111,6 +111,7 @@ def test_lanes_send_their_values_and_nothing_else(pool: Pool, size: int) -> None
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize(("slices", "steps", "iterations"), [(6, 9, 1), (6, 9, 3), (7, 11, 7), (3, 5, 2), (12, 16, 4)])
+@pytest.mark.sweep(8)
 def test_simulated_rounds_are_those_of_runs(
     pool: Pool, size: int, slices: int, steps: int, iterations: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,6 +298,7 @@ def test_a_rank_that_does_not_come_is_given_up(way: str) -> None:
 
 
 @pytest.mark.parametrize("kind", kinds.KINDS)
+@pytest.mark.sweep(10)
 def test_kinds_of_problems_and_methods(pool: Pool, kind: str) -> None:
     for found in pool.run(2, kinds.runs, kind):
         for difference, same, status, _ in found:

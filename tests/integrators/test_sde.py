@@ -205,7 +205,7 @@ def measured_order(name: str, method: Callable[..., pr.Integrator], sign: float)
 
 
 @pytest.mark.parametrize(("name", "method", "order"), ORDERS, ids=[f"{m.__name__}: {n}" for n, m, _ in ORDERS])
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(3)
 def test_measured_strong_order(name: str, method: Callable[..., pr.Integrator], order: float) -> None:
     assert measured_order(name, method, 1.0) == pytest.approx(order, abs=0.1)
 

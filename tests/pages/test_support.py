@@ -47,7 +47,7 @@ def test_the_table_has_every_correction_of_the_library() -> None:
 @pytest.mark.parametrize("samples", [False, True], ids=["one", "samples"])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("correction", ROWS)
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(9)
 def test_what_the_table_says_works_does(correction: str, schedule: str, samples: bool) -> None:
     cells = dict(zip(HEADER.strip("| ").split(" | ")[1:], ROWS[correction], strict=True))
     assert cells[schedule] == "yes"
@@ -122,7 +122,7 @@ def method(code: str) -> pr.Integrator:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("row", FINE, ids=lambda row: " ".join(row[:2]).replace("`", ""))
-@pytest.mark.sweep(7)
+@pytest.mark.sweep(5)
 def test_methods_and_problems_go_with_every_schedule_and_correction(row: list[str], schedule: str) -> None:
     fine, kind = method(row[0]), row[1].strip("`")
     problem, coarse, plan = PROBLEMS[kind](), COARSE.get(kind, pr.EulerMaruyama()), SCHEDULES[schedule][:2][-1]

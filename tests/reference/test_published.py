@@ -35,7 +35,7 @@ def assert_printed(got: list[float], printed: list[Any], rounding: list[float]) 
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(1)
 def test_a_published_run(name: str) -> None:
     """From the definition, then ours, then as the page has it."""
     case, listed = PRINTED[name], tables.stored()[name]

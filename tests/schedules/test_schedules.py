@@ -160,6 +160,7 @@ def test_rounds_of_wavefront(slices: int, steps: int, data: Any) -> None:
 
 @pytest.mark.parametrize("fine", [pr.Euler(), pr.Heun(), pr.RK4()], ids=lambda m: type(m).__name__)
 @pytest.mark.parametrize("coarse", [pr.Euler(), pr.Heun(), pr.RK4(steps=2)], ids=lambda m: type(m).__name__)
+@pytest.mark.sweep(5)
 def test_rounds_of_wavefront_with_methods_of_many_stages(fine: pr.Integrator, coarse: pr.Integrator) -> None:
     """With phi and gamma rounds a fine and a coarse slice, edge n has its iterate k after k phi + (n - k) gamma."""
     slices, steps = 6, 9

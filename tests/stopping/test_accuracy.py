@@ -212,7 +212,7 @@ def bump(t: Tensor, u: Tensor) -> Tensor:
 @pytest.mark.parametrize("f", [oscillator, bump], ids=["oscillator", "bump"])
 @pytest.mark.parametrize("schedule", [pr.Wavefront(), pr.Windowed(4), pr.Windowed(8)], ids=["wave", "4", "8"])
 @pytest.mark.parametrize("coarse", [pr.Euler(), pr.RK4(), pr.Secant(pr.Euler())], ids=["euler", "rk4", "secant"])
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(2)
 def test_edges_made_from_what_was_not_yet_final_are_known_as_such(f: Any, schedule: Any, coarse: Any) -> None:
     """Few long slices: coarse lanes are overtaken, and an edge may stand still by chance before it becomes final."""
     u0 = torch.tensor([1.0, 0.0], dtype=torch.float64)

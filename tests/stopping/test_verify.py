@@ -265,6 +265,7 @@ START = torch.tensor([1.0, -0.5, 0.3], dtype=torch.float64)
 
 @pytest.mark.parametrize("factor", [0.3, 0.9, 1.2])
 @pytest.mark.parametrize("width", [1, 2, 3, 5, 8, 12, 24])
+@pytest.mark.sweep(10)
 def test_a_prior_that_boasts_vouches_for_nothing(width: int, factor: float) -> None:
     grid = pr.TimeGrid.uniform(0.0, 4.0, 24)
     ref = pr.serial(pr.ODE(field), START, grid, fine=pr.Heun()).u

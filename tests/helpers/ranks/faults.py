@@ -22,6 +22,8 @@ from torch import Tensor
 import parareal as pr
 
 SLICES, PAUSE = 10, 0.0015
+MAY_END = "may-end"
+"""A file before which a job does not come to its end: who kills may be slower than the job, on a machine that is busy."""
 
 
 def work(way: str, timeout: float = 60.0) -> dict[str, Any]:
@@ -56,6 +58,8 @@ def rank_of_job(way: str, size: int, folder: Path, attempt: int, line: Connectio
 
     def note(report: pr.IterationReport) -> None:
         log.write(f"{report.iteration}\n")
+        while report.iteration >= SLICES - 1 and not (folder / MAY_END).exists():
+            time.sleep(0.005)
 
     with torch.no_grad():
         solution = pr.solve(**work(way, limit), checkpoint=folder / "run.safetensors", callback=note)
@@ -88,6 +92,8 @@ def killed_until_done(way: str, size: int, folder: Path, kills: int, seed: int) 
     """
     chance, wrong, killed, last = random.Random(seed), [], 0, 0
     for attempt in range(10 * kills):
+        if killed == kills:
+            (folder / MAY_END).touch()
         processes = started(way, size, folder, attempt)
         try:
             if killed < kills:
