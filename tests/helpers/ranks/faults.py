@@ -23,7 +23,7 @@ import parareal as pr
 
 SLICES, PAUSE = 10, 0.0015
 MAY_END = "may-end"
-"""A file before which a job does not come to its end: who kills may be slower than the job, on a machine that is busy."""
+"""A file before which a job does not come to its end: on a busy machine who kills it may be slower than the job."""
 
 
 def work(way: str, timeout: float = 60.0) -> dict[str, Any]:
