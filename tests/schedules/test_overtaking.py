@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import strategies as own
 import torch
 from torch import Tensor
 
 import parareal as pr
 from parareal._core.arrival_queue import Queue
 from parareal.engine._engine import Engine
-from tests import strategies as own
 
 D = torch.float64
 

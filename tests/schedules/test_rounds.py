@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import strategies as own
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +22,6 @@ import parareal as pr
 from parareal.engine._lanes import Flight
 from parareal.engine._rounds import Counters, play_round
 from parareal.grid._mesh import Mesh
-from tests import strategies as own
 
 CROUZEIX = pr.ButcherTableau(a=((0.5, 0.0), (0.0, 0.5)), b=(0.5, 0.5), order=1)
 
