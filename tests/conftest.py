@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = {item for item in items if item.get_closest_marker("nightly")}
     sweeps: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if item.get_closest_marker("sweep"):
+        if item.get_closest_marker("sweep") and item not in left_out:
             sweeps.setdefault(item.nodeid.split("[")[0], []).append(item)
     for name, combinations in sweeps.items():
         mark = combinations[0].get_closest_marker("sweep")

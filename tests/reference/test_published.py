@@ -25,6 +25,8 @@ PRINTED: dict[str, Any] = {
 }
 # Exact statements, that tests/engine/test_laws.py holds the engine to.
 ELSEWHERE = {"counting_algebra", "closed_form_linear"}
+LONG = {"lorenz_py", "fhn_1600"}
+"""Runs of thousands of steps."""
 
 
 def assert_printed(got: list[float], printed: list[Any], rounding: list[float]) -> None:
@@ -34,8 +36,10 @@ def assert_printed(got: list[float], printed: list[Any], rounding: list[float]) 
         assert abs(value - float(listed)) <= 0.5 * unit + spread
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-@pytest.mark.sweep(1)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.nightly if name in LONG else ()) for name in PUBLISHED]
+)
+@pytest.mark.sweep(2)
 def test_a_published_run(name: str) -> None:
     """From the definition, then ours, then as the page has it."""
     case, listed = PRINTED[name], tables.stored()[name]
