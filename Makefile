@@ -22,7 +22,7 @@ demo: $(STAMP) ## diffusion sampling, serial against parallel in time: a table a
 test: $(STAMP) ## the test suite, a worker on each core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -q --durations=25 $(ARGS)
 
-nightly: $(STAMP) ## the same with all combinations of parameters and four times as many random examples: an hour or more
+nightly: $(STAMP) ## the same with all combinations of parameters and many times as many random examples: hours
 	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -q --durations=25 $(ARGS)
 
 venv: $(STAMP) ## set up .venv with the package and all that tests and checks need

@@ -20,7 +20,7 @@ import torch
 
 import parareal as pr
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 import diffusers
 from diffusion.configurations import compare, draw

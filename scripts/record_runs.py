@@ -25,7 +25,7 @@ from torch import Tensor
 import diffusion_adapters as da
 import parareal as pr
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 
 GRID = pr.TimeGrid.uniform(0.0, 2.0, slices=8, steps=4)
 U0 = torch.linspace(0.2, 1.1, 6, dtype=torch.float64).reshape(2, 3)

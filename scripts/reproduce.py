@@ -1,4 +1,4 @@
-"""Computes the independent figures of ``tests/reference/`` and fills the tables of ``docs/reference.md``.
+"""Computes the independent figures of ``tests/helpers/reference/`` and fills the tables of ``docs/reference.md``.
 
 `python scripts/reproduce.py` takes the stored figures and writes the tables, in about a minute;
 `python scripts/reproduce.py --independent` first computes the figures anew, in 40 digits, which takes some minutes.
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 
 from reference import cases, figures, tables
 

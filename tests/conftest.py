@@ -5,32 +5,33 @@ The profile ``ci`` is the default: few examples, always the same, and of every s
 
 A test with the mark ``sweep(n)`` has more parameters than need be tried each time: n of their combinations are drawn,
 always the same, in which every value of every parameter occurs, if n allows it. One with the mark ``nightly`` is left
-out. Whoever asks for a test by name, as in ``test_laws.py::test_one`` or with ``-k``, gets all of it.
+out. Whoever asks for a test by name, as in ``tests/engine/test_laws.py::test_one`` or with ``-k``, gets all of it.
 """
 
-import os
+import gc
 import random
+import time
+from collections.abc import Generator
 
 import matplotlib
 import pytest
-import torch
-from hypothesis import HealthCheck, settings
+from profiles import PROFILE
 
 matplotlib.use("Agg")
-# The tensors of the tests are tiny: handing parts of them to other threads takes longer than the work itself.
-torch.set_num_threads(1)
+collect_ignore = ["helpers"]
 
-for name, examples in (("ci", 10), ("nightly", 100), ("thorough", 500)):
-    settings.register_profile(
-        name,
-        deadline=None,
-        derandomize=name == "ci",
-        max_examples=examples,
-        print_blob=True,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
-PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
-settings.load_profile(PROFILE)
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Thousands of tests, and all they import, are no garbage and not looked through for any, now or in each test."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(10_000, 20, 20)
+        gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -39,7 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = {item for item in items if item.get_closest_marker("nightly")}
     sweeps: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if item.get_closest_marker("sweep"):
+        if item.get_closest_marker("sweep") and item not in left_out:
             sweeps.setdefault(item.nodeid.split("[")[0], []).append(item)
     for name, combinations in sweeps.items():
         mark = combinations[0].get_closest_marker("sweep")
@@ -63,3 +64,19 @@ def sample(combinations: list[pytest.Item], count: int, seed: str) -> list[pytes
 def _values(item: pytest.Item) -> set[tuple[int, str]]:
     """The values of its parameters, as its name has them."""
     return set(enumerate(item.name.partition("[")[2].rstrip("]").split("-")))
+
+
+@pytest.fixture
+def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that goes on by 10 us whenever it is looked at, whatever the machine is busy with.
+
+    What waits for it takes as long as it says, and all else next to nothing.
+    """
+    now = -1e6  # before any time that was taken when classes were made: that of a run counts as nothing
+
+    def look() -> float:
+        nonlocal now
+        now += 1e-5
+        return now
+
+    monkeypatch.setattr(time, "perf_counter", look)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusion.cases import PREDICTIONS, SCHEDULES, mixture, normals, relative
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import opened
 from torch import Tensor
@@ -55,6 +55,7 @@ def pair(model: da.DiffusionModel, noise: Tensor, **options: Any) -> tuple[da.Sa
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("scale", [None, 1.0, 7.5])
 @pytest.mark.parametrize("solver", ["ddim", "heun"])
+@pytest.mark.sweep(10)
 def test_samples_are_those_of_the_sequential_sampler(kind: str, scale: float | None, solver: str) -> None:
     out, serial = pair(labelled(kind, 4, scale), noise_of(kind, 4), steps=25, solver=solver)
     assert distance(out.samples, serial.samples).max().item() <= 1e-3
@@ -65,6 +66,7 @@ def test_samples_are_those_of_the_sequential_sampler(kind: str, scale: float | N
 
 @pytest.mark.parametrize("name", ["edm", "flow-shifted", "ve", "vp"])
 @pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.sweep(8)
 def test_every_prediction_gives_the_same_run(name: str, prediction: str) -> None:
     noise = noise_of(name, 3)
     out, serial = pair(mixture().model(SCHEDULES[name], prediction), noise, steps=20)
@@ -83,6 +85,7 @@ def test_single_precision_is_enough() -> None:
 
 @pytest.mark.parametrize("kind", ["digits", "flow"])
 @pytest.mark.parametrize("width", [None, 6])
+@pytest.mark.sweep(2)
 def test_a_sample_does_not_depend_on_its_neighbours(kind: str, width: int | None) -> None:
     label, scale = torch.tensor([0, 1, 2, 0, 1, 2]), torch.tensor([1.0, 7.5, 3.0, 4.0, 1.5, 2.5])
     none, noise = torch.full((6,), 10 if kind == "digits" else -1), noise_of(kind, 6, seed=3)
@@ -105,6 +108,7 @@ def test_a_sample_does_not_depend_on_its_neighbours(kind: str, width: int | None
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("solver", ["ddim", "heun"])
+@pytest.mark.sweep(5)
 def test_a_window_of_one_slice_is_the_sequential_sampler(kind: str, solver: str) -> None:
     out, serial = pair(labelled(kind, 3, 7.5), noise_of(kind, 3), steps=12, solver=solver, width=1)
     assert relative(out.samples, serial.samples) < 100 * EPS
@@ -147,7 +151,7 @@ SETTINGS = [(20, None), (20, 8), (50, None), (50, 12), (100, None), (100, 8)]
 @pytest.mark.parametrize("rtol", [1e-2, 1e-3])
 @pytest.mark.parametrize("scale", [1.0, 7.5])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(2)
 def test_rtol_and_the_estimate_hold_for_95_of_100_samples(kind: str, scale: float, rtol: float) -> None:
     """Of 96 and more, in settings that the constants of the estimate were not made for."""
     batch, meant, covered = 16, [], []
@@ -168,6 +172,7 @@ def test_rtol_and_the_estimate_hold_for_95_of_100_samples(kind: str, scale: floa
 
 
 @pytest.mark.parametrize("solver", ["dpm++2m", "dpm++2s", "unipc", "deis", "ancestral", "sde-dpm++2m"])
+@pytest.mark.sweep(3)
 def test_rtol_and_the_estimate_hold_for_solvers_with_a_memory_or_with_noise(solver: str) -> None:
     noise = noise_of("digits", 20, seed=5)
 
@@ -190,7 +195,6 @@ def test_the_estimate_is_of_the_size_of_the_error() -> None:
     assert out.solution.error_estimate.max().item() <= 3 * 1e-3 * rms(serial.solution.u).max().item()
 
 
-@settings(max_examples=10)
 @given(steps=st.integers(1, 12), seed=st.integers(0, 1000))
 def test_data_that_are_gaussian_take_few_rounds(steps: int, seed: int) -> None:
     """Even where the variance taken by default is far off: one pair shows the secant what the flow misses."""

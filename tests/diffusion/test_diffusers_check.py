@@ -12,8 +12,9 @@ import diffusers
 import pytest
 import torch
 from diffusion.pipelines import IMAGE, KEPT, POOLED, SIZE, STABLE, TEXT, dit, sd, sd3
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from strategies import examples
 from torch import Tensor
 
 import diffusion_adapters as da
@@ -67,7 +68,7 @@ KINDS = [
 ]
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(("make", "given"), KINDS)
 def test_a_run_that_is_right_passes(make: Callable[[], Any], given: dict[str, Any]) -> None:
     """And what is compared is the distance from the scheduler: an end that is moved is found to be that far off."""
@@ -103,7 +104,7 @@ FAMILIES: list[tuple[type, list[list[dict[str, Any]]]]] = [
 ]
 
 
-@settings(max_examples=5 if settings().max_examples < 100 else settings().max_examples)
+@examples(5)
 @given(data=st.data(), levels=st.sampled_from(LEVELS), steps=st.integers(2, 10), rtol=st.sampled_from([2e-5, 1e-3]))
 def test_no_scheduler_gives_a_wrong_image(data: st.DataObject, levels: dict[str, Any], steps: int, rtol: float) -> None:
     """What passes is the pipeline's own result, within the tolerance; what does not is that result, bit for bit."""
@@ -163,6 +164,7 @@ WRONG: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
+@pytest.mark.sweep(3)
 def test_steps_that_are_not_the_schedulers_end_in_the_pipelines_own_run(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

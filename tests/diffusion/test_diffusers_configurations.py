@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 
 import diffusion_adapters as da
 import parareal as pr
@@ -52,7 +53,7 @@ def test_steps_are_those_of_the_scheduler(rng: random.Random) -> None:
     assert_right(case, compare(case, **SERIAL))
 
 
-@settings(max_examples=8 if settings().max_examples < 100 else settings().max_examples)
+@examples(8)
 @given(rng=st.randoms(use_true_random=False))
 def test_the_check_raises_no_false_alarm(rng: random.Random) -> None:
     """Where the result is the pipeline's, the scheduler finds so, and no round is added."""

@@ -81,6 +81,7 @@ def test_a_callback_that_changes_what_is_sampled_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("by", ["callback", "network", "outside"])
+@pytest.mark.sweep(1)
 def test_an_interrupted_pipeline_returns_the_best_latents_so_far(by: str) -> None:
     pipe = sd()
     parallel = da.diffusers.parallelize(pipe)
@@ -123,6 +124,7 @@ class Gone(KeyboardInterrupt):
 
 @pytest.mark.parametrize("kind", [RuntimeError, Gone])
 @pytest.mark.parametrize("call", [1, 2, 5])
+@pytest.mark.sweep(3)
 def test_what_was_computed_is_kept_when_the_network_raises(kind: type[BaseException], call: int) -> None:
     pipe = sd()
     before = threads(), dict(pipe.__dict__), pipe.scheduler.timesteps
@@ -183,6 +185,7 @@ def test_not_finite_latents_come_back_as_they_are_with_a_warning() -> None:
 
 @pytest.mark.parametrize("kind", ["pil", "np", "pt", "latent"])
 @pytest.mark.parametrize("as_dict", [True, False])
+@pytest.mark.sweep(4)
 def test_every_kind_of_output(kind: str, as_dict: bool) -> None:
     pipe = sd()
     results = []

@@ -124,7 +124,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.sweep(14)
+@pytest.mark.sweep(7)
 def test_a_pipeline_gives_what_it_gives_in_sequence(name: str) -> None:
     make, given = CASES[name]
     pipe = make()
@@ -154,6 +154,7 @@ def _denoiser(pipe: Any) -> str:
 
 
 @pytest.mark.parametrize("name", ["sd", "flux", "sd, inpainting"])
+@pytest.mark.sweep(1)
 def test_prompts_matter(name: str) -> None:
     make, given = CASES[name]
     parallel = da.diffusers.parallelize(make())
@@ -221,7 +222,7 @@ STABLE_BUT = {key: value for key, value in STABLE.items() if key != "steps_offse
 
 @pytest.mark.parametrize("steps", [10, 18])  # below and above the 15 up to which some schedulers lower their order
 @pytest.mark.parametrize("name", SCHEDULERS)
-@pytest.mark.sweep(14)
+@pytest.mark.sweep(6)
 def test_a_scheduler_is_its_method(name: str, steps: int) -> None:
     """Levels are float32 in the schedulers; states are float64 here, to see nothing but that."""
     pipe = sd(scheduler=SCHEDULERS[name]())
@@ -242,6 +243,7 @@ def test_a_scheduler_is_its_method(name: str, steps: int) -> None:
     ],
     ids=["euler", "euler, karras", "stochastic", "heun"],
 )
+@pytest.mark.sweep(2)
 def test_a_scheduler_for_flows_is_its_method(scheduler: Any) -> None:
     pipe = sd3()
     pipe.scheduler = scheduler
@@ -256,7 +258,7 @@ def test_a_scheduler_for_flows_is_its_method(scheduler: Any) -> None:
     ["euler", "heun", "ddim", "ddim, trailing", "euler ancestral", "unipc", "deis", "singlestep 3, karras"],
 )
 @pytest.mark.parametrize("kind", ["Img2Img", "Inpaint"])
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(4)
 def test_a_scheduler_that_begins_in_the_middle_or_keeps_an_image(name: str, kind: str) -> None:
     pipe = sd(kind, SCHEDULERS[name]())
     given = {**TEXT, "image": IMAGE, "strength": 0.65, **({**SIZE, **KEPT} if kind == "Inpaint" else {})}
@@ -266,6 +268,7 @@ def test_a_scheduler_that_begins_in_the_middle_or_keeps_an_image(name: str, kind
 
 
 @pytest.mark.parametrize("kind", ["Img2Img", "Inpaint"])
+@pytest.mark.sweep(1)
 def test_a_soft_mask(kind: str) -> None:
     """Keeping part of an element, the pipeline does so once more in every step."""
     pipe = sd("Inpaint", SCHEDULERS["euler"]())
@@ -283,7 +286,7 @@ def test_a_soft_mask(kind: str) -> None:
 
 @pytest.mark.parametrize("coarse", ["gaussian", "same", "none"])
 @pytest.mark.parametrize("solver", [None, "ddim", "heun", "dpm++2m", "ancestral"])
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(5)
 def test_other_methods_on_the_schedulers_levels(solver: str | None, coarse: str) -> None:
     """Whatever the way, the result is that of the same method with every slice final."""
     pipe = sd(scheduler=D.DPMSolverMultistepScheduler(**STABLE))
@@ -307,6 +310,7 @@ def test_ddim_goes_by_the_grid_when_asked() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.sweep(1)
 def test_networks_in_half_precision(dtype: torch.dtype) -> None:
     """States are float32 between the calls: closer to the float32 pipeline than one that rounds in every step."""
     exact = call(sd(), {**TEXT, **SIZE})

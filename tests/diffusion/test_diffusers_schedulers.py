@@ -105,7 +105,7 @@ DTYPES = [torch.float32, torch.float64]
 @pytest.mark.parametrize(("prediction", "grid"), CASES)
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("steps", [12, 20])  # below and above the 15 steps up to which they lower the final order
-@pytest.mark.sweep(24)
+@pytest.mark.sweep(12)
 def test_dpm_solver_multistep(prediction: str, grid: str, order: int, steps: int, dtype: torch.dtype) -> None:
     for final, algorithm, rule in (
         ("zero", "dpmsolver++", "midpoint"),
@@ -130,7 +130,7 @@ def test_dpm_solver_multistep(prediction: str, grid: str, order: int, steps: int
 @pytest.mark.parametrize(("prediction", "grid"), [case for case in CASES if case[1] != "trailing"])
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("steps", [12, 19])
-@pytest.mark.sweep(16)
+@pytest.mark.sweep(8)
 def test_dpm_solver_singlestep(prediction: str, grid: str, order: int, steps: int, dtype: torch.dtype) -> None:
     for final, algorithm, rule in (
         ("zero", "dpmsolver++", "midpoint"),
@@ -154,7 +154,7 @@ def test_dpm_solver_singlestep(prediction: str, grid: str, order: int, steps: in
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("prediction", "grid"), CASES)
 @pytest.mark.parametrize("order", [1, 2, 3])
-@pytest.mark.sweep(16)
+@pytest.mark.sweep(8)
 def test_unipc(prediction: str, grid: str, order: int, dtype: torch.dtype) -> None:
     for final, predicts, variant in (  # with bh1 theirs is NaN where the last noise level is zero
         ("zero", "data", "bh2"),
@@ -177,7 +177,7 @@ def test_unipc(prediction: str, grid: str, order: int, dtype: torch.dtype) -> No
 @pytest.mark.parametrize(("prediction", "grid"), CASES)
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("steps", [12, 20])
-@pytest.mark.sweep(20)
+@pytest.mark.sweep(10)
 def test_deis(prediction: str, grid: str, order: int, steps: int, dtype: torch.dtype) -> None:
     if ends_twice(prediction, grid) and steps < 15:
         return  # their last step, of order 1, has no length
@@ -235,6 +235,7 @@ def test_deis_weights_are_the_integrals(order: int, schedule: da.NoiseSchedule) 
     ],
     ids=["multistep", "singlestep", "unipc"],
 )
+@pytest.mark.sweep(1)
 def test_in_parallel_they_are_the_same_samples(scheduler: Any, method: pr.Integrator) -> None:
     expected = theirs(scheduler, 40, torch.float64)
     flow, grid = flow_of(scheduler)

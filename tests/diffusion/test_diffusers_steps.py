@@ -142,7 +142,7 @@ SWITCHES: dict[str, tuple[Callable[[], Any], dict[str, Any], dict[str, Any]]] = 
 }
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     ("name", "width"), [*((name, None) for name in SWITCHES), ("a control in the middle", 4), ("guidance that ends", 1)]
 )
@@ -158,6 +158,7 @@ def test_a_switch_by_the_number_of_the_step_is_made_in_its_step(name: str, width
 
 
 @pytest.mark.parametrize("scheduler", [D.EulerAncestralDiscreteScheduler, D.UniPCMultistepScheduler])
+@pytest.mark.sweep(1)
 def test_switches_with_noise_and_with_a_history(scheduler: Any) -> None:
     pipe = controlled(scheduler(**STABLE))
     given = {**CONTROL, "control_guidance_end": 0.6}
@@ -192,6 +193,7 @@ def test_rounds_count_the_calls_of_a_switched_loop() -> None:
 
 
 @pytest.mark.parametrize("steps", [10, 11, 12])
+@pytest.mark.sweep(2)
 def test_a_switch_within_a_step_of_two_stages(steps: int) -> None:
     """Equal, or refused where both stages at one timestep are on different sides of it."""
     pipe = controlled(D.HeunDiscreteScheduler(**STABLE))
@@ -369,7 +371,7 @@ def latent_diffusion(scheduler: Any = None) -> Any:
     return finished(D.LDMTextToImagePipeline(vae(), Encoder(), Words(), unet(), scheduler or ddim()))
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize("noisy", [False, True])
@@ -421,8 +423,8 @@ IMAGES: dict[str, Any] = {
     "image_embeds": noise(1, 1, 16),
     "negative_image_embeds": noise(2, 1, 16),
     "guidance_scale": 3.0,
-    "height": 64,
-    "width": 64,
+    "height": 16,
+    "width": 16,
 }
 
 
@@ -484,7 +486,7 @@ def animated(scheduler: Any = None) -> Any:
     return finished(D.AnimateDiffPipeline(vae(), None, None, network, motion, scheduler or ddim()))
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize("count", [1, 2])
 def test_networks_whose_embeddings_have_a_row_for_each_frame(count: int, guidance: float) -> None:
@@ -512,6 +514,7 @@ class Looking(D.callbacks.PipelineCallback):
 
 
 @pytest.mark.parametrize("many", [False, True])
+@pytest.mark.sweep(1)
 def test_callbacks_that_are_objects(many: bool) -> None:
     pipe = sd()
     one = Looking(cutoff_step_ratio=None, cutoff_step_index=1)

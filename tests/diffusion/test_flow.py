@@ -69,6 +69,7 @@ def test_flow_matching_is_solved_as_it_stands() -> None:
 
 
 @pytest.mark.parametrize(("name", "prediction"), CASES)
+@pytest.mark.sweep(16)
 def test_euler_is_ddim(name: str, prediction: str) -> None:
     """x' = alpha' x0 + sigma' eps (arXiv 2010.02502, eq. 12 with no noise added), for every schedule and prediction."""
     schedule, oracle = SCHEDULES[name], mixture()
@@ -128,6 +129,7 @@ def exact_flow(mean: Tensor, variance: float) -> Callable[[Tensor, float, float]
 
 @pytest.mark.parametrize("name", ["vp", "cosine", "cosine-to-1", "ve", "edm", "flow", "discrete-zero-snr"])
 @pytest.mark.parametrize(("fine", "order"), [(pr.Euler(), 1), (pr.Heun(), 2)])
+@pytest.mark.sweep(6)
 def test_the_flow_of_one_gaussian_with_the_order_of_the_method(name: str, fine: pr.Integrator, order: int) -> None:
     schedule, mean, variance = SCHEDULES[name], normals(1, 3), 0.3
     model = da.GaussianMixture(mean, variance).model(schedule, "v")
@@ -163,6 +165,7 @@ def test_a_start_without_signal_is_finite_and_right(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "prediction"), CASES)
+@pytest.mark.sweep(16)
 def test_all_schedules_and_predictions_are_one_ode(name: str, prediction: str) -> None:
     """On the same levels of noise s, DDIM gives the same data whatever the schedule, for any denoiser."""
     oracle, noise = mixture(), normals(3, 4)
@@ -248,7 +251,7 @@ ENDLESS = (
     ids=["flow", "discrete-both-ends"],
 )
 @pytest.mark.parametrize("method", ENDLESS, ids=repr)
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(4)
 def test_endless_steps_at_either_end_are_ddim(
     method: pr.Integrator, schedule: da.NoiseSchedule, prediction: str, towards: str
 ) -> None:

@@ -158,6 +158,7 @@ SPANS = {"vp": (0.9, 0.05), "flow": (0.97, 0.02), "edm": (20.0, 0.05)}
 @pytest.mark.parametrize(
     ("name", "coordinates"), [("vp", "ratio"), ("vp", "share"), ("flow", "share"), ("flow", "ratio"), ("edm", None)]
 )
+@pytest.mark.sweep(15)
 def test_the_flow_is_the_solution_of_the_ode(name: str, coordinates: Any, kind: str) -> None:
     """Its guess is the whole flow about the mean, and J carries the difference of two states."""
     options, covariance = CASES[kind]
@@ -389,7 +390,7 @@ TIMES = [
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("schedule", TIMES, ids=str)
 @pytest.mark.parametrize("name", ["vp", "flow", "cosine-to-1"])
-@pytest.mark.sweep(30)
+@pytest.mark.sweep(12)
 def test_every_schedule_and_wrapper_ends_in_the_serial_solution(name: str, schedule: pr.Schedule, wrapper: str) -> None:
     problem, *_ = da.probability_flow(mixture().model(SCHEDULES[name], "v"))
     grid = pr.TimeGrid.from_points(problem.coordinates.tau(SCHEDULES[name].times(16)), slices=8)

@@ -43,6 +43,7 @@ def test_the_score_by_finite_differences() -> None:
 
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
 @pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.sweep(18)
 def test_predictions_convert_into_each_other(name: str, prediction: str) -> None:
     schedule, oracle = SCHEDULES[name], mixture()
     t = inner_times(schedule, 7)

@@ -12,6 +12,8 @@ from torch import Tensor
 import diffusion_adapters as da
 import parareal as pr
 
+pytestmark = pytest.mark.usefixtures("ticking")
+
 
 def model(seconds_a_call: float = 0.0, seconds_a_row: float = 0.0, most: int | None = None) -> da.DiffusionModel:
     """A mixture of Gaussians that takes so long."""

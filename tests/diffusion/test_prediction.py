@@ -23,6 +23,7 @@ def by_definition(kind: str, x0, eps, alpha, sigma, alpha_dot, sigma_dot) -> tor
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
+@pytest.mark.sweep(60)
 def test_every_pair_agrees_with_the_definitions(name: str, source: str, target: str) -> None:
     schedule = SCHEDULES[name]
     t = inner_times(schedule)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from diffusion.cases import PREDICTIONS, SCHEDULES, mixture, normals, relative, silent
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 from torch import Tensor, nn
 
 import diffusion_adapters as da
@@ -37,7 +38,7 @@ class Counting(nn.Module):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("solver", ["ddim", "heun"])
 @pytest.mark.parametrize("coarse", ["gaussian", "same", "none"])
-@pytest.mark.sweep(12)
+@pytest.mark.sweep(6)
 def test_parallel_is_serial_when_run_to_the_end(name: str, solver: str, coarse: str) -> None:
     noise = normals(3, 4)
     serial = da.sample(model(name), noise, steps=12, solver=solver, parallel=False)
@@ -67,7 +68,7 @@ def test_parallel_is_serial_when_run_to_the_end(name: str, solver: str, coarse: 
     rtol=st.sampled_from([1e-2, 1e-4, 1e-6]),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=20)
+@examples(8)
 def test_rtol_bounds_the_error_of_each_sample(
     name: str, solver: str, coarse: str, steps: int, rtol: float, seed: int
 ) -> None:
@@ -94,6 +95,7 @@ def test_the_error_falls_with_rtol_and_rounds_rise(coarse: str, rtols: tuple[flo
 
 
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
+@pytest.mark.sweep(5)
 def test_all_predictions_of_a_schedule_give_the_same_samples(name: str) -> None:
     kinds = [kind for kind in PREDICTIONS if not (silent(SCHEDULES[name]) and kind in ("eps", "score"))]
     noise = normals(3, 4)

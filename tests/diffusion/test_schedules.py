@@ -141,6 +141,7 @@ def test_discrete_is_continuous_next_to_its_ends() -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("spacing", ["logsnr", "karras", "uniform", None])
 @pytest.mark.parametrize("steps", [1, 2, 50, 1024])
+@pytest.mark.sweep(50)
 def test_grids_fall_from_end_to_end(name: str, spacing: str | None, steps: int) -> None:
     schedule = SCHEDULES[name]
     ends = schedule.s(f64(schedule.t_max, schedule.t_min))

@@ -89,6 +89,7 @@ def ratios(scheduler: Any) -> Tensor:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("eta", [0, 0.3, 1.0])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.sweep(9)
 def test_ancestral_is_ddim_with_noise(prediction: str, eta: float, dtype: torch.dtype) -> None:
     scheduler = diffusers.DDIMScheduler(trained_betas=BETAS.numpy(), prediction_type=prediction, clip_sample=False)
     scheduler.set_timesteps(20)
@@ -147,7 +148,7 @@ def test_ancestral_is_euler_ancestral(prediction: str, dtype: torch.dtype, monke
 )
 @pytest.mark.parametrize(("order", "rule"), [(1, "midpoint"), (2, "midpoint"), (2, "heun")])
 @pytest.mark.parametrize("steps", [12, 20])  # below and above the 15 steps up to which they lower the final order
-@pytest.mark.sweep(28)
+@pytest.mark.sweep(10)
 def test_sde_dpm_solver(
     steps: int, order: int, rule: str, prediction: str, grid: str, final: str, dtype: torch.dtype
 ) -> None:

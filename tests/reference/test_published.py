@@ -23,8 +23,10 @@ TEXT = (tables.HERE / "published.json").read_text()
 PRINTED: dict[str, Any] = {
     case["name"]: case for part in ("cases", "other") for case in json.loads(TEXT, parse_float=Decimal)[part]
 }
-# Exact statements, that tests/test_laws.py holds the engine to.
+# Exact statements, that tests/engine/test_laws.py holds the engine to.
 ELSEWHERE = {"counting_algebra", "closed_form_linear"}
+LONG = {"lorenz_py", "fhn_1600"}
+"""Runs of thousands of steps."""
 
 
 def assert_printed(got: list[float], printed: list[Any], rounding: list[float]) -> None:
@@ -34,7 +36,9 @@ def assert_printed(got: list[float], printed: list[Any], rounding: list[float]) 
         assert abs(value - float(listed)) <= 0.5 * unit + spread
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.nightly if name in LONG else ()) for name in PUBLISHED]
+)
 @pytest.mark.sweep(2)
 def test_a_published_run(name: str) -> None:
     """From the definition, then ours, then as the page has it."""
