@@ -23,7 +23,7 @@ import diffusion_adapters as da
 import parareal as pr
 from diffusion_adapters.sampling import _gaussian_flow
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 
 def rounds(model: da.DiffusionModel, seeds: int, steps: int, **settings: Any) -> tuple[float, float]:

@@ -17,7 +17,7 @@ import diffusion_adapters as da
 import diffusion_adapters.diffusers
 import parareal as pr
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 CALLS: dict[str, Callable[..., Any]] = {
     "pr.solve": pr.solve,

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from test_gallery import load
+from pages import load
 
 check = load("check_prose")
 WORDS = check.rules(check.WORDS.read_text(encoding="utf-8"))
