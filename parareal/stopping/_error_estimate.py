@@ -57,8 +57,11 @@ _REACH, _DOUBT = 8.0, 2.0
 _FLOOR = 0.5
 """No slice is taken to be this much better than its prior says because others were."""
 _SMALL, _FAR = 0.1, 30.0
-"""Moves up to this part of the state are small, and show what small moves do. A mismatch that only larger moves have
-shown is not trusted for moves that are smaller by this factor: where F is flat far away, it shows too little."""
+"""Moves up to this part of the state, on either side of the slice, are small and show what small moves do. A mismatch
+that only larger moves have shown is not trusted for moves that are smaller by this factor: where F is flat far away, it
+shows too little."""
+_FLAT = 2.0
+"""The mismatch of such a slice is taken to be at least this: F is steep somewhere if it is flat far away."""
 _CLEAR = 30.0
 """Moves are to be so many times as large as rounding, for a growth to be read off them."""
 _FADING = 0.2
@@ -193,7 +196,7 @@ class Errors:
             known = self._mismatch[row, n]
             ratio = np.fmax(self._first[row, n], shown / self._prior[n])
             grown = carried / before * left / np.maximum(size, np.finfo(np.float64).tiny)
-        new, gentle = shown > 0, (before > 0) & (before <= _SMALL * left)
+        new, gentle = shown > 0, (before > 0) & (before <= _SMALL * np.minimum(left, size))
         self._mismatch[row, n] = np.where(new, np.fmax(shown, _MEMORY * known), known)
         self._first[row, n] = np.where(np.isnan(known) & new, ratio, self._first[row, n])
         self._gentle[row, n] |= gentle & new
@@ -215,7 +218,7 @@ class Errors:
         # What a large move has shown need not hold for small ones: where F is flat far away, it shows too little.
         far = self._shown_by[row, n] > _FAR * moved_by
         doubtful = ~unseen & ~self._gentle[row, n] & far
-        missed = np.where(doubtful, np.maximum(missed, _FLOOR * self._prior[n]), missed)
+        missed = np.where(doubtful, np.maximum(missed, _FLAT), missed)
         for system in np.unique(row[unseen]):
             here = unseen & (row == system)
             shown = (~np.isnan(self._first[system])).nonzero()[0]
