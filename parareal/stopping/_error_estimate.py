@@ -66,6 +66,9 @@ _CLEAR = 30.0
 """Moves are to be so many times as large as rounding, for a growth to be read off them."""
 _FADING = 0.2
 """Of a growth seen before, in the sums of one iteration."""
+_STEEPER = 1.5
+"""Moves are seen for a while and in few directions; errors that were accepted find those that grow: theirs is taken to
+be this power of the growth of moves."""
 _AGAIN = 3
 """A run that has accepted too much is opened this many times before it accepts nothing any more but at its end."""
 _MOST = 1e3
@@ -253,7 +256,7 @@ class Errors:
         """
         error, ahead = self._error[seen.systems], self._ahead(seen.systems)
         rows = np.arange(len(seen.systems))
-        spent = (self._spent[seen.systems] * ahead[rows, seen.frontier])[:, None]
+        spent = (self._spent[seen.systems] * ahead[rows, seen.frontier] ** _STEEPER)[:, None]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             tolerance = self._rtol + self._atol / np.maximum(size, np.finfo(np.float64).tiny)
             share, begun = self._share[1:], self._share[seen.frontier][:, None]
@@ -269,7 +272,7 @@ class Errors:
         for i, row in enumerate(seen.systems):
             begun, end = seen.frontier[i], max(seen.final[i], accepted[i])
             if end > begun:
-                growth = np.exp(min(600.0, np.log(self._most[row, begun:end]).sum()))
+                growth = np.exp(min(600.0, _STEEPER * np.log(self._most[row, begun:end]).sum()))
                 self._spent[row] *= max(1.0, growth)
         further = accepted > seen.frontier + 1
         last = np.maximum(accepted - 1, 0)
@@ -283,7 +286,7 @@ class Errors:
         """
         ahead = self._ahead(seen.systems)[np.arange(len(seen.systems)), seen.frontier]
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            error = self._spent[seen.systems] * ahead + self._error[seen.systems, -1]
+            error = self._spent[seen.systems] * ahead**_STEEPER + self._error[seen.systems, -1]
             allowed = self._rtol + self._atol / np.maximum(size, np.finfo(np.float64).tiny)
             if not decides:
                 return _CAUTION_ELSE * error * size
