@@ -57,12 +57,18 @@ _REACH, _DOUBT = 8.0, 2.0
 _FLOOR = 0.5
 """No slice is taken to be this much better than its prior says because others were."""
 _SMALL, _FAR = 0.1, 30.0
-"""Moves up to this part of the state are small, and show what small moves do. A mismatch that only larger moves have
-shown is not trusted for moves that are smaller by this factor: where F is flat far away, it shows too little."""
+"""Moves up to this part of the state, on either side of the slice, are small and show what small moves do. A mismatch
+that only larger moves have shown is not trusted for moves that are smaller by this factor: where F is flat far away, it
+shows too little."""
+_FLAT = 2.0
+"""The mismatch of such a slice is taken to be at least this: F is steep somewhere if it is flat far away."""
 _CLEAR = 30.0
 """Moves are to be so many times as large as rounding, for a growth to be read off them."""
 _FADING = 0.2
 """Of a growth seen before, in the sums of one iteration."""
+_STEEPER = 1.5
+"""Moves are seen for a while and in few directions; errors that were accepted find those that grow: theirs is taken to
+be this power of the growth of moves."""
 _AGAIN = 3
 """A run that has accepted too much is opened this many times before it accepts nothing any more but at its end."""
 _MOST = 1e3
@@ -193,7 +199,7 @@ class Errors:
             known = self._mismatch[row, n]
             ratio = np.fmax(self._first[row, n], shown / self._prior[n])
             grown = carried / before * left / np.maximum(size, np.finfo(np.float64).tiny)
-        new, gentle = shown > 0, (before > 0) & (before <= _SMALL * left)
+        new, gentle = shown > 0, (before > 0) & (before <= _SMALL * np.minimum(left, size))
         self._mismatch[row, n] = np.where(new, np.fmax(shown, _MEMORY * known), known)
         self._first[row, n] = np.where(np.isnan(known) & new, ratio, self._first[row, n])
         self._gentle[row, n] |= gentle & new
@@ -215,7 +221,7 @@ class Errors:
         # What a large move has shown need not hold for small ones: where F is flat far away, it shows too little.
         far = self._shown_by[row, n] > _FAR * moved_by
         doubtful = ~unseen & ~self._gentle[row, n] & far
-        missed = np.where(doubtful, np.maximum(missed, _FLOOR * self._prior[n]), missed)
+        missed = np.where(doubtful, np.maximum(missed, _FLAT), missed)
         for system in np.unique(row[unseen]):
             here = unseen & (row == system)
             shown = (~np.isnan(self._first[system])).nonzero()[0]
@@ -250,7 +256,7 @@ class Errors:
         """
         error, ahead = self._error[seen.systems], self._ahead(seen.systems)
         rows = np.arange(len(seen.systems))
-        spent = (self._spent[seen.systems] * ahead[rows, seen.frontier])[:, None]
+        spent = (self._spent[seen.systems] * ahead[rows, seen.frontier] ** _STEEPER)[:, None]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             tolerance = self._rtol + self._atol / np.maximum(size, np.finfo(np.float64).tiny)
             share, begun = self._share[1:], self._share[seen.frontier][:, None]
@@ -266,7 +272,7 @@ class Errors:
         for i, row in enumerate(seen.systems):
             begun, end = seen.frontier[i], max(seen.final[i], accepted[i])
             if end > begun:
-                growth = np.exp(min(600.0, np.log(self._most[row, begun:end]).sum()))
+                growth = np.exp(min(600.0, _STEEPER * np.log(self._most[row, begun:end]).sum()))
                 self._spent[row] *= max(1.0, growth)
         further = accepted > seen.frontier + 1
         last = np.maximum(accepted - 1, 0)
@@ -280,7 +286,7 @@ class Errors:
         """
         ahead = self._ahead(seen.systems)[np.arange(len(seen.systems)), seen.frontier]
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            error = self._spent[seen.systems] * ahead + self._error[seen.systems, -1]
+            error = self._spent[seen.systems] * ahead**_STEEPER + self._error[seen.systems, -1]
             allowed = self._rtol + self._atol / np.maximum(size, np.finfo(np.float64).tiny)
             if not decides:
                 return _CAUTION_ELSE * error * size
