@@ -373,6 +373,7 @@ class Run:
             coarse_evaluations=coarse,
             calls=counters.calls,
             max_lanes=counters.max_lanes,
+            padded_lanes=counters.padded_lanes,
             wall_time=time.perf_counter() - self.started,
         )
         return stats.after(self._before)
