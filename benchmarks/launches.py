@@ -6,6 +6,7 @@ Run it with `python benchmarks/launches.py`; `--causes` lists the functions that
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def measure(name: str, batch: int = 1, **options: Any) -> Row:
     with counting() as counts:
         noise = torch.randn(batch, *SHAPE, generator=torch.Generator().manual_seed(0)).to(DEVICE)
         da.sample(model, noise, executor=Noting(), **options)
-    steps = [tuple(b - a for a, b in zip(one, two, strict=True)) for one, two in zip(marks, marks[1:], strict=False)]
+    steps = [tuple(b - a for a, b in zip(one, two, strict=True)) for one, two in itertools.pairwise(marks)]
     middle = steps[2:-1] or steps
     mean = [sum(step[i] for step in middle) / len(middle) for i in range(3)]
     causes = {"launches": counts.launches, "uploads": counts.uploads, "waits": counts.waits}
