@@ -86,6 +86,7 @@ def cost(counters: Counters, fine: int, coarse: int, started: float, before: Sta
         coarse_evaluations=coarse,
         calls=counters.calls,
         max_lanes=counters.max_lanes,
+        padded_lanes=counters.padded_lanes,
         wall_time=time.perf_counter() - started,
     )
     return stats.after(before)

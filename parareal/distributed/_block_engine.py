@@ -66,7 +66,7 @@ class BlockEngine(Engine):
         nobody = np.zeros_like(self.active)
         self._box: Mailbox | None = None  # from when all have begun until all have ended
         self._round, self._received = Round(0, nobody, nobody), Received()
-        self._totals = Totals([np.zeros_like(self.state.frontier) for _ in sizes], np.zeros((len(sizes), 5), np.int64))
+        self._totals = Totals([np.zeros_like(self.state.frontier) for _ in sizes], np.zeros((len(sizes), 6), np.int64))
         self._announcement: Announcement | None = None
 
     @property
@@ -208,7 +208,7 @@ class BlockEngine(Engine):
     def _cost(self) -> Ints:
         c = self.counters
         coarse = 0 if self.coarse is None else self.coarse.evaluations
-        return np.array([c.rounds, c.calls, c.max_lanes, self.fine.evaluations, coarse])
+        return np.array([c.rounds, c.calls, c.max_lanes, c.padded_lanes, self.fine.evaluations, coarse])
 
     # --- decisions --------------------------------------------------------------------------------------------------
 
@@ -248,7 +248,7 @@ class BlockEngine(Engine):
 
     def _count(self) -> None:
         costs = self._totals.costs
-        fine, coarse = costs[:, 3].sum(), costs[:, 4].sum()
+        fine, coarse = costs[:, 4].sum(), costs[:, 5].sum()
         self._totals.spent = int(costs[:, 0].max()), int(fine + coarse + self.parts.tangents * fine)
 
     def _announce(self) -> None:
@@ -323,8 +323,8 @@ class BlockEngine(Engine):
     def finish(self) -> None:
         """The run is over: every process has all of it."""
         self.together()
-        rounds, calls, lanes, fine, coarse = self._totals.costs.T
-        self.counters = Counters(int(rounds.max()), int(calls.max()), int(lanes.sum()))
+        rounds, calls, lanes, padded, fine, coarse = self._totals.costs.T
+        self.counters = Counters(int(rounds.max()), int(calls.max()), int(lanes.sum()), int(padded.sum()))
         self.fine.evaluations = int(fine.sum())
         if self.coarse is not None:
             self.coarse.evaluations = int(coarse.sum())

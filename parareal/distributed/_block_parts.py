@@ -88,7 +88,7 @@ class Totals:
 
     Attributes:
         fronts: The frontier that each has reached, ``(M,)``.
-        costs: Rounds, calls, most lanes, fine and coarse evaluations of each, ``(R, 5)``.
+        costs: Rounds, calls, most lanes, padded lanes, fine and coarse evaluations of each, ``(R, 6)``.
         spent: Rounds and evaluations of all, as of the last decision; on every process.
     """
 

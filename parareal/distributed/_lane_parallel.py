@@ -79,6 +79,11 @@ class Distributed(Executor):
         with self.joined() as joined:
             return joined.calls(lanes)
 
+    def padded(self, lanes: int) -> int:
+        """What fills up the calls of all processes."""
+        with self.joined() as joined:
+            return joined.padded(lanes)
+
 
 def check_timeout(timeout: Any) -> None:
     """Raises unless it is a number of seconds."""
@@ -220,6 +225,9 @@ class _Joined(Crew):
 
     def calls(self, lanes: int) -> int:
         return self._local.calls(-(-lanes // self.link.size))
+
+    def padded(self, lanes: int) -> int:
+        return sum(self._local.padded(own) for own in blocks(lanes, self.link.size) if own)
 
     def _learn(self, key: Any, value: State, sizes: Sequence[int]) -> State:
         """What the values look like; a process without a lane has to be told.

@@ -14,7 +14,7 @@ from parareal.executors._base import Executor
 
 @dataclass
 class Counters:
-    """What was spent so far: rounds, the calls that the executor made of them, and the widest round.
+    """What was spent so far: rounds, the executor's calls, the widest round, and the lanes that filled up calls.
 
     Where ``log`` is a list, it takes for each stage group in each round: the round, the round after it, whether its
     lanes are coarse ones, and their ids.
@@ -23,6 +23,7 @@ class Counters:
     rounds: int = 0
     calls: int = 0
     max_lanes: int = 0
+    padded_lanes: int = 0
     log: list[tuple[int, int, bool, Ints]] | None = None
 
     def note(self, begun: int, due: int, groups: list[StageGroup]) -> None:
@@ -81,6 +82,7 @@ def _evaluate(groups: list[StageGroup], executor: Executor, counters: Counters) 
         args.append(trees.cat([group.lanes.rows for group in groups]))
     value = executor.evaluate(fn, tuple(args), lanes)
     counters.calls += executor.calls(lanes)
+    counters.padded_lanes += executor.padded(lanes)
     parts, cost = trees.split(value, sizes), getattr(fn, "cost", None)
     if cost is None:
         for group, size in zip(groups, sizes, strict=True):

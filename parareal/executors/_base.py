@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from parareal._core import trees
@@ -34,6 +35,10 @@ class Executor(ABC):
     @abstractmethod
     def calls(self, lanes: int) -> int:
         """How many calls of ``fn``, one after another, `evaluate` makes for that many lanes."""
+
+    def padded(self, lanes: int) -> int:
+        """How many lanes `evaluate` adds to fill up its calls, for that many lanes."""
+        return 0
 
     def joined(self) -> AbstractContextManager[Executor]:
         """What evaluates the rounds of one run, for as long as it lasts."""
@@ -76,9 +81,38 @@ def blocks(count: int, parts: int) -> list[int]:
     return [count // parts + (i < count % parts) for i in range(parts)]
 
 
-def chunked(fn: Callable[..., State], args: tuple[Any, ...], lanes: int, size: int | None) -> State:
-    """``fn(*args)``, of at most ``size`` lanes at a time."""
-    if size is None or lanes <= size:
+def cut(lanes: int, most: int | None, sizes: tuple[int, ...] = ()) -> list[tuple[int, int]]:
+    """Calls for that many lanes: how many lanes each has, and how many it is filled up to.
+
+    Args:
+        lanes: Lanes of a round.
+        most: Most lanes in one call; ``None`` for no limit.
+        sizes: The only numbers of lanes that a call may have, rising; empty where any will do.
+    """
+    most = sizes[-1] if sizes else most or lanes
+    parts = [min(most, lanes - begin) for begin in range(0, lanes, most)] if lanes else []
+    return [(part, next((size for size in sizes if size >= part), part)) for part in parts]
+
+
+def chunked(
+    fn: Callable[..., State], args: tuple[Any, ...], lanes: int, most: int | None, sizes: tuple[int, ...] = ()
+) -> State:
+    """``fn(*args)`` in the calls that `cut` makes; what fills up a call is its last lane again, and is dropped."""
+    calls = cut(lanes, most, sizes)
+    if calls == [(lanes, lanes)] or not calls:
         return fn(*args)
-    parts = [slice(i, i + size) for i in range(0, lanes, size)]
-    return trees.cat([fn(*(trees.lanes(arg, part) for arg in args)) for part in parts])
+    values: list[State] = []
+    begin = 0
+    for count, size in calls:
+        part = tuple(trees.lanes(arg, slice(begin, begin + count)) if len(calls) > 1 else arg for arg in args)
+        if size > count:
+            part = trees.map(lambda leaf, more=size - count: _filled_up(leaf, more), part)
+        value = fn(*part)
+        values.append(trees.lanes(value, slice(0, count)) if size > count else value)
+        begin += count
+    return values[0] if len(values) == 1 else trees.cat(values)
+
+
+def _filled_up(leaf: Tensor, more: int) -> Tensor:
+    # A real lane, and no zeros: what a function makes of those may be NaN, or raise.
+    return torch.cat([leaf, leaf[-1:].expand(more, *leaf.shape[1:])])

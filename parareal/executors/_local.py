@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 
 from parareal._core.checks import check_count
 from parareal._core.trees import State
-from parareal.executors._base import Executor, chunked
+from parareal.executors._base import Executor, blocks, chunked, cut
 from parareal.executors._multi_device import spread
 
 
@@ -46,15 +47,23 @@ class Batched(Executor):
         max_lanes: Most lanes in one call; a round with more is cut into chunks. ``None`` for no limit.
         devices: Devices, such as ``["cuda:0", "cuda:1"]``, the first of them that of the state; ``None`` for that of
             the state alone.
+        pad_to: The only numbers of lanes that a call may have: one, or several rising ones. A round with more lanes
+            than the largest is cut into chunks, and a call with too few is filled up with its last lane again. For
+            networks that are compiled, captured or exported for a fixed batch. ``stats.evaluations`` counts real lanes,
+            ``stats.padded_lanes`` the others. The right-hand side must treat lanes on their own, as
+            `check_propagator` finds out. ``None`` for any number.
 
     Raises:
-        TypeError: ``max_lanes`` is not an int; ``devices`` is no sequence of devices.
-        ValueError: ``max_lanes`` is below 1; ``devices`` is empty, or has one that is not there. From `solve`, that the
+        TypeError: ``max_lanes`` or ``pad_to`` is not an int; ``devices`` is no sequence of devices.
+        ValueError: ``max_lanes`` or ``pad_to`` is below 1; ``pad_to`` is empty or does not rise, or came with
+            ``max_lanes``; ``devices`` is empty, or has one that is not there. From `solve`, that the
             state is not on the first of them, or that gradients are asked for.
 
     Examples:
         >>> Batched(max_lanes=3).calls(lanes=8)
         3
+        >>> Batched(pad_to=(4, 16)).calls(lanes=21), Batched(pad_to=(4, 16)).padded(lanes=21)
+        (2, 11)
         >>> import torch, parareal as pr
         >>> problem, grid = pr.ODE(lambda t, u: -u), pr.TimeGrid.uniform(0.0, 1.0, slices=4, steps=8)
         >>> two = Batched(devices=["cpu", "cpu"])
@@ -64,31 +73,49 @@ class Batched(Executor):
 
     max_lanes: int | None = None
     devices: Sequence[torch.device | str] | None = None
+    pad_to: int | Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if self.max_lanes is not None:
             check_count(self.max_lanes, "max_lanes")
         if self.devices is not None:
             object.__setattr__(self, "devices", _devices(self.devices))
+        if self.pad_to is not None:
+            object.__setattr__(self, "pad_to", _sizes(self.pad_to))
+            if self.max_lanes is not None:
+                raise ValueError(
+                    f"max_lanes={self.max_lanes} came with pad_to={self.pad_to}, whose largest is the most lanes of a "
+                    "call; expected one of them"
+                )
+
+    @property
+    def _numbers(self) -> tuple[int, ...]:
+        """The numbers of lanes that a call may have; empty for all."""
+        return self.pad_to if isinstance(self.pad_to, tuple) else ()
 
     def joined(self) -> AbstractContextManager[Executor]:
         """This executor in a run; with several devices, with its threads and copies."""
         if self.devices is None:
             return nullcontext(self)
-        return spread([torch.device(device) for device in self.devices], self.max_lanes)
+        return spread([torch.device(device) for device in self.devices], self.max_lanes, self._numbers)
 
     def evaluate(self, fn: Callable[..., State], args: tuple[Any, ...], lanes: int) -> State:
         """``fn`` once, or once for each chunk."""
         if self.devices is not None:
             with self.joined() as joined:
                 return joined.evaluate(fn, args, lanes)
-        return chunked(fn, args, lanes, self.max_lanes)
+        return chunked(fn, args, lanes, self.max_lanes, self._numbers)
 
     def calls(self, lanes: int) -> int:
         """One for each chunk of the lanes of one device."""
         if self.devices is not None:
             lanes = -(-lanes // len(self.devices))
-        return 1 if self.max_lanes is None else -(-lanes // self.max_lanes)
+        return len(cut(lanes, self.max_lanes, self._numbers))
+
+    def padded(self, lanes: int) -> int:
+        """What fills up the last call of each device."""
+        each = blocks(lanes, len(self.devices)) if self.devices is not None else [lanes]
+        return sum(size - part for own in each for part, size in cut(own, self.max_lanes, self._numbers))
 
 
 def check_inner(executor: Any, name: str) -> None:
@@ -98,6 +125,25 @@ def check_inner(executor: Any, name: str) -> None:
             f"{name} is a {type(executor).__name__}; expected how one process evaluates its lanes: pr.Batched() or "
             "pr.Serial()"
         )
+
+
+def _sizes(sizes: Any) -> tuple[int, ...]:
+    """Numbers of lanes that a user gave."""
+    if isinstance(sizes, int) and not isinstance(sizes, bool):
+        sizes = (sizes,)
+    if isinstance(sizes, str) or not isinstance(sizes, Sequence):
+        raise TypeError(
+            f"pad_to={sizes!r} is a {type(sizes).__name__}; expected a number of lanes such as 16, or rising ones such "
+            "as (4, 8, 16)"
+        )
+    found = tuple(sizes)  # pyright: ignore[reportUnknownVariableType]
+    if not found:
+        raise ValueError("pad_to is empty; expected at least one number of lanes, or None for any number")
+    for size in found:
+        check_count(size, "pad_to")
+    if any(b <= a for a, b in itertools.pairwise(found)):
+        raise ValueError(f"pad_to={found} does not rise; expected {tuple(sorted({*found}))}")
+    return found
 
 
 def _devices(devices: Any) -> tuple[torch.device, ...]:

@@ -16,21 +16,27 @@ from torch import Tensor, nn
 
 from parareal._core import autocast, trees
 from parareal._core.trees import State
-from parareal.executors._base import Executor, blocks, chunked
+from parareal.executors._base import Executor, blocks, chunked, cut
 
 
 @contextmanager
-def spread(devices: Sequence[torch.device], max_lanes: int | None) -> Generator[Executor]:
+def spread(devices: Sequence[torch.device], max_lanes: int | None, sizes: tuple[int, ...] = ()) -> Generator[Executor]:
     """What evaluates the lanes of a run on several devices: its threads, and the copies of what they evaluate."""
     with ThreadPoolExecutor(max(1, len(devices) - 1), "parareal-device") as threads:
-        yield _Spread(devices, max_lanes, threads)
+        yield _Spread(devices, max_lanes, sizes, threads)
 
 
 class _Spread(Executor):
     """A `Batched` with devices in one run."""
 
-    def __init__(self, devices: Sequence[torch.device], max_lanes: int | None, threads: ThreadPoolExecutor) -> None:
-        self._devices, self._max_lanes, self._threads = devices, max_lanes, threads
+    def __init__(
+        self,
+        devices: Sequence[torch.device],
+        max_lanes: int | None,
+        sizes: tuple[int, ...],
+        threads: ThreadPoolExecutor,
+    ) -> None:
+        self._devices, self._max_lanes, self._sizes, self._threads = devices, max_lanes, sizes, threads
         self._copies: dict[Any, list[Callable[..., State]]] = {}
 
     def evaluate(self, fn: Callable[..., State], args: tuple[Any, ...], lanes: int) -> State:
@@ -62,7 +68,7 @@ class _Spread(Executor):
             if device.type == "cuda":
                 stack.enter_context(torch.cuda.device(device))
             there = args if device == home else trees.map(lambda leaf: leaf.to(device, non_blocking=True), args)
-            value = chunked(fn, there, lanes, self._max_lanes)
+            value = chunked(fn, there, lanes, self._max_lanes, self._sizes)
         if i and torch.is_grad_enabled() and any(leaf.requires_grad for leaf in trees.leaves(value)):
             raise ValueError(
                 "the right-hand side gave values that ask for gradients, which would go to copies of the model on "
@@ -71,8 +77,11 @@ class _Spread(Executor):
         return trees.map(lambda leaf: leaf.to(home), value)
 
     def calls(self, lanes: int) -> int:
-        each = -(-lanes // len(self._devices))
-        return 1 if self._max_lanes is None else -(-each // self._max_lanes)
+        return len(cut(-(-lanes // len(self._devices)), self._max_lanes, self._sizes))
+
+    def padded(self, lanes: int) -> int:
+        each = blocks(lanes, len(self._devices))
+        return sum(size - part for own in each for part, size in cut(own, self._max_lanes, self._sizes))
 
     def _copies_of(self, fn: Callable[..., State], home: torch.device) -> list[Callable[..., State]]:
         if home not in self._devices:

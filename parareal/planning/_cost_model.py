@@ -183,6 +183,10 @@ class Recording(Executor):
         """As ``inner`` does."""
         return self.inner.calls(lanes)
 
+    def padded(self, lanes: int) -> int:
+        """As ``inner`` does."""
+        return self.inner.padded(lanes)
+
 
 def state_bytes(u: State) -> int:
     """Bytes of a state."""

@@ -36,6 +36,7 @@ class Stats:
             asked for two functions, as it does where a `Propagator` is one of fine and coarse.
         max_lanes: Most lanes in one round.
         wall_time: Seconds.
+        padded_lanes: Lanes that filled up calls, with ``pr.Batched(pad_to=...)``; no evaluations.
     """
 
     rounds: int
@@ -45,6 +46,7 @@ class Stats:
     calls: int
     max_lanes: int
     wall_time: float
+    padded_lanes: int = 0
 
     def to_dict(self) -> dict[str, int | float]:
         """All figures by name."""

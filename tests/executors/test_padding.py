@@ -1,0 +1,190 @@
+"""Calls of fixed numbers of lanes: `pr.Batched(pad_to=...)`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import diffusion_adapters as da
+import parareal as pr
+
+U0 = torch.linspace(0.3, 1.2, 3, dtype=torch.float64)
+
+
+class Watched:
+    """A right-hand side, row by row, that notes how many lanes its calls have."""
+
+    def __init__(self) -> None:
+        self.lanes: list[int] = []
+
+    def __call__(self, t: Tensor, u: Tensor) -> Tensor:
+        self.lanes.append(len(t))
+        return torch.sin(3 * t)[:, None] - u * u.flip(-1)
+
+
+def sizes() -> st.SearchStrategy[int | tuple[int, ...]]:
+    many = st.sets(st.integers(1, 20), min_size=1, max_size=4).map(lambda found: tuple(sorted(found)))
+    return st.one_of(st.integers(1, 20), many)
+
+
+@given(data=st.data())
+def test_every_call_has_one_of_the_sizes_and_results_are_the_same(data: st.DataObject) -> None:
+    pad_to = data.draw(sizes())
+    slices, steps = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 3))
+    fine = data.draw(st.sampled_from([pr.Euler(), pr.RK4(), pr.AdamsBashforth(2), pr.ImplicitEuler()]))
+    coarse = data.draw(
+        st.sampled_from([pr.Euler(), pr.Identity(), pr.Secant(pr.Identity()), pr.Anderson(pr.Identity())])
+    )
+    schedule = data.draw(st.sampled_from([pr.Barrier(), pr.Wavefront(), pr.Windowed(min(3, slices))]))
+    grid = pr.TimeGrid.uniform(0.0, 1.0, slices=slices, steps=steps)
+    f, g = Watched(), Watched()
+    options: dict[str, Any] = {"fine": fine, "coarse": coarse, "schedule": schedule, "throw": False}
+    if fine.implicit:  # these differentiate, and a watched call would see the tracing
+        plain = padded = pr.ODE(lambda t, u: torch.sin(3 * t) - u)
+    else:
+        plain, padded = pr.ODE(f, batching="native"), pr.ODE(g, batching="native")
+    a = pr.solve(plain, U0, grid, **options)
+    b = pr.solve(padded, U0, grid, executor=pr.Batched(pad_to=pad_to), **options)
+    torch.testing.assert_close(b.us, a.us, rtol=1e-12, atol=1e-13)
+    assert (b.stats.rounds, b.stats.evaluations, b.stats.max_lanes) == (
+        a.stats.rounds,
+        a.stats.evaluations,
+        a.stats.max_lanes,
+    )
+    assert a.stats.padded_lanes == 0
+    if not fine.implicit:
+        allowed = {pad_to} if isinstance(pad_to, int) else {*pad_to}
+        assert {*g.lanes} <= allowed
+        assert len(g.lanes) == b.stats.calls
+        assert sum(g.lanes) == b.stats.evaluations + b.stats.padded_lanes
+    assert b.status is a.status
+
+
+@settings(max_examples=20)
+@given(lanes=st.integers(1, 60), pad_to=sizes(), devices=st.integers(0, 3))
+def test_counts_beforehand(lanes: int, pad_to: Any, devices: int) -> None:
+    on = ["cpu"] * devices or None
+    seen: list[int] = []
+
+    def fn(u: Tensor) -> Tensor:
+        seen.append(len(u))
+        return 2 * u
+
+    executor = pr.Batched(pad_to=pad_to, devices=on)
+    u = torch.arange(float(lanes))
+    if devices < 2:  # copies of a function note in lists of their own
+        torch.testing.assert_close(executor.evaluate(fn, (u,), lanes), 2 * u)
+        assert (len(seen), sum(seen) - lanes) == (executor.calls(lanes), executor.padded(lanes))
+    else:
+        torch.testing.assert_close(executor.evaluate(lambda u: 2 * u, (u,), lanes), 2 * u)
+
+
+def test_lanes_are_filled_up_with_real_ones() -> None:
+    """A function that fails on zeros, or makes NaN of them, never sees any."""
+    seen: list[Tensor] = []
+
+    def f(t: Tensor, u: Tensor) -> Tensor:
+        seen.append(u)
+        return u.log() - t[:, None]
+
+    grid = pr.TimeGrid.uniform(1.0, 2.0, slices=5, steps=2)
+    pr.solve(
+        pr.ODE(f, batching="native"), U0 + 3, grid, fine=pr.RK4(), coarse=pr.Euler(), executor=pr.Batched(pad_to=8)
+    )
+    assert all(len(u) == 8 and bool((u > 0).all()) for u in seen)
+
+
+def test_per_sample_data_and_samples() -> None:
+    rate = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    problem = pr.ODE(lambda t, u, rate: -rate * u, per_sample=rate)
+    u0, grid = torch.rand(3, 2, dtype=torch.float64), pr.TimeGrid.uniform(0.0, 1.0, slices=4, steps=2)
+    options: dict[str, Any] = {"fine": pr.Heun(), "coarse": pr.Euler(), "samples": True}
+    a = pr.solve(problem, u0, grid, **options)
+    b = pr.solve(problem, u0, grid, executor=pr.Batched(pad_to=(5, 16)), **options)
+    torch.testing.assert_close(b.us, a.us)
+    assert b.stats.padded_lanes > 0
+
+
+def test_gradients_pass() -> None:
+    w = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    grid = pr.TimeGrid.uniform(0.0, 1.0, slices=4, steps=2)
+    found = []
+    for executor in (pr.Batched(), pr.Batched(pad_to=16)):
+        sol = pr.solve(pr.ODE(lambda t, u: -w * u), U0, grid, fine=pr.RK4(), coarse=pr.Euler(), executor=executor)
+        found.append(torch.autograd.grad(sol.u.sum(), w)[0])
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_a_compiled_network_has_a_graph_for_each_size() -> None:
+    import torch._dynamo as dynamo
+    from torch._dynamo.utils import counters
+
+    dynamo.reset()
+    counters.clear()
+    model = da.load_digits()
+    network = torch.compile(model.network, backend="eager", dynamic=False)
+    compiled = da.DiffusionModel(network, model.noise_schedule, model.prediction)
+    sizes = (4, 16)
+    for seed in range(8):
+        noise = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+        out = da.sample(compiled, noise, steps=16, executor=pr.Batched(pad_to=sizes))
+        ref = da.sample(model, noise, steps=16)
+        torch.testing.assert_close(out.samples, ref.samples, rtol=1e-4, atol=1e-4)
+    assert counters["stats"]["unique_graphs"] <= len(sizes)
+    dynamo.reset()
+
+
+def test_a_callable_of_one_fixed_batch() -> None:
+    """As one exported, or captured, for a fixed batch is."""
+
+    def fixed(x: Tensor, t: Tensor) -> Tensor:
+        assert len(x) == 8, f"built for 8, called with {len(x)}"
+        return x / (1 + t.reshape(-1, *[1] * (x.ndim - 1)))
+
+    model = da.DiffusionModel(fixed, da.EDM(0.01, 20.0), prediction="x0")
+    noise = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    for parallel in (True, False):
+        out = da.sample(model, noise, steps=10, executor=pr.Batched(pad_to=8), parallel=parallel)
+        assert out.solution.stats.padded_lanes > 0
+
+
+def test_mixing_lanes_is_found_out() -> None:
+    norm = nn.BatchNorm1d(3, affine=False).double()
+    problem = pr.ODE(lambda t, u: -norm(u), batching="native")
+    grid = pr.TimeGrid.uniform(0.0, 1.0, slices=4, steps=2)
+    report = pr.check_propagator(pr.Euler(), problem, U0, grid)
+    assert not report.ok
+
+
+def test_plan_measures_at_the_padded_sizes() -> None:
+    f = Watched()
+    pr.plan(pr.ODE(f, batching="native"), U0, (0.0, 1.0, 16), fine=pr.Euler(), executor=pr.Batched(pad_to=(4, 16)))
+    assert {*f.lanes} <= {4, 16}
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        (0, ValueError, "pad_to=0"),
+        ((), ValueError, "empty"),
+        ((8, 4), ValueError, r"does not rise; expected \(4, 8\)"),
+        ((4, 4), ValueError, "does not rise"),
+        (2.5, TypeError, "pad_to"),
+        ((4, 8.0), TypeError, "pad_to"),
+        (True, TypeError, "pad_to"),
+        ("16", TypeError, "pad_to"),
+    ],
+)
+def test_bad_sizes(given: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        pr.Batched(pad_to=given)
+
+
+def test_one_limit_is_enough() -> None:
+    with pytest.raises(ValueError, match="expected one of them"):
+        pr.Batched(max_lanes=4, pad_to=8)
