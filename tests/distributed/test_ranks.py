@@ -80,6 +80,10 @@ def test_lanes_of_a_model_that_is_sharded_over_another_dimension(pool: Pool) -> 
     assert pool.run(4, jobs.beside_a_sharded_model) == [True] * 4
 
 
+def test_a_pipeline_is_opened_again_on_all_ranks(pool: Pool) -> None:
+    assert pool.run(3, jobs.opened_again) == [True] * 3
+
+
 # --- what is sent ----------------------------------------------------------------------------------------------------
 
 

@@ -221,6 +221,40 @@ def plain(problem: pr.Problem | None = None, u0: Any = U0, grid: pr.TimeGrid = G
         return pr.solve(problem, u0, grid, **{"fine": pr.RK4(), "coarse": pr.Euler(), "stop": NEVER, **options})
 
 
+class Doubtful(pr.Tolerance):
+    """Says after two iterations, once, that it has met a tolerance that it has not met."""
+
+    def begin(self, start: Any) -> Any:
+        return DoubtfulState(self, super().begin(start))
+
+
+class DoubtfulState:
+    def __init__(self, rule: pr.Tolerance, inside: Any) -> None:
+        self.rule, self.inside, self.doubts = rule, inside, True
+
+    def decide(self, seen: Any) -> pr.Verdict:
+        decision, yes = self.inside.decide(seen), torch.ones(len(seen.systems), dtype=torch.bool).numpy()
+        if self.doubts and seen.iteration[0] == 2:
+            return decision._replace(stop=yes, converged=yes, sound=~yes)
+        return decision._replace(sound=yes)
+
+    def account(self) -> dict[str, Any]:
+        return self.inside.account()
+
+    def reopen(self, systems: Any, times: int) -> None:
+        self.doubts = False
+        self.inside.reopen(systems, times)
+
+
+def opened_again(group: Any) -> bool:
+    """A run that has accepted too much is opened again on all ranks, which end as one process does."""
+    one = plain(stop=Doubtful(1e-9, 0.0))
+    assert one.iterations > 2
+    many = plain(stop=Doubtful(1e-9, 0.0), schedule=pr.RankPipeline(group, timeout=20.0))
+    together(group, lambda: same_run(one, many, NORMS))
+    return True
+
+
 def caught(call: Callable[[], Any]) -> tuple[str, str, bool]:
     """The type and the text of what it raises, and whether a partial solution comes with it."""
     try:
