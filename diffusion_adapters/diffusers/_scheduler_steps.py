@@ -111,7 +111,7 @@ class HeunToZero(pr.Multistep):
     traits = pr.IntegratorTraits(order=2, evaluations=2, shares_first_stage=True)  # one evaluation in the last step
 
     def begin(self, u: Any) -> pr.Memory:
-        """Nothing."""
+        """An empty history: no step reads an earlier value."""
         return pr.Memory((), (), torch.zeros(len(u), 1, dtype=torch.float64, device=u.device))
 
     def variants(self, step: Ints, steps: Ints) -> Ints:
