@@ -97,7 +97,7 @@ def test_an_integrator_of_ones_own_is_understood_by_all(method: pr.Integrator) -
 def test_a_plan_reads_the_traits_of_parts_of_ones_own() -> None:
     coarse = [ByAttributes(), Pull(0.9), pr.Anderson(pr.Secant(Flow(0.9)))]
     found = pr.plan(PROBLEM, U0, (0.0, 2.0, 24), fine=ByRecord(), coarse=coarse, slices=[6], workers=4, budget=10.0)
-    assert {one.name.partition(",")[0] for one in found.candidates} >= {"ByAttributes", "Pull(factor=0.9)"}
+    assert {one.name.partition(",")[0] for one in found.candidates} >= {"ByAttributes", "Pull(0.9)"}
     assert all(one.on_workers is not None for one in found.candidates if one.finished)
 
 
