@@ -181,7 +181,7 @@ class Zero(Linear):
     traits = replace(_LINEAR, stability=_zero)
 
     def apply(self, at: Where, change: State) -> State:
-        """Zero."""
+        """Zero, since J is zero."""
         return trees.map(torch.zeros_like, change)
 
     def guess(self, at: Where, new: Known) -> State:
@@ -189,7 +189,7 @@ class Zero(Linear):
         return new.u
 
     def difference(self, at: Where, new: Known, old: Known) -> None:  # pyright: ignore
-        """Zero."""
+        """``None``, which stands for zero."""
         return None
 
     def guess_run(self, at: Where, u: State, before: tuple[Edge, ...]) -> State:
@@ -197,7 +197,7 @@ class Zero(Linear):
         return held(at, u)
 
     def difference_run(self, at: Where, sweep: Sweep) -> None:
-        """Zero."""
+        """``None``, which stands for zero on all slices."""
         return None
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from parareal._core.checks import check_instance
 from parareal._core.trees import State
-from parareal.corrections._base import Coarse, Correction, Edge, Known, check_correction
+from parareal.corrections._base import Coarse, Correction, Edge, Known, bound_correction, check_correction
 from parareal.corrections._traits import CorrectionTraits
 from parareal.grid._mesh import Where
 from parareal.integrators._base import Integrator
@@ -50,7 +50,7 @@ class Wrapper(Correction):
 
     def bind(self, problem: Any, u0: State, grid: Any, fine: Any) -> Correction:
         """Binds the correction inside."""
-        return dataclasses.replace(self, correction=self._base.bind(problem, u0, grid, fine))
+        return dataclasses.replace(self, correction=bound_correction(self._base, problem, u0, grid, fine))
 
     def mismatch(self, at: Where) -> Tensor:
         """That of the correction inside."""

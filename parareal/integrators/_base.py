@@ -188,6 +188,8 @@ def check_stepped(method: Integrator, new: Any, old: Any) -> None:
         )
     if isinstance(old, Carried):
         new, old = new.u, old.u
+    if isinstance(new, Tensor) and isinstance(old, Tensor) and new.shape == old.shape:
+        return
     if trees.structure(new) != trees.structure(old):
         new = trees.in_order_of(new, old)
     leaves = trees.leaves(new)

@@ -96,8 +96,8 @@ def test_an_integrator_of_ones_own_is_understood_by_all(method: pr.Integrator) -
 
 def test_a_plan_reads_the_traits_of_parts_of_ones_own() -> None:
     coarse = [ByAttributes(), Pull(0.9), pr.Anderson(pr.Secant(Flow(0.9)))]
-    found = pr.plan(PROBLEM, U0, (0.0, 2.0, 24), fine=ByRecord(), coarse=coarse, slices=[6], workers=4, budget=60.0)
-    assert {one.name.partition(",")[0] for one in found.candidates} >= {"ByAttributes", "Pull(factor=0.9)"}
+    found = pr.plan(PROBLEM, U0, (0.0, 2.0, 24), fine=ByRecord(), coarse=coarse, slices=[6], workers=4, budget=10.0)
+    assert {one.name.partition(",")[0] for one in found.candidates} >= {"ByAttributes", "Pull(0.9)"}
     assert all(one.on_workers is not None for one in found.candidates if one.finished)
 
 
@@ -228,7 +228,8 @@ def test_a_wrapper_forwards_the_traits() -> None:
     assert pr.Secant(Flow(0.9)).traits == replace(own, lookback=1, stacked=True)
     assert pr.Anderson(pr.Secant(Flow(0.9)), memory=3).traits == replace(own, lookback=1, stacked=True, mixing=3)
     assert pr.Damped(pr.Jacobian()).traits.carries == 1
-    assert pr.Secant(pr.Coarse(ByRecord())).propagator == pr.Secant(pr.Coarse(ByRecord())).traits.propagator
+    around = pr.Secant(pr.Coarse(ByRecord()))
+    assert around.propagator is around.traits.propagator
     mixed = solve(coarse=pr.Anderson(Flow(0.9)), stop=pr.Iterations(6))
     torch.testing.assert_close(mixed.us, pr.serial(PROBLEM, U0, GRID, fine=pr.RK4()).us, rtol=1e-12, atol=1e-13)
     with pytest.raises(ValueError, match="sweeps slice after slice"):
@@ -243,7 +244,7 @@ def test_the_former_name_of_unwhiten_works_in_calls_and_in_subclasses() -> None:
     assert torch.equal(pr.Identity().colour(t, u), u)
 
 
-@pytest.mark.parametrize("part", [pr.RK4(), ByRecord(), pr.Secant(Flow(0.5)), pr.Jacobian(), pr.Coarse(ByRecord())])
+@pytest.mark.parametrize("part", [pr.RK4(), ByRecord(), pr.Secant(Flow(0.5)), pr.Jacobian(), pr.Coarse(ByFields())])
 def test_reading_traits_leaves_no_trace(part: Any) -> None:
     before = pickle.dumps(part)
     assert part.traits == part.traits
