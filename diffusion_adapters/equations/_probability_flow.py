@@ -158,7 +158,7 @@ def probability_flow(model: DiffusionModel, coordinates: Name | None = None) -> 
     given: Any = model
     if not isinstance(given, DiffusionModel):
         raise TypeError(f"model is {kind_of(given)}; expected a DiffusionModel(network, noise_schedule)")
-    check_schedule(model.noise_schedule)
+    check_schedule(model.noise_schedule, everywhere=False)
     chosen = coordinates_for(model.noise_schedule, coordinates)
     check_start(model)
     leaves, join = split(dict(model.conditioning or {}))

@@ -17,8 +17,13 @@ _CLOSE = 1e-3
 """Relative error that an inverse may have: schedules may read theirs from a table."""
 
 
-def check_schedule(schedule: NoiseSchedule) -> None:
+def check_schedule(schedule: NoiseSchedule, everywhere: bool = True) -> None:
     """Raises unless alpha, sigma and ``time`` fit together at five times of the range.
+
+    Args:
+        schedule: The schedule.
+        everywhere: Whether sigma/alpha must rise from each of these times to the next, and not only from the first to
+            the last: a grid on a part where it rises needs no more.
 
     Raises:
         TypeError: ``t_min`` or ``t_max`` is missing or not a number, or a curve returns no tensor.
@@ -32,12 +37,13 @@ def check_schedule(schedule: NoiseSchedule) -> None:
     t = torch.linspace(t_min, t_max, 5, dtype=torch.float64)
     alpha, sigma = (_curve(schedule, curve, t) for curve in ("alpha", "sigma"))
     s = sigma.double() / alpha.double()
-    falling = (~(s.diff() > 0)).nonzero()
-    if len(falling):
-        i = int(falling[0])
+    pairs = [(i, i + 1) for i in range(len(t) - 1)] if everywhere else [(0, len(t) - 1)]
+    falling = [(i, j) for i, j in pairs if not s[j] > s[i]]
+    if falling:
+        i, j = falling[0]
         raise ValueError(
             f"sigma/alpha of {name} does not rise: it is {s[i].item():.6g} at t={t[i].item():.6g} and "
-            f"{s[i + 1].item():.6g} at t={t[i + 1].item():.6g}; expected the data at t_min and the most noise at "
+            f"{s[j].item():.6g} at t={t[j].item():.6g}; expected the data at t_min and the most noise at "
             "t_max: reverse its time"
         )
     inner = s.isfinite() & (s > 0)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchdiffeq import odeint
 
 import diffusion_adapters as da
+import parareal as pr
 
 NOISE = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -175,7 +176,7 @@ def test_conditioning_follows_and_modules_keep_their_dtype() -> None:
         (lambda: da.from_velocity(velocity, noise_at=2), ValueError, "noise_at=2"),
         (lambda: da.from_velocity(velocity, shift=0.0), ValueError, "shift=0.0"),
         (lambda: MODEL.noise_schedule.times(0), ValueError, "steps=0"),
-        (lambda: da.sample(MODEL, NOISE, solver="heun"), ValueError, "sigma is 0"),
+        (lambda: da.sample(MODEL, NOISE, solver=pr.Heun()), ValueError, "sigma is 0"),
     ],
 )
 def test_bad_input(call: Any, kind: type[Exception], message: str) -> None:
