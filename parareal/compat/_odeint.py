@@ -117,6 +117,8 @@ def odeint(
         (torch.Size([5, 3]), True)
     """
     f = _right_hand_side(f, func, event_fn)
+    if t is None:
+        raise TypeError("odeint got no t; expected a tensor of times: torch.tensor([0.0, 1.0])")
     check_state(y0, samples=False)
     y0 = _in_one_dtype(y0)
     times = _as_times(t)
@@ -153,7 +155,7 @@ def odeint(
     return (result, solution) if return_solution else result
 
 
-def _right_hand_side(f: Any, func: Any, event_fn: Any) -> Any:
+def _right_hand_side(f: Any, func: Any, event_fn: Any) -> Callable[[Tensor, Any], Any]:
     """The function that came under either name."""
     if event_fn is not None:
         raise ValueError(
