@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from diffusion_adapters._validate import kind_of
 
-if TYPE_CHECKING:
-    from diffusion_adapters.noise_schedules._base import NoiseSchedule
-
 _CLOSE = 1e-3
 """Relative error that an inverse may have: schedules may read theirs from a table."""
 
 
-def check_schedule(schedule: NoiseSchedule, everywhere: bool = True) -> None:
+class Curves(Protocol):
+    """A `NoiseSchedule`, as far as it is checked here."""
+
+    def alpha(self, t: Tensor) -> Tensor: ...
+
+    def sigma(self, t: Tensor) -> Tensor: ...
+
+    def s(self, t: Tensor) -> Tensor: ...
+
+    def time(self, s: Tensor) -> Tensor: ...
+
+
+def check_schedule(schedule: Curves, everywhere: bool = True) -> None:
     """Raises unless alpha, sigma and ``time`` fit together at five times of the range.
 
     Args:
@@ -62,7 +71,7 @@ def check_schedule(schedule: NoiseSchedule, everywhere: bool = True) -> None:
         )
 
 
-def _end(schedule: NoiseSchedule, end: str) -> float:
+def _end(schedule: Curves, end: str) -> float:
     name = type(schedule).__name__
     value: Any = getattr(schedule, end, None)
     expected = f"expected a number, as in class {name}(da.NoiseSchedule): t_min, t_max = 1e-3, 1.0"
@@ -79,7 +88,7 @@ def _end(schedule: NoiseSchedule, end: str) -> float:
     return number
 
 
-def _curve(schedule: NoiseSchedule, curve: str, t: Tensor) -> Tensor:
+def _curve(schedule: Curves, curve: str, t: Tensor) -> Tensor:
     name = type(schedule).__name__
     value: Any = getattr(schedule, curve)(t)
     expected = "expected a tensor of the shape of t: for a constant write torch.full_like(t, 0.5)"
