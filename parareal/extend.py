@@ -9,6 +9,7 @@ as stable as those of `parareal`.
 - Checks of a method's arguments: `check_steps`, `check_order`.
 - Noise: `fine_points`, `draw_seeds`, `path_keys`.
 - A solver that calls a function and waits, as a step: `Coroutine`.
+- What depends on the grid alone, computed on the host: `Slices`, `to_device`.
 - Planning: `time_rounds`, `serial_seconds`, `Trial`, `try_out`, `conclude`, `state_bytes`, `check_budget`.
 """
 
@@ -20,8 +21,10 @@ import torch
 from torch import Tensor
 
 from parareal._core.arrays import Ints
+from parareal._core.host import to_device
 from parareal._core.trees import State, per_lane
 from parareal.grid._mesh import Mesh
+from parareal.grid._mesh import Span as Slices
 from parareal.grid._time_grid import TimeGrid
 from parareal.integrators._adams import check_order, extrapolate
 from parareal.integrators._adams import midpoint as midpoint_moments
@@ -42,6 +45,7 @@ __all__ = [
     "Coroutine",
     "Factors",
     "Ints",
+    "Slices",
     "Stages",
     "Trial",
     "check_budget",
@@ -61,6 +65,7 @@ __all__ = [
     "serial_seconds",
     "state_bytes",
     "time_rounds",
+    "to_device",
     "try_out",
 ]
 

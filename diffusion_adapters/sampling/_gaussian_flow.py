@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from diffusion_adapters._validate import kind_of, one_of, require
 from diffusion_adapters.equations._coordinates import Coordinates
 from diffusion_adapters.equations._probability_flow import DiffusionODE
 from diffusion_adapters.sampling._gaussian_bases import Basis, Elements, Frequencies, Vectors
+from parareal.extend import Ints, Slices, to_device
 
 Transform: TypeAlias = Literal["dct", "fft"]
 Fit: TypeAlias = Literal["scalar", "elementwise", "full", "dct", "fft"]
@@ -154,7 +156,8 @@ class GaussianFlow(pr.Whitened):
         _check_fits(mean, rest, "mean")
         basis, variances = self._basis(rest, u0.device)
         eta = getattr(fine, "eta", 1.0) if hasattr(problem, "normals") else 0.0
-        return _Bound(problem.coordinates, basis, variances.to(u0.device), mean.to(u0.device), eta)
+        device, level = u0.device, float(variances.mean())
+        return _Bound(problem.coordinates, basis, variances.to(device), mean.to(device), grid.edges, level, eta)
 
     def _basis(self, rest: tuple[int, ...], device: torch.device) -> tuple[Basis, Tensor]:
         if self.covariance is not None:
@@ -202,7 +205,15 @@ class _Bound(pr.Whitened):
     basis: Basis
     variances: Tensor
     mean: Tensor
+    edges: Tensor
+    level: float
     eta: float = 0.0
+
+    def divisor(self, t: Tensor) -> Tensor | None:
+        """The standard deviation, where it is one for all elements."""
+        if not isinstance(self.basis, Elements) or self.variances.numel() > 1:
+            return None
+        return self._deviation(t, t, self.variances.to(t.device).reshape(()))
 
     def whiten(self, t: Tensor, u: Tensor) -> Tensor:
         """The state in units of its standard deviations at ``t``."""
@@ -232,11 +243,26 @@ class _Bound(pr.Whitened):
         """
         start, ends = at.t0[:, 0], at.t1
         if before and self.eta == 0.0:  # with noise put back, differences of states say little of x0
+            if getattr(at, "n", None) is not None and len(before) == 2:
+                return self._combined(at.n, u, before)
             return self._continued(at, u, before)
         a0, a1 = self.coordinates.shares(start)[0], self.coordinates.shares(ends)[0]
         mean = self.basis.to(self.mean.to(u.dtype).expand(u.shape))
         w = (self.basis.to(u) - _like(a0, u) * mean) / self._deviation(start, u)
         return self.basis.back(w.unsqueeze(1) * self._deviation(ends, u.unsqueeze(1)) + _outer(a1, mean))
+
+    def _combined(self, n: Ints, u: Tensor, before: tuple[pr.Edge, ...]) -> Tensor:
+        """`_continued` in one product: it is linear in three states, with factors that depend on the grid alone.
+
+        The factors are what it makes of unit states, on the host.
+        """
+        rows, length = n.shape
+        units = torch.eye(3, dtype=torch.float64).unsqueeze(1).expand(3, rows, 3)
+        nearest = (np.maximum(n[:, 0] - back, 0) for back in (1, 2))
+        there = (pr.Edge(self.edges[torch.from_numpy(at)], unit) for at, unit in zip(nearest, units[1:], strict=True))
+        factors = self._continued(Slices(self.edges, n), units[0], tuple(there))
+        states = torch.stack([u, *(edge.u for edge in before)], 1)
+        return (to_device(factors, u) @ states.flatten(2)).reshape(rows, length, *u.shape[1:])
 
     def _continued(self, at: Any, u: Tensor, before: tuple[pr.Edge, ...]) -> Tensor:
         start = at.t0[:, 0]
@@ -260,7 +286,7 @@ class _Bound(pr.Whitened):
 
     def _rise(self, t: Tensor) -> Tensor:
         a, b = self.coordinates.shares(t)
-        return a / (a * a * self.variances.mean() + b * b).clamp_min(_LEAST).sqrt()
+        return a / (a * a * self.level + b * b).clamp_min(_LEAST).sqrt()
 
     def clock(self, t: Tensor) -> Tensor:
         """The logarithm of the ratio of noise to signal."""
@@ -280,10 +306,10 @@ class _Bound(pr.Whitened):
         a, b = self.coordinates.shares(at.t0)
         return self.weight(at).abs() * _DOUBT * a * a / (_DOUBT * a * a + b * b)
 
-    def _deviation(self, t: Tensor, like: Tensor) -> Tensor:
+    def _deviation(self, t: Tensor, like: Tensor, variances: Tensor | None = None) -> Tensor:
         """Standard deviations of u at ``t``, of shape ``(*t, *rest)`` or what broadcasts to it."""
         a, b = (share.reshape(*t.shape, *[1] * (like.ndim - t.ndim)) for share in self.coordinates.shares(t))
-        deviation = (a * a * self.variances + b * b).clamp_min(_LEAST).sqrt()
+        deviation = (a * a * (self.variances if variances is None else variances) + b * b).clamp_min(_LEAST).sqrt()
         if self.eta > 0.0:
             deviation = deviation * (deviation / a.clamp_min(_LEAST)) ** (self.eta * self.eta)
         return deviation.to(like.dtype)

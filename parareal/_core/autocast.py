@@ -25,10 +25,15 @@ def set_aside() -> SetAside | None:
     return _SET_ASIDE.get()
 
 
+def is_on(kind: str) -> bool:
+    """Whether autocast is on for a kind of device; some kinds have none, of which torch says so by raising."""
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
 @contextmanager
 def without_autocast(kind: str) -> Generator[None]:
     """Sets autocast on devices of this kind aside, where it is on."""
-    if not torch.is_autocast_enabled(kind):
+    if not is_on(kind):
         yield
         return
     with as_set_aside((kind, torch.get_autocast_dtype(kind))), torch.autocast(kind, enabled=False):

@@ -104,6 +104,13 @@ class Whitened(Linear):
     def dual(self, t: Tensor, b: State) -> State:
         """The transposed W(t)^-T b, with which <dual(t, b), W(t) u> = <b, u>."""
 
+    def divisor(self, t: Tensor) -> Tensor | None:
+        """Where W(t) divides by a number, that number at times ``(K,)``; ``None`` where it does more, the default.
+
+        `Secant` then sweeps with one product of matrices.
+        """
+        return None
+
     def clock(self, t: Tensor) -> Tensor:
         """A time scale on which the error of the flow changes at a rate of about one; the problem's time by default.
 
@@ -148,6 +155,10 @@ class Identity(Whitened):
     """
 
     traits = replace(_WHITENED, stability=_one)
+
+    def divisor(self, t: Tensor) -> Tensor:
+        """One."""
+        return torch.ones_like(t)
 
     def whiten(self, t: Tensor, u: State) -> State:
         """The same state."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,11 +14,12 @@ from parareal._core import trees
 from parareal._core.checks import check_count, described
 from parareal._core.trees import State
 from parareal._core.vectors import flat, unflat
-from parareal.corrections._base import Known, Sweep
+from parareal.corrections._base import Correction, Known, Sweep
+from parareal.corrections._gram_sweep import LONGEST, GridNumbers, gram_sweep
 from parareal.corrections._linear import Whitened
 from parareal.corrections._traits import CorrectionTraits
 from parareal.corrections._wrapper import Wrapper
-from parareal.grid._mesh import Where
+from parareal.grid._mesh import Span, Where
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Secant(Wrapper):
 
     memory: int = 1
     neighbours: tuple[int, ...] = ()
+    _numbers: ClassVar[GridNumbers | None] = None  # of an object that is bound
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -143,7 +146,30 @@ class Secant(Wrapper):
     def _inner(self, at: Where, new: Known, old: Known) -> State | None:
         return self._base.difference(at, new, old)
 
+    def bind(self, problem: Any, u0: State, grid: Any, fine: Any) -> Correction:
+        """Binds the correction inside, and computes what depends on the grid alone."""
+        bound = super().bind(problem, u0, grid, fine)
+        assert isinstance(bound, Secant)
+        flow = bound._base
+        divisor = flow.divisor(grid.edges) if isinstance(flow, Whitened) else None
+        if divisor is not None and self.memory == 1:
+            clock, weight = flow.clock(grid.edges), flow.weight(Span(grid.edges, np.arange(grid.num_slices)))
+            numbers = (part.detach().cpu().numpy() for part in (divisor, clock, weight))
+            object.__setattr__(bound, "_numbers", GridNumbers(*numbers, self.neighbours, _DAMPING))
+        return bound
+
     def difference_run(self, at: Where, sweep: Sweep) -> State:
+        """All slices at once."""
+        old, n = sweep.old, getattr(at, "n", None)
+        if self._numbers is None or n is None or at.shape[1] > LONGEST or _unfit(sweep.defects):
+            return self._by_substitution(at, sweep)
+        assert old is not None
+        assert old.before is not None
+        u, f = ((flat(now, 2), flat(then, 2)) for now, then in ((old.u, old.before.u), (old.f, old.before.f)))
+        change = gram_sweep(self._numbers, n, u, f, flat(sweep.defects, 2), flat(sweep.moved, 1))
+        return unflat(change, sweep.defects, 2)
+
+    def _by_substitution(self, at: Where, sweep: Sweep) -> State:
         """All slices at once: the inner products form a triangular system.
 
         In whitened coordinates x_{n+1} = x_n + d_n + sum_j a_nj c_nj with c_nj = <b_nj, x_n>, and so
@@ -167,6 +193,12 @@ class Secant(Wrapper):
         update = (c.unsqueeze(2) @ a).squeeze(2)
         x = _left(first, defects + update) + update
         return flow.unwhiten(t1, unflat(x, like, 2))
+
+
+def _unfit(states: State) -> bool:
+    """Whether gradients are asked for, or numbers are too short for products of states."""
+    leaves = trees.leaves(states)
+    return any(leaf.requires_grad or leaf.real.dtype not in (torch.float32, torch.float64) for leaf in leaves)
 
 
 _DAMPING = 0.1

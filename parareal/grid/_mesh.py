@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,26 +55,42 @@ class Where(Protocol):
 
 
 class Span:
-    """The slices of L lanes, or of R rows of L: where each starts and ends, looked up only when asked for."""
+    """The slices of L lanes, or of R rows of L: where each starts and ends, looked up only when asked for.
+
+    Attributes:
+        n: Numbers of the slices, ``(L,)`` or ``(R, L)``, on the host: what depends on the grid alone can be looked up
+            there, without an operation on the device.
+    """
 
     def __init__(self, edges: Tensor, n: np.ndarray[Any, np.dtype[np.int64]]) -> None:
-        self._edges, self._n = edges, n
+        self._edges, self.n = edges, n
 
     def column(self, i: int) -> Span:
         """Of rows, slice ``i`` of each."""
-        return Span(self._edges, self._n[:, i])
+        return Span(self._edges, self.n[:, i])
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of `t0` and `t1`: ``(L,)`` or ``(R, L)``."""
-        return self._n.shape
+        return self.n.shape
 
-    @property
+    @cached_property
     def t0(self) -> Tensor:
-        """Times at the left edges, float64, shape ``(L,)``."""
-        return self._edges[torch.from_numpy(self._n).to(self._edges.device)]
+        """Times at the left boundaries, float64, shape ``(L,)``."""
+        return self._looked_up(0)
 
-    @property
+    @cached_property
     def t1(self) -> Tensor:
-        """Times at the right edges, float64, shape ``(L,)``."""
-        return self._edges[torch.from_numpy(self._n + 1).to(self._edges.device)]
+        """Times at the right boundaries, float64, shape ``(L,)``."""
+        return self._looked_up(1)
+
+    def _looked_up(self, side: int) -> Tensor:
+        flat = self.n.reshape(-1)
+        first, count = (int(flat[0]) + side, len(flat)) if len(flat) else (0, 0)
+        if bool((np.diff(flat) == 1).all()):  # neighbours are a view: no index has to get to the device
+            return self._edges[first : first + count].reshape(self.n.shape)
+        return self._edges[self._index + side]
+
+    @cached_property
+    def _index(self) -> Tensor:
+        return torch.from_numpy(self.n).to(self._edges.device)

@@ -262,7 +262,7 @@ def check_like(value: State, u: State, what: str) -> State:
 
 
 def _of_autocast(got: Tensor, expected: Tensor) -> str:
-    on = torch.is_autocast_enabled(expected.device.type)
+    on = autocast.is_on(expected.device.type)
     if not on or got.dtype != torch.get_autocast_dtype(expected.device.type):
         return ""
     return ". Autocast has lowered the precision: return value.to(u.dtype)"
