@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
+from parareal._core.host import index_to
 from parareal._core.trees import State
 
 
@@ -82,7 +82,7 @@ class Ring:
         first, count = int(rows[0]), len(rows)
         if count == 1 or (int(rows[-1]) - first + 1 == count and bool((np.diff(rows) == 1).all())):
             return slice(first, first + count)
-        return torch.from_numpy(rows).to(self._device)
+        return index_to(self._device, rows)
 
     def _grow(self, depth: int) -> None:
         held = (self._iterate >= 0).nonzero()[0]
@@ -94,7 +94,7 @@ class Ring:
         numbers[rows] = iterate[first]
         tree = trees.map(lambda leaf: leaf.new_full((size, *leaf.shape[1:]), float("nan")), self.tree)
         if len(held):
-            here, there = (torch.from_numpy(index).to(self._device) for index in (held, rows))
+            here, there = (index_to(self._device, index) for index in (held, rows))
             for leaf, former in zip(trees.leaves(tree), trees.leaves(self.tree), strict=True):
                 leaf.index_copy_(0, there, former.index_select(0, here))
         self.tree, self._iterate, self.depth = tree, numbers, depth  # all at once: Ctrl-C may come at any time

@@ -18,10 +18,10 @@ import time
 from typing import Any
 
 import numpy as np
-import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Floats, Ints
+from parareal._core.host import index_to
 from parareal.distributed._block_parts import Announcement, Place, Received, Round, Totals, joined
 from parareal.distributed._mailbox import (
     BlockFigures,
@@ -305,7 +305,7 @@ class BlockEngine(Engine):
         there = (current[system, n + 1] >= 0).nonzero()[0]
         if len(there):
             ids = (system * (layout.slices + 1) + n + 1)[there]
-            some = trees.lanes(value, torch.from_numpy(there).to(layout.device))
+            some = trees.lanes(value, index_to(layout.device, there))
             u.put(ids, current[:, 1:].T.reshape(-1)[there], some)
         for name, array in error_record(self.stopping).items():
             np.copyto(array, kept[0][name])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
+from parareal._core.host import index_to
 from parareal._core.trees import State
 
 
@@ -31,7 +32,7 @@ class Lanes:
 
     ids: Ints
     left: Ints
-    at: Tensor
+    at: Ints
     t: Tensor
     u: State
     rows: State
@@ -39,10 +40,10 @@ class Lanes:
     number: Ints | None = None
 
     def __getitem__(self, mask: Bools) -> Lanes:
-        index = torch.from_numpy(mask.nonzero()[0]).to(self.t.device)
+        index = index_to(self.t.device, mask.nonzero()[0])
         u, rows = trees.lanes(self.u, index), None if self.rows is None else trees.lanes(self.rows, index)
         number = None if self.number is None else self.number[mask]
-        return Lanes(self.ids[mask], self.left[mask], self.at[index], self.t[index], u, rows, self.fresh[mask], number)
+        return Lanes(self.ids[mask], self.left[mask], self.at[mask], self.t[index], u, rows, self.fresh[mask], number)
 
 
 def merged(parts: list[Lanes]) -> Lanes:
@@ -50,7 +51,7 @@ def merged(parts: list[Lanes]) -> Lanes:
     return Lanes(
         ids=np.concatenate([part.ids for part in parts]),
         left=np.concatenate([part.left for part in parts]),
-        at=torch.cat([part.at for part in parts]),
+        at=np.concatenate([part.at for part in parts]),
         t=torch.cat([part.t for part in parts]),
         u=trees.cat([part.u for part in parts]),
         rows=None if parts[0].rows is None else trees.cat([part.rows for part in parts]),

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
 from parareal._core.arrival_queue import Final, Queue
+from parareal._core.host import entries, index_to
 from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
 from parareal.engine._lane_stack import Lanes, merged
@@ -38,7 +38,7 @@ class StageGroup:
 
     owner: ActiveLanes
     lanes: Lanes
-    at1: Tensor
+    at1: Ints
     t1: Tensor
     stages: Stages
     request: tuple[Any, ...] = ()
@@ -149,7 +149,7 @@ class ActiveLanes:
         if self.queue is not None:
             self.queue.started(ids)
         mesh, multistep, number = self.method.mesh, self.method.multistep, None
-        at, count = torch.from_numpy(mesh.start[slices]).to(mesh.points.device), mesh.count
+        at, count = mesh.start[slices], mesh.count
         if multistep is not None:
             if self.method.carries_history:
                 number = np.stack([count.cumsum()[slices] - count[slices], np.full(len(ids), count.sum())], 1)
@@ -157,7 +157,7 @@ class ActiveLanes:
                 number = np.stack([np.zeros(len(ids), dtype=np.int64), count[slices]], 1)
                 u = Carried(u, multistep.begin(u))
         fresh = np.ones(len(ids), dtype=bool)
-        lanes = Lanes(ids, count[slices], at, mesh.points.index_select(0, at), u, rows, fresh, number)
+        lanes = Lanes(ids, count[slices], at, entries(mesh.points, at), u, rows, fresh, number)
         if first is None:
             self._between_steps.append(lanes)
         else:
@@ -198,7 +198,7 @@ class ActiveLanes:
         if fresh == len(lanes.ids):
             self.first.append((lanes.ids, value))
         elif fresh:
-            index = torch.from_numpy(lanes.fresh.nonzero()[0]).to(lanes.t.device)
+            index = index_to(lanes.t.device, lanes.fresh.nonzero()[0])
             self.first.append((lanes.ids[lanes.fresh], trees.lanes(value, index)))
 
     def step_done(self, group: StageGroup, u: State) -> None:
@@ -244,7 +244,7 @@ class ActiveLanes:
         """Lanes of a group that has made its step, with their states: those that no other group has brought through."""
         lanes = group.lanes
         if group.gone is not None:
-            here = torch.from_numpy((~group.gone).nonzero()[0]).to(lanes.t.device)
+            here = index_to(lanes.t.device, (~group.gone).nonzero()[0])
             lanes, u = lanes[~group.gone], trees.lanes(u, here)
         through = lanes.ids[np.isin(lanes.ids, self._restarted)]
         if len(through):
@@ -281,7 +281,7 @@ class ActiveLanes:
             if chosen.all():
                 self._start_group(lanes, first)
             else:
-                index = torch.from_numpy(chosen.nonzero()[0]).to(lanes.t.device)
+                index = index_to(lanes.t.device, chosen.nonzero()[0])
                 self._start_group(lanes[chosen], None if first is None else trees.lanes(first, index))
 
     def _keys(self, lanes: Lanes) -> Ints | None:
@@ -302,9 +302,9 @@ class ActiveLanes:
             place if variants is None else place + (int(place.max()) + 1) * np.unique(variants, return_inverse=True)[1]
         )
 
-    def _next(self, lanes: Lanes) -> tuple[Tensor, Tensor]:
+    def _next(self, lanes: Lanes) -> tuple[Ints, Tensor]:
         """Index of the next point of the mesh, and its time."""
-        return lanes.at + 1, self.method.mesh.points.index_select(0, lanes.at + 1)
+        return lanes.at + 1, entries(self.method.mesh.points, lanes.at + 1)
 
     def _start_group(self, lanes: Lanes, first: State) -> None:
         variant, (at1, t1) = (), self._next(lanes)

@@ -10,6 +10,7 @@ import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Ints
+from parareal._core.host import index_to
 from parareal._core.trees import State
 from parareal.executors._base import Executor
 from parareal.schedules._schedule import Schedule
@@ -48,4 +49,4 @@ class Parts:
         """Per-sample data of some systems, if there are any."""
         if self.rows is None:
             return None
-        return trees.lanes(self.rows, torch.from_numpy(system).to(device))
+        return trees.lanes(self.rows, index_to(device, system))

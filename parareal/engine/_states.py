@@ -11,6 +11,7 @@ import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
+from parareal._core.host import index_to
 from parareal._core.multistep_state import Memory, without_history
 from parareal._core.ring_buffer import Ring
 from parareal._core.trees import State
@@ -137,7 +138,7 @@ class StoredStates(Readiness):
             stored &= np.arange(self.layout.slices + 1) >= self.state.frontier[:, None] - 2
         ids = stored.reshape(-1).nonzero()[0]
         numbers = self.state.current.reshape(-1)[ids]
-        self.rings.u.put(ids, numbers, trees.lanes(u, torch.from_numpy(ids).to(self.layout.device)))
+        self.rings.u.put(ids, numbers, trees.lanes(u, index_to(self.layout.device, ids)))
         self.look()
 
     def record(self, recorder: Recorder) -> None:
@@ -268,12 +269,12 @@ class StoredStates(Readiness):
     def valid(self, rows: Runs, states: tuple[State, ...], *numbers: Ints) -> Any:
         """Without the repetitions at the ends of shorter rows."""
         chosen = rows.valid.reshape(-1)
-        index = torch.from_numpy(chosen.nonzero()[0]).to(self.layout.device)
+        index = index_to(self.layout.device, chosen.nonzero()[0])
         return tuple(trees.lanes(state, index) for state in states), *(number[chosen] for number in numbers)
 
     def _only(self, there: Bools, state: State) -> State:
         """States where they are ``there``, NaN elsewhere."""
         if there.all():
             return state
-        mask = torch.from_numpy(there).to(self.layout.device)
+        mask = index_to(self.layout.device, there)
         return trees.map(lambda x: torch.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, float("nan")), state)

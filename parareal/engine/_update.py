@@ -17,6 +17,7 @@ import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
+from parareal._core.host import entries, index_to
 from parareal._core.multistep_state import Carried, follow, without_history
 from parareal._core.trees import State
 from parareal.corrections._base import Edge, Sweep
@@ -85,12 +86,12 @@ class Iterates(StoredStates):
         for back in (1, 2) if some(start > 0) else ():
             n = np.maximum(start - back, 0)
             there = without_history(self.rings.u.peek(boundary - start + n, current[rows.system, n]))
-            before.append(Edge(self.setup.times[torch.from_numpy(n).to(self.layout.device)], there))
+            before.append(Edge(entries(self.setup.times, n), there))
         value = (self.setup.guess or self.setup.correction.guess_run)(at, u, tuple(before))
         system, n = rows.flat()
         length = rows.n.shape[1]
         iterate = np.repeat(iterate, length)
-        index = torch.from_numpy(np.repeat(np.arange(len(start)), length)).to(self.layout.device)
+        index = index_to(self.layout.device, np.repeat(np.arange(len(start)), length))
         u = trees.lanes(u, index)
         value = check_like(trees.join(value), u, "the guess")
         if rows.ragged:
@@ -105,7 +106,7 @@ class Iterates(StoredStates):
         iterate = np.repeat(self.state.current[rows.system, rows.n[:, 0]], rows.n.shape[1])[inside]
         if self.setup.correction.traits.mixing:
             self.state.first[system, n + 1] = iterate
-        place = torch.from_numpy(system * (self.layout.slices + 1) + n + 1).to(self.layout.device)
+        place = index_to(self.layout.device, system * (self.layout.slices + 1) + n + 1)
         self.write(system, n, iterate, trees.lanes(self.setup.given, place))
         self.look()
 
@@ -119,7 +120,7 @@ class Iterates(StoredStates):
         """
         chosen, start = systems.nonzero()[0], self.layout.start
         if len(chosen) < len(systems):
-            value = trees.lanes(value, torch.from_numpy(chosen).to(self.layout.device))
+            value = trees.lanes(value, index_to(self.layout.device, chosen))
         self.write(chosen, np.full(len(chosen), start - 1), self.state.current[chosen, start] + 1, value)
         self.state.frontier[systems & final] = start
         self.look()
@@ -157,7 +158,7 @@ class Iterates(StoredStates):
         fine, before = without_history(f), without_history(old)
         defects = trees.finite_or(trees.sub(fine, before), trees.map(torch.zeros_like, fine))
         if rows.ragged:
-            inside = torch.from_numpy(rows.valid.reshape(-1)).to(self.layout.device)
+            inside = index_to(self.layout.device, rows.valid.reshape(-1))
             defects = trees.map(lambda leaf: leaf * trees.per_lane(inside, leaf), defects)
         # Only what the first boundary of a row has moved by is known; the correction carries it through the others.
         boundary, iterate = rows.system * (self.layout.slices + 1) + first, current[rows.system, first + 1]

@@ -9,6 +9,7 @@ import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Ints
+from parareal._core.host import index_to
 from parareal._core.multistep_state import without_history
 from parareal._core.trees import State
 from parareal.engine._lanes import ActiveLanes
@@ -62,4 +63,4 @@ def _solved(engine: Engine, system: int, slices: Ints) -> State:
     arrived = lanes.take_arrived()
     ids = np.concatenate([one for one, _ in arrived])
     value = trees.cat([state for _, state in arrived])
-    return trees.lanes(value, torch.from_numpy(np.argsort(ids)).to(it.layout.device))
+    return trees.lanes(value, index_to(it.layout.device, np.argsort(ids)))

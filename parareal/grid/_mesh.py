@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from parareal._core.host import entries
 from parareal.grid._time_grid import TimeGrid
 
 
@@ -77,20 +78,9 @@ class Span:
     @cached_property
     def t0(self) -> Tensor:
         """Times at the left boundaries, float64, shape ``(L,)``."""
-        return self._looked_up(0)
+        return entries(self._edges, self.n)
 
     @cached_property
     def t1(self) -> Tensor:
         """Times at the right boundaries, float64, shape ``(L,)``."""
-        return self._looked_up(1)
-
-    def _looked_up(self, side: int) -> Tensor:
-        flat = self.n.reshape(-1)
-        first, count = (int(flat[0]) + side, len(flat)) if len(flat) else (0, 0)
-        if bool((np.diff(flat) == 1).all()):  # neighbours are a view: no index has to get to the device
-            return self._edges[first : first + count].reshape(self.n.shape)
-        return self._edges[self._index + side]
-
-    @cached_property
-    def _index(self) -> Tensor:
-        return torch.from_numpy(self.n).to(self._edges.device)
+        return entries(self._edges, self.n + 1)

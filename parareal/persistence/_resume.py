@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Floats, Ints
+from parareal._core.host import index_to
 from parareal._core.trees import State
 from parareal.persistence import _earlier_iterates
 from parareal.results._run_identity import Identity, nameless
@@ -63,7 +63,7 @@ def _undone(engine: Engine, u: State, back: Bools, frontier: Ints) -> tuple[Stat
         chosen = back[system]
         if chosen.any():
             where, rows = (chosen.nonzero()[0], (ids + system + 1)[chosen])
-            where, rows = torch.from_numpy(where).to(layout.device), torch.from_numpy(rows).to(layout.device)
+            where, rows = index_to(layout.device, where), index_to(layout.device, rows)
             # The place of a first iterate had nothing before: what is not finite keeps the newer state.
             before = trees.finite_or(trees.lanes(old, where), trees.lanes(u, rows))
             u, own = trees.map(lambda leaf, new, rows=rows: leaf.index_copy(0, rows, new), u, before), True

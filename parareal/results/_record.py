@@ -12,6 +12,7 @@ from torch import Tensor
 from parareal._core import trees
 from parareal._core.arrays import Ints
 from parareal._core.described import brief_fields
+from parareal._core.host import index_to
 from parareal._core.multistep_state import without_history
 from parareal._core.trees import State
 from parareal.results._tensor_file import get_state, put, put_state
@@ -151,7 +152,7 @@ class Recorder:
         for ids, iterate, value in self._parts[what]:
             rows = iterate * count + ids
             known[rows] = True
-            index = torch.from_numpy(rows).to(trees.leaves(like)[0].device)
+            index = index_to(trees.leaves(like)[0].device, rows)
             table = trees.map(lambda x, new, index=index: x.index_copy(0, index, new), table, value)
         mask = torch.from_numpy(known).reshape(last + 1, self._systems, places)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
+from parareal._core.host import index_to
 from parareal._core.multistep_state import Carried, without_history
 from parareal._core.norms import NormName, norm
 from parareal._core.trees import State
@@ -91,7 +92,7 @@ class Changes:
         self._parts = []
         if not chosen.all():
             device = trees.leaves(states[0])[0].device
-            later, now = (torch.from_numpy(mask.nonzero()[0]).to(device) for mask in (~chosen, chosen))
+            later, now = (index_to(device, mask.nonzero()[0]) for mask in (~chosen, chosen))
             kept = tuple(trees.lanes(part, later) for part in states)
             self._parts = [(ids[~chosen], iterate[~chosen], final[~chosen], kept)]
             ids, iterate, final = ids[chosen], iterate[chosen], final[chosen]
