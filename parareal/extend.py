@@ -9,7 +9,7 @@ as stable as those of `parareal`.
 - Checks of a method's arguments: `check_steps`, `check_order`.
 - Noise: `fine_points`, `draw_seeds`, `path_keys`.
 - A solver that calls a function and waits, as a step: `Coroutine`.
-- What depends on the grid alone, computed on the host: `Slices`, `to_device`.
+- What depends on the grid alone, computed on the host: `Slices`, `to_device`, `values_of`.
 - Planning: `time_rounds`, `serial_seconds`, `Trial`, `try_out`, `conclude`, `state_bytes`, `check_budget`.
 """
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from parareal._core.arrays import Ints
-from parareal._core.host import to_device
+from parareal._core.host import to_device, values_of
 from parareal._core.trees import State, per_lane
 from parareal.grid._mesh import Mesh
 from parareal.grid._mesh import Span as Slices
@@ -67,6 +67,7 @@ __all__ = [
     "time_rounds",
     "to_device",
     "try_out",
+    "values_of",
 ]
 
 

@@ -15,10 +15,10 @@ from diffusion_adapters._validate import check_floating, kind_of
 from diffusion_adapters.equations._coordinates import Coordinates, Name, coordinates_for
 from diffusion_adapters.models._conditioning import split
 from diffusion_adapters.models._model import DiffusionModel
-from diffusion_adapters.models._prediction import ROWS, between, per_row
+from diffusion_adapters.models._prediction import ROWS, combined, factors_between, per_row
 from diffusion_adapters.models._training_mode import check_mode
 from diffusion_adapters.noise_schedules._check import check_schedule
-from parareal.extend import select
+from parareal.extend import select, to_device, values_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,13 +189,27 @@ class RightHandSide:
             self._checked.append(True)
         model, coordinates, schedule = self.model, self.coordinates, self.model.noise_schedule
         direct = model.prediction == coordinates.same_as  # the network's output is the derivative itself
+        there = tau.device
+        tau = values_of(tau)
         t = coordinates.time(tau)
         levels = coordinates.levels(tau, t)
         if model.prediction == "velocity" and not direct:
             levels = levels._replace(alpha_dot=schedule.alpha_dot(t), sigma_dot=schedule.sigma_dot(t))
-        x = per_row(coordinates.scale(levels), u) * u
+        scale = coordinates.scale(levels)
+        factors = () if direct else factors_between(levels, ROWS[model.prediction](levels), coordinates.rate)
+        t, scale, *factors = _sent(there, t, scale, *factors)
+        x = per_row(scale, u) * u
         value = model.evaluate(x, t, self.join(rows or []), self.dtype)
-        return value if direct else between(value, x, levels, ROWS[model.prediction](levels), coordinates.rate)
+        return value if direct else combined(value, x, *factors)
+
+
+def _sent(device: torch.device, *numbers: Tensor | float) -> list[Any]:
+    """Numbers of each row on the device, in one copy where they were computed on the host; floats stay."""
+    tensors = [number for number in numbers if isinstance(number, Tensor)]
+    if tensors[0].device == device:
+        return [*numbers]
+    sent = iter(to_device(torch.stack(torch.broadcast_tensors(*tensors)), device))
+    return [next(sent) if isinstance(number, Tensor) else number for number in numbers]
 
 
 def check_start(model: DiffusionModel) -> None:

@@ -262,7 +262,7 @@ class _Bound(pr.Whitened):
         there = (pr.Edge(self.edges[torch.from_numpy(at)], unit) for at, unit in zip(nearest, units[1:], strict=True))
         factors = self._continued(Slices(self.edges, n), units[0], tuple(there))
         states = torch.stack([u, *(edge.u for edge in before)], 1)
-        return (to_device(factors, u) @ states.flatten(2)).reshape(rows, length, *u.shape[1:])
+        return (to_device(factors, u.device, u.dtype) @ states.flatten(2)).reshape(rows, length, *u.shape[1:])
 
     def _continued(self, at: Any, u: Tensor, before: tuple[pr.Edge, ...]) -> Tensor:
         start = at.t0[:, 0]

@@ -135,6 +135,26 @@ def finite_or(a: State, b: State) -> State:
     return map(leaf, a, b)
 
 
+def finite_or_zero(a: State) -> State:
+    """``a`` where it is finite, else zero."""
+
+    def leaf(x: Tensor) -> Tensor:
+        if x.is_complex():  # of which torch would keep the finite part
+            return torch.where(x - x == 0, x, 0.0)
+        return torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
+
+    return map(leaf, a)
+
+
+def repeated(tree: State, times: int) -> State:
+    """Every lane so many times, one after another; a view where there is one lane."""
+
+    def leaf(x: Tensor) -> Tensor:
+        return x.unsqueeze(1).expand(-1, times, *x.shape[1:]).flatten(0, 1)
+
+    return map(leaf, tree)
+
+
 def per_lane(scalars: Tensor, leaf: Tensor) -> Tensor:
     """``scalars`` of shape ``(L,)`` shaped and cast so that they multiply a leaf of shape ``(L, *state)``.
 

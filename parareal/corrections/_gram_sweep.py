@@ -107,7 +107,9 @@ class GridNumbers:
 
 def sent(numbers: dict[str, Floats], like: Tensor) -> dict[str, Tensor]:
     """All of them on the device in the dtype of the states, in one copy."""
-    flat = to_device(torch.from_numpy(np.concatenate([part.reshape(-1) for part in numbers.values()])), like)
+    flat = to_device(
+        torch.from_numpy(np.concatenate([part.reshape(-1) for part in numbers.values()])), like.device, like.dtype
+    )
     parts = flat.split([part.size for part in numbers.values()])
     return {name: part.reshape(numbers[name].shape) for name, part in zip(numbers, parts, strict=True)}
 

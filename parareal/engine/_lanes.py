@@ -15,7 +15,7 @@ from torch import Tensor
 from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
 from parareal._core.arrival_queue import Final, Queue
-from parareal._core.host import entries, index_to
+from parareal._core.host import index_to
 from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
 from parareal.engine._lane_stack import Lanes, merged
@@ -157,7 +157,7 @@ class ActiveLanes:
                 number = np.stack([np.zeros(len(ids), dtype=np.int64), count[slices]], 1)
                 u = Carried(u, multistep.begin(u))
         fresh = np.ones(len(ids), dtype=bool)
-        lanes = Lanes(ids, count[slices], at, entries(mesh.points, at), u, rows, fresh, number)
+        lanes = Lanes(ids, count[slices], at, mesh.times(at), u, rows, fresh, number)
         if first is None:
             self._between_steps.append(lanes)
         else:
@@ -304,7 +304,7 @@ class ActiveLanes:
 
     def _next(self, lanes: Lanes) -> tuple[Ints, Tensor]:
         """Index of the next point of the mesh, and its time."""
-        return lanes.at + 1, entries(self.method.mesh.points, lanes.at + 1)
+        return lanes.at + 1, self.method.mesh.times(lanes.at + 1)
 
     def _start_group(self, lanes: Lanes, first: State) -> None:
         variant, (at1, t1) = (), self._next(lanes)

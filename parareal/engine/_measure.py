@@ -38,7 +38,8 @@ def measured(rule: StoppingRule, change: Change, front: State, executor: Executo
     count = len(trees.leaves(front)[0])
     # x - x is zero for finite numbers alone, of complex and real ones alike.
     finite = [(leaf - leaf == 0).reshape(count, -1).all(1) for leaf in trees.leaves(front)]
-    packed = executor.agree(torch.cat([*columns, torch.stack(finite).all(0)]).cpu()).numpy()
+    sound = finite[0] if len(finite) == 1 else torch.stack(finite).all(0)
+    packed = executor.agree(torch.cat([*columns, sound]).cpu()).numpy()
     return packed[:-count].reshape(len(columns), -1).T, packed[-count:] > 0
 
 

@@ -13,7 +13,6 @@ What has arrived is looked at again and again until nothing can move: one bounda
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
@@ -91,8 +90,7 @@ class Iterates(StoredStates):
         system, n = rows.flat()
         length = rows.n.shape[1]
         iterate = np.repeat(iterate, length)
-        index = index_to(self.layout.device, np.repeat(np.arange(len(start)), length))
-        u = trees.lanes(u, index)
+        u = trees.repeated(u, length)
         value = check_like(trees.join(value), u, "the guess")
         if rows.ragged:
             (value, u), system, n, iterate = self.valid(rows, (value, u), system, n, iterate)
@@ -156,7 +154,7 @@ class Iterates(StoredStates):
         length, k, first = rows.n.shape[1], current[system, n + 1], rows.n[:, 0]
         f, old = self.fine(system, n, k), self.right(system, n)
         fine, before = without_history(f), without_history(old)
-        defects = trees.finite_or(trees.sub(fine, before), trees.map(torch.zeros_like, fine))
+        defects = trees.finite_or_zero(trees.sub(fine, before))
         if rows.ragged:
             inside = index_to(self.layout.device, rows.valid.reshape(-1))
             defects = trees.map(lambda leaf: leaf * trees.per_lane(inside, leaf), defects)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parareal._core.host import entries
+from parareal._core.host import entries, known
 from parareal.grid._time_grid import TimeGrid
 
 
@@ -18,10 +18,12 @@ from parareal.grid._time_grid import TimeGrid
 class Mesh:
     """The time points that one propagator visits: ``points[start[n]] ... points[start[n] + count[n]]`` in slice n.
 
-    ``points`` lies on the device of the state; ``start`` and ``count`` are numpy, for the engine's bookkeeping.
+    ``points`` lies on the device of the state, and ``on_host`` has the same on the host. ``start`` and ``count`` are
+    numpy, for the engine's bookkeeping.
     """
 
     points: Tensor
+    on_host: Tensor
     start: np.ndarray[Any, np.dtype[np.int64]]
     count: np.ndarray[Any, np.dtype[np.int64]]
 
@@ -30,13 +32,18 @@ class Mesh:
         """The grid's own points for ``steps=None``, else ``steps`` uniform steps in each slice, edges exact."""
         bounds = np.asarray(grid.bounds, dtype=np.int64)
         if steps is None:
-            return cls(grid.points.to(device), bounds[:-1], np.diff(bounds))
+            return cls(grid.points.to(device), grid.points, bounds[:-1], np.diff(bounds))
         edges = grid.edges.numpy()
         left, right = edges[:-1, None], edges[1:, None]
         points = left + (right - left) * (np.arange(steps + 1) / steps)
         points[:, -1] = edges[1:]
         start = np.arange(grid.num_slices, dtype=np.int64) * (steps + 1)
-        return cls(torch.from_numpy(points.reshape(-1)).to(device), start, np.full(grid.num_slices, steps))
+        flat = torch.from_numpy(points.reshape(-1))
+        return cls(flat.to(device), flat, start, np.full(grid.num_slices, steps))
+
+    def times(self, at: np.ndarray[Any, np.dtype[np.int64]]) -> Tensor:
+        """The points of these numbers, ``(L,)``, known on the host as well."""
+        return known(entries(self.points, at), entries(self.on_host, at))
 
 
 class Where(Protocol):

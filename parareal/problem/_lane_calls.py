@@ -13,6 +13,7 @@ from torch import Tensor
 
 from parareal._core import autocast, trees
 from parareal._core.checks import described
+from parareal._core.host import known, values_of
 from parareal._core.trees import State
 
 Batching: TypeAlias = Literal["vmap", "native", "fold", "loop"]
@@ -101,6 +102,8 @@ class OnLanes:
         lanes, batch = trees.leaves(u)[0].shape[:2]
         folded = trees.map(lambda leaf: leaf.flatten(0, 1), u)
         times = t if batch == 1 else t.repeat_interleave(batch)
+        if batch > 1 and (values := values_of(t)) is not t:
+            times = known(times, values.repeat_interleave(batch))
         value = self._checked(times, folded, *(trees.map(lambda leaf: leaf.flatten(0, 1), row) for row in rows))
         return trees.map(lambda leaf: leaf.reshape(lanes, batch, *leaf.shape[1:]), value)
 
