@@ -7,6 +7,7 @@ and whenever they started, so that the work in Python does not grow with the num
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,11 @@ class Method:
     keep_first: bool = False
     carries_history: bool = False
     first_function: Any = None
+
+    @cached_property
+    def apart(self) -> bool:
+        """Whether each lane asks for a number of values of its own; read once."""
+        return self.integrator.traits.apart
 
     @property
     def multistep(self) -> Multistep | None:
@@ -288,7 +294,7 @@ class ActiveLanes:
         """Lanes with different keys shall not share a group; ``None`` where all may."""
         if len(lanes.ids) == 1:
             return None
-        if self.method.integrator.traits.apart:
+        if self.method.apart:
             return np.arange(len(lanes.ids))
         variants = None
         if lanes.number is not None and self.method.multistep is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from parareal._core.multistep_state import Memory, without_history
 from parareal._core.ring_buffer import Ring
 from parareal._core.trees import State
 from parareal.corrections._base import Correction, Known
+from parareal.corrections._traits import CorrectionTraits
 from parareal.engine._readiness import Layout, Readiness, Runs
 from parareal.results._record import Recorder
 from parareal.results._run_state import RunState
@@ -47,26 +49,31 @@ class Setup:
     given: State = None
     empty: Callable[[State], Memory] | None = None
 
+    @cached_property
+    def traits(self) -> CorrectionTraits:
+        """Those of the correction, read once: wrappers put theirs together anew each time they are asked."""
+        return self.correction.traits
+
     @property
     def by_run(self) -> bool:
         """Whether first guesses of neighbouring slices are made together."""
-        return self.correction.traits.stacked or self.guess is not None or self.given is not None
+        return self.traits.stacked or self.guess is not None or self.given is not None
 
     @property
     def carries(self) -> bool:
         """Whether fine solutions carry tangents for the correction."""
-        return self.correction.traits.carries > 0
+        return self.traits.carries > 0
 
     def layout(self, slices: int, width: int, block: tuple[int, int] | None) -> Layout:
         """For so many slices, of which at most ``width`` are worked on at a time, or those of a block."""
         leaf = trees.leaves(self.u0)[0]
-        coarse = self.correction.traits.propagator is not None
+        coarse = self.traits.propagator is not None
         return Layout(
             systems=leaf.shape[0],
             slices=slices,
             device=leaf.device,
             width=width,
-            lookback=max(self.correction.traits.lookback, int(self.empty is not None or self.keep_earlier)),
+            lookback=max(self.traits.lookback, int(self.empty is not None or self.keep_earlier)),
             free=not coarse,
             guess_waits=coarse and self.guess is None and self.given is None,
             start=0 if block is None else block[0],
@@ -100,9 +107,9 @@ class Rings:
         """Empty ones but for the first boundary."""
         u0, correction, width = setup.u0, setup.correction, layout.width
         systems, slices, plain = layout.systems, layout.slices, without_history(setup.u0)
-        mixing = correction.traits.mixing
+        mixing = setup.traits.mixing
         # Three more than a window: the boundary before it, and the two from which first guesses are extrapolated.
-        u = Ring(u0, systems, slices + 1, None if setup.dense else width + 3, 2 if correction.traits.uses_input else 1)
+        u = Ring(u0, systems, slices + 1, None if setup.dense else width + 3, 2 if setup.traits.uses_input else 1)
         start = np.arange(systems) * (slices + 1)
         u.put(start, np.zeros_like(start), u0)
         here = min(width, max(1, layout.end - layout.start))
@@ -200,7 +207,7 @@ class StoredStates(Readiness):
     def known(self, system: Ints, n: Ints, iterate: Ints, lookback: int = -1) -> Known:
         """What is known of slices at an iterate; from ``lookback`` of 0 on also fine values and iterates before."""
         at, place = iterate, system * self.layout.slices + n
-        u = without_history(self.rings.u.peek(place + system, at)) if self.setup.correction.traits.uses_input else None
+        u = without_history(self.rings.u.peek(place + system, at)) if self.setup.traits.uses_input else None
         g = None if self.layout.free else self.rings.coarse.peek(place, at)
         if lookback < 0:
             return Known(u, g)
@@ -250,14 +257,14 @@ class StoredStates(Readiness):
 
     def write(self, system: Ints, n: Ints, iterate: Ints, value: State) -> None:
         """Right boundaries take their next states."""
-        oldest, correction, slices = None, self.setup.correction, self.layout.slices
-        if correction.traits.uses_input:  # the slice on the right looks back to what its right boundary came from
+        oldest, slices = None, self.layout.slices
+        if self.setup.traits.uses_input:  # the slice on the right looks back to what its right boundary came from
             right = system * slices + np.minimum(n + 1, slices - 1)
             oldest = np.where(n + 1 == slices, iterate, self.needed(right, iterate))
-            if correction.traits.mixing:
+            if self.setup.traits.mixing:
                 # One more than is mixed: a run that is cut short may go back by one.
                 first = self.state.first[system, n + 1]
-                oldest = np.maximum(np.minimum(oldest, iterate - correction.traits.mixing - 1), first)
+                oldest = np.maximum(np.minimum(oldest, iterate - self.setup.traits.mixing - 1), first)
         self.rings.u.put(system * (slices + 1) + n + 1, iterate, value, oldest)
         # After the state itself: Ctrl-C may come at any time, and a number must not be there without its state.
         self.state.current[system, n + 1] = iterate

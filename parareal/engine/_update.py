@@ -40,7 +40,7 @@ class Iterates(StoredStates):
                 self._guess(guess)
             if some(final):
                 self._finish(*final.nonzero())
-            if self.setup.correction.traits.stacked:
+            if self.setup.traits.stacked:
                 if some(refined) and (rows := self.runs_from(refined)) is not None:
                     self._refine_runs(rows)
             elif some(refined):
@@ -58,7 +58,7 @@ class Iterates(StoredStates):
             self._take_given(guess)
             return
         system, n, iterate, value, u = self._guess_runs(guess) if setup.by_run else self._guess_each(guess)
-        if setup.correction.traits.mixing:
+        if setup.traits.mixing:
             self.state.first[system, n + 1] = iterate
         value = trees.finite_or(value, u)
         self.write(system, n, iterate, value if setup.empty is None else Carried(value, setup.empty(value)))
@@ -102,7 +102,7 @@ class Iterates(StoredStates):
         inside = rows.valid.reshape(-1)
         system, n = (part[inside] for part in rows.flat())
         iterate = np.repeat(self.state.current[rows.system, rows.n[:, 0]], rows.n.shape[1])[inside]
-        if self.setup.correction.traits.mixing:
+        if self.setup.traits.mixing:
             self.state.first[system, n + 1] = iterate
         place = index_to(self.layout.device, system * (self.layout.slices + 1) + n + 1)
         self.write(system, n, iterate, trees.lanes(self.setup.given, place))
@@ -140,7 +140,7 @@ class Iterates(StoredStates):
     def _refine(self, system: Ints, n: Ints) -> None:
         """U_{n+1}^{k+1} = F_n(U_n^k) + [G_n(U_n^{k+1}) - G_n(U_n^k)], or another correction in the brackets."""
         k, correction = self.state.current[system, n + 1], self.setup.correction
-        new, old = self.known(system, n, k + 1), self.known(system, n, k, correction.traits.lookback)
+        new, old = self.known(system, n, k + 1), self.known(system, n, k, self.setup.traits.lookback)
         f = self.fine(system, n, k)
         change = correction.difference(Span(self.setup.times, n), new, old)
         if change is not None:
@@ -162,12 +162,12 @@ class Iterates(StoredStates):
         boundary, iterate = rows.system * (self.layout.slices + 1) + first, current[rows.system, first + 1]
         u = self.rings.u
         moved = trees.sub(without_history(u.peek(boundary, iterate + 1)), without_history(u.peek(boundary, iterate)))
-        lookback = correction.traits.lookback
+        lookback = self.setup.traits.lookback
         known = self.known(system, n, k, lookback) if lookback or self.setup.carries else None
         sweep = Sweep(moved, trees.fold(defects, length), known and known.fold(length))
         change = correction.difference_run(Span(self.setup.times, rows.n), sweep)
         value = mixed = self._corrected(f, None if change is None else trees.join(change), system, n, k)
-        if correction.traits.mixing:
+        if self.setup.traits.mixing:
             mixed = self._mix(rows, trees.finite_or(without_history(value), before))
             mixed = follow(mixed, f, self.fine_before(system, n, k)) if isinstance(f, Carried) else mixed
         if rows.ragged:
@@ -193,13 +193,13 @@ class Iterates(StoredStates):
         system, n = rows.flat()
         correction, first = self.setup.correction, self.state.first[system, n + 1]
         boundary, k = system * (self.layout.slices + 1) + n + 1, self.state.current[system, n + 1]
-        oldest = np.maximum(k - correction.traits.mixing, first)
+        oldest = np.maximum(k - self.setup.traits.mixing, first)
         if rows.ragged:  # repetitions at the ends of rows must not take the place of what they repeat
             (kept,), *which = self.valid(rows, (value,), boundary, k, oldest)
             self.rings.update.put(which[0], which[1], kept, which[2])
         else:
             self.rings.update.put(boundary, k, value, oldest)
-        iterates = [np.maximum(k - j, first) for j in range(correction.traits.mixing + 1)]
+        iterates = [np.maximum(k - j, first) for j in range(self.setup.traits.mixing + 1)]
         states, updates = (
             [trees.fold(without_history(ring.peek(boundary, i)), rows.n.shape[1]) for i in iterates]
             for ring in (self.rings.u, self.rings.update)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -72,6 +71,7 @@ class Span:
 
     def __init__(self, edges: Tensor, n: np.ndarray[Any, np.dtype[np.int64]]) -> None:
         self._edges, self.n = edges, n
+        self._looked_up: list[Tensor | None] = [None, None]
 
     def column(self, i: int) -> Span:
         """Of rows, slice ``i`` of each."""
@@ -82,12 +82,18 @@ class Span:
         """Shape of `t0` and `t1`: ``(L,)`` or ``(R, L)``."""
         return self.n.shape
 
-    @cached_property
+    @property
     def t0(self) -> Tensor:
-        """Times at the left boundaries, float64, shape ``(L,)``."""
-        return entries(self._edges, self.n)
+        """Times at the left boundaries, float64, of this shape."""
+        return self._at(0)
 
-    @cached_property
+    @property
     def t1(self) -> Tensor:
-        """Times at the right boundaries, float64, shape ``(L,)``."""
-        return entries(self._edges, self.n + 1)
+        """Times at the right boundaries, float64, of this shape."""
+        return self._at(1)
+
+    def _at(self, side: int) -> Tensor:
+        found = self._looked_up[side]
+        if found is None:
+            found = self._looked_up[side] = entries(self._edges, self.n + side)
+        return found

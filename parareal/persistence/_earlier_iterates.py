@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 def take_out(it: Iterates, name: str, number: Ints, going: Bools) -> EarlierIterates | None:
     """Those of slices marked in ``going``, whose boundaries go back to iterate ``number[m]`` if they are beyond it."""
-    mixing, lookback, first = it.setup.correction.traits.mixing, it.layout.lookback, it.state.lanes.fine_first
-    if not (lookback or mixing) or it.setup.correction.traits.carries or not going.any():
+    mixing, lookback, first = it.setup.traits.mixing, it.layout.lookback, it.state.lanes.fine_first
+    if not (lookback or mixing) or it.setup.traits.carries or not going.any():
         return None
     base = np.minimum(it.state.current, number[:, None])
     # A slice looks back from one number: where its boundaries differ, the run has to begin without what was before.
@@ -47,7 +47,7 @@ def put_back(it: Iterates, earlier: EarlierIterates, number: Ints) -> None:
             system, n = (depth >= back).nonzero()
             value = trees.map(lambda leaf: leaf.to(it.layout.device), earlier.states[f"{key}.{back}"])
             ring.put(system * depth.shape[1] + n, number[system] - back, value)
-    it.state.look_back(earlier.slices, earlier.boundaries if it.setup.correction.traits.mixing else None)
+    it.state.look_back(earlier.slices, earlier.boundaries if it.setup.traits.mixing else None)
 
 
 def _kinds(it: Iterates, earlier: EarlierIterates) -> list[tuple[str, Ring, Ints]]:
@@ -58,7 +58,7 @@ def _kinds(it: Iterates, earlier: EarlierIterates) -> list[tuple[str, Ring, Ints
         depth = np.maximum(depth, np.pad(earlier.slices, ((0, 0), (0, 1))))
     kinds = [("u", it.rings.u, depth)]
     kinds += [(key, ring, earlier.slices) for key, ring in rings.items() if key != "u"]
-    if it.setup.correction.traits.mixing:
+    if it.setup.traits.mixing:
         kinds.append(("update", it.rings.update, earlier.boundaries))
     return kinds
 
@@ -66,8 +66,8 @@ def _kinds(it: Iterates, earlier: EarlierIterates) -> list[tuple[str, Ring, Ints
 def _of_slices(it: Iterates) -> dict[str, Ring]:
     """Where that lies which is looked back to at a slice: a multistep method looks back to fine solutions alone."""
     rings: dict[str, Ring] = {"fine": it.rings.fine}
-    if it.setup.correction.traits.lookback:
-        if it.setup.correction.traits.uses_input:
+    if it.setup.traits.lookback:
+        if it.setup.traits.uses_input:
             rings["u"] = it.rings.u
         if not it.layout.free:
             rings["coarse"] = it.rings.coarse
