@@ -17,9 +17,30 @@ from parareal._core.trees import State
 from parareal.corrections._base import Correction, Known
 from parareal.engine._readiness import Layout, Readiness, Runs
 from parareal.results._record import Recorder
+from parareal.results._run_identity import digest
 from parareal.results._run_state import RunState
 from parareal.schedules._schedule import Guess
 from parareal.stopping._increments import Changes
+
+
+@dataclass(frozen=True, eq=False)
+class First:
+    """First iterates from outside, in place of the correction's guesses.
+
+    Attributes:
+        states: At all boundaries, leaves ``(M * (N + 1), *state)``; `Carried` where they have a multistep history.
+        guess: What makes them, where there are no states.
+        shifted: Whether states move with the left boundary of their row, as far as the correction's guess does: they
+            are of another run, from which this one may differ there already.
+    """
+
+    states: State = None
+    guess: Guess | None = None
+    shifted: bool = True
+
+    def described(self) -> str:
+        """A text that differs where they do, so that processes can compare theirs."""
+        return "a function" if self.states is None else digest(trees.leaves(self.states))
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +54,7 @@ class Setup:
         dense: Whether states behind the frontier are kept.
         keep_earlier: Whether fine solutions are kept for one iterate more, for what a stopping rule makes of them.
         guess: First guesses in place of the correction's own.
-        given: First iterates in place of guesses, leaves ``(M * (N + 1), *state)``.
+        given: First iterates in place of guesses.
         empty: Gives the empty history that first guesses have, where states carry that of a multistep method.
     """
 
@@ -43,7 +64,7 @@ class Setup:
     dense: bool
     keep_earlier: bool
     guess: Guess | None = None
-    given: State = None
+    given: First | None = None
     empty: Callable[[State], Memory] | None = None
 
     @property
