@@ -45,7 +45,9 @@ def _shift(it: StoredStates, rows: Runs) -> State:
     given = trees.lanes(without_history(setup.given.states), place)
     at = Span(setup.times, rows.n)
     shift = trees.join(trees.sub(setup.correction.guess_run(at, now, ()), setup.correction.guess_run(at, given, ())))
-    return it.valid(rows, (shift,))[0] if rows.ragged else shift
+    if rows.ragged:
+        ((shift,),) = it.valid(rows, (shift,))
+    return shift
 
 
 def _moved(value: State, shift: State) -> State:
