@@ -2,7 +2,7 @@
 
 The packaged digits with DDIM at guidance 7.5; seeds run one by one. Every error is relative to the sequential run's
 samples, in the root mean square, and all are asked for 1e-3. Run it with `python benchmarks/warm.py`; `--seeds 2` is
-quick. `--pairs` adds what secant pairs of the earlier run would save.
+quick.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ def main() -> int:
     parser.add_argument("--scales", type=float, nargs="*", default=[1.0, SCALE])
     args = parser.parse_args()
     print(f"digits, DDIM, {args.seeds} seeds, rtol = {RTOL:g}; rounds without and with start=\n")
-    print(f"{'scale':>5} {'steps':>5}  {'earlier run':22} {'cold':>6} {'warm':>6} {'saved':>6} {'max error':>10} within")
+    print(
+        f"{'scale':>5} {'steps':>5}  {'earlier run':22} {'cold':>6} {'warm':>6} {'saved':>6} {'max error':>10} within"
+    )
     missed = 0
     for scale in args.scales:
         for steps in args.steps:

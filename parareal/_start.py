@@ -21,6 +21,7 @@ from parareal._inputs import Inputs
 from parareal.engine._states import First
 from parareal.grid._time_grid import TimeGrid
 from parareal.results._run_identity import describe
+from parareal.results._snapshot import SecantPairs
 from parareal.results._solution import Solution
 from parareal.schedules._windowed import carried
 
@@ -43,7 +44,7 @@ def first_iterates(start: StartGuess, inputs: Inputs) -> First:
         states = _checked(given.us, len(given.ts), inputs, "the states of the solution")
         states = at_boundaries(states, given.ts, inputs.grid.edges)
         states = _laid_out(states, inputs)
-        return First(states=_with_history(states, given, inputs))
+        return First(states=_with_history(states, given, inputs), pairs=_pairs(given, inputs))
     if not isinstance(given, Tensor) and callable(given):
         return First(guess=partial(carried, given, "start(t0, t1, u)"))
     return First(states=_laid_out(_checked(given, inputs.grid.num_slices + 1, inputs, "start"), inputs))
@@ -148,6 +149,17 @@ def _laid_out(states: State, inputs: Inputs) -> State:
         return x.transpose(0, 1).flatten(0, 1).unsqueeze(1) if inputs.samples else x
 
     return trees.map(leaf, states, inputs.u0)
+
+
+def _pairs(start: Solution, inputs: Inputs) -> SecantPairs | None:
+    """Its secant pairs, where it has the same slices and samples."""
+    pairs = None if start.standing is None else start.standing.pairs
+    if pairs is None or not torch.equal(start.ts, inputs.grid.edges):
+        return None
+    like, moves = trees.leaves(inputs.systems)[0], trees.leaves(pairs.moves)[0]
+    if len(moves) != len(like) * inputs.grid.num_slices:
+        return None
+    return SecantPairs(*(trees.map(lambda leaf: leaf.to(like.device), part) for part in (pairs.moves, pairs.changes)))
 
 
 def _with_history(states: State, start: Solution, inputs: Inputs) -> State:

@@ -8,7 +8,7 @@ as stable as those of `parareal`.
 - Multistep exponential methods: `no_history`, `extrapolate`, `exact_moments`, `midpoint_moments`.
 - Checks of a method's arguments: `check_steps`, `check_order`.
 - Noise: `fine_points`, `draw_seeds`, `path_keys`.
-- First iterates: the type `StartGuess`, and `check_start`, the check of ``solve(..., start=...)`` for calls that solve in sequence.
+- First iterates: the type `StartGuess`, and `check_start`, for calls with ``start=`` that solve in sequence.
 - A solver that calls a function and waits, as a step: `Coroutine`.
 - Planning: `time_rounds`, `serial_seconds`, `Trial`, `try_out`, `conclude`, `state_bytes`, `check_budget`.
 """

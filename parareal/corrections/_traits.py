@@ -44,6 +44,7 @@ class CorrectionTraits:
     lookback: int = 0
     carries: int = 0
     mixing: int = 0
+    pairs: bool = False
     stacked: bool = False
     linear: bool = False
     whitened: bool = False
@@ -56,7 +57,7 @@ class CorrectionTraits:
                 f"propagator is {described(given)}; expected an integrator such as pr.Euler(), or None where "
                 "nothing is evaluated"
             )
-        for name in ("uses_input", "stacked", "linear", "whitened"):
+        for name in ("uses_input", "pairs", "stacked", "linear", "whitened"):
             check_flag(getattr(self, name), name)
         for name in ("lookback", "carries", "mixing"):
             check_count(getattr(self, name), name, 0)

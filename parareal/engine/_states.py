@@ -15,10 +15,12 @@ from parareal._core.multistep_state import Memory, without_history
 from parareal._core.ring_buffer import Ring
 from parareal._core.trees import State
 from parareal.corrections._base import Correction, Known
+from parareal.engine._pairs import with_pair
 from parareal.engine._readiness import Layout, Readiness, Runs
 from parareal.results._record import Recorder
 from parareal.results._run_identity import digest
 from parareal.results._run_state import RunState
+from parareal.results._snapshot import SecantPairs
 from parareal.schedules._schedule import Guess
 from parareal.stopping._increments import Changes
 
@@ -32,11 +34,13 @@ class First:
         guess: What makes them, where there are no states.
         shifted: Whether states move with the left boundary of their row, as far as the correction's guess does: they
             are of another run, from which this one may differ there already.
+        pairs: Secant pairs of slices, of another run, for corrections that make use of such.
     """
 
     states: State = None
     guess: Guess | None = None
     shifted: bool = True
+    pairs: SecantPairs | None = None
 
     def described(self) -> str:
         """A text that differs where they do, so that processes can compare theirs."""
@@ -231,7 +235,13 @@ class StoredStates(Readiness):
         # Tangents are factors, which autograd keeps: they must not lie where the next ones will be written.
         carries, fine = self.setup.carries, self.rings.fine
         f, tangents = fine.take(place, at) if carries else (fine.peek(place, at), None)
-        return Known(u, g, without_history(f), tangents, before)
+        known = Known(u, g, without_history(f), tangents, before)
+        given = self.setup.given
+        if given is None or given.pairs is None or lookback != self.setup.correction.traits.lookback:
+            return known
+        places = torch.from_numpy(place).to(self.layout.device)
+        move, change = (trees.lanes(part, places) for part in (given.pairs.moves, given.pairs.changes))
+        return with_pair(known, move, change, at, self.state.lanes.fine_first[system, n])
 
     # --- writing ----------------------------------------------------------------------------------------------------
 

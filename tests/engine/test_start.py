@@ -34,7 +34,9 @@ def reference(case: Case, samples: bool = False) -> pr.Solution:
 @st.composite
 def starts(draw: st.DrawFn, case: Case) -> Any:
     """Good ones and bad ones: noise, NaN here and there, nothing but NaN, other problems' solutions, functions."""
-    kind = draw(st.sampled_from(("own", "moved", "noise", "nan", "partly", "huge", "other", "coarser", "fn", "drift")))
+    kind = draw(
+        st.sampled_from(("own", "moved", "noise", "nan", "partly", "huge", "other", "coarser", "fn", "drift", "pairs"))
+    )
     count, generator = case.grid.num_slices + 1, torch.Generator().manual_seed(draw(st.integers(0, 9)))
 
     def new(leaf: Tensor) -> Tensor:
@@ -51,6 +53,10 @@ def starts(draw: st.DrawFn, case: Case) -> Any:
     if kind == "drift":  # each slice looks nearly settled, and the end is far off
         rise = torch.linspace(0.0, 0.5, count, dtype=torch.float64)
         return on_leaves(lambda leaf: (own.expand(rise, new(leaf)) + leaf).to(leaf.dtype), case.u0)
+    if kind == "pairs":  # those of another problem's slices
+        other, coarse = pr.ODE(single(draw(st.sampled_from(EQUATIONS)).rows)), draw(st.sampled_from(own.FREE))
+        stop = pr.Tolerance(draw(st.sampled_from((1e-1, 1e-3))), 0.0)
+        return pr.solve(other, case.u0, case.grid, fine=pr.Heun(), coarse=coarse, stop=stop)
     if kind == "other":
         other = draw(st.sampled_from(EQUATIONS))
         return pr.serial(pr.ODE(single(other.rows)), case.u0, case.grid, fine=pr.RK4())
@@ -145,6 +151,28 @@ def test_histories_of_the_same_method_come_with_the_states() -> None:
     assert distance(moved.u, pr.serial(problem, 1.01 * u0, grid, fine=fine).u) <= 1e-5
 
 
+def test_secant_pairs_come_with_a_solution_on_the_same_slices(tmp_path: Path) -> None:
+    """Along the line in which its states have moved, a linear problem is known before the first iteration."""
+    f = pr.ODE(lambda t, u: torch.stack([-u[1], u[0]]) - 0.3 * u)
+    u0, grid = torch.tensor([1.0, 0.5], dtype=torch.float64), pr.TimeGrid.uniform(0.0, 4.0, 16, 4)
+    options: dict[str, Any] = {"fine": pr.RK4(), "stop": pr.Tolerance(1e-6, 0.0)}
+    used = {}
+    for memory in (1, 2):
+        coarse = pr.Secant(pr.Identity(), memory=memory)
+        first = pr.solve(f, u0, grid, coarse=coarse, **options)
+        assert first.standing.pairs is not None
+        bare = pr.solve(f, 1.1 * u0, grid, coarse=coarse, start=first.us, **options)
+        warm = pr.solve(f, 1.1 * u0, grid, coarse=coarse, start=first, **options)
+        ref = pr.serial(f, 1.1 * u0, grid, fine=pr.RK4())
+        assert distance(warm.u, ref.u) <= 1e-6
+        used[memory] = (bare.iterations, warm.iterations)
+    assert all(warm <= bare for bare, warm in used.values())
+    assert any(warm < bare for bare, warm in used.values())
+    narrow = pr.solve(f, u0, grid, coarse=pr.Secant(pr.Identity()), schedule=pr.Windowed(4), **options)
+    assert narrow.standing.pairs is None  # states outside of the window are not kept for it
+    assert pr.solve(f, u0, grid, coarse=pr.Identity(), **options).standing.pairs is None
+
+
 def test_other_grids_are_interpolated_linearly_in_time() -> None:
     f = pr.ODE(lambda t, u: torch.ones_like(u))  # whose solution is a line
     u0 = torch.zeros(2, dtype=torch.float64)
@@ -178,8 +206,8 @@ def test_samples_start_each_from_its_own_or_all_from_one(schedule: pr.Schedule) 
     }  # fmt: skip
     cold = pr.solve(f, u0, grid, **options)
     ref = pr.serial(f, 1.02 * u0, grid, fine=pr.RK4(), samples=True)
-    alone = [pr.solve(f, one[None], grid, start=part(cold.us, (slice(None), slice(i, i + 1))), **options)
-             for i, one in enumerate(1.02 * u0)]  # fmt: skip
+    each = [(one[None], pr.solve(f, one[None], grid, **options)) for one in u0]
+    alone = [pr.solve(f, 1.02 * one, grid, start=first, **options) for one, first in each]
     warm = pr.solve(f, 1.02 * u0, grid, start=cold, **options)
     assert distance(warm.u, ref.u) <= 1e-7
     assert warm.iterations.tolist() == [sol.iterations.item() for sol in alone]
@@ -231,7 +259,11 @@ NEST = {"x": torch.ones(2), "v": torch.ones(3)}
 def solve(start: Any, u0: Any = None, grid: pr.TimeGrid = GRID, **more: Any) -> pr.Solution:
     problem = pr.ODE(lambda t, u: pytree.tree_map(torch.neg, u))
     return pr.solve(
-        problem, torch.ones(2) if u0 is None else u0, grid, **{"fine": pr.RK4(), "coarse": pr.Euler(), **more}, start=start
+        problem,
+        torch.ones(2) if u0 is None else u0,
+        grid,
+        **{"fine": pr.RK4(), "coarse": pr.Euler(), **more},
+        start=start,
     )
 
 
@@ -265,13 +297,15 @@ def test_what_does_not_fit_is_named(name: str) -> None:
 
 
 def test_solutions_that_do_not_fit_are_named() -> None:
-    with pytest.raises(ValueError, match=r"solution from 0 to 2, and the grid goes from 0 to 1; expected the same span"):
+    with pytest.raises(
+        ValueError, match=r"solution from 0 to 2, and the grid goes from 0 to 1; expected the same span"
+    ):
         solve(few(grid=pr.TimeGrid.uniform(0.0, 2.0, 4)))
     with pytest.raises(ValueError, match="from 1 to 0, and the grid"):
         solve(few(grid=pr.TimeGrid.uniform(1.0, 0.0, 4)))
-    with pytest.raises(ValueError, match="dense=False, which keeps no states.*dense=True"):
+    with pytest.raises(ValueError, match=r"dense=False, which keeps no states.*dense=True"):
         solve(few(dense=False))
-    with pytest.raises(TypeError, match="states of the solution are torch.float64"):
+    with pytest.raises(TypeError, match=r"states of the solution are torch\.float64"):
         solve(few(u0=torch.ones(2).double()))
     with pytest.raises(ValueError, match=r"states of the solution have shape \(5, 3\)"):
         solve(few(u0=torch.ones(3)))
