@@ -22,6 +22,7 @@ class CorrectionTraits:
         carries: Directional derivatives that fine lanes take with every evaluation; 0 where they carry nothing. Where
             the number depends on the problem it is known once the correction is bound, and 1 before.
         mixing: How many earlier iterates `Correction.mix` reads; 0 for corrections without it. Needs ``stacked``.
+        pairs: Whether `Correction.difference` reads ``before`` as secant pairs, of which another run may give one more.
         stacked: Whether the correction has `Correction.guess_run` and `Correction.difference_run`, which do a sweep
             over many slices in a few operations. Only for corrections without a propagator.
         linear: Whether it has ``apply(at, change)``, as a `Linear` has.

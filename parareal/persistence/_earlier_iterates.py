@@ -86,7 +86,9 @@ def secant_pairs(it: Iterates) -> SecantPairs | None:
 def _clear(moves: State, states: State) -> torch.Tensor:
     """Which lanes have moved clearly more than rounding, ``(L,)``; those that are not finite have not."""
     parts = [(leaf.detach(), one.detach()) for leaf, one in zip(trees.leaves(moves), trees.leaves(states), strict=True)]
-    moved, size = (sum(part[i].abs().double().flatten(1).square().sum(1) for part in parts) for i in (0, 1))
+    moved, size = (
+        torch.stack([part[i].abs().double().flatten(1).square().sum(1) for part in parts]).sum(0) for i in (0, 1)
+    )
     unit = _CLEAR * max(torch.finfo(leaf.dtype).eps for leaf, _ in parts)
     return torch.isfinite(moved) & (moved > unit * unit * size)
 
