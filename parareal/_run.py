@@ -14,11 +14,11 @@ import torch
 from parareal._assemble import attach, cost, no_solution, solution_of
 from parareal._core.arrays import Bools, Floats
 from parareal._core.progress_bar import Bar
-from parareal._core.trees import State
 from parareal._inputs import Inputs
 from parareal.corrections._base import Correction
 from parareal.engine._engine import Engine
 from parareal.engine._rounds import Counters
+from parareal.engine._states import First
 from parareal.engine._verify import evaluate
 from parareal.executors._base import Executor
 from parareal.persistence._checkpoint import Checkpoint
@@ -67,6 +67,7 @@ class Method:
     schedule: Schedule
     stop: StoppingRule
     max_iterations: int | None
+    start: First | None = None
 
 
 class Run:
@@ -99,7 +100,7 @@ class Run:
         if resume is not None:
             inputs.check_resume(resume)
         bar = Bar(self._options.progress and self._executor.leads, inputs.grid.num_slices)
-        engine = self._engine(method)
+        engine = self._engine(method, method.start)
         if resume is not None:
             self._resume(engine, resume, method)
         # After the restore: the record begins with the current iterates.
@@ -131,7 +132,7 @@ class Run:
             engine.close()
         return self._solution(engine)
 
-    def _engine(self, method: Method, given: State = None) -> Engine:
+    def _engine(self, method: Method, given: First | None) -> Engine:
         return self._executor.engine(
             Engine,
             self._options.keep,
@@ -240,7 +241,7 @@ class Run:
         engine.close()
         self._before, self._started = self._cost(engine), time.perf_counter()
         record = self._recorder.record() if self._recorder else None
-        new = self._engine(method, given=at.u)
+        new = self._engine(method, First(at.u, shifted=False))
         restore(new, replace(at, state=state, earlier=None), method.max_iterations)
         reopen(new.stopping, systems, times)
         self._record(new, record)

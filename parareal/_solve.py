@@ -16,6 +16,7 @@ from parareal._input_checks import check_half, check_history, check_keep, check_
 from parareal._inputs import Inputs
 from parareal._run import Callback, Method, Options, Run
 from parareal._sequential import sequential
+from parareal._start import StartGuess, first_iterates
 from parareal.corrections._base import Coarse, Correction, check_correction
 from parareal.executors._base import Executor
 from parareal.executors._local import Batched
@@ -47,6 +48,7 @@ def solve(
     verify: bool = False,
     history: Literal["full", "summary"] | None = None,
     resume: Solution | None = None,
+    start: StartGuess | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     throw: bool = True,
     progress: bool = False,
@@ -88,6 +90,11 @@ def solve(
             propagator and ``samples``. Everything else may be another. Iterations, history and costs are counted on.
             With `Barrier` the run continues as if it had never stopped, with others from what every slice boundary
             holds; see ``docs/resume.md``.
+        start: First iterates, in place of the guesses of the correction or of `Windowed`: a `Solution` of another run
+            over the same span of time (interpolated linearly where grids differ); states at the slice boundaries,
+            leaves ``(N + 1, *state)``; or ``fn(t0, t1, u) -> guess``, as in `Windowed`. With ``samples=True`` one
+            sample, ``(N + 1, 1, *rest)``, may stand for all. It is a guess: a bad one costs iterations, and nothing
+            that is promised of the result rests on it. Where it is not finite, the state on its left stands in.
         checkpoint: A file that is written after each iteration, see `Solution.save`, and continued from where it exists
             already: the same call, made again after a crash, does the rest. The file before it is kept as
             ``checkpoint + ".previous"``, and is taken with a warning where the last one is damaged.
@@ -130,6 +137,7 @@ def solve(
             verify=verify,
             history=history,
             resume=resume,
+            start=start,
             checkpoint=checkpoint,
             throw=throw,
             progress=progress,
@@ -154,6 +162,7 @@ def _solve(
     verify: bool,
     history: Literal["full", "summary"] | None,
     resume: Solution | None,
+    start: StartGuess | None,
     checkpoint: str | os.PathLike[str] | None,
     throw: bool,
     progress: bool,
@@ -176,6 +185,12 @@ def _solve(
             check_count(max_iterations, "max_iterations")
         if resume is not None:
             check_instance(resume, Solution, "resume", 'pr.Solution.load("run.safetensors")')
+            if start is not None:
+                raise ValueError(
+                    "start came with resume, whose run has iterates of its own; expected one of them: resume continues "
+                    "the same run, start=solution begins another one from its states"
+                )
+        first = None if start is None else first_iterates(start, inputs)
         saved = None if checkpoint is None else Checkpoint(checkpoint, dense, joined)
         joined.meet(
             inputs.systems,
@@ -185,13 +200,14 @@ def _solve(
                 "correction": correction,
                 "schedule": schedule,
                 "stopping rule": stop,
+                "start": None if first is None else first.described(),
                 "settings": f"{max_iterations=}, {dense=}, {keep=}, {history=}, checkpoint={saved is not None}",
             },
         )
         with nullcontext() if saved is None else raising():
             if saved is not None:
                 resume = saved.load() or resume
-            method = Method(correction, schedule, stop, max_iterations)
+            method = Method(correction, schedule, stop, max_iterations, first)
             solution = Run(inputs, joined, options).parallel(method, resume, saved)
             solution = replace(solution, serial_rounds=_serial_rounds(grid, fine))
             if saved is not None:

@@ -55,7 +55,7 @@ class ParallelPipeline:
     check: Check | None
 
     def __init__(self, pipe: Any, setup: Setup) -> None:
-        self.__dict__.update(pipe=pipe, solution=None, check=None, _setup=setup, _copy=None)
+        self.__dict__.update(pipe=pipe, solution=None, check=None, _setup=setup, _copy=None, _earlier=None)
         self.__dict__["__signature__"] = inspect.signature(pipe.__call__)
 
     def __getattr__(self, name: str) -> Any:
@@ -83,6 +83,7 @@ class ParallelPipeline:
             setup,
             eta=float(given.get("eta") or 0.0),
             use_clipped=bool(given.get("use_clipped_model_output")),
+            start=self.__dict__["_earlier"],
         )
         copy = object.__new__(type(pipe))
         copy.__dict__.update(pipe.__dict__)
@@ -111,6 +112,8 @@ class ParallelPipeline:
             conversation.close()
             self.__dict__.update(_copy=None, solution=conversation.solution, check=conversation.check)
         if off is None:
+            if setup.warm_start and self.solution is not None:
+                self.__dict__["_earlier"] = self.solution
             conversation.warn_if_unused()
             return value
         warnings.warn(f"{off}; the pipeline itself now runs, in sequence", RuntimeWarning, stacklevel=2)
@@ -142,6 +145,7 @@ def parallelize(
     dtype: torch.dtype = torch.float32,
     check: bool | None = None,
     verify: bool = False,
+    warm_start: bool = False,
 ) -> ParallelPipeline:
     """A diffusers pipeline whose denoising loop runs in parallel in time, to the same result.
 
@@ -172,6 +176,10 @@ def parallelize(
             ``max_iterations`` there is only a warning. ``None`` compares wherever that is possible; True also warns
             where it is not.
         verify: Evaluate every boundary once more after convergence; see `parareal.solve`.
+        warm_start: Whether each call starts from the states of the call before, where the latents have the same shape
+            and the noise levels the same ends: fewer rounds where little has changed, such as a guidance scale or a
+            word of the prompt. With another number of steps states are interpolated; with latents of another shape the
+            call starts as the first one does. Results keep the same tolerance.
 
     Returns:
         A `ParallelPipeline`.
@@ -208,7 +216,7 @@ def parallelize(
         default_rtol=RTOL,
         default_width=WIDTH,
     )
-    setup = Setup(options, dtype, check)
+    setup = Setup(options, dtype, check, warm_start)
     return ParallelPipeline(pipe, setup)
 
 

@@ -35,15 +35,19 @@ class Setup:
         options: The arguments that `sample` takes as well.
         dtype: In which states are kept between calls of the network.
         check: Whether the result is compared with the scheduler's own steps; ``None`` for wherever that is possible.
+        warm_start: Whether calls start from the states of those before.
         eta: What the pipeline passes on to ``step``.
         use_clipped: Likewise ``use_clipped_model_output``.
+        start: The run of the call before, if there is one to start from.
     """
 
     options: Options
     dtype: torch.dtype = torch.float32
     check: bool | None = None
+    warm_start: bool = False
     eta: float = 0.0
     use_clipped: bool = False
+    start: pr.Solution | None = None
 
     def __post_init__(self) -> None:
         check: Any = self.check
@@ -51,6 +55,11 @@ class Setup:
             raise ValueError(f"dtype={self.dtype} is not supported; expected torch.float32 or torch.float64")
         if check is not None and not isinstance(check, bool):
             raise TypeError(f"check is {kind_of(check)}; expected True, False or None")
+        warm: Any = self.warm_start
+        if not isinstance(warm, bool):
+            raise TypeError(
+                f"warm_start is {kind_of(warm)}; expected True or False: with True each call starts from the one before"
+            )
 
     @property
     def own_method(self) -> bool:
@@ -183,6 +192,8 @@ def prepare(
     state = latents.detach().to(torch.promote_types(latents.dtype, kept))
     u0 = flow.from_x(grid.points[0], state * alpha[0])
 
+    earlier = fitting(setup.start, u0, grid)
+
     def serial(ask: Ask) -> tuple[pr.Solution, Tensor]:
         serve.answer = ask
         solution = pr.serial(problem, u0, grid, fine=fine, samples=True)
@@ -201,12 +212,26 @@ def prepare(
             max_iterations=options.max_iterations,
             samples=True,
             resume=resume,
+            start=earlier if resume is None else None,
             verify=options.verify,
             throw=False,
         )
         return solution, flow.to_x(grid.points[-1], solution.u) / alpha[1]
 
     return Prepared(run, serial, draw, drawn, correction, state.dtype)
+
+
+_SAME_ENDS = 1e-6
+"""By what part of its length the ends of an earlier run's span may differ from those of the grid."""
+
+
+def fitting(earlier: pr.Solution | None, u0: Tensor, grid: pr.TimeGrid) -> pr.Solution | None:
+    """The earlier run, if a run from ``u0`` on this grid can start from its states; else ``None``."""
+    if earlier is None or tuple(earlier.us.shape[1:]) != tuple(u0.shape) or earlier.us.dtype != u0.dtype:
+        return None
+    ends, before = grid.points[[0, -1]], earlier.ts[[0, -1]]
+    same = bool((ends - before).abs().max() <= _SAME_ENDS * (ends[1] - ends[0]).abs())
+    return earlier if same else None
 
 
 def _coordinates(setup: Setup, translation: Translation, fine: pr.Integrator) -> Coordinates:

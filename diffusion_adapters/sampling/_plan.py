@@ -19,7 +19,7 @@ from diffusion_adapters.noise_schedules._base import Spacing
 from diffusion_adapters.sampling._initial_noise import start_noise
 from diffusion_adapters.sampling._options import KEYWORDS
 from diffusion_adapters.sampling._sample import SampleResult, options_of, sample
-from parareal.extend import Trial, check_budget, conclude, serial_seconds, state_bytes, time_rounds, try_out
+from parareal.extend import StartGuess, Trial, check_budget, conclude, serial_seconds, state_bytes, time_rounds, try_out
 
 WIDTHS = (4, 8, 16, 32, 64, 100)
 """Powers of two up to the default width of `sample`."""
@@ -38,6 +38,7 @@ def plan(
     rtol: float | None = None,
     generator: Any = None,
     budget: float = 60.0,
+    start: StartGuess | None = None,
 ) -> pr.Plan:
     """Finds out with which settings `sample` draws soonest on this device, or that nothing beats the serial sampler.
 
@@ -55,6 +56,7 @@ def plan(
         rtol: As in `sample`.
         generator: As in `sample`.
         budget: Seconds after which no further candidate is tried.
+        start: As in `sample`, where calls will have one: all trials start from it.
 
     Returns:
         A `parareal.Plan`, whose ``settings`` are arguments of `sample`: ``coarse`` and ``width``.
@@ -100,7 +102,7 @@ def plan(
     seed = generator if NoisyFlow in fine.solves else None
 
     def draw(executor: pr.Executor, **more: Any) -> SampleResult:
-        return sample(model, state, **given, executor=executor, generator=seed, **more)
+        return sample(model, state, **given, executor=executor, generator=seed, start=start, **more)
 
     def trial_of(width: int, one: Any) -> Trial:
         def run(executor: pr.Executor) -> pr.Solution:

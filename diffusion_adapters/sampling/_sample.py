@@ -20,6 +20,7 @@ from diffusion_adapters.noise_schedules._base import Spacing
 from diffusion_adapters.sampling._heun_to_zero import HeunToZero
 from diffusion_adapters.sampling._initial_noise import start_noise
 from diffusion_adapters.sampling._options import KEYWORDS, Options
+from parareal.extend import StartGuess, check_start
 
 RTOL = 1e-3
 """The default tolerance on the samples, relative; it is a choice, and no measured optimum."""
@@ -69,6 +70,7 @@ def sample(
     stop: pr.StoppingRule | None = None,
     max_iterations: int | None = None,
     verify: bool = False,
+    start: StartGuess | None = None,
     throw: bool = True,
     callback: Callable[[pr.IterationReport], bool | None] | None = None,
 ) -> SampleResult:
@@ -112,6 +114,10 @@ def sample(
         stop: A stopping rule in place of ``rtol``; both together are an error.
         max_iterations: Most iterations; ``None`` for as many as there are slices.
         verify: Evaluate every boundary once more after convergence; see `parareal.solve`.
+        start: First iterates: the ``solution`` of an earlier call, of other guidance, noise, solver or number of steps
+            (interpolated in the coordinates of `probability_flow`), of as many samples, or of one that stands for all;
+            or what else `parareal.solve` takes, in these coordinates. The closer it is, the fewer rounds; it is a guess
+            and nothing rests on it. Its first and last noise level must be those of this call.
         throw: Raise `parareal.SolveError` when the run does not reach what was asked.
         callback: Called with a report after each iteration; returning True stops the run.
 
@@ -136,6 +142,9 @@ def sample(
     options = options_of(solver, coarse, slices, width, schedule, rtol, stop, max_iterations, verify)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback is {kind_of(callback)}; expected a function of an IterationReport")
+    given: Any = start
+    if isinstance(given, SampleResult):
+        raise TypeError("start is a SampleResult; expected the run behind it: start=earlier.solution")
     flow = probability_flow(model)
     times = model.noise_schedule.times(steps, spacing)
     fine = _method(options, model, times)
@@ -146,11 +155,13 @@ def sample(
         flow = noisy(flow, generator)
     check_conditioning(model.conditioning, noise.shape[0])
     state = noise.to(torch.promote_types(noise.dtype, torch.float32))
-    start = model.noise_schedule.sigma(times[0]).to(device=state.device, dtype=state.dtype) * state
-    u = flow.from_x(grid.points[0], start)
+    x = model.noise_schedule.sigma(times[0]).to(device=state.device, dtype=state.dtype) * state
+    u = flow.from_x(grid.points[0], x)
     if not parallel:
         if len(u) > 0:
             correction.bind(flow.problem, u[:1], grid, fine)  # for its checks
+        if start is not None:
+            check_start(flow.problem, u, grid, fine, start, samples=True)
         solution = pr.serial(flow.problem, u, grid, fine=fine, samples=True, executor=executor)
         if throw and solution.status.failed:
             raise pr.SolveError(solution)
@@ -167,6 +178,7 @@ def sample(
             max_iterations=options.max_iterations,
             samples=True,
             verify=verify,
+            start=start,
             throw=throw,
             progress=progress,
             callback=callback,

@@ -89,7 +89,7 @@ class Secant(Wrapper):
         """Those of the correction inside, with a lookback of ``memory``; stacked where that is whitened."""
         inner = self._base.traits
         stacked = inner.whitened and inner.propagator is None
-        return replace(super().traits, uses_input=True, lookback=self.memory, stacked=stacked)
+        return replace(super().traits, uses_input=True, lookback=self.memory, pairs=True, stacked=stacked)
 
     def difference(self, at: Where, new: Known, old: Known) -> State:
         """That of the correction inside, and the update of rank ``memory``."""

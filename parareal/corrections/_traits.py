@@ -22,6 +22,7 @@ class CorrectionTraits:
         carries: Directional derivatives that fine lanes take with every evaluation; 0 where they carry nothing. Where
             the number depends on the problem it is known once the correction is bound, and 1 before.
         mixing: How many earlier iterates `Correction.mix` reads; 0 for corrections without it. Needs ``stacked``.
+        pairs: Whether `Correction.difference` reads ``before`` as secant pairs, of which another run may give one more.
         stacked: Whether the correction has `Correction.guess_run` and `Correction.difference_run`, which do a sweep
             over many slices in a few operations. Only for corrections without a propagator.
         linear: Whether it has ``apply(at, change)``, as a `Linear` has.
@@ -44,6 +45,7 @@ class CorrectionTraits:
     lookback: int = 0
     carries: int = 0
     mixing: int = 0
+    pairs: bool = False
     stacked: bool = False
     linear: bool = False
     whitened: bool = False
@@ -56,7 +58,7 @@ class CorrectionTraits:
                 f"propagator is {described(given)}; expected an integrator such as pr.Euler(), or None where "
                 "nothing is evaluated"
             )
-        for name in ("uses_input", "stacked", "linear", "whitened"):
+        for name in ("uses_input", "pairs", "stacked", "linear", "whitened"):
             check_flag(getattr(self, name), name)
         for name in ("lookback", "carries", "mixing"):
             check_count(getattr(self, name), name, 0)

@@ -21,7 +21,7 @@ from parareal.engine._measure import Figures, figures, measured
 from parareal.engine._parts import Parts
 from parareal.engine._readiness import some
 from parareal.engine._rounds import Counters, play_round
-from parareal.engine._states import Setup
+from parareal.engine._states import First, Setup
 from parareal.engine._update import Iterates
 from parareal.executors._base import Executor
 from parareal.grid._mesh import Mesh, Span
@@ -50,7 +50,7 @@ class Engine:
         max_iterations: Most iterations; never more than N.
         dense: Whether states behind the frontier are kept.
         block: The slices that are worked on here, from the first to before the last; ``None`` for all.
-        given: First iterates in place of guesses, leaves ``(M * (N + 1), *state)``.
+        given: First iterates in place of guesses.
 
     Attributes:
         parts: What the run is made of.
@@ -79,7 +79,7 @@ class Engine:
         max_iterations: int | None,
         dense: bool = True,
         block: tuple[int, int] | None = None,
-        given: State = None,
+        given: First | None = None,
     ) -> None:
         one, slices = trees.one(u0, 0), grid.num_slices
         problem = problem.bind(one, grid, fine)
@@ -99,7 +99,9 @@ class Engine:
         )
         device, coarse = trees.leaves(u0)[0].device, correction.traits.propagator
         self.state = RunState.new(systems, slices, max_iterations, coarse is not None)
-        setup = Setup(correction, u0, grid.edges.to(device), dense, stop.uses_growth, schedule.guess, given, empty)
+        guess = schedule.guess if given is None or given.guess is None else given.guess
+        given = None if given is None or given.states is None else given
+        setup = Setup(correction, u0, grid.edges.to(device), dense, stop.uses_growth, guess, given, empty)
         self.iterates = Iterates(self.state, setup.layout(slices, width, block), setup)
         self.counters = Counters()
         tangents, places = correction.traits.carries, systems * slices

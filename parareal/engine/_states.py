@@ -18,11 +18,36 @@ from parareal._core.ring_buffer import Ring
 from parareal._core.trees import State
 from parareal.corrections._base import Correction, Known
 from parareal.corrections._traits import CorrectionTraits
+from parareal.engine._pairs import with_pair
 from parareal.engine._readiness import Layout, Readiness, Runs
 from parareal.results._record import Recorder
+from parareal.results._run_identity import digest
 from parareal.results._run_state import RunState
+from parareal.results._snapshot import SecantPairs
 from parareal.schedules._schedule import Guess
 from parareal.stopping._increments import Changes
+
+
+@dataclass(frozen=True, eq=False)
+class First:
+    """First iterates from outside, in place of the correction's guesses.
+
+    Attributes:
+        states: At all boundaries, leaves ``(M * (N + 1), *state)``; `Carried` where they have a multistep history.
+        guess: What makes them, where there are no states.
+        shifted: Whether states move with the left boundary of their row, as far as the correction's guess does: they
+            are of another run, from which this one may differ there already.
+        pairs: Secant pairs of slices, of another run, for corrections that make use of such.
+    """
+
+    states: State = None
+    guess: Guess | None = None
+    shifted: bool = True
+    pairs: SecantPairs | None = None
+
+    def described(self) -> str:
+        """A text that differs where they do, so that processes can compare theirs."""
+        return "a function" if self.states is None else digest(trees.leaves(self.states))
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +61,7 @@ class Setup:
         dense: Whether states behind the frontier are kept.
         keep_earlier: Whether fine solutions are kept for one iterate more, for what a stopping rule makes of them.
         guess: First guesses in place of the correction's own.
-        given: First iterates in place of guesses, leaves ``(M * (N + 1), *state)``.
+        given: First iterates in place of guesses.
         empty: Gives the empty history that first guesses have, where states carry that of a multistep method.
     """
 
@@ -46,7 +71,7 @@ class Setup:
     dense: bool
     keep_earlier: bool
     guess: Guess | None = None
-    given: State = None
+    given: First | None = None
     empty: Callable[[State], Memory] | None = None
 
     @cached_property
@@ -218,7 +243,13 @@ class StoredStates(Readiness):
         # Tangents are factors, which autograd keeps: they must not lie where the next ones will be written.
         carries, fine = self.setup.carries, self.rings.fine
         f, tangents = fine.take(place, at) if carries else (fine.peek(place, at), None)
-        return Known(u, g, without_history(f), tangents, before)
+        known = Known(u, g, without_history(f), tangents, before)
+        given = self.setup.given
+        if given is None or given.pairs is None or lookback != self.setup.correction.traits.lookback:
+            return known
+        places = torch.from_numpy(place).to(self.layout.device)
+        move, change = (trees.lanes(part, places) for part in (given.pairs.moves, given.pairs.changes))
+        return with_pair(known, move, change, at, self.state.lanes.fine_first[system, n])
 
     # --- writing ----------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from parareal._core.host import entries, index_to
 from parareal._core.multistep_state import Carried, follow, without_history
 from parareal._core.trees import State
 from parareal.corrections._base import Edge, Sweep
+from parareal.engine._given import given_states
 from parareal.engine._readiness import Runs, some
 from parareal.engine._states import StoredStates
 from parareal.grid._mesh import Span
@@ -104,8 +105,7 @@ class Iterates(StoredStates):
         iterate = np.repeat(self.state.current[rows.system, rows.n[:, 0]], rows.n.shape[1])[inside]
         if self.setup.traits.mixing:
             self.state.first[system, n + 1] = iterate
-        place = index_to(self.layout.device, system * (self.layout.slices + 1) + n + 1)
-        self.write(system, n, iterate, trees.lanes(self.setup.given, place))
+        self.write(system, n, iterate, given_states(self, rows, system, n))
         self.look()
 
     def receive(self, value: State, systems: Bools, final: Bools) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
-from parareal.results._snapshot import EarlierIterates
+from parareal._core.multistep_state import without_history
+from parareal._core.trees import State
+from parareal.results._snapshot import EarlierIterates, SecantPairs
 
 if TYPE_CHECKING:
     from parareal._core.ring_buffer import Ring
@@ -48,6 +51,46 @@ def put_back(it: Iterates, earlier: EarlierIterates, number: Ints) -> None:
             value = trees.map(lambda leaf: leaf.to(it.layout.device), earlier.states[f"{key}.{back}"])
             ring.put(system * depth.shape[1] + n, number[system] - back, value)
     it.state.look_back(earlier.slices, earlier.boundaries if it.setup.traits.mixing else None)
+
+
+_CLEAR = 300.0
+"""Moves are to be so many times as large as rounding, for a pair to say something of the propagator."""
+
+
+def secant_pairs(it: Iterates) -> SecantPairs | None:
+    """The last two fine solutions of slices, where both are known and their inputs differ; else ``None``.
+
+    Where a window is narrower than the grid, they are gone by the end of the run.
+    """
+    traits, lanes, rings = it.setup.correction.traits, it.state.lanes, it.rings
+    if not traits.pairs or traits.carries or it.layout.windowed or not (it.layout.free and it.layout.whole):
+        return None
+    last, there = lanes.fine_arrived.reshape(-1), (lanes.fine_arrived > lanes.fine_first).reshape(-1)
+    place, n = np.arange(last.size), np.maximum(last, 1)
+    boundary = place + place // it.layout.slices
+    for back in (0, 1):
+        there = there & rings.fine.has(place, n - back) & rings.u.has(boundary, n - back)
+    if not there.any():
+        return None
+    u, before = (without_history(rings.u.peek(boundary, n - back)) for back in (0, 1))
+    moves = trees.sub(u, before)
+    changes = trees.sub(*(without_history(rings.fine.peek(place, n - back)) for back in (0, 1)))
+    clear = torch.from_numpy(there).to(it.layout.device) & _clear(moves, u) & _clear(changes, changes)
+
+    def chosen(leaf: torch.Tensor) -> torch.Tensor:
+        return torch.where(clear.reshape(-1, *[1] * (leaf.ndim - 1)), leaf.detach(), 0.0)
+
+    return SecantPairs(trees.map(chosen, moves), trees.map(chosen, changes))
+
+
+def _clear(moves: State, states: State) -> torch.Tensor:
+    """Which lanes have moved clearly more than rounding, ``(L,)``; those that are not finite have not."""
+    parts = [(leaf.detach(), one.detach()) for leaf, one in zip(trees.leaves(moves), trees.leaves(states), strict=True)]
+    moved, size = (
+        torch.stack([part[i].abs().double().flatten(1).square().sum(1) for part in parts]).sum(0) for i in (0, 1)
+    )
+    unit = _CLEAR * max(torch.finfo(leaf.dtype).eps for leaf, _ in parts)
+    return torch.isfinite(moved) & (moved > unit * unit * size)
 
 
 def _kinds(it: Iterates, earlier: EarlierIterates) -> list[tuple[str, Ring, Ints]]:

@@ -52,6 +52,7 @@ def capture(engine: Engine, u: State, increments: dict[int, Floats], identity: I
         rule=nameless(repr(engine.parts.stop)),
         earlier=_earlier_iterates.take_out(it, name, number, going) if it.layout.whole else None,
         identity=identity,
+        pairs=_earlier_iterates.secant_pairs(it),
     )
 
 

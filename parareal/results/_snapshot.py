@@ -44,6 +44,19 @@ class EarlierIterates:
 
 
 @dataclass(frozen=True, eq=False)
+class SecantPairs:
+    """What the last two fine solutions of slices have in common, for a run that starts from this one.
+
+    Attributes:
+        moves: How far their inputs are apart, leaves ``(M * N, *state)``; zero where there is no pair.
+        changes: How far the solutions are apart, likewise.
+    """
+
+    moves: State
+    changes: State
+
+
+@dataclass(frozen=True, eq=False)
 class Snapshot:
     """M systems of N slices between two iterations.
 
@@ -57,6 +70,7 @@ class Snapshot:
         rule: The stopping rule.
         earlier: What the correction looks back to, if it does.
         identity: What it was a run of.
+        pairs: Secant pairs of slices, where the correction makes use of such. They are not written to files.
     """
 
     u: State
@@ -67,6 +81,7 @@ class Snapshot:
     rule: str
     earlier: EarlierIterates | None
     identity: Identity
+    pairs: SecantPairs | None = None
 
 
 # Names in files are those of format version 1, which other versions read: "standing" is the snapshot, "account" the

@@ -71,7 +71,7 @@ class Windowed(Schedule):
     def guess(self) -> Guess | None:  # pyright: ignore
         """What ``initial`` stands for."""
         if callable(self.initial):
-            return partial(_carried, self.initial)
+            return partial(carried, self.initial, "initial(t0, t1, u)")
         return INITIAL[self.initial]
 
     def admit(self, progress: Progress) -> tuple[Bools, Bools]:
@@ -107,13 +107,16 @@ def _extrapolated(at: Where, u: State, before: tuple[Any, ...]) -> State:
     return trees.map(leaf, u, before[0].u)
 
 
-def _carried(fn: Callable[[Tensor, Tensor, State], State], at: Where, u: State, before: tuple[Any, ...]) -> State:
+def carried(
+    fn: Callable[[Tensor, Tensor, State], State], name: str, at: Where, u: State, before: tuple[Any, ...]
+) -> State:
+    """Guesses of a user's ``fn(t0, t1, u)``, which errors call ``name``; see `Correction.guess_run`."""
     rows, length = at.shape
     many = trees.map(lambda leaf: leaf.repeat_interleave(length, dim=0), u)
     start = at.t0[:, :1].expand(rows, length).reshape(-1)
     with autocast.restored():
         value = fn(start, at.t1.reshape(-1), many)
-    return trees.fold(check_like(value, many, "initial(t0, t1, u)"), length)
+    return trees.fold(check_like(value, many, name), length)
 
 
 INITIAL: dict[str, Guess | None] = {
