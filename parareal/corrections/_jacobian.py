@@ -15,7 +15,8 @@ from parareal._core.forward_mode import differentiating
 from parareal._core.trees import State
 from parareal._core.vectors import flat, unflat
 from parareal.corrections._base import Correction, Edge, Known, Sweep
-from parareal.corrections._linear import held, sweep_through
+from parareal.corrections._linear import held
+from parareal.corrections._scan import Factors
 from parareal.corrections._traits import CorrectionTraits
 from parareal.grid._mesh import Where
 from parareal.integrators import Propagator
@@ -112,7 +113,7 @@ class Jacobian(Correction):
     @property
     def traits(self) -> CorrectionTraits:
         """The number of directional derivatives with every evaluation is known once bound to a problem."""
-        return CorrectionTraits(uses_input=True, stacked=True, carries=self.size or 1)
+        return CorrectionTraits(uses_input=True, stacked=True, factored=True, carries=self.size or 1)
 
     def lift(self, u: State) -> State:
         """States and tangents ``(u, V)``, V with leaves ``(L, d, *state)``, or ``(L, *state)`` for a diagonal."""
@@ -158,16 +159,15 @@ class Jacobian(Correction):
         """J (new - old)."""
         return self._apply(old.tangents, trees.sub(new.u, old.u))
 
-    def difference_run(self, at: Where, sweep: Sweep) -> State:
-        """One slice after another."""
+    def factors(self, at: Where, sweep: Sweep) -> Factors:
+        """The derivatives that the fine lanes have brought."""
         assert sweep.old is not None
-        tangents, i = sweep.old.tangents, iter(range(at.shape[1]))
+        tangents = sweep.old.tangents
+        return Factors(tangents) if self.kind == "diagonal" else Factors(flat(tangents, 3), whole=True)
 
-        def apply(here: Where, change: State) -> State:
-            k = next(i)
-            return self._apply(trees.map(lambda leaf: leaf[:, k], tangents), change)
-
-        return sweep_through(apply, at, sweep)
+    def difference_run(self, at: Where, sweep: Sweep) -> State:
+        """A sweep in blocks of slices."""
+        return self.factors(at, sweep).sweep(sweep.moved, sweep.defects)
 
     def _apply(self, tangents: State, change: State) -> State:
         if self.kind == "diagonal":
