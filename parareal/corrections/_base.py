@@ -16,6 +16,7 @@ from parareal._core import trees
 from parareal._core.checks import check_instance, described
 from parareal._core.declared import Collected, Declared
 from parareal._core.trees import State
+from parareal.corrections._scan import Factors
 from parareal.corrections._traits import BY_ATTRIBUTE, EXAMPLE, CorrectionTraits
 from parareal.grid._mesh import Where
 from parareal.integrators._base import Integrator
@@ -159,6 +160,22 @@ class Correction(ABC):
         """
         raise NotImplementedError
 
+    def factors(self, at: Where, sweep: Sweep) -> Factors | None:
+        """For ``factored``: the maps J of all slices as numbers, from which a sweep is made in a few operations.
+
+        Args:
+            at: The slices; times have shape ``(R, L)``.
+            sweep: What is to pass through them.
+
+        Returns:
+            A `Factors`; ``None`` where another way is the cheaper one.
+        """
+        raise NotImplementedError
+
+    def carrier(self, fine: Any) -> Any:
+        """For ``carries``: the method that steps lifted states; ``fine`` itself unless a subclass needs another."""
+        return fine
+
     def mix(self, states: list[State], updates: list[State]) -> State:
         """The next iterates at right boundaries, from what the recursion gives now and gave before.
 
@@ -237,6 +254,7 @@ _NEEDED = {
     "mixing": ("mix",),
     "carries": ("lift", "lifted"),
     "linear": ("apply",),
+    "factored": ("factors",),
     "whitened": ("whiten", "unwhiten", "dual", "clock", "weight"),
 }
 """The methods that each trait speaks of."""

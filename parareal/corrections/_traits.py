@@ -26,6 +26,7 @@ class CorrectionTraits:
         stacked: Whether the correction has `Correction.guess_run` and `Correction.difference_run`, which do a sweep
             over many slices in a few operations. Only for corrections without a propagator.
         linear: Whether it has ``apply(at, change)``, as a `Linear` has.
+        factored: Whether it has ``factors(at, sweep)``, its maps as numbers; for corrections of the library.
         whitened: Whether it also has ``whiten``, ``unwhiten``, ``dual``, ``clock`` and ``weight``, as a `Whitened` has.
         stability: What the correction multiplies a change with over a whole slice of u' = (c + d) u, as
             ``R(z, rest)``, for `parareal.theory.stability_function`; see `IntegratorTraits`. ``None`` where it is no
@@ -48,6 +49,7 @@ class CorrectionTraits:
     pairs: bool = False
     stacked: bool = False
     linear: bool = False
+    factored: bool = False
     whitened: bool = False
     stability: Callable[[Any, Any], Any] | None = field(default=None, repr=False, compare=False)
 
@@ -58,7 +60,7 @@ class CorrectionTraits:
                 f"propagator is {described(given)}; expected an integrator such as pr.Euler(), or None where "
                 "nothing is evaluated"
             )
-        for name in ("uses_input", "pairs", "stacked", "linear", "whitened"):
+        for name in ("uses_input", "pairs", "stacked", "linear", "factored", "whitened"):
             check_flag(getattr(self, name), name)
         for name in ("lookback", "carries", "mixing"):
             check_count(getattr(self, name), name, 0)

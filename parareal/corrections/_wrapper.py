@@ -45,7 +45,13 @@ class Wrapper(Correction):
     def traits(self) -> CorrectionTraits:
         """Those of the correction inside, as far as they hold for whatever is made of it."""
         return dataclasses.replace(
-            self._base.traits, stacked=False, mixing=0, linear=False, whitened=False, stability=None
+            self._base.traits,
+            stacked=False,
+            mixing=0,
+            linear=False,
+            factored=False,
+            whitened=False,
+            stability=None,
         )
 
     def bind(self, problem: Any, u0: State, grid: Any, fine: Any) -> Correction:
@@ -63,6 +69,10 @@ class Wrapper(Correction):
     def lifted(self, problem: Any) -> Any:
         """That of the correction inside."""
         return self._base.lifted(problem)
+
+    def carrier(self, fine: Any) -> Any:
+        """That of the correction inside."""
+        return self._base.carrier(fine)
 
     def guess(self, at: Where, new: Known) -> State:
         """That of the correction inside."""

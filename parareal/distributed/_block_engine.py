@@ -207,7 +207,7 @@ class BlockEngine(Engine):
     @property
     def _cost(self) -> Ints:
         c = self.counters
-        coarse = 0 if self.coarse is None else self.coarse.evaluations
+        coarse = self.fine.carried if self.coarse is None else self.coarse.evaluations
         return np.array([c.rounds, c.calls, c.max_lanes, c.padded_lanes, self.fine.evaluations, coarse])
 
     # --- decisions --------------------------------------------------------------------------------------------------
@@ -328,6 +328,8 @@ class BlockEngine(Engine):
         self.fine.evaluations = int(fine.sum())
         if self.coarse is not None:
             self.coarse.evaluations = int(coarse.sum())
+        else:
+            self.fine.carried = int(coarse.sum())
         self._place.link.settle()  # a process that fails has not said goodbye, and is not waited for
         self._mailbox.close()
         self._box = None

@@ -107,7 +107,8 @@ class Engine:
         tangents, places = correction.traits.carries, systems * slices
         stepped = correction.lifted(problem) if tangents else problem
         mesh = Mesh.build(grid, fine.steps, device)
-        self.fine = ActiveLanes(stepped, fine, mesh, carries_history=empty is not None, places=places)
+        carrier = correction.carrier(fine) if tangents else fine
+        self.fine = ActiveLanes(stepped, carrier, mesh, carries_history=empty is not None, places=places)
         self.fine.final = self._from_final
         self.coarse: ActiveLanes | None = None
         if coarse is not None:
@@ -122,7 +123,7 @@ class Engine:
             executor=executor,
             stop=stop,
             lift=correction.lift if tangents else None,
-            tangents=tangents,
+            tangents=0 if fine.traits.implicit else tangents,  # implicit lanes count what they carry themselves
             windowed=windowed,
             carries_history=empty is not None,
             shares_first_stage=first is not None and first == self.fine.method.first_function,
@@ -196,7 +197,7 @@ class Engine:
     def coarse_evaluations(self) -> int:
         """Those of the correction: of its propagator, or directional derivatives."""
         own = 0 if self.coarse is None else self.coarse.evaluations
-        return self.parts.tangents * self.fine.evaluations + own
+        return self.parts.tangents * self.fine.evaluations + self.fine.carried + own
 
     # --- lanes start and arrive -------------------------------------------------------------------------------------
 

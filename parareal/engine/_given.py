@@ -24,7 +24,7 @@ def given_states(it: StoredStates, rows: Runs, system: Ints, n: Ints) -> State:
     place = torch.from_numpy(system * (slices + 1) + n + 1).to(device)
     value = trees.lanes(setup.given.states, place)
     # First iterates of a run that is opened again have their histories, and stand where they are.
-    if setup.given.shifted and setup.correction.traits.stacked:
+    if setup.given.shifted and setup.traits.stacked:
         value = _moved(value, _shift(it, rows))
     if setup.empty is not None and not isinstance(value, Carried):
         value = Carried(value, setup.empty(value))

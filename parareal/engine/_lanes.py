@@ -116,6 +116,7 @@ class ActiveLanes:
         first: Values of the right-hand side at left boundaries, as ``(ids, values)``, when ``keep_first``.
         groups: Lanes waiting for a value.
         evaluations: Those of the right-hand side so far.
+        carried: Directional derivatives so far that came in addition, for what lanes carry beside the state.
         final: Which lanes started from final states, if anybody knows. Where the number of calls varies, these share
             groups only with lanes that the sequential run steps together with them: they never wait for others, some
             of which may come from bad iterates and take long. So a run takes no more rounds than the sequential one.
@@ -144,7 +145,7 @@ class ActiveLanes:
         self.arrived: list[tuple[Ints, State]] = []
         self.first: list[tuple[Ints, State]] = []
         self.groups: list[StageGroup] = []
-        self.evaluations = 0
+        self.evaluations = self.carried = 0
         self.final: Final | None = None
         self._restarted: list[int] = []  # ids of lanes that are in two groups
         self._between_steps: list[Lanes] = []

@@ -91,4 +91,5 @@ def _evaluate(groups: list[StageGroup], executor: Executor, counters: Counters) 
     costs = [cost(part, size) for part, size in zip(parts, sizes, strict=True)]
     for group, took in zip(groups, costs, strict=True):
         group.owner.evaluations += took.evaluations
+        group.owner.carried += took.carried
     return parts, max(took.rounds for took in costs)

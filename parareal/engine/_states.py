@@ -245,7 +245,7 @@ class StoredStates(Readiness):
         f, tangents = fine.take(place, at) if carries else (fine.peek(place, at), None)
         known = Known(u, g, without_history(f), tangents, before)
         given = self.setup.given
-        if given is None or given.pairs is None or lookback != self.setup.correction.traits.lookback:
+        if given is None or given.pairs is None or lookback != self.setup.traits.lookback:
             return known
         places = torch.from_numpy(place).to(self.layout.device)
         move, change = (trees.lanes(part, places) for part in (given.pairs.moves, given.pairs.changes))

@@ -96,10 +96,12 @@ class Cost(NamedTuple):
     Attributes:
         evaluations: Of the right-hand side, on all lanes together.
         rounds: Evaluations one after another.
+        carried: Directional derivatives for what lanes carry beside the state, which count as the correction's.
     """
 
     evaluations: int
     rounds: int = 1
+    carried: int = 0
 
 
 class Multistep(Integrator):

@@ -15,7 +15,15 @@ from parareal._core import trees
 from parareal._core.checks import check_count, described
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator, check_steps
-from parareal.integrators._newton import MOST_DENSE, Options, solve_stages, to_state, to_vector, weighted
+from parareal.integrators._newton import (
+    MOST_DENSE,
+    Differentiated,
+    Options,
+    solve_stages,
+    to_state,
+    to_vector,
+    weighted,
+)
 from parareal.integrators._tableau import ButcherTableau, as_tableau
 from parareal.integrators._traits import IntegratorTraits
 from parareal.problem._ode import Stages
@@ -69,22 +77,35 @@ class Implicit(Integrator):
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
         """One step on L lanes; see `Integrator.step`."""
-        table, h, vector = self.table, t1 - t0, to_vector(u, 1)
-        times = [t0 if c == 0.0 else t1 if c == 1.0 else t0 + c * h for c in table.nodes]
-        alive = torch.ones(len(t0), dtype=torch.bool)
-        if table.diagonal:
-            k, alive = yield from self._one_by_one(problem, times, h, u, alive)
-        else:
-            k = vector.new_zeros(len(vector), len(times), vector.shape[1])
-            options = self._options(len(times), u)
-            k, alive = yield from solve_stages(problem, table.a, torch.stack(times, 1), h, u, k, alive, options)
-        new = vector + h.to(vector.dtype)[:, None] * weighted(table.b, k)
+        k, alive = yield from self.slopes(problem, t0, t1, u)
+        return self.stepped(t1 - t0, u, k, alive)
+
+    def stepped(self, h: Tensor, u: State, k: Tensor, alive: Tensor) -> State:
+        """The end of a step of length ``h`` with slopes ``k``; NaN for lanes that were not solved."""
+        new = to_vector(u, 1) + h.to(k.dtype)[:, None] * weighted(self.table.b, k)
         if not alive.all():
             new = torch.where(alive.to(new.device)[:, None], new, torch.nan)
         return to_state(new, u, 1)
 
+    def slopes(
+        self, problem: Any, t0: Tensor, t1: Tensor, u: State, kept: list[Tensor] | None = None
+    ) -> Generator[tuple[Any, ...], State, tuple[Tensor, Tensor]]:
+        """The slopes of the stages of a step, ``(L, s, D)``, and the lanes that were solved, bool, on the CPU.
+
+        ``kept`` takes the derivatives of the right-hand side there, ``(L, s, D, D)``, in one part or stage by stage.
+        """
+        table, h = self.table, t1 - t0
+        times = [t0 if c == 0.0 else t1 if c == 1.0 else t0 + c * h for c in table.nodes]
+        alive = torch.ones(len(t0), dtype=torch.bool)
+        if table.diagonal:
+            return (yield from self._one_by_one(problem, times, h, u, alive, kept))
+        vector = to_vector(u, 1)
+        k = vector.new_zeros(len(vector), len(times), vector.shape[1])
+        options = self._options(len(times), u)
+        return (yield from solve_stages(problem, table.a, torch.stack(times, 1), h, u, k, alive, options, kept))
+
     def _one_by_one(
-        self, problem: Any, times: list[Tensor], h: Tensor, u: State, alive: Tensor
+        self, problem: Any, times: list[Tensor], h: Tensor, u: State, alive: Tensor, kept: list[Tensor] | None
     ) -> Generator[tuple[Any, ...], State, tuple[Tensor, Tensor]]:
         """Stages of a lower triangular tableau; returns slopes ``(L, s, D)`` and the lanes that were solved."""
         table, options, slopes, vector = self.table, self._options(1, u), list[Tensor](), to_vector(u, 1)
@@ -97,13 +118,22 @@ class Implicit(Integrator):
                 # The stage is u then. With a slope of zero it would be where an explicit step from u ends, which for a
                 # stiff equation is far off.
                 guess = -change / (row[i] * step) if row[i] else guess
-            if row[i] == 0.0:
+            if row[i] == 0.0 and kept is not None:
+                slope, jacobian = yield Differentiated(problem), t, base
+                slopes.append(slope)
+                kept.append(jacobian[:, None])
+            elif row[i] == 0.0:
                 slopes.append(to_vector((yield problem.rhs, t, base), 1))
             else:
                 a, nodes, guess = ((row[i],),), t[:, None], guess[:, None]
-                k, alive = yield from solve_stages(problem, a, nodes, h, base, guess, alive, options)
+                k, alive = yield from solve_stages(problem, a, nodes, h, base, guess, alive, options, kept)
                 slopes.append(k[:, 0])
         return torch.stack(slopes, 1), alive
+
+    def eliminates(self, u: State) -> bool:
+        """Whether the systems of one state ``u`` are solved with a matrix, not by GMRES."""
+        stages = 1 if self.table.diagonal else len(self.table.b)
+        return not self._options(stages, trees.map(lambda leaf: leaf.unsqueeze(0), u)).krylov
 
     def _options(self, stages: int, u: State) -> Options:
         elements = sum(leaf[0].numel() * (2 if leaf.is_complex() else 1) for leaf in trees.leaves(u))

@@ -11,7 +11,7 @@ costs depends on the lanes beside it.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -75,15 +75,17 @@ class Correction:
         problem: The problem.
         a: The weights that couple the stages, s rows of s.
         inner: Relative residual of the linear systems by GMRES, or ``None`` to solve them by elimination.
+        keep: Whether the derivatives of the right-hand side are wanted too, which elimination has.
     """
 
     problem: Any
     a: Matrix
     inner: float | None
+    keep: bool = False
 
     def __call__(
         self, t: Tensor, h: Tensor, base: State, k: Tensor, active: Tensor, rows: State = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """One correction on L lanes.
 
         Args:
@@ -96,11 +98,13 @@ class Correction:
 
         Returns:
             Corrections ``(L, s, D)``, zero for lanes that want none; the size of h J A, float64, ``(L,)``; and what
-            they took, int64, on the CPU, ``(L, 2)``: evaluations, and those that follow one another.
+            they took, int64, on the CPU, ``(L, 2)``: evaluations, and those that follow one another. With ``keep``
+            also the derivatives at the stages before the correction, ``(L, s, D, D)``, zero like the corrections.
         """
         took = torch.zeros(len(active), 2, dtype=torch.int64)
         if not active.any():
-            return torch.zeros_like(k), torch.zeros_like(h), took
+            nothing = (k.new_zeros(*k.shape, k.shape[-1]),) if self.keep else ()
+            return torch.zeros_like(k), torch.zeros_like(h), took, *nothing
         index = None if active.all() else active.nonzero()[:, 0].to(k.device)
         if index is not None:
             t, h, base, k = t[index], h[index], trees.lanes(base, index), k.index_select(0, index)
@@ -112,22 +116,56 @@ class Correction:
         else:
             delta, products = system.iterate(self.inner)
             took[active] = torch.stack([k.shape[1] * (1 + products), 1 + products], 1)
+        given = (delta, system.stiffness, *((system.jacobian,) if self.keep else ()))
         if index is not None:
-            delta = delta.new_zeros(len(active), *delta.shape[1:]).index_copy(0, index, delta)
-            stiffness = system.stiffness.new_zeros(len(active)).index_copy(0, index, system.stiffness)
-        else:
-            stiffness = system.stiffness
-        return delta, stiffness, took
+            given = (part.new_zeros(len(active), *part.shape[1:]).index_copy(0, index, part) for part in given)
+        delta, stiffness, *kept = given
+        return delta, stiffness, took, *kept
 
     @property
     def varies(self) -> bool:
         """Whether some lanes may take longer than others."""
         return self.inner is not None
 
-    def cost(self, value: tuple[Tensor, Tensor, Tensor], lanes: int) -> Cost:
+    def cost(self, value: tuple[Tensor, ...], lanes: int) -> Cost:
         """Those of the lanes that wanted a correction; see `parareal.ImplicitRungeKutta` for how many."""
         evaluations, rounds = value[2].unbind(1)
         return Cost(int(evaluations.sum()), int(rounds.max()))
+
+
+@dataclass(frozen=True)
+class Differentiated:
+    """The right-hand side and its derivatives, asked for where an explicit stage is to be differentiated.
+
+    Attributes:
+        problem: The problem.
+    """
+
+    problem: Any
+    varies = False
+
+    def __call__(self, t: Tensor, u: State, rows: State = None) -> tuple[Tensor, Tensor]:
+        """On L lanes, as vectors: ``(L, D)``, and ``(L, D, D)``."""
+        args, points = () if rows is None else (rows,), to_vector(u, 1)
+
+        def slope(vector: Tensor) -> Tensor:
+            return to_vector(self.problem.rhs(t, to_state(vector, u, 1), *args), 1)
+
+        return to_vector(self.problem.rhs(t, u, *args), 1), _derivatives(slope, points)
+
+    def cost(self, value: tuple[Tensor, Tensor], lanes: int) -> Cost:
+        """One evaluation a lane, and one directional derivative for each number."""
+        return Cost(lanes, 1, lanes * value[0].shape[1])
+
+
+def _derivatives(slope: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
+    """All directional derivatives side by side, ``(N, D, D)``, a column for each number."""
+    eye = torch.eye(points.shape[1], dtype=points.dtype, device=points.device)
+
+    def along(direction: Tensor) -> Tensor:
+        return torch.func.jvp(slope, (points,), (direction.expand_as(points),))[1]
+
+    return _differentiated(lambda: torch.func.vmap(along)(eye)).permute(1, 2, 0)
 
 
 class _System:
@@ -144,6 +182,7 @@ class _System:
         # Linear algebra is about numbers alone: gradients of iterations by GMRES are those of the solution.
         self.fixed = self.stages.detach()
         self.stiffness = torch.zeros_like(h)
+        self.jacobian = self.stages  # until `eliminate` has made it
 
     def slope(self, stages: Tensor, lanes: Tensor | None = None) -> Tensor:
         """The right-hand side as a function of vectors, ``(L * s, D)``, or of some lanes'."""
@@ -156,13 +195,7 @@ class _System:
 
     def eliminate(self) -> Tensor:
         """The solution by elimination: D directional derivatives at each stage, side by side."""
-        eye = torch.eye(self.D, dtype=self.k.dtype, device=self.k.device)
-
-        def along(direction: Tensor) -> Tensor:
-            return torch.func.jvp(self.slope, (self.stages,), (direction.expand_as(self.stages),))[1]
-
-        columns = _differentiated(lambda: torch.func.vmap(along)(eye))
-        jacobian = columns.permute(1, 2, 0).unflatten(0, (self.L, self.s))
+        self.jacobian = jacobian = _derivatives(self.slope, self.stages).unflatten(0, (self.L, self.s))
         blocks = self.h[:, None, None, None, None] * self.a[None, :, None, :, None] * jacobian[:, :, :, None, :]
         size = self.s * self.D
         product = blocks.reshape(self.L, size, size)
@@ -239,7 +272,15 @@ def _differentiated(call: Any) -> Tensor:
 
 
 def solve_stages(
-    problem: Any, a: Matrix, t: Tensor, h: Tensor, base: State, k: Tensor, alive: Tensor, options: Options
+    problem: Any,
+    a: Matrix,
+    t: Tensor,
+    h: Tensor,
+    base: State,
+    k: Tensor,
+    alive: Tensor,
+    options: Options,
+    kept: list[Tensor] | None = None,
 ) -> Generator[tuple[Any, ...], State, tuple[Tensor, Tensor]]:
     """Newton's method for s stages of L lanes at once.
 
@@ -258,6 +299,8 @@ def solve_stages(
         k: Slopes to begin with, ``(L, s, D)``.
         alive: Lanes to solve, bool, ``(L,)``, on the CPU.
         options: See there.
+        kept: Takes the derivatives of the right-hand side at the stages, ``(L, s, D, D)``, those that the last
+            correction of each lane was made with; ``None`` where nobody wants them.
 
     Yields:
         One `Correction` for each iteration.
@@ -267,15 +310,19 @@ def solve_stages(
     """
     krylov, unit = options.krylov, _units(base, options.rtol)
     coarsest, finest = float(unit.max()), float(unit.min())
-    request = Correction(problem, a, coarsest**0.5 if krylov else None)
+    request = Correction(problem, a, coarsest**0.5 if krylov else None, kept is not None)
+    jacobian: Tensor | None = None
     size, length = to_vector(base, 1).detach().abs().amax(1).double(), h.abs()
     before = torch.full_like(length, torch.inf)
     active, failed = alive, ~alive
     for iteration in range(options.most):
         if not active.any():
             break
-        delta, stiffness, _ = yield request, t, h, base, k, active
+        delta, stiffness, _, *given = yield request, t, h, base, k, active
         k = k + delta
+        for now in given:
+            mask = active.to(now.device)[:, None, None, None]
+            jacobian = now if jacobian is None else torch.where(mask, now, jacobian)
         # In units of the tolerance, which differs between leaves of different precision.
         change = length * (delta.detach().abs() / unit.to(delta)).amax((1, 2)).double()
         scale = size + length * k.detach().abs().amax((1, 2)).double()
@@ -289,6 +336,8 @@ def solve_stages(
         state = torch.where(torch.isfinite(change) & torch.isfinite(scale), done.long(), 2).cpu()
         failed = failed | (active & (state == 2))
         active = active & (state == 0)
+    if kept is not None:
+        kept.append(k.new_zeros(*k.shape, k.shape[-1]) if jacobian is None else jacobian)
     return k, ~(failed | active)
 
 
