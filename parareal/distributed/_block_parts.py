@@ -107,12 +107,12 @@ class Announcement(NamedTuple):
 def joined(
     parts: dict[int, BlockFigures], blocks: Sequence[tuple[int, int]], complete: Ints, front: Ints, slices: int
 ) -> tuple[Figures, Bools]:
-    """The figures of all blocks as those of one run, and whether the states at the frontiers are finite, ``(D,)``.
+    """The figures of all blocks as those of one run, and whether the states at the frontiers are finite, ``(Q,)``.
 
     Args:
         parts: Figures by rank.
         blocks: The first slice of each rank, and the first after it.
-        complete: The systems that they are of, ``(D,)``.
+        complete: The systems that they are of, ``(Q,)``.
         front: The frontiers of all systems, ``(M,)``.
         slices: N.
     """

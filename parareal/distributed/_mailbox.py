@@ -174,7 +174,7 @@ class BlockFigures(NamedTuple):
 
     Attributes:
         grid: Figures of each slice's right boundary, ``(M, B, 1 + C)``.
-        moved: Systems, slices, iterates, whether final, ``(P,)`` each, and their figures, ``(P, C)``.
+        moved: Systems, slices, iterates, whether final, ``(V,)`` each, and their figures, ``(V, C)``.
         finite: Whether the states at the frontiers are, ``(M,)``.
         frontier: ``(M,)``.
     """

@@ -26,8 +26,8 @@ class Parts(NamedTuple):
     """The atoms that L steps run over, at most A of them each.
 
     Attributes:
-        atom: Numbers of the atoms, int64, ``(A, L)``.
-        share: The part of each that lies in the step, 0 ... 1, float64, ``(A, L)``.
+        atom: Numbers of the atoms, int64, ``(J, L)``.
+        share: The part of each that lies in the step, 0 ... 1, float64, ``(J, L)``.
     """
 
     atom: Tensor
@@ -54,18 +54,18 @@ class NoisePath(ABC):
         """What atoms bring, in units of `scale`, and independent from atom to atom.
 
         Args:
-            index: Numbers of the atoms, ``(A, L)``.
+            index: Numbers of the atoms, ``(J, L)``.
             like: A tree of leaves ``(L, *shape)``.
             keys: As `keys` gives them, a row for each lane, ``(L, 3)``.
             area: In place of increments, the integrals of what is left of the path after its straight part.
 
         Returns:
-            For each leaf of ``like`` float64 ``(A, L, *shape)``.
+            For each leaf of ``like`` float64 ``(J, L, *shape)``.
         """
 
     @abstractmethod
     def scale(self, index: Tensor, area: bool) -> Tensor:
-        """The unit of `draw` in each atom, float64, ``(A, L)``."""
+        """The unit of `draw` in each atom, float64, ``(J, L)``."""
 
     @abstractmethod
     def check(self, like: State) -> None:
@@ -157,7 +157,7 @@ class NoisePath(ABC):
         return Parts(index, torch.where(exists, share.clamp(min=0.0), 0.0))
 
     def weighted(self, parts: Parts, weights: Tensor, like: State, keys: Tensor | None) -> State:
-        """Sums of what atoms bring, with weights ``(A, L)``, as a tree like ``like``.
+        """Sums of what atoms bring, with weights ``(J, L)``, as a tree like ``like``.
 
         One atom after the other is added: no lane's result depends on those beside it.
         """

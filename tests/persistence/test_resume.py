@@ -430,6 +430,7 @@ ENGINE = (
     "stopping/_increments.py",
     "stopping/_tolerance.py",
     "stopping/_error_estimate.py",
+    "stopping/_slice_record.py",
 )
 FREE = (pr.Euler(), pr.Identity(), pr.Secant(pr.Identity()), pr.Anderson(pr.Identity()))
 
