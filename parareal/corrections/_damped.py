@@ -1,4 +1,4 @@
-"""Another correction times a factor."""
+"""A correction multiplied by a factor."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ class Damped(Wrapper):
 
     @property
     def traits(self) -> CorrectionTraits:
-        """Those of the correction inside, and stacked where that is linear."""
+        """The traits of the inner correction; stacked only if that is linear."""
         inner = self._base.traits
         stability = None if inner.stability is None else partial(_scaled, self.theta, inner.stability)
         return replace(super().traits, stacked=inner.linear and inner.propagator is None, stability=stability)
 
     def difference(self, at: Where, new: Known, old: Known) -> State | None:
-        """Theta times that of the correction inside."""
+        """Theta times the difference of the inner correction."""
         return self._damped(self._base.difference(at, new, old))
 
     def difference_run(self, at: Where, sweep: Sweep) -> State | None:
-        """One slice after another, since each damped change is the next slice's input."""
+        """One slice after another, since each damped change is the input of the next slice."""
         inner: Any = self.correction
         return sweep_through(lambda here, change: self._damped(inner.apply(here, change)), at, sweep)
 

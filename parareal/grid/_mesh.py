@@ -25,7 +25,7 @@ class Mesh:
 
     @classmethod
     def build(cls, grid: TimeGrid, steps: int | None, device: torch.device) -> Mesh:
-        """The grid's own points for ``steps=None``, else ``steps`` uniform steps in each slice, edges exact."""
+        """The grid's own points for ``steps=None``, else ``steps`` uniform steps in each slice, exact at boundaries."""
         bounds = np.asarray(grid.bounds, dtype=np.int64)
         if steps is None:
             return cls(grid.points.to(device), bounds[:-1], np.diff(bounds))
@@ -49,7 +49,7 @@ class Where(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
     def column(self, i: int) -> Where:
-        """Of rows, slice ``i`` of each."""
+        """Slice ``i`` of each row."""
         ...
 
 
@@ -60,7 +60,7 @@ class Span:
         self._edges, self._n = edges, n
 
     def column(self, i: int) -> Span:
-        """Of rows, slice ``i`` of each."""
+        """Slice ``i`` of each row."""
         return Span(self._edges, self._n[:, i])
 
     @property
@@ -70,10 +70,10 @@ class Span:
 
     @property
     def t0(self) -> Tensor:
-        """Times at the left edges, float64, shape ``(L,)``."""
+        """Times at the left boundaries, float64, shape ``(L,)``."""
         return self._edges[torch.from_numpy(self._n).to(self._edges.device)]
 
     @property
     def t1(self) -> Tensor:
-        """Times at the right edges, float64, shape ``(L,)``."""
+        """Times at the right boundaries, float64, shape ``(L,)``."""
         return self._edges[torch.from_numpy(self._n + 1).to(self._edges.device)]
