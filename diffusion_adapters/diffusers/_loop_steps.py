@@ -161,9 +161,9 @@ class LoopSteps:
         by = by or (f" It depends on {', '.join(names)}." if 0 < len(names) <= 4 else "")
         raise ValueError(
             f"{self.name} does different things in different steps of its loop: {_short(use.text, 90)} "
-            f"({self.source.file}, line {use.line}), {why}.{by} Many steps are computed together here; expected "
-            "arguments for which steps differ only in their timestep, or in a switch that can be computed for each step "
-            "without the others: run the pipeline itself"
+            f"({self.source.file}, line {use.line}), {why}.{by} Many steps are computed together; expected arguments "
+            "for which steps differ only in their timestep, or in a switch that each step can compute on its own: "
+            "run the pipeline itself"
         )
 
     def _warn_unread(self) -> None:
