@@ -127,7 +127,7 @@ class Jacobian(Correction):
         return Lifted(problem, self)
 
     def rate(self, slope: Any, u: State, tangents: State) -> State:
-        """What the tangents change by, with ``slope(v)`` for the directional derivatives along ``v``."""
+        """The change of the tangents, with ``slope(v)`` for the directional derivatives along ``v``."""
         if self.kind == "full":
             # A leaf whose slope does not depend on the state comes out without the axis, which vmap adds in front only.
             return trees.map(lambda leaf: leaf.movedim(0, 1), torch.func.vmap(slope, in_dims=1)(tangents))
@@ -176,13 +176,13 @@ class Jacobian(Correction):
 
 
 class Lifted:
-    """A problem beside its linearisation: its right-hand side takes and gives states and tangents."""
+    """A problem with its linearisation: its right-hand side maps states and tangents to their slopes."""
 
     def __init__(self, problem: ODE, jacobian: Jacobian) -> None:
         self._problem, self._jacobian = problem, jacobian
 
     def rhs(self, t: Tensor, lifted: State, rows: State = None) -> State:
-        """The right-hand side and what the tangents change by."""
+        """The right-hand side and the change of the tangents."""
         u, tangents = lifted
 
         def slope(v: State) -> State:
