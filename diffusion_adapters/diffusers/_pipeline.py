@@ -149,16 +149,16 @@ def parallelize(
 ) -> ParallelPipeline:
     """A diffusers pipeline whose denoising loop runs in parallel in time, to the same result.
 
-    The pipeline's own code runs, with its text encoders, guidance, image processing and decoder: what is replaced, in a
-    copy that shares everything with it, is the scheduler, by one whose steps are the engine's. One call of the network
+    The code of the pipeline runs, with its text encoders, guidance, image processing and decoder. Only the scheduler is
+    replaced, in a copy that shares everything else, by one whose steps are made by the engine. One call of the network
     is then made for many timesteps at once. The pipeline itself stays as it is.
 
     Args:
         pipe: A pipeline with a scheduler and a denoiser among its components (``unet`` or ``transformer``). Its
-            scheduler is looked at in every call: DDIM, DDPM, Euler, EulerAncestral, Heun, DPMSolverMultistep and
+            scheduler is read in every call: DDIM, DDPM, Euler, EulerAncestral, Heun, DPMSolverMultistep and
             Singlestep, UniPC, DEIS, FlowMatchEuler, FlowMatchHeun and EDMEuler.
-        solver: ``None`` for what the scheduler does, or one of `sample`'s names or integrators on the scheduler's noise
-            levels.
+        solver: ``None`` for the method of the scheduler, or one of `sample`'s names or integrators on the scheduler's
+            noise levels.
         coarse: See `sample`.
         width: How many timesteps are computed at a time (at most all of them): the factor on the network's batch.
             ``None`` for 16 with ``coarse="gaussian"``, and no window otherwise. Take less where memory is short, or
@@ -169,7 +169,7 @@ def parallelize(
         schedule: In place of ``width``.
         stop: In place of ``rtol``; both together are an error.
         max_iterations: Most iterations; ``None`` for as many as there are slices.
-        dtype: In which states are kept between calls of the network, float32 or float64.
+        dtype: The dtype of states between calls of the network, float32 or float64.
         check: Whether a copy of the pipeline's own scheduler steps through the run's predictions once more, without the
             network, and must come to the same latents. Where it does not, the run continues to a smaller tolerance. If
             that does not help, the pipeline itself runs, in sequence, with a warning. With your own ``stop`` or
@@ -200,8 +200,7 @@ def parallelize(
         )
     if not any(isinstance(getattr(pipe, name, None), nn.Module) for name in NETWORKS):
         raise ValueError(
-            f"{type(pipe).__name__} has no denoiser that is known here; expected a component "
-            f"{' or '.join(NETWORKS[:2])}"
+            f"{type(pipe).__name__} has no known denoiser; expected a component {' or '.join(NETWORKS[:2])}"
         )
     options = Options(
         solver,
@@ -256,7 +255,7 @@ def _prepare(copy: Any, pipe: Any, conversation: Conversation) -> None:
 
 
 def _noting(prepare: Callable[..., Any], into: Call) -> Callable[..., Any]:
-    """Notes the latents that a pipeline prepares, and the image and noise for inpainting."""
+    """Records the latents that a pipeline prepares, and the image and noise for inpainting."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         value = prepare(*args, **kwargs)
@@ -284,7 +283,7 @@ def _noting_mask(prepare: Callable[..., Any], into: Call) -> Callable[..., Any]:
 
 
 def _ending(progress_bar: Callable[..., Any], into: Call) -> Callable[..., Any]:
-    """Notes the pipeline's progress bar, which must end with the last turn."""
+    """Records the progress bar of the pipeline, which must end with the last turn."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         bar = progress_bar(*args, **kwargs)

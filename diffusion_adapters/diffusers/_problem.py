@@ -29,11 +29,11 @@ from diffusion_adapters.sampling._options import Options
 
 @dataclass(frozen=True)
 class Setup:
-    """How to solve: what `parallelize` received, and what of a call's arguments matters for the scheduler's steps.
+    """How to solve: the arguments of `parallelize`, and those of a call that matter for the steps of the scheduler.
 
     Attributes:
         options: The arguments that `sample` takes as well.
-        dtype: In which states are kept between calls of the network.
+        dtype: The dtype of states between calls of the network.
         check: Whether the result is compared with the scheduler's own steps; ``None`` for wherever that is possible.
         warm_start: Whether calls start from the states of those before.
         eta: What the pipeline passes on to ``step``.
@@ -69,13 +69,13 @@ class Setup:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What the engine asks of the pipeline.
+    """A request of the engine to the pipeline, for R lanes.
 
     Attributes:
-        lanes: The lanes, as the network is to see them.
+        lanes: The lanes, as the network receives them.
         x: Their states as x, ``(R, *rest)``.
         t: Their times of the noise schedule, float64, ``(R,)``.
-        on_grid: Which of them are of the grid, where some may not be, else ``None``.
+        on_grid: Which of them are at points of the grid, if some may not be, else ``None``.
         again: Whether they are the second stages of their steps.
     """
 
@@ -134,10 +134,10 @@ class Prepared(NamedTuple):
         run: ``run(ask, resume, rtol)`` solves it, or resumes a solution, to another tolerance if one is given;
             ``ask`` answers a `Request`. It returns the solution and the latents at the end.
         serial: ``serial(ask)`` takes one step after another, and returns likewise.
-        draw: Draws the noise, where steps take any.
+        draw: Draws the noise, if steps take any.
         drawn: Holds that noise.
         correction: The correction of the parallel run.
-        dtype: That of the states.
+        dtype: The dtype of states.
     """
 
     run: Callable[[Ask, pr.Solution | None, float | None], tuple[pr.Solution, Tensor]]
@@ -151,14 +151,14 @@ class Prepared(NamedTuple):
 def prepare(
     setup: Setup, translation: Translation, latents: Tensor, inpainting: Any, mark: Mark | None = None
 ) -> Prepared:
-    """Prepares a scheduler's run: what solves it, and what draws the noise of its steps.
+    """Prepares a scheduler's run: the problem, and the noise of its steps.
 
     Args:
         setup: How to solve.
-        translation: What the scheduler does.
-        latents: Where it begins, ``(B, *rest)``.
+        translation: The translation of the scheduler.
+        latents: The latents at the start, ``(B, *rest)``.
         inpainting: The image, noise and mask to keep, or ``None``.
-        mark: Notes the stage of a request, where steps have two.
+        mark: Records the stage of a request, if steps have two.
     """
     fine, off_grid = _fine(setup, translation)
     clean = translation.clean
@@ -295,7 +295,7 @@ def _fine(setup: Setup, translation: Translation) -> tuple[pr.Integrator, bool]:
 
 
 def _drawing(translation: Translation, latents: Tensor, drawn: Drawn) -> Draw:
-    """What draws the noise of all steps, as the scheduler would draw it in a sequential run."""
+    """Draws the noise of all steps as the scheduler would draw it in a sequential run."""
 
     def draw(generator: Any, dtype: torch.dtype, duplicated: bool) -> None:
         from diffusers.utils.torch_utils import randn_tensor

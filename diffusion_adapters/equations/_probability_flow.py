@@ -23,7 +23,7 @@ from parareal.extend import select, to_device, values_of
 
 @dataclass(frozen=True, eq=False)
 class DiffusionODE(pr.ODE, pr.Semilinear):
-    """A `parareal.ODE` that knows in which coordinates it is written, and so how exponential integrators split it."""
+    """A `parareal.ODE` with its coordinates, from which exponential integrators get the split."""
 
     coordinates: Coordinates = field(kw_only=True)
 
@@ -38,7 +38,7 @@ class DiffusionODE(pr.ODE, pr.Semilinear):
 
 @dataclass(frozen=True, eq=False)
 class ProbabilityFlow:
-    """What `probability_flow` returns; it unpacks into ``problem, to_x, from_x``.
+    """The result of `probability_flow`; it unpacks into ``problem, to_x, from_x``.
 
     Attributes:
         problem: The ODE in its own variable tau, for states u of shape ``(B, *rest)``.
@@ -96,9 +96,9 @@ class ProbabilityFlow:
 
 
 def _check_monotone(values: Tensor, times: Tensor, what: str) -> None:
-    """Raises where neighbours among the values at ``times`` are equal, or go another way than the first do."""
+    """Raises where neighbours among the values at ``times`` are equal, or change direction."""
     if values.ndim != 1 or len(values) < 2:
-        return  # the grid says what is wrong with it
+        return  # the grid raises the error
     steps = values.diff()
     wrong = ~(steps * steps[0] > 0)
     if bool(wrong.any()):
@@ -138,7 +138,7 @@ def probability_flow(model: DiffusionModel, coordinates: Name | None = None) -> 
     Raises:
         TypeError: ``model`` is not a `DiffusionModel`.
         ValueError: ``coordinates`` is unknown, or the schedule starts without signal and the model predicts eps or the
-            score, which say nothing there.
+            score, which do not determine the data there.
 
     Source:
         Score-Based Generative Modeling through Stochastic Differential Equations (arXiv 2011.13456), section 4.3; that
@@ -184,7 +184,7 @@ class RightHandSide:
     _checked: list[bool] = field(default_factory=list[bool], init=False, repr=False)
 
     def __call__(self, tau: Tensor, u: Tensor, rows: list[Tensor] | None = None) -> Tensor:
-        if not self._checked:  # before the first call, and not at construction: a model is also made for training
+        if not self._checked:  # at the first call, and not at construction: models are also made for training
             check_mode(self.model.network)
             self._checked.append(True)
         model, coordinates, schedule = self.model, self.coordinates, self.model.noise_schedule
@@ -225,10 +225,10 @@ def check_start(model: DiffusionModel) -> None:
 
 
 def diffusion_split(problem: DiffusionODE, coordinates: Coordinates, prediction: pr.Prediction) -> pr.Split:
-    """The split of a diffusion ODE for a model whose x0 or eps is taken for smooth in lambda.
+    """The split of a diffusion ODE, with x0 or eps of the model assumed to be smooth in lambda.
 
-    A step that begins without signal says nothing of x0 in its state, and takes it from the model, whichever is
-    smooth; one that begins without noise takes eps. Such steps are endless, of order 1, and the same in both.
+    The state of a step that begins without signal does not determine x0, so it comes from the model in both cases; in
+    a step that begins without noise, eps does. Such steps are endless, of order 1, and the same in both.
     """
     data = prediction == "data"
 

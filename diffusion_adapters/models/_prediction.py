@@ -26,7 +26,7 @@ _HINTS = {
     **dict.fromkeys(("scorefunction", "scorefn", "gradlogp"), "score"),
     **dict.fromkeys(("flow", "flowprediction", "flowmatching", "rectifiedflow", "vectorfield", "u", "vel"), "velocity"),
 }
-"""Names of other libraries, spelled as `plain_name` spells them, and ours."""
+"""Names of other libraries, spelled as `plain_name` spells them, and those of this library."""
 
 
 class Row(NamedTuple):
@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
 
 class Levels(NamedTuple):
-    """What the rows depend on: alpha and sigma, and their derivatives where a velocity takes part."""
+    """Alpha and sigma, and their derivatives if a velocity is involved."""
 
     alpha: Tensor
     sigma: Tensor
@@ -102,7 +102,7 @@ def convert(
         alpha: One for each sample, float64, shape ``(B,)`` or ``()``.
         sigma: Likewise.
         source: What ``value`` is.
-        target: What is wanted.
+        target: The prediction to return.
         alpha_dot: The derivative of alpha, needed only where a velocity takes part.
         sigma_dot: The derivative of sigma, likewise.
 

@@ -22,15 +22,15 @@ Transform: TypeAlias = Literal["dct", "fft"]
 Fit: TypeAlias = Literal["scalar", "elementwise", "full", "dct", "fft"]
 
 _MOST_ELEMENTS = 4096
-"""Of a state, for a full covariance: its eigenvectors then hold 128 MiB."""
+"""Most elements of a state for a full covariance, whose eigenvectors then take 128 MiB. A choice."""
 
 
 @dataclass(frozen=True, eq=False)
 class GaussianFlow(pr.Whitened):
     """The probability flow of Gaussian data N(mean, C): a correction for diffusion ODEs, free of network calls.
 
-    In coordinates u = a x0 + b eps it carries u to a' mean + ((a'^2 C + b'^2)/(a^2 C + b^2))^(1/2) (u - a mean).
-    Between two iterates only the difference counts, so that the mean matters for the first guess alone. With slices
+    In coordinates u = a x0 + b eps it maps u to a' mean + ((a'^2 C + b'^2)/(a^2 C + b^2))^(1/2) (u - a mean).
+    Between two iterates only the difference counts, so that the mean matters only for the first guess. With slices
     of one step it lies between Picard iteration (C infinite) and exponential Picard (C = 0). It works with every
     schedule, prediction and solver, inside of `parareal.Secant`, `parareal.Anderson` and `parareal.Damped`, and needs
     the problem of `probability_flow`.
@@ -41,13 +41,13 @@ class GaussianFlow(pr.Whitened):
         covariance: C as a symmetric matrix ``(d, d)`` with no negative eigenvalue, over the d elements of a sample.
         spectrum: Variances for each frequency over the last two axes, or one where there is only one: shape ``(H, W)``,
             ``(C, H, W)``, ...; it is broadcast to ``rest``. Give one of the three.
-        transform: What the frequencies are of: ``"dct"``, the orthonormal cosine transform (type II), for images, or
-            ``"fft"``, for periodic data, where the spectrum must be the same at opposite frequencies.
+        transform: The transform of the frequencies: ``"dct"``, the orthonormal cosine transform (type II), for images,
+            or ``"fft"``, for periodic data, where the spectrum must be the same at opposite frequencies.
 
     Raises:
         TypeError: An argument is not a tensor or number.
-        ValueError: Not just one of the three is given, something is negative or not finite, shapes do not fit. What has
-            to do with the state is said by `parareal.solve` before any work is done.
+        ValueError: Not exactly one of the three is given, a number is negative or not finite, or shapes do not fit.
+            `parareal.solve` checks them against the state before any work is done.
 
     Source:
         The flow of a Gaussian: Elucidating the Design Space of Diffusion-Based Generative Models (arXiv 2206.00364),
@@ -181,15 +181,15 @@ class GaussianFlow(pr.Whitened):
         return Elements(), variance
 
     def whiten(self, t: Tensor, u: Any) -> Any:
-        """Only once bound to a problem."""
+        """Raises: the flow is not bound to a problem."""
         raise _unbound()
 
     def unwhiten(self, t: Tensor, w: Any) -> Any:
-        """Only once bound to a problem."""
+        """Raises: the flow is not bound to a problem."""
         raise _unbound()
 
     def dual(self, t: Tensor, b: Any) -> Any:
-        """Only once bound to a problem."""
+        """Raises: the flow is not bound to a problem."""
         raise _unbound()
 
 
@@ -197,8 +197,8 @@ class GaussianFlow(pr.Whitened):
 class _Bound(pr.Whitened):
     """The flow for one problem and shape: whitened, a state is one of unit variance in the eigenvectors of C.
 
-    Samplers that put noise back contract more: with that of DDPM a difference in u/a goes as the variance does, in
-    place of the standard deviation, and with a part eta of it as the power (1 + eta^2)/2 of the variance.
+    Samplers that add noise contract more: with the noise of DDPM a difference in u/a changes as the variance does, not
+    as the standard deviation; with a part eta of it, as the power (1 + eta^2)/2 of the variance.
     """
 
     coordinates: Coordinates
@@ -225,7 +225,7 @@ class _Bound(pr.Whitened):
         return self.basis.back(w * self._deviation(t, w))
 
     def dual(self, t: Tensor, b: Tensor) -> Tensor:
-        """Times the standard deviations."""
+        """The state times the standard deviations."""
         w = self.basis.to(b)
         return w * self._deviation(t, w)
 
@@ -294,14 +294,14 @@ class _Bound(pr.Whitened):
         return (b.clamp_min(_LEAST) / a.clamp_min(_LEAST)).log()
 
     def weight(self, at: Any) -> Tensor:
-        """How much of x0 enters a slice."""
+        """The part of x0 that enters in a slice."""
         (a0, b0), (a1, b1) = self.coordinates.shares(at.t0), self.coordinates.shares(at.t1)
         return a1 - a0 * b1 / b0
 
     def mismatch(self, at: Any) -> Tensor:
-        """How much of x0 enters a slice, or leaves it where noise rises, and what part of it is in doubt.
+        """The part of x0 that enters in a slice, or leaves it where noise rises, times the part that may be missed.
 
-        That is less, the more noise there is.
+        The more noise there is, the smaller the latter.
         """
         a, b = self.coordinates.shares(at.t0)
         return self.weight(at).abs() * _DOUBT * a * a / (_DOUBT * a * a + b * b)
@@ -316,7 +316,7 @@ class _Bound(pr.Whitened):
 
 
 _LEAST = 1e-12
-"""Of a variance of u, where neither noise nor data is left."""
+"""Lower limit of a variance of u, where neither noise nor data is left. A choice."""
 
 
 _DOUBT = 30.0

@@ -1,4 +1,4 @@
-"""`plan`: which width draws samples soonest on this device, or that nothing beats the serial sampler."""
+"""`plan`: the width that draws samples fastest on this device, or that nothing beats the serial sampler."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def plan(
     budget: float = 60.0,
     start: StartGuess | None = None,
 ) -> pr.Plan:
-    """Finds out with which settings `sample` draws soonest on this device, or that nothing beats the serial sampler.
+    """Measures which settings of `sample` are fastest on this device, or that nothing beats the serial sampler.
 
     A call of the network is timed on 1, 2, 4, ... rows, up to the widest window; then settings are tried, and a trial
     is ended as soon as it cannot win. See `parareal.plan`.
@@ -51,7 +51,7 @@ def plan(
         steps: As in `sample`.
         spacing: As in `sample`.
         solver: As in `sample`.
-        coarse: What to try for it, one or several.
+        coarse: Values to try, one or several.
         widths: Widths to try; those of more than there are slices mean all of them.
         rtol: As in `sample`.
         generator: As in `sample`.
@@ -62,7 +62,7 @@ def plan(
         A `parareal.Plan`, whose ``settings`` are arguments of `sample`: ``coarse`` and ``width``.
 
     Raises:
-        TypeError, ValueError: An argument is not what it should be.
+        TypeError, ValueError: An argument is wrong.
         Exception: What the network raises on a single row, or in the serial sampler; on more of them, out of memory for
             instance, it is reported, and such widths are left out.
 
@@ -120,7 +120,7 @@ def plan(
 
 
 def _calls(model: DiffusionModel, noise: Tensor) -> Callable[[int], Callable[[], Any]]:
-    """A call of the network on so many rows, at times that differ."""
+    """A call of the network on that many rows, at different times."""
     schedule, dtype = model.noise_schedule, model.dtype
     span = torch.tensor([schedule.t_max, schedule.t_min], dtype=torch.float64)
 

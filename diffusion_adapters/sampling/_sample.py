@@ -30,7 +30,7 @@ WIDTH = 100
 
 @dataclass(frozen=True, eq=False)
 class SampleResult:
-    """What `sample` returns.
+    """The result of `sample`.
 
     Attributes:
         samples: Shape ``(B, *rest)``, the dtype and device of the noise.
@@ -95,18 +95,17 @@ def sample(
             iteration (ParaDiGMS). Or a `parareal.Correction` or integrator.
         slices: How many slices the steps are cut into; ``None`` for ``steps`` of them without a coarse propagator, or
             one for each group of steps of a singlestep solver, and about sqrt(steps) otherwise.
-        width: Slices that are worked on at a time in a window that slides along (`parareal.Windowed`), as far as there
-            are so many, and so the rows of a network call for each sample. ``None`` for 100 with ``"gaussian"``, and no
-            window otherwise.
+        width: Slices computed at a time in a sliding window (`parareal.Windowed`), at most all of them; also the rows
+            of a network call for each sample. ``None`` for 100 with ``"gaussian"``, and no window otherwise.
         schedule: Which slices advance when, in place of ``width``.
         rtol: Tolerance on the samples, ``None`` for 1e-3: the distance from the sequential sampler's, relative to each
-            sample, in the root mean square. The error is estimated from what the run shows of its slices, with any
+            sample, in the root mean square. The error is estimated from the iterates of the run, with any
             schedule, and ``solution.error_estimate`` is not above the tolerance where a sample has converged. It is
             no bound: ``verify=True`` evaluates all of the result once more.
         parallel: ``False`` for the sequential sampler: same grid, same problem, same result object. What steers
             iterations (``coarse``, ``schedule``, ``rtol``, ``stop``, ``max_iterations``, ``progress``, ``callback``) is
             checked as well, and not used.
-        generator: What the noise is drawn with, on the generator's device, or one generator for each sample; where
+        generator: The generator of the noise, on the generator's device, or one generator for each sample; where
             ``noise`` is a tensor only for solvers with noise in every step. That noise is a function of a seed, drawn
             after the noise to start from: it is the same in sequence and in parallel, whatever the lanes.
         progress: Show a progress bar (needs tqdm).
@@ -125,7 +124,7 @@ def sample(
         A `SampleResult`. An empty batch gives an empty result without a call of the network.
 
     Raises:
-        TypeError, ValueError: An argument is not what it should be, or the network is in training mode and has layers
+        TypeError, ValueError: An argument is wrong, or the network is in training mode and has layers
             that make it no function of its input; it was not called.
         parareal.SolveError: The tolerance was not met, or the samples are not finite (with ``throw=True``).
 

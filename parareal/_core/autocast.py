@@ -1,7 +1,7 @@
-"""Under `torch.autocast` users' functions run in low precision, and the solver itself does not.
+"""Under `torch.autocast` a user's functions run in low precision, but the solver itself does not.
 
-A run sets autocast aside for its own arithmetic, whose rounding its stopping rules know, and restores it around each
-call of a user's function. What that returns is cast to the state's dtype.
+A run disables autocast for its own arithmetic, because stopping rules rely on the rounding of the state's dtype. It
+enables it around each call of a user's function, and casts the result to the state's dtype.
 """
 
 from __future__ import annotations

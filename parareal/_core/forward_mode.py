@@ -1,4 +1,4 @@
-"""Forward-mode derivatives, of which torch takes one at a time.
+"""Forward-mode derivatives, which torch can take in one thread at a time.
 
 The levels of forward-mode differentiation belong to the process: two threads that differentiate at once end each
 other's. Derivatives are therefore taken in turn.

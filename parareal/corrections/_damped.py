@@ -1,4 +1,4 @@
-"""Another correction times a factor."""
+"""A correction multiplied by a factor."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Damped(Wrapper):
         )
 
     def difference(self, at: Where, new: Known, old: Known) -> State | None:
-        """Theta times that of the correction inside."""
+        """Theta times the difference of the inner correction."""
         return self._damped(self._base.difference(at, new, old))
 
     def difference_run(self, at: Where, sweep: Sweep) -> State | None:

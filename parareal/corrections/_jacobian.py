@@ -177,13 +177,13 @@ class Jacobian(Correction):
 
 
 class Lifted:
-    """A problem beside its linearisation: its right-hand side takes and gives states and tangents."""
+    """A problem with its linearisation: its right-hand side maps states and tangents to their slopes."""
 
     def __init__(self, problem: ODE, jacobian: Jacobian) -> None:
         self.plain, self._jacobian = problem, jacobian
 
     def rhs(self, t: Tensor, lifted: State, rows: State = None) -> State:
-        """The right-hand side and what the tangents change by."""
+        """The right-hand side and the change of the tangents."""
         u, tangents = lifted
 
         def slope(v: State) -> State:

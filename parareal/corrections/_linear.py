@@ -197,15 +197,15 @@ class Identity(Whitened):
         return torch.ones_like(t)
 
     def whiten(self, t: Tensor, u: State) -> State:
-        """The same state."""
+        """The current state, unchanged."""
         return u
 
     def unwhiten(self, t: Tensor, w: State) -> State:
-        """The same state."""
+        """The current state, unchanged."""
         return w
 
     def dual(self, t: Tensor, b: State) -> State:
-        """The same state."""
+        """The current state, unchanged."""
         return b
 
     def apply(self, at: Where, change: State) -> State:
@@ -223,7 +223,7 @@ class Identity(Whitened):
 
 @dataclass(frozen=True)
 class Zero(Linear):
-    """No correction: Jacobi iteration, in which information travels one slice an iteration."""
+    """No correction: Jacobi iteration, in which information moves by one slice an iteration."""
 
     traits = replace(_LINEAR, stability=_zero)
 
@@ -263,11 +263,11 @@ class LinearFlow(Linear):
     quickly where the equation is nearly linear, such as u' = A u + small terms with the factor exp(A (t1 - t0)).
 
     Args:
-        factor: What a change at the start of a slice is multiplied with on the way to its end: a function
+        factor: The factor of a change from the start of a slice to its end: a function
             ``factor(t0, t1)`` of float64 times of shape ``(L,)``, or one value for all slices. The value may be a
             number or have shape ``(L,)`` for one number a slice, ``(L, *state)`` for one number an element, or
             ``(L, d, d)`` for a matrix where states are vectors of d elements. Leave out the L if it is not a function.
-            Give a nest of these for a nest of tensors.
+            Give a pytree of these for a pytree of tensors.
 
     Raises:
         TypeError: ``factor`` is none of these.

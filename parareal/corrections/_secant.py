@@ -86,13 +86,13 @@ class Secant(Wrapper):
 
     @property
     def traits(self) -> CorrectionTraits:
-        """Those of the correction inside, with a lookback of ``memory``; stacked where that is whitened."""
+        """The traits of the inner correction, with a lookback of ``memory``; stacked if that is whitened."""
         inner = self._base.traits
         stacked = inner.whitened and inner.propagator is None
         return replace(super().traits, uses_input=True, lookback=self.memory, pairs=True, stacked=stacked)
 
     def difference(self, at: Where, new: Known, old: Known) -> State:
-        """That of the correction inside, and the update of rank ``memory``."""
+        """The difference of the inner correction, and the update of rank ``memory``."""
         change = flat(trees.sub(new.u, old.u), 1)
         inner = self._base.difference(at, new, old)
         moves, errors = self._pairs(at, old, 1)
@@ -208,11 +208,11 @@ experiment: ``benchmarks/rounds.py`` prints the rounds of the secant with neighb
 
 _WORTH = {"cpu": 4e6}
 _WORTH_ELSEWHERE = 2.5e9
-"""Multiplications of a block's matrix that take as long as the few operations that one more block needs. On a CPU it is
-measured with states of 64 and 16384 elements; elsewhere it follows from how fast the device
-multiplies and how long the start of an operation takes."""
+"""Multiplications of the matrix of a block that take as long as the few operations of one more block. On a CPU it was
+measured with states of 64 and 16384 elements; elsewhere it follows from the speed of the device
+and the time to launch an operation."""
 _LEAST, _MOST = 8, 256
-"""Fewest and most slices in a block."""
+"""Fewest and most slices in a block. A choice."""
 
 
 def _left(first: Tensor, gained: Tensor) -> Tensor:
@@ -223,8 +223,8 @@ def _left(first: Tensor, gained: Tensor) -> Tensor:
 def _block(rows: int, length: int, pairs: int, numbers: int, device: str) -> int:
     """Slices in a block: all of them where that is cheapest, as in a window.
 
-    A block of B slices takes a fixed time, and time for B^2 products of m^2 (D + 64) multiplications, where 64 stands
-    for solving with the matrix. The time over all N / B blocks is least where the two are equal. The blocks are then
+    A block of b slices takes a fixed time, and time for b^2 products of m^2 (D + 64) multiplications, where 64 stands
+    for solving with the matrix. The time over all L / b blocks is least where the two are equal. The blocks are then
     made equally long.
     """
     worth = _WORTH.get(device, _WORTH_ELSEWHERE)

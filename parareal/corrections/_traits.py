@@ -1,4 +1,4 @@
-"""What the library has to know of a correction beside its formulas: one frozen record."""
+"""The traits of a correction: one frozen record of what the library must know beside its formulas."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from parareal.integrators._base import Integrator
 
 @dataclass(frozen=True, kw_only=True)
 class CorrectionTraits:
-    """What a correction declares of itself, the ``traits`` of a `Correction`; ``None``, 0 and ``False`` cost nothing.
+    """The declarations of a correction, the ``traits`` of a `Correction`; ``None``, 0 and ``False`` cost nothing.
 
     Attributes:
         propagator: The integrator that is evaluated at every new input, stacked with the fine lanes; ``None`` where the
@@ -28,9 +28,9 @@ class CorrectionTraits:
         linear: Whether it has ``apply(at, change)``, as a `Linear` has.
         factored: Whether it has ``factors(at, sweep)``, its maps as numbers; for corrections of the library.
         whitened: Whether it also has ``whiten``, ``unwhiten``, ``dual``, ``clock`` and ``weight``, as a `Whitened` has.
-        stability: What the correction multiplies a change with over a whole slice of u' = (c + d) u, as
-            ``R(z, rest)``, for `parareal.theory.stability_function`; see `IntegratorTraits`. ``None`` where it is no
-            single number.
+        stability: The factor by which the correction multiplies a change over a whole slice of u' = (c + d) u, as
+            ``R(z, rest)``, for `parareal.theory.stability_function`; see `IntegratorTraits`. ``None`` if there is no
+            such number.
 
     Raises:
         TypeError: A trait has the wrong type.
@@ -76,5 +76,5 @@ class CorrectionTraits:
 
 
 BY_ATTRIBUTE = ("propagator", "uses_input", "lookback", "carries", "mixing", "stacked")
-"""The traits that a class may also give as plain attributes."""
+"""The traits that a class may also declare as plain attributes."""
 EXAMPLE = "traits = pr.CorrectionTraits(propagator=None, uses_input=True)"

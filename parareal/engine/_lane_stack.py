@@ -1,4 +1,4 @@
-"""Lanes between two steps, as one stack: whatever their slices, they are stepped together."""
+"""Lanes between two steps, stacked so that they are stepped together, whatever their slices."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Lanes:
     Attributes:
         ids: Their tickets, ``(L,)``: a place plus the number of places times that of the iterate they started from.
         left: Steps they have still to make, ``(L,)``.
-        at: Index of their present time in the mesh, ``(L,)``.
-        t: Their present time, float64, ``(L,)``.
+        at: Index of their current time in the mesh, ``(L,)``.
+        t: Their current time, float64, ``(L,)``.
         u: Their states, leaves ``(L, *state)``.
         rows: Per-sample data of their samples, or ``None``.
         fresh: Whether they are at the left boundary of their slice, ``(L,)``.
@@ -47,7 +47,7 @@ class Lanes:
 
 
 def merged(parts: list[Lanes]) -> Lanes:
-    """All of them as one stack."""
+    """Joins stacks into one."""
     return Lanes(
         ids=np.concatenate([part.ids for part in parts]),
         left=np.concatenate([part.left for part in parts]),

@@ -1,7 +1,7 @@
 """Active lanes: one propagator carries many slices at once, a round at a time.
 
-Lanes at the same stage of a step form a stage group and are stepped by one generator, whichever slice they belong to
-and whenever they started, so that the work in Python does not grow with the number of lanes.
+Lanes at the same stage of a step form a stage group, which one generator steps, whatever their slices and iterates. So
+the work in Python does not grow with the number of lanes.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class StageGroup:
     """Lanes in the middle of one step, waiting for the value of ``request``.
 
     Attributes:
-        final: All of them started from final states, of methods whose number of calls varies.
-        value: What was asked for, where it is there already and took several rounds.
-        due: The round from which it counts as there, if so.
-        gone: Lanes that have made this step in another group before; ``None`` for none.
+        final: Whether all of them started from final states; used only for methods whose number of calls varies.
+        value: The requested value, if it has been computed and takes several rounds.
+        due: The round in which it arrives, if so.
+        gone: Lanes that have already made this step in another group; ``None`` for none.
     """
 
     owner: ActiveLanes
@@ -50,7 +50,7 @@ class StageGroup:
     gone: Bools | None = None
 
     def resume(self, value: State) -> None:
-        """Continues with the value asked for, up to the next request or to the end of the step."""
+        """Continues with the requested value, up to the next request or the end of the step."""
         if self.at_left_boundary and self.owner.method.keep_first:
             self.owner.keep_first(self.lanes, value)
         self.at_left_boundary, self.value, self.due = False, None, None
@@ -84,8 +84,8 @@ class Method:
         integrator: The propagator.
         mesh: The points that it visits.
         keep_first: Whether values of the right-hand side at left boundaries are kept.
-        carries_history: Whether states come and go with the history of a multistep method, which begins anew otherwise.
-        first_function: The function that a step asks for first at the very state it is given, if it says so.
+        carries_history: Whether states carry the history of a multistep method, which restarts in each slice otherwise.
+        first_function: The function that a step requests first, at the state it starts from, if the method declares it.
     """
 
     problem: Any
@@ -102,17 +102,17 @@ class Method:
 
     @property
     def multistep(self) -> Multistep | None:
-        """The propagator, where it is a multistep method."""
+        """The propagator, if it is a multistep method."""
         return self.integrator if isinstance(self.integrator, Multistep) else None
 
 
 class ActiveLanes:
-    """All lanes of one propagator that are under way.
+    """All active lanes of one propagator.
 
     Attributes:
         method: The propagator.
-        queue: Where lanes wait for those of their place that started before; ``None`` where none overtakes another.
-        arrived: Finished lanes, as ``(ids, states at the right boundary)``; whoever takes them empties the list.
+        queue: Where lanes wait for earlier ones of their place; ``None`` if none can overtake another.
+        arrived: Finished lanes, as ``(ids, states at the right boundary)``; taking them empties the list.
         first: Values of the right-hand side at left boundaries, as ``(ids, values)``, when ``keep_first``.
         groups: Lanes waiting for a value.
         evaluations: Those of the right-hand side so far.
@@ -126,7 +126,7 @@ class ActiveLanes:
         integrator: The propagator.
         mesh: The points that it visits.
         keep_first: Whether ``first`` is kept.
-        carries_history: Whether states come and go with the history of a multistep method.
+        carries_history: Whether states carry the history of a multistep method.
         places: Number of places: ``ids`` are a place plus a multiple of it.
     """
 
@@ -152,7 +152,7 @@ class ActiveLanes:
         self._wanted: Bools | None = None
 
     def launch(self, ids: Ints, slices: Ints, u: State, rows: State, first: State = None) -> None:
-        """Lanes start from the left boundaries of ``slices``; ``first`` is the right-hand side there, if known."""
+        """Starts lanes from the left boundaries of ``slices``; ``first`` is the right-hand side there, if known."""
         if self.queue is not None:
             self.queue.started(ids)
         mesh, multistep, number = self.method.mesh, self.method.multistep, None
@@ -171,23 +171,23 @@ class ActiveLanes:
             self._begin(lanes, first)
 
     def drop(self, wanted: Bools) -> None:
-        """Lanes whose place, ``ids % len(wanted)``, is not wanted any more make no further step."""
+        """Drops lanes whose place, ``ids % len(wanted)``, is not ``wanted``: they make no further step."""
         under_way = bool(self._between_steps or self.groups)
         self._wanted = wanted if under_way else None
-        if self.queue is not None:  # a step may take long: it is not waited for
+        if self.queue is not None:  # do not wait for a step that may take long
             unwanted = [group for group in self.groups if not wanted[group.lanes.ids % len(wanted)].any()]
             for group in unwanted:
                 group.stages.close()
             self.groups = [group for group in self.groups if group not in unwanted]
 
     def close(self) -> None:
-        """Ends all lanes: solvers of other libraries wait in threads."""
+        """Ends all lanes, and with them the threads in which solvers of other libraries wait."""
         for group in self.groups:
             group.stages.close()
         self.groups, self._between_steps = [], []
 
     def begin_steps(self) -> list[StageGroup]:
-        """Every lane between two steps begins the next; returns all groups, each with its request."""
+        """Starts the next step of every lane between two steps; returns all groups, each with its request."""
         while self._between_steps:
             waiting, self._between_steps = self._between_steps, []
             if self._wanted is not None:
@@ -200,7 +200,7 @@ class ActiveLanes:
         return self.groups
 
     def keep_first(self, lanes: Lanes, value: State) -> None:
-        """Keeps the right-hand side at the left boundaries of those lanes that have just started."""
+        """Keeps the right-hand side at the left boundaries of lanes that have just started."""
         fresh = np.count_nonzero(lanes.fresh)
         if fresh == len(lanes.ids):
             self.first.append((lanes.ids, value))
@@ -209,7 +209,7 @@ class ActiveLanes:
             self.first.append((lanes.ids[lanes.fresh], trees.lanes(value, index)))
 
     def step_done(self, group: StageGroup, u: State) -> None:
-        """The lanes of a group have made one step: they arrive, or wait for the next."""
+        """After a step of a group: its lanes arrive, or wait for the next step."""
         lanes = group.lanes
         if self._restarted:
             lanes, u = self._first_through(group, u)
@@ -232,9 +232,9 @@ class ActiveLanes:
         self._between_steps.append(lanes)
 
     def hasten(self) -> None:
-        """Lanes that turn out to have started from final states leave the group that they share with others.
+        """Restarts lanes whose start has become final meanwhile in a group of their own.
 
-        They begin the step anew in a group of their own, and stay in the old one: whichever is through first counts.
+        They stay in the old group as well, and the first group to make the step counts.
         """
         if self.queue is None or self.final is None:
             return
@@ -248,7 +248,7 @@ class ActiveLanes:
                 self._begin(lanes)
 
     def _first_through(self, group: StageGroup, u: State) -> tuple[Lanes, State]:
-        """Lanes of a group that has made its step, with their states: those that no other group has brought through."""
+        """Lanes of a group after its step, without those that another group has stepped before."""
         lanes = group.lanes
         if group.gone is not None:
             here = index_to(lanes.t.device, (~group.gone).nonzero()[0])
@@ -266,14 +266,14 @@ class ActiveLanes:
 
     @property
     def may_arrive(self) -> bool:
-        """Whether there may be something to take out."""
+        """Whether lanes may have arrived."""
         return bool(self.arrived) or (self.queue is not None and bool(self.queue.kept))
 
     def take_arrived(self, final: Final | None = None) -> list[tuple[Ints, State]]:
-        """Takes out the lanes that have arrived, those of one place in the order in which they started.
+        """Removes and returns the lanes that have arrived, those of one place in the order of their start.
 
         Args:
-            final: Which lanes started from a final state, and need no others of their place before them.
+            final: Which lanes started from a final state, and need not wait for earlier ones of their place.
         """
         arrived, self.arrived = self.arrived, []
         return arrived if self.queue is None else self.queue.in_order(arrived, final)
@@ -292,7 +292,7 @@ class ActiveLanes:
                 self._start_group(lanes[chosen], None if first is None else trees.lanes(first, index))
 
     def _keys(self, lanes: Lanes) -> Ints | None:
-        """Lanes with different keys shall not share a group; ``None`` where all may."""
+        """Keys of groups: lanes with different keys must not share one; ``None`` if all may."""
         if len(lanes.ids) == 1:
             return None
         if self.method.apart:
@@ -302,7 +302,7 @@ class ActiveLanes:
             variants = self.method.multistep.variants(*lanes.number.T)
         if self.queue is None or self.final is None or not some(final := self.final(lanes.ids)):
             return variants
-        # The sequential run steps samples together that stand at the same place.
+        # The sequential run steps the samples of one place together.
         slices, most = len(self.method.mesh.count), int(self.method.mesh.count.max()) + 1
         place = np.where(final, lanes.ids % slices * most + lanes.left + 1, 0)
         return (

@@ -1,4 +1,4 @@
-"""The states at slice boundaries, and what propagators made of them: where they lie, and how long they are kept."""
+"""Storage of the states at slice boundaries and of coarse and fine solutions: which are kept, and how long."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ class First:
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """How iterates are made, which never changes.
+    """The fixed data from which iterates are computed.
 
     Attributes:
-        correction: What stands in the brackets of the recursion.
+        correction: The term in brackets of the recursion.
         u0: Initial states, leaves ``(M, *state)``.
-        times: Of all boundaries.
+        times: Times of all boundaries.
         dense: Whether states behind the frontier are kept.
-        keep_earlier: Whether fine solutions are kept for one iterate more, for what a stopping rule makes of them.
+        keep_earlier: Whether fine solutions are kept for one more iterate, for the stopping rule.
         guess: First guesses in place of the correction's own.
         given: First iterates in place of guesses.
         empty: Gives the empty history that first guesses have, where states carry that of a multistep method.
@@ -90,7 +90,7 @@ class Setup:
         return self.traits.carries > 0
 
     def layout(self, slices: int, width: int, block: tuple[int, int] | None) -> Layout:
-        """For so many slices, of which at most ``width`` are worked on at a time, or those of a block."""
+        """The layout of N slices, of which at most ``width`` are computed at a time, or only those of a block."""
         leaf = trees.leaves(self.u0)[0]
         coarse = self.traits.propagator is not None
         return Layout(
@@ -111,14 +111,14 @@ class Setup:
 
 @dataclass(eq=False, slots=True)
 class Rings:
-    """Where states lie; see `Ring`.
+    """The ring buffers of a run; see `Ring`.
 
     Attributes:
         u: Iterates at boundaries.
         fine: Fine solutions of slices.
         coarse: Coarse solutions; ``None`` where there is no coarse propagator, as ``first_stage``.
         first_stage: Values of the right-hand side at left boundaries, which the fine lane may share.
-        update: What the recursion gave before it was mixed; ``None`` for corrections that do not mix.
+        update: Updates of the recursion before mixing; ``None`` for corrections that do not mix.
     """
 
     u: Ring
@@ -129,7 +129,7 @@ class Rings:
 
     @classmethod
     def of(cls, setup: Setup, layout: Layout) -> Rings:
-        """Empty ones but for the first boundary."""
+        """Empty buffers, except for the first boundary."""
         u0, correction, width = setup.u0, setup.correction, layout.width
         systems, slices, plain = layout.systems, layout.slices, without_history(setup.u0)
         mixing = setup.traits.mixing
@@ -152,9 +152,9 @@ class StoredStates(Readiness):
     """The states at the boundaries of M systems of N slices.
 
     Attributes:
-        rings: Where they lie.
-        changes: What has changed and was not measured yet.
-        recorder: What notes all of them, if anybody wants them.
+        rings: The ring buffers.
+        changes: Moves that have not been measured yet.
+        recorder: Records all iterates and solutions, if the run keeps them.
     """
 
     def __init__(self, state: RunState, layout: Layout, setup: Setup) -> None:
@@ -164,7 +164,7 @@ class StoredStates(Readiness):
         super().__init__(state, layout)
 
     def put_back(self, u: State) -> None:
-        """Boundaries have ``u``, leaves ``(M * (N + 1), *state)``, as the iterates that the run state says."""
+        """Puts the states ``u``, leaves ``(M * (N + 1), *state)``, back as the iterates that the run state names."""
         stored = self.state.current >= 0
         if not self.setup.dense:
             stored &= np.arange(self.layout.slices + 1) >= self.state.frontier[:, None] - 2
@@ -174,7 +174,7 @@ class StoredStates(Readiness):
         self.look()
 
     def record(self, recorder: Recorder) -> None:
-        """From now on all iterates and solutions are recorded, with the current ones."""
+        """Records all iterates and solutions from now on, and the current iterates."""
         self.recorder = recorder
         new = self.state.current >= 0
         if recorder.continues:  # final boundaries are in the record before; no lane starts left of the frontier
@@ -189,7 +189,7 @@ class StoredStates(Readiness):
     def states(self) -> State:
         """The current states, system by system, leaves ``(M * (N + 1), *state)``; NaN where there is none yet.
 
-        Without ``dense`` those at the first boundary and at `reached` alone, ``(M * 2, *state)``.
+        Without ``dense`` only those at the first boundary and at `reached`, ``(M * 2, *state)``.
         """
         current = self.state.current
         if self.setup.dense:
@@ -200,11 +200,11 @@ class StoredStates(Readiness):
 
     @property
     def reached(self) -> Ints:
-        """The last boundary of each system, or where a run cut short has not come so far, that of its frontier."""
+        """The last boundary of each system; the frontier, if an interrupted run has not reached the last one."""
         return np.where(self.state.current[:, -1] >= 0, self.layout.slices, self.state.frontier)
 
     def at_frontier(self, systems: Ints) -> State:
-        """The last states known final, of some systems, leaves ``(D, *state)``."""
+        """The states at the frontiers of some systems, leaves ``(Q, *state)``."""
         boundary = systems * (self.layout.slices + 1) + self.state.frontier[systems]
         return self.rings.u.peek(boundary, self.state.current.reshape(-1)[boundary])
 
@@ -219,7 +219,7 @@ class StoredStates(Readiness):
         return f[0] if self.setup.carries else f
 
     def fine_before(self, system: Ints, n: Ints, k: Ints) -> State:
-        """Fine solutions of the iterate before, or where there were none of this one."""
+        """Fine solutions of the iterate before, or of this one if there was none."""
         iterate = np.maximum(k - 1, self.state.lanes.fine_first[system, n])
         return self.rings.fine.peek(system * self.layout.slices + n, iterate)
 
@@ -237,10 +237,10 @@ class StoredStates(Readiness):
         if lookback < 0:
             return Known(u, g)
         before = None
-        if lookback > 0:  # where there is none, the iterate itself stands in: a difference of zero
+        if lookback > 0:  # if there is none, the iterate itself is used, which makes a difference of zero
             first = self.state.lanes.fine_first[system, n]
             before = self.known(system, n, np.maximum(iterate - 1, first), lookback - 1)
-        # Tangents are factors, which autograd keeps: they must not lie where the next ones will be written.
+        # Autograd keeps tangents as factors, so they must not be overwritten by the next ones.
         carries, fine = self.setup.carries, self.rings.fine
         f, tangents = fine.take(place, at) if carries else (fine.peek(place, at), None)
         known = Known(u, g, without_history(f), tangents, before)
@@ -254,7 +254,7 @@ class StoredStates(Readiness):
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def store(self, tickets: Ints, value: State, ring: Ring, arrived: Ints) -> None:
-        """Keeps what lanes brought."""
+        """Stores the results of lanes."""
         ids, iterate, oldest = self.note_arrived(tickets, arrived)
         ring.put(ids, iterate, value, oldest)
         lanes = self.state.lanes
@@ -275,9 +275,9 @@ class StoredStates(Readiness):
         old: State = None,
         final: bool = False,
     ) -> State:
-        """Notes what right boundaries have and what they are to take; returns the former.
+        """Records the moves of right boundaries from their current states, which are returned, to ``value``.
 
-        ``fine`` are the solutions from the inputs' iterates ``solved``.
+        ``fine`` are the solutions from the iterates ``solved`` of the inputs.
         """
         place = system * self.layout.slices + n
         if old is None:  # a row of the ring may be that of another boundary, where this one has no iterate
@@ -305,7 +305,7 @@ class StoredStates(Readiness):
     # --- shared -----------------------------------------------------------------------------------------------------
 
     def valid(self, rows: Runs, states: tuple[State, ...], *numbers: Ints) -> Any:
-        """Without the repetitions at the ends of shorter rows."""
+        """Removes the repetitions at the ends of shorter rows."""
         chosen = rows.valid.reshape(-1)
         index = index_to(self.layout.device, chosen.nonzero()[0])
         return tuple(trees.lanes(state, index) for state in states), *(number[chosen] for number in numbers)

@@ -28,7 +28,7 @@ class Mesh:
 
     @classmethod
     def build(cls, grid: TimeGrid, steps: int | None, device: torch.device) -> Mesh:
-        """The grid's own points for ``steps=None``, else ``steps`` uniform steps in each slice, edges exact."""
+        """The grid's own points for ``steps=None``, else ``steps`` uniform steps in each slice, exact at boundaries."""
         bounds = np.asarray(grid.bounds, dtype=np.int64)
         if steps is None:
             return cls(grid.points.to(device), grid.points, bounds[:-1], np.diff(bounds))
@@ -57,7 +57,7 @@ class Where(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
     def column(self, i: int) -> Where:
-        """Of rows, slice ``i`` of each."""
+        """Slice ``i`` of each row."""
         ...
 
 

@@ -31,7 +31,7 @@ from parareal.problem._ode import Stages
 
 @dataclass(frozen=True)
 class Implicit(Integrator):
-    """What implicit methods share: the options of Newton's method, and the step."""
+    """The base of implicit methods: the options of Newton's method, and the step."""
 
     rtol: float | None = field(default=None, kw_only=True)
     max_newton: int = field(default=20, kw_only=True)
@@ -154,8 +154,8 @@ class ImplicitRungeKutta(Implicit):
     evaluations in one round: a directional derivative counts as one, and all are taken side by side. Systems of more
     than 512 unknowns are solved by GMRES without a matrix. An iteration with m products then takes s (1 + m)
     evaluations in 1 + m rounds; there is no preconditioner, and for stiff diffusion m is large: ``krylov=False`` makes
-    the matrix whatever its size. Whether lanes go on is asked of the device once an iteration, and by GMRES once for
-    each product.
+    the matrix whatever its size. The host asks the device once in each iteration whether lanes continue, and with GMRES
+    once for each product.
 
     Where Newton's method fails the state becomes NaN. In a coarse propagator this slows convergence; in the fine one,
     from a final state, the run ends with `Status.UNSOLVED`. Gradients flow through the step. They are right to what
@@ -170,7 +170,7 @@ class ImplicitRungeKutta(Implicit):
         krylov: Whether linear systems are solved by GMRES; ``None`` decides by their size.
 
     Raises:
-        TypeError: An argument is not of its type.
+        TypeError: An argument has the wrong type.
         ValueError: The tableau is not consistent, or an option is out of range. From `solve`: the problem has
             ``batching="loop"``, or an operation that torch.func cannot differentiate.
 

@@ -5,8 +5,8 @@ it takes the right-hand side at all stages, its derivatives there, and solves th
 
     (I - h J A) delta = f(...) - k,    k <- k + delta.
 
-A lane that is done gets no further correction and no further evaluation, so that neither what it gives nor what it
-costs depends on the lanes beside it.
+A lane that has converged gets no further correction and no further evaluation, so that neither its result nor its cost
+depends on the lanes beside it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Correction:
-    """The function that is asked for in an iteration: equal for the same system, so that lanes of cohorts join.
+    """The function that is requested in an iteration: equal for the same system, so that stage groups join.
 
     Attributes:
         problem: The problem.
@@ -174,13 +174,11 @@ class _System:
     def __init__(self, request: Correction, t: Tensor, h: Tensor, base: State, k: Tensor, rows: State) -> None:
         self.problem, self.like, self.a = request.problem, base, k.new_tensor(request.a)
         self.t, self.h, self.k = t.flatten(), h.to(k.dtype), k
-        self.L, self.s, self.D = k.shape
-        self.rows = None if rows is None else trees.map(lambda x: x.repeat_interleave(self.s, 0), rows)
+        self.shape = k.shape
+        self.rows = None if rows is None else trees.map(lambda x: x.repeat_interleave(k.shape[1], 0), rows)
         stages = to_vector(base, 1)[:, None] + self.h[:, None, None] * mix(request.a, k)
         self.stages = stages.flatten(0, 1)
         self.residual = self.slope(self.stages) - k.flatten(0, 1)
-        # Linear algebra is about numbers alone: gradients of iterations by GMRES are those of the solution.
-        self.fixed = self.stages.detach()
         self.stiffness = torch.zeros_like(h)
         self.jacobian = self.stages  # until `eliminate` has made it
 
@@ -195,26 +193,27 @@ class _System:
 
     def eliminate(self) -> Tensor:
         """The solution by elimination: D directional derivatives at each stage, side by side."""
-        self.jacobian = jacobian = _derivatives(self.slope, self.stages).unflatten(0, (self.L, self.s))
+        lanes, stages, elements = self.shape
+        self.jacobian = jacobian = _derivatives(self.slope, self.stages).unflatten(0, (lanes, stages))
         blocks = self.h[:, None, None, None, None] * self.a[None, :, None, :, None] * jacobian[:, :, :, None, :]
-        size = self.s * self.D
-        product = blocks.reshape(self.L, size, size)
+        size = stages * elements
+        product = blocks.reshape(lanes, size, size)
         self.stiffness = product.detach().abs().sum(2).amax(1).double()
         matrix = torch.eye(size, dtype=self.k.dtype, device=self.k.device) - product
         # Not `solve`, which raises for all lanes where one of them is singular.
-        delta, info = torch.linalg.solve_ex(matrix, self.residual.reshape(self.L, size, 1))
+        delta, info = torch.linalg.solve_ex(matrix, self.residual.reshape(lanes, size, 1))
         delta = torch.where((info != 0)[:, None, None], torch.nan, delta)
-        return delta.reshape(self.L, self.s, self.D)
+        return delta.reshape(self.shape)
 
     def iterate(self, rtol: float) -> tuple[Tensor, Tensor]:
         """The solution by GMRES, and how many directional derivatives each lane took."""
-        delta, products = Solved.apply(self.residual.reshape(self.L, -1), self._product, self._transposed, rtol)  # pyright: ignore
-        return delta.reshape(self.L, self.s, self.D), products  # pyright: ignore
+        delta, products = Solved.apply(self.residual.reshape(self.shape[0], -1), self._product, self._transposed, rtol)  # pyright: ignore
+        return delta.reshape(self.shape), products  # pyright: ignore
 
     def _product(self, v: Tensor, lanes: Tensor | None) -> Tensor:
         """V - h J A v."""
         stages, h = self._of(lanes)
-        mixed = torch.einsum("ij,ljd->lid", self.a, v.reshape(-1, self.s, self.D)).flatten(0, 1)
+        mixed = torch.einsum("ij,ljd->lid", self.a, v.reshape(-1, *self.shape[1:])).flatten(0, 1)
         image = _differentiated(lambda: torch.func.jvp(lambda y: self.slope(y, lanes), (stages,), (mixed,))[1])
         image = h * image.reshape(v.shape)
         ratio = torch.linalg.vector_norm(image, dim=1) / torch.linalg.vector_norm(v, dim=1)
@@ -227,17 +226,19 @@ class _System:
     def _transposed(self, v: Tensor, lanes: Tensor | None) -> Tensor:
         """V - h A^T J^T v."""
         stages, h = self._of(lanes)
-        image = torch.func.vjp(lambda y: self.slope(y, lanes), stages)[1](v.reshape(-1, self.D))[0]
-        mixed = torch.einsum("ij,lid->ljd", self.a, image.reshape(-1, self.s, self.D))
+        image = torch.func.vjp(lambda y: self.slope(y, lanes), stages)[1](v.reshape(-1, self.shape[2]))[0]
+        mixed = torch.einsum("ij,lid->ljd", self.a, image.reshape(-1, *self.shape[1:]))
         return v - h * mixed.reshape(v.shape)
 
     def _of(self, lanes: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Stages and steps for GMRES: detached, since gradients of its iterations are those of the solution."""
+        fixed = self.stages.detach()
         if lanes is None:
-            return self.fixed, self.h[:, None]
-        return self.fixed.index_select(0, self._points(lanes)), self.h[lanes, None]
+            return fixed, self.h[:, None]
+        return fixed.index_select(0, self._points(lanes)), self.h[lanes, None]
 
     def _points(self, lanes: Tensor) -> Tensor:
-        return (lanes[:, None] * self.s + torch.arange(self.s, device=lanes.device)).flatten()
+        return (lanes[:, None] * self.shape[1] + torch.arange(self.shape[1], device=lanes.device)).flatten()
 
 
 def mix(a: Matrix, k: Tensor) -> Tensor:
@@ -288,7 +289,7 @@ def solve_stages(
     one would be about |delta|^3 / |delta before|^2, by elimination, so that a correction of sqrt(eps) is the last.
     By GMRES, whose own error makes convergence linear, it is |delta|^2 / |delta before|. A lane is also done when
     corrections do not get smaller any more and are no larger than sqrt(eps), or than what rounding makes of the right-
-    hand side, eps |h J A|: there is no more to be had.
+    hand side, eps |h J A|: no further accuracy is available.
 
     Args:
         problem: The problem.
@@ -342,10 +343,10 @@ def solve_stages(
 
 
 _ROUNDINGS = 8.0
-"""How many units of rounding an evaluation of the right-hand side may come to."""
+"""Most units of rounding in an evaluation of the right-hand side. A choice."""
 
 _MOST_NOISE = 1e-2
-"""Most, relative to the state, that is taken for rounding."""
+"""Largest change, relative to the state, that counts as rounding. A choice."""
 
 
 def _units(u: State, rtol: float | None) -> Tensor:

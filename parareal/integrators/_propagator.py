@@ -1,4 +1,4 @@
-"""Any black box that carries one state over one slice, as a propagator."""
+"""A black box that propagates one state over one slice."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from parareal.problem._ode import Problem, Stages
 
 @dataclass(frozen=True, eq=False)
 class Propagator(Integrator):
-    """A function that carries one state over one slice: ``fn(t0, t1, u) -> u`` at ``t1``.
+    """A function that propagates one state over one slice: ``fn(t0, t1, u) -> u`` at ``t1``.
 
     Args:
         fn: Called once per slice with scalar float64 times and one state; it returns a state of the same structure,
             shapes and dtypes.
-        batching: ``"loop"`` calls it lane by lane; ``"vmap"`` makes it many with `torch.func.vmap`; ``"native"``
+        batching: ``"loop"`` calls it lane by lane; ``"vmap"`` batches it with `torch.func.vmap`; ``"native"``
             says that it takes times of shape ``(L,)`` and leaves ``(L, *state)`` itself.
         differentiable: Whether `torch.func.jvp` can differentiate it, so that `Jacobian` may correct with its
             derivative: torch operations throughout.

@@ -1,4 +1,4 @@
-"""What corrections look back to: iterates before the current ones, taken out of a run and put into a new one."""
+"""Earlier iterates, which some corrections use: captured from a run and restored into a new one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def take_out(it: Iterates, name: str, number: Ints, going: Bools) -> EarlierIter
     if not (lookback or mixing) or it.setup.traits.carries or not going.any():
         return None
     base = np.minimum(it.state.current, number[:, None])
-    # A slice looks back from one number: where its boundaries differ, the run has to begin without what was before.
+    # A slice looks back from one iterate: if its boundaries differ, the run restarts without earlier iterates.
     going = going & (base[:, 1:] >= 0) & (base[:, :-1] == base[:, 1:])
     slices = np.where(going & (first >= 0), np.minimum(base[:, 1:] - first, lookback), 0)
     slices = _known(slices, base[:, :-1], [(ring, int(key == "u")) for key, ring in _of_slices(it).items()])
@@ -41,7 +41,7 @@ def take_out(it: Iterates, name: str, number: Ints, going: Bools) -> EarlierIter
 
 
 def put_back(it: Iterates, earlier: EarlierIterates, number: Ints) -> None:
-    """Puts them beside the current iterates, of which the number is given."""
+    """Restores them beside the current iterates, whose numbers are given."""
     for key, ring, depth in _kinds(it, earlier):
         most = int(depth.max(initial=0))
         if most:  # before the current iterates would be overwritten by those before them
@@ -94,7 +94,7 @@ def _clear(moves: State, states: State) -> torch.Tensor:
 
 
 def _kinds(it: Iterates, earlier: EarlierIterates) -> list[tuple[str, Ring, Ints]]:
-    """What there is of each kind: its name, where it lies, and how many iterates back it goes."""
+    """Each kind of earlier iterate: its name, its ring buffer, and how many iterates back it goes."""
     rings = _of_slices(it)
     depth = earlier.boundaries
     if "u" in rings:  # of a boundary for itself, or for the slice on its right
@@ -107,7 +107,7 @@ def _kinds(it: Iterates, earlier: EarlierIterates) -> list[tuple[str, Ring, Ints
 
 
 def _of_slices(it: Iterates) -> dict[str, Ring]:
-    """Where that lies which is looked back to at a slice: a multistep method looks back to fine solutions alone."""
+    """The ring buffers of which a slice uses earlier iterates: a multistep method uses only fine solutions."""
     rings: dict[str, Ring] = {"fine": it.rings.fine}
     if it.setup.traits.lookback:
         if it.setup.traits.uses_input:
@@ -118,7 +118,7 @@ def _of_slices(it: Iterates) -> dict[str, Ring]:
 
 
 def _known(depth: Ints, base: Ints, rings: list[tuple[Ring, int]]) -> Ints:
-    """How far back all rings go, at most ``depth``; rings with a 1 have a place more for each system."""
+    """How far back all rings go, at most ``depth``; rings with a 1 have one more place for each system."""
     depth = depth.copy()
     for back in range(1, int(depth.max(initial=0)) + 1):
         system, n = (depth >= back).nonzero()

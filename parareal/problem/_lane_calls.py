@@ -1,4 +1,4 @@
-"""How a user's function is called on many lanes at once, and what is checked of what it returns."""
+"""Calls a user's function on many lanes at once, and checks its results."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class OnLanes:
     Args:
         f: The user's function.
         batching: See `parareal.ODE`.
-        name: What errors call it.
-        check: Takes what ``f`` returned and the state it was given; returns it, or raises.
+        name: Its name in errors.
+        check: Takes the result of ``f`` and the state; returns the result, or raises.
 
     Raises:
         TypeError: ``f`` is not callable.
@@ -111,7 +111,7 @@ class OnLanes:
         return trees.stack([self._call_one(*(trees.one(arg, i) for arg in args)) for i in range(args[0].shape[0])])
 
     def _call_one(self, t: Tensor, u: State, *rows: State) -> State:
-        # Copies on both sides: what numpy code does in place leaves no trace in torch's version counts.
+        # Copies on both sides: the version counts of torch do not show what numpy code does in place.
         given = trees.clone(u)
         before = versions(given)
         value = self._f(t, given, *rows)
@@ -155,7 +155,7 @@ def check_untouched(u: State, before: int, name: str) -> None:
 
 
 class Fresh:
-    """Notices a function that writes a result into memory that it returned before, where the old one is still needed.
+    """Detects a function that overwrites an earlier result that is still needed.
 
     Returning one constant again and again is fine. Memory written through numpy is not noticed.
     """
@@ -165,7 +165,7 @@ class Fresh:
         self._last: list[tuple[Tensor, int]] = []
 
     def check(self, value: State) -> State:
-        """Raises if ``value`` lies where the last one did and was changed in place since; returns it."""
+        """Raises if ``value`` is in the memory of the last result and has overwritten it; returns it."""
         for last, version in self._last:
             if versions(last) != version and _share_memory(last, value):
                 raise ValueError(
@@ -194,7 +194,7 @@ def _share_memory(last: Tensor, value: State) -> bool:
 
 @contextmanager
 def noting_vmap(name: str) -> Generator[None, None, None]:
-    """Says, on errors that torch raises inside of vmap, what to do where vmap is the cause."""
+    """Adds to errors that torch raises inside vmap what to do if vmap is the cause."""
     try:
         yield
     except RuntimeError as error:
@@ -237,7 +237,7 @@ def check_like(value: State, u: State, what: str) -> State:
         if trees.structure(value) != trees.structure(u):
             raise TypeError(
                 f"{what} returned {_describe(value)} for a state that is {_describe(u)}; "
-                "expected the same nest of tuples, lists and dicts, with one value for each tensor"
+                "expected the same pytree of tuples, lists and dicts, with one value for each tensor"
             )
         if autocast.set_aside() is not None:
             value = trees.map(lambda got, like: autocast.cast_back(got, like) if _two(got, like) else got, value, u)

@@ -121,7 +121,7 @@ def test_a_report_of_a_sound_method() -> None:
     assert [line.split("  ")[0] for line in lines[1 : 1 + len(report.findings)]] == [
         one.name for one in report.findings
     ]
-    assert lines[-2] == "RK4(steps=None) is fit for Parareal as far as was tried."
+    assert lines[-2] == "RK4(steps=None) is valid for Parareal as far as was tried."
     with pytest.raises(KeyError, match="'lanes'"):
         report["lane"]
 
@@ -436,7 +436,7 @@ def test_each_mistake_is_found_by_its_check(name: str) -> None:
     assert finding.fix in str(report)
     assert report.ok is ("failure" not in expected.values())
     if not report.ok:
-        with pytest.raises(ValueError, match=f"is not fit for Parareal: {len(report.failures)} failed"):
+        with pytest.raises(ValueError, match=f"is not valid for Parareal: {len(report.failures)} failed"):
             report.raise_if_failed()
 
 
