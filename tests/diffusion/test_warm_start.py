@@ -128,5 +128,5 @@ def test_each_call_of_a_pipeline_starts_from_the_one_before() -> None:
 def test_warm_start_is_a_flag() -> None:
     from diffusion.pipelines import digits_pipeline
 
-    with pytest.raises(TypeError, match="warm_start is .*expected True or False"):
+    with pytest.raises(TypeError, match=r"warm_start is .*expected True or False"):
         da.diffusers.parallelize(digits_pipeline(), warm_start=pr)  # pyright: ignore
