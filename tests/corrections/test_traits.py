@@ -224,9 +224,10 @@ def test_a_wrapper_forwards_the_traits() -> None:
     own = pr.CorrectionTraits(uses_input=True)
     assert Pull(0.9).traits == OldPull(0.9).traits == own
     assert pr.Damped(Pull(0.9)).traits == own
-    assert pr.Secant(Pull(0.9), memory=2).traits == replace(own, lookback=2)
-    assert pr.Secant(Flow(0.9)).traits == replace(own, lookback=1, stacked=True)
-    assert pr.Anderson(pr.Secant(Flow(0.9)), memory=3).traits == replace(own, lookback=1, stacked=True, mixing=3)
+    assert pr.Secant(Pull(0.9), memory=2).traits == replace(own, lookback=2, pairs=True)
+    assert pr.Secant(Flow(0.9)).traits == replace(own, lookback=1, pairs=True, stacked=True)
+    mixed_traits = replace(own, lookback=1, pairs=True, stacked=True, mixing=3)
+    assert pr.Anderson(pr.Secant(Flow(0.9)), memory=3).traits == mixed_traits
     assert pr.Damped(pr.Jacobian()).traits.carries == 1
     around = pr.Secant(pr.Coarse(ByRecord()))
     assert around.propagator is around.traits.propagator
