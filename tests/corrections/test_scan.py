@@ -252,7 +252,10 @@ def test_a_stiff_equation_takes_few_iterations(method: Any) -> None:
 
 
 def test_implicit_newton_in_samples_gradients_and_every_schedule() -> None:
-    problem, grid = pr.ODE(lambda t, u: {"x": torch.sin(u["y"]) - u["x"], "y": -4 * u["x"]}), pr.TimeGrid.uniform(0, 2, 9)
+    problem, grid = (
+        pr.ODE(lambda t, u: {"x": torch.sin(u["y"]) - u["x"], "y": -4 * u["x"]}),
+        pr.TimeGrid.uniform(0, 2, 9),
+    )
     for method in (pr.Trapezoid(), pr.RadauIIA(2)):
         leaf = torch.rand(2, 2, dtype=F64, generator=torch.Generator().manual_seed(1)).requires_grad_()
         u0 = {"x": leaf, "y": leaf + 1}
