@@ -38,13 +38,15 @@ class Jacobian(Correction):
     The fine lanes carry tangents beside the state, through the same steps, so that J is the exact derivative of the
     discrete method; `torch.func` gives the derivatives of the right-hand side. Convergence is quadratic, and an affine
     equation is solved in one iteration. The correction costs no rounds, but it does cost work: every evaluation also
-    computes one directional derivative for each tangent. They count as evaluations of the correction.
+    computes one directional derivative for each tangent. They count as evaluations of the correction. The step of an
+    implicit method has its derivatives at hand, and carries tangents without further evaluations. A `Propagator` with
+    ``differentiable=True`` is differentiated as a whole. Sweeps go by blocks of slices, a few sqrt(N) operations.
 
     Args:
         kind: ``"full"`` carries a tangent for each of the d elements of a state. ``"diagonal"`` is a quasi-Newton
             method: it follows only the diagonal of the right-hand side's derivative and carries one more state.
-        probes: With ``"diagonal"``, estimate the diagonal from this number of random sign vectors (Hutchinson's
-            estimator, fixed seed) instead of d directional derivatives. Use it for large states.
+        probes: With ``"diagonal"`` and explicit methods, estimate the diagonal from this number of random sign vectors
+            (Hutchinson's estimator, fixed seed) instead of d directional derivatives. Use it for large states.
 
     Raises:
         TypeError: ``probes`` is not an int.
