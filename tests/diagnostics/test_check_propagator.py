@@ -436,7 +436,7 @@ def test_each_mistake_is_found_by_its_check(name: str) -> None:
     assert finding.fix in " ".join(str(report).split())  # which is wrapped
     assert report.ok is ("failure" not in expected.values())
     if not report.ok:
-        with pytest.raises(ValueError, match="Slices .* were tried") as raised:
+        with pytest.raises(ValueError, match=r"Slices .* were tried") as raised:
             report.raise_if_failed()
         said = " ".join(str(raised.value).split())
         assert f"is not fit for Parareal: {len(report.failures)} failed" in said
