@@ -114,7 +114,7 @@ class GaussianFlow(pr.Whitened):
             A `GaussianFlow` with the data's mean.
 
         Raises:
-            TypeError: ``data`` is not a floating-point tensor.
+            TypeError: ``data`` is not a floating-point tensor, or ``kind`` is no string.
             ValueError: ``kind`` is unknown, or there are fewer than two samples, or NaN or Inf among them.
 
         Examples:

@@ -50,7 +50,7 @@ class Distributed(Executor):
 
     Examples:
         >>> Distributed(timeout=60.0).local
-        Batched(max_lanes=None, devices=None)
+        Batched(max_lanes=None, devices=None, pad_to=None)
     """
 
     group: Any = field(default=None, repr=False)

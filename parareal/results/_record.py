@@ -43,7 +43,7 @@ class Record:
     Examples:
         >>> import torch, parareal as pr
         >>> problem, grid = pr.ODE(lambda t, u: -u * u), pr.TimeGrid.uniform(0.0, 2.0, slices=4, steps=8)
-        >>> call = dict(fine=pr.RK4(), coarse=pr.Euler(), stop=pr.Iterations(2))
+        >>> call = dict(fine=pr.RK4(), coarse=pr.Euler(), schedule=pr.Barrier(), stop=pr.Iterations(2))
         >>> kept = pr.solve(problem, torch.ones(3), grid, keep="all", **call).iterates
         >>> kept.u.shape, kept.fine.shape, kept.has_fine.sum(1).tolist()
         (torch.Size([3, 5, 3]), torch.Size([3, 4, 3]), [4, 3, 0])

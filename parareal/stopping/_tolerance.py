@@ -39,7 +39,8 @@ class Tolerance(StoppingRule):
         ValueError: A tolerance is negative or NaN; ``norm`` or ``rule`` is unknown.
 
     Examples:
-        >>> rule = Tolerance(rtol=1e-6, norm="max") | Iterations(20)
+        >>> import parareal as pr
+        >>> rule = pr.Tolerance(rtol=1e-6, norm="max") | pr.Iterations(20)
     """
 
     rtol: float = 1e-4

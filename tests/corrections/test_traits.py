@@ -131,7 +131,8 @@ def test_who_asks_for_another_function_first_shares_nothing() -> None:
     problem = pr.SemilinearODE(-1.0, lambda t, u: torch.cos(t) * u)
     for coarse in (Split(), pr.ExponentialEuler(), pr.Euler()):
         counted = theory.counts(pr.Barrier(), 6, 4, 2, fine=Split(), coarse=coarse)
-        stats = pr.solve(problem, U0, GRID, fine=Split(), coarse=coarse, stop=pr.Iterations(2)).stats
+        call = {"fine": Split(), "coarse": coarse, "schedule": pr.Barrier()}
+        stats = pr.solve(problem, U0, GRID, **call, stop=pr.Iterations(2)).stats
         assert (counted.rounds, counted.evaluations) == (stats.rounds, stats.evaluations)
 
 
