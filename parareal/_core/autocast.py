@@ -7,12 +7,14 @@ call of a user's function. What that returns is cast to the state's dtype.
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
+
+from parareal._core.scopes import scope
 
 SetAside: TypeAlias = tuple[str, torch.dtype]
 """Kind of the device, and the dtype that autocast lowers to there."""
@@ -25,17 +27,18 @@ def set_aside() -> SetAside | None:
     return _SET_ASIDE.get()
 
 
-@contextmanager
+@scope
 def without_autocast(kind: str) -> Generator[None]:
     """Sets autocast on devices of this kind aside, where it is on."""
-    if not torch.is_autocast_enabled(kind):
+    # Of a kind without autocast, such as "meta", torch would raise.
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         yield
         return
     with as_set_aside((kind, torch.get_autocast_dtype(kind))), torch.autocast(kind, enabled=False):
         yield
 
 
-@contextmanager
+@scope
 def as_set_aside(found: SetAside) -> Generator[None]:
     """Within, `restored` restores this one; for the threads of a run."""
     token = _SET_ASIDE.set(found)

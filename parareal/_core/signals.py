@@ -7,14 +7,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from typing import Any
+
+from parareal._core.scopes import scope
 
 _ONE = 1.0
 """Seconds within which a further signal is the same one: launchers pass on what their processes have got as well."""
 
 
-@contextmanager
+@scope
 def held_back(note: Callable[[int], None]) -> Generator[Callable[[], None]]:
     """SIGINT and SIGTERM are noted instead of raised, so that processes that wait for each other can stop together.
 
@@ -65,7 +66,7 @@ def held_back(note: Callable[[int], None]) -> Generator[Callable[[], None]]:
             raise late
 
 
-@contextmanager
+@scope
 def raising() -> Generator[None]:
     """SIGTERM raises SystemExit, as SIGINT raises KeyboardInterrupt: what is open can be closed."""
     previous: dict[int, Any] = {}
