@@ -14,6 +14,7 @@ import torch
 from parareal._assemble import attach, cost, no_solution, solution_of
 from parareal._core.arrays import Bools, Floats
 from parareal._core.progress_bar import Bar
+from parareal._core.scopes import add_note
 from parareal._inputs import Inputs
 from parareal.corrections._base import Correction
 from parareal.engine._engine import Engine
@@ -254,7 +255,7 @@ class Run:
         try:
             solution = self._solution(engine)
         except Exception as second:
-            error.add_note(f"What was computed before this cannot be put together: {type(second).__name__}: {second}")
+            add_note(error, f"What was computed before this cannot be put together: {type(second).__name__}: {second}")
             return None
         attach(error, solution)
         return solution

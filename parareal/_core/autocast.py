@@ -7,12 +7,14 @@ enables it around each call of a user's function, and casts the result to the st
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
+
+from parareal._core.scopes import scope
 
 SetAside: TypeAlias = tuple[str, torch.dtype]
 """Kind of the device, and the dtype that autocast lowers to there."""
@@ -30,7 +32,7 @@ def is_on(kind: str) -> bool:
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
-@contextmanager
+@scope
 def without_autocast(kind: str) -> Generator[None]:
     """Sets autocast on devices of this kind aside, where it is on."""
     if not is_on(kind):
@@ -40,7 +42,7 @@ def without_autocast(kind: str) -> Generator[None]:
         yield
 
 
-@contextmanager
+@scope
 def as_set_aside(found: SetAside) -> Generator[None]:
     """Within, `restored` restores this one; for the threads of a run."""
     token = _SET_ASIDE.set(found)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
 from contextvars import ContextVar
+
+from parareal._core.scopes import scope
 
 _turn: ContextVar[threading.Lock] = ContextVar("turn", default=threading.Lock())  # noqa: B039  one for all threads
 
 
-@contextmanager
+@scope
 def differentiating() -> Generator[None]:
     """One thread at a time, for as long as a derivative takes.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -13,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from parareal._core.scopes import scope
 
-@contextmanager
+
+@scope
 def undisturbed(*owners: Any) -> Generator[list[torch.nn.Module], None, None]:
     """Restores random number generators, and buffers and modes of the networks found in ``owners``."""
     networks, generators = held_by(owners)

@@ -7,15 +7,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from typing import Any
+
+from parareal._core.scopes import scope
 
 _ONE = 1.0
 """Seconds within which a second signal counts as the same one: launchers forward signals that their processes have
 received as well. A choice."""
 
 
-@contextmanager
+@scope
 def held_back(note: Callable[[int], None]) -> Generator[Callable[[], None]]:
     """SIGINT and SIGTERM are recorded instead of raised, so that processes that wait for each other can stop together.
 
@@ -64,7 +65,7 @@ def held_back(note: Callable[[int], None]) -> Generator[Callable[[], None]]:
             raise late
 
 
-@contextmanager
+@scope
 def raising() -> Generator[None]:
     """SIGTERM raises SystemExit, as SIGINT raises KeyboardInterrupt, so that open resources are closed."""
     previous: dict[int, Any] = {}

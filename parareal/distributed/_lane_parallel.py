@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.scopes import scope
 from parareal._core.signals import held_back
 from parareal._core.trees import State
 from parareal.distributed._exchange import Swap, suits
@@ -61,7 +61,7 @@ class Distributed(Executor):
         check_inner(self.local, "local")
         check_timeout(self.timeout)
 
-    @contextmanager
+    @scope
     def joined(self) -> Generator[Executor]:
         """This executor in a run; an exception is reported to the other processes."""
         with linked(self.group, self.timeout, "pr.Distributed()") as link:
@@ -93,7 +93,7 @@ def check_timeout(timeout: Any) -> None:
         raise ValueError(f"timeout={timeout!r} is not a time to wait; expected seconds above 0, such as 300.0")
 
 
-@contextmanager
+@scope
 def linked(group: Any, timeout: float, name: str) -> Generator[Link]:
     """A link to the other processes, which reports signals and exceptions to them."""
     link = Link(group, timeout, name)

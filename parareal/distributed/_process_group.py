@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.scopes import add_note
 from parareal._core.trees import State
 from parareal.distributed._round_messages import Mail
 
@@ -142,7 +143,7 @@ class Link:
                 self.settle(error)
             except BaseException as answer:
                 if answer is not error:
-                    error.add_note(f"The other processes could not be told: {answer}")
+                    add_note(error, f"The other processes could not be told: {answer}")
 
     def all(self, item: Any) -> list[Any]:
         """Small objects of all processes, in the order of their ranks."""
@@ -197,7 +198,7 @@ class Link:
         except (RuntimeError, RankError):  # some process is lost meanwhile: the known error matters more
             self.gone = True
         if error is not None:
-            error.add_note(f"This was raised on rank {self.rank} of {self.size}.")
+            add_note(error, f"This was raised on rank {self.rank} of {self.size}.")
             raise error
         for rank, other in enumerate(reports):
             if other is not None:

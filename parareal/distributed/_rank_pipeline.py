@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Bools
+from parareal._core.scopes import scope
 from parareal._core.trees import State
 from parareal.corrections._base import Correction
 from parareal.distributed._block_engine import BlockEngine
@@ -72,7 +72,7 @@ class RankPipeline(Schedule):
         """All lanes that are ready."""
         return progress.fine_ready, progress.coarse_ready
 
-    @contextmanager
+    @scope
     def joined(self, executor: Executor) -> Generator[Executor]:
         """An executor in a run of this schedule."""
         check_inner(executor, "executor beside schedule=pr.RankPipeline()")

@@ -8,18 +8,19 @@ import functools
 import types
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from parareal._core import autocast, trees
+from parareal._core.scopes import scope
 from parareal._core.trees import State
 from parareal.executors._base import Executor, blocks, chunked, cut
 
 
-@contextmanager
+@scope
 def spread(devices: Sequence[torch.device], max_lanes: int | None, sizes: tuple[int, ...] = ()) -> Generator[Executor]:
     """Evaluates the lanes of a run on several devices, with threads and copies of the function."""
     with ThreadPoolExecutor(max(1, len(devices) - 1), "parareal-device") as threads:

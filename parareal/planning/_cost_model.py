@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 
 from parareal._core import trees
 from parareal._core.multistep_state import Carried
+from parareal._core.scopes import scope
 from parareal._core.trees import State
 from parareal.executors._base import Executor
 from parareal.executors._local import Batched
@@ -157,7 +157,7 @@ class Recording(Executor):
     seconds: list[float] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
 
-    @contextmanager
+    @scope
     def joined(self) -> Generator[Executor]:
         """This executor, with ``inner`` prepared for the run."""
         alone = self.inner

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from parareal._core import autocast, trees
 from parareal._core.checks import described
 from parareal._core.host import known, values_of
+from parareal._core.scopes import add_note, scope
 from parareal._core.trees import State
 
 Batching: TypeAlias = Literal["vmap", "native", "fold", "loop"]
@@ -192,22 +193,23 @@ def _share_memory(last: Tensor, value: State) -> bool:
         return False
 
 
-@contextmanager
+@scope
 def noting_vmap(name: str) -> Generator[None, None, None]:
     """Adds to errors that torch raises inside vmap what to do if vmap is the cause."""
     try:
         yield
     except RuntimeError as error:
-        error.add_note(
+        add_note(
+            error,
             f"{name} was called under torch.func.vmap. If it works on a single state, vmap is the cause: some "
             "functions, such as torch.utils.checkpoint, cannot be called under it: "
             'write it for stacked lanes and pass batching="native" or "fold", or pass batching="loop" to have it '
-            "called once per lane."
+            "called once per lane.",
         )
         raise
 
 
-@contextmanager
+@scope
 def no_checkpoints(name: str) -> Generator[None, None, None]:
     """Has `torch.utils.checkpoint` raise where it is called under vmap: its backward pass would, inside of torch."""
     before = ExitStack()

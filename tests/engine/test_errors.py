@@ -185,7 +185,7 @@ def test_per_sample_data_must_fit_the_folded_batch() -> None:
         ({"coarse": pr.Euler}, TypeError, ["coarse is the class Euler", "pr.Euler()"]),
         ({"coarse": None}, TypeError, ["coarse is None", "pr.Euler()"]),
         ({"coarse": pr.Identity}, TypeError, ["coarse is the class Identity"]),
-        ({"schedule": pr.Barrier}, TypeError, ["schedule is the class Barrier", "pr.Barrier()"]),
+        ({"schedule": pr.Barrier}, TypeError, ["schedule is the class Barrier", "expected Schedule", "pr.Wavefront()"]),
         ({"schedule": "barrier"}, TypeError, ["schedule is a str"]),
         ({"executor": pr.Batched}, TypeError, ["executor is the class Batched", "pr.Batched()"]),
         ({"executor": 4}, TypeError, ["executor is an int"]),
@@ -293,7 +293,7 @@ def test_transforms_of_torch_func_are_refused(transform: Any) -> None:
     def end(u: torch.Tensor) -> torch.Tensor:
         return pr.solve(pr.ODE(lambda t, u: -u), u, GRID, fine=pr.RK4(), coarse=pr.Euler()).u.sum()
 
-    with pytest.raises(TypeError, match=r"torch\.func\.grad, jvp or vmap; expected another"):
+    with pytest.raises(TypeError, match=r"inside a transform of torch\.func.*expected a plain tensor"):
         transform(end)(torch.ones(2, 3))
 
 

@@ -436,6 +436,7 @@ def test_counts_of_a_run() -> None:
         real(slices=4),
         fine=pr.RadauIIA(2),
         coarse=pr.Trapezoid(),
+        schedule=pr.Barrier(),
         stop=pr.Iterations(1),
     )
     # 4 coarse steps for the guess and 3 in the sweep, whose first stages none of the fine steps uses.

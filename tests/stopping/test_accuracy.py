@@ -108,7 +108,13 @@ def test_nothing_is_estimated_where_the_result_is_the_sequential_one() -> None:
     both = pr.solve(problem, u0[:, None], grid, fine=pr.Euler(), coarse=pr.Heun(), samples=True)
     assert both.error_estimate.shape == (2,)
     joined = pr.solve(
-        problem, u0, grid, fine=pr.Euler(), coarse=pr.Heun(), stop=pr.Iterations(1) | pr.Tolerance(1e-9, 0.0)
+        problem,
+        u0,
+        grid,
+        fine=pr.Euler(),
+        coarse=pr.Heun(),
+        schedule=pr.Barrier(),
+        stop=pr.Iterations(1) | pr.Tolerance(1e-9, 0.0),
     )
     assert joined.error_estimate > 0
 
