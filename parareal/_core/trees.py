@@ -147,7 +147,7 @@ def finite_or_zero(a: State) -> State:
 
 
 def repeated(tree: State, times: int) -> State:
-    """Every lane so many times, one after another; a view where there is one lane."""
+    """Every lane that many times, one after another; a view where there is one lane."""
 
     def leaf(x: Tensor) -> Tensor:
         return x.unsqueeze(1).expand(-1, times, *x.shape[1:]).flatten(0, 1)

@@ -46,7 +46,7 @@ class GridNumbers:
     _indices: dict[tuple[int, torch.device], tuple[Tensor, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def indices(self, length: int, device: torch.device) -> tuple[Tensor, ...]:
-        """Where products of pairs lie among products of moves, for rows of so many slices: made once for each length.
+        """Where products of pairs lie among products of moves, for rows of that many slices: made once for each length.
 
         Returns:
             Of the pairs ``(n, i)``: products of the moves of two pairs of one slice, products of any two pairs, of a

@@ -59,7 +59,7 @@ def _swept(gained: Tensor, first: Tensor, factors: Tensor) -> Tensor:
 
 
 def pays(rows: int, length: int, numbers: int, device: torch.device, matrices: bool) -> bool:
-    """Whether blocks are the cheaper way, for states of so many numbers."""
+    """Whether blocks are the cheaper way, for states of that many numbers."""
     if length < _SHORT:
         return False
     if not matrices:

@@ -151,11 +151,11 @@ class Secant(Wrapper):
         bound = super().bind(problem, u0, grid, fine)
         assert isinstance(bound, Secant)
         flow = bound._base
-        divisor = flow.divisor(grid.edges) if isinstance(flow, Whitened) else None
-        if divisor is not None and self.memory == 1:
-            clock, weight = flow.clock(grid.edges), flow.weight(Span(grid.edges, np.arange(grid.num_slices)))
-            numbers = (part.detach().cpu().numpy() for part in (divisor, clock, weight))
-            object.__setattr__(bound, "_numbers", GridNumbers(*numbers, self.neighbours, _DAMPING))
+        if self.memory > 1 or not isinstance(flow, Whitened) or (divisor := flow.divisor(grid.edges)) is None:
+            return bound
+        clock, weight = flow.clock(grid.edges), flow.weight(Span(grid.edges, np.arange(grid.num_slices)))
+        divisor, clock, weight = (part.detach().cpu().numpy() for part in (divisor, clock, weight))
+        object.__setattr__(bound, "_numbers", GridNumbers(divisor, clock, weight, self.neighbours, _DAMPING))
         return bound
 
     def difference_run(self, at: Where, sweep: Sweep) -> State:

@@ -54,7 +54,7 @@ def put_back(it: Iterates, earlier: EarlierIterates, number: Ints) -> None:
 
 
 _CLEAR = 300.0
-"""Moves are to be so many times as large as rounding, for a pair to say something of the propagator."""
+"""Moves are to be that many times as large as rounding, for a pair to say something of the propagator."""
 
 
 def secant_pairs(it: Iterates) -> SecantPairs | None:
