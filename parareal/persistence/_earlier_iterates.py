@@ -87,7 +87,8 @@ def _clear(moves: State, states: State) -> torch.Tensor:
     """Which lanes have moved clearly more than rounding, ``(L,)``; those that are not finite have not."""
     parts = [(leaf.detach(), one.detach()) for leaf, one in zip(trees.leaves(moves), trees.leaves(states), strict=True)]
     moved, size = (
-        torch.stack([part[i].abs().double().flatten(1).square().sum(1) for part in parts]).sum(0) for i in (0, 1)
+        torch.stack([part[i].abs().double().reshape(len(part[i]), -1).square().sum(1) for part in parts]).sum(0)
+        for i in (0, 1)
     )
     unit = _CLEAR * max(torch.finfo(leaf.dtype).eps for leaf, _ in parts)
     return torch.isfinite(moved) & (moved > unit * unit * size)

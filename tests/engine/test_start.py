@@ -318,3 +318,13 @@ def test_solutions_that_do_not_fit_are_named() -> None:
 def test_keys_may_come_in_another_order() -> None:
     sol = solve({"v": torch.ones(5, 3), "x": torch.ones(5, 2)}, u0=NEST)
     assert list(sol.u) == ["x", "v"]
+
+
+def test_states_without_axes() -> None:
+    problem = pr.ODE(lambda t, u: torch.cos(t) * u)
+    u0, grid = torch.tensor(1.0, dtype=torch.float64), pr.TimeGrid.uniform(0.0, 2.0, slices=12, steps=2)
+    options = {"fine": pr.RK4(), "coarse": pr.Secant(pr.Identity()), "stop": pr.Tolerance(1e-8, 1e-10)}
+    cold = pr.solve(problem, u0, grid, **options)
+    warm = pr.solve(problem, u0, grid, start=cold, **options)
+    assert warm.iterations <= cold.iterations
+    torch.testing.assert_close(warm.us, cold.us, rtol=1e-6, atol=1e-8)
