@@ -62,7 +62,7 @@ class GaussianFlow(pr.Whitened):
         ...     print(da.sample(model, noise, 64, coarse=coarse).solution.stats.rounds)
         23
         8
-        4
+        5
     """
 
     variance: float | Tensor | None = None
@@ -157,7 +157,8 @@ class GaussianFlow(pr.Whitened):
         basis, variances = self._basis(rest, u0.device)
         eta = getattr(fine, "eta", 1.0) if hasattr(problem, "normals") else 0.0
         device, level = u0.device, float(variances.mean())
-        return _Bound(problem.coordinates, basis, variances.to(device), mean.to(device), grid.edges, level, eta)
+        edges = None if grid is None else grid.edges
+        return _Bound(problem.coordinates, basis, variances.to(device), mean.to(device), edges, level, eta)
 
     def _basis(self, rest: tuple[int, ...], device: torch.device) -> tuple[Basis, Tensor]:
         if self.covariance is not None:
@@ -205,7 +206,7 @@ class _Bound(pr.Whitened):
     basis: Basis
     variances: Tensor
     mean: Tensor
-    edges: Tensor
+    edges: Tensor | None
     level: float
     eta: float = 0.0
 
@@ -243,15 +244,15 @@ class _Bound(pr.Whitened):
         """
         start, ends = at.t0[:, 0], at.t1
         if before and self.eta == 0.0:  # with noise put back, differences of states say little of x0
-            if getattr(at, "n", None) is not None and len(before) == 2:
-                return self._combined(at.n, u, before)
+            if self.edges is not None and getattr(at, "n", None) is not None and len(before) == 2:
+                return self._combined(self.edges, at.n, u, before)
             return self._continued(at, u, before)
         a0, a1 = self.coordinates.shares(start)[0], self.coordinates.shares(ends)[0]
         mean = self.basis.to(self.mean.to(u.dtype).expand(u.shape))
         w = (self.basis.to(u) - _like(a0, u) * mean) / self._deviation(start, u)
         return self.basis.back(w.unsqueeze(1) * self._deviation(ends, u.unsqueeze(1)) + _outer(a1, mean))
 
-    def _combined(self, n: Ints, u: Tensor, before: tuple[pr.Edge, ...]) -> Tensor:
+    def _combined(self, edges: Tensor, n: Ints, u: Tensor, before: tuple[pr.Edge, ...]) -> Tensor:
         """`_continued` in one product: it is linear in three states, with factors that depend on the grid alone.
 
         The factors are what it makes of unit states, on the host.
@@ -259,8 +260,8 @@ class _Bound(pr.Whitened):
         rows, length = n.shape
         units = torch.eye(3, dtype=torch.float64).unsqueeze(1).expand(3, rows, 3)
         nearest = (np.maximum(n[:, 0] - back, 0) for back in (1, 2))
-        there = (pr.Edge(self.edges[torch.from_numpy(at)], unit) for at, unit in zip(nearest, units[1:], strict=True))
-        factors = self._continued(Slices(self.edges, n), units[0], tuple(there))
+        there = (pr.Edge(edges[torch.from_numpy(at)], unit) for at, unit in zip(nearest, units[1:], strict=True))
+        factors = self._continued(Slices(edges, n), units[0], tuple(there))
         states = torch.stack([u, *(edge.u for edge in before)], 1)
         return (to_device(factors, u.device, u.dtype) @ states.flatten(2)).reshape(rows, length, *u.shape[1:])
 

@@ -235,7 +235,7 @@ def test_what_f_returns(f: Any, batching: Any, error: type[Exception], words: li
     [
         (lambda t, u: u["a"], ["a tensor", "a dict of 2"]),
         (lambda t, u: {"a": u["a"]}, ["a dict of 1", "a dict of 2"]),
-        (lambda t, u: {"a": u["a"], "c": u["b"]}, ["a dict of 2", "same nest"]),
+        (lambda t, u: {"a": u["a"], "c": u["b"]}, ["a dict of 2", "same pytree"]),
         (lambda t, u: [u["a"], u["b"]], ["a list of 2", "a dict of 2"]),
         (lambda t, u: {"a": u["a"], "b": None}, ["returned a", "NoneType"]),
     ],
