@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal._core.forward_mode import differentiating
+from parareal._core.forward_mode import derivatives_for
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator
 from parareal.integrators._implicit import Implicit
@@ -135,15 +135,6 @@ class PropagatorCarrier(Carrier):
         def slope(v: State) -> State:
             return torch.func.jvp(lambda x: self.method.along(t0, t1, x), (state,), (v,))[1]
 
-        try:
-            with differentiating():
-                return value, self.jacobian.rate(slope, state, tangents, self.method.batching == "loop")
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, NotImplementedError) as error:  # fn itself has just worked, at this very point
-            raise ValueError(
-                "pr.Jacobian needs derivatives of fn, and torch.func.jvp could not take them "
-                f"({type(error).__name__}: {str(error).splitlines()[0]}); expected torch operations that have forward "
-                "derivatives: replace what has none, or take another correction, such as pr.Secant, with "
-                "differentiable=False"
-            ) from error
+        fix = ": replace what has none, or take another correction, such as pr.Secant, with differentiable=False"
+        with derivatives_for("pr.Jacobian needs derivatives of fn", fix):
+            return value, self.jacobian.rate(slope, state, tangents, self.method.batching == "loop")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal._core.forward_mode import differentiating
+from parareal._core.forward_mode import derivatives_for
 from parareal._core.trees import State
 from parareal._core.vectors import flat, unflat
 from parareal.integrators._base import Cost
@@ -258,18 +258,12 @@ def weighted(weights: tuple[float, ...], k: Tensor) -> Tensor:
 
 def _differentiated(call: Any) -> Tensor:
     """Directional derivatives; raises ValueError, with the fix, where torch cannot take them."""
-    try:
-        with differentiating():
-            return call()
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, NotImplementedError) as error:  # f itself has just worked, at this very point
-        raise ValueError(
-            "an implicit method needs derivatives of f, and torch.func.jvp could not take them "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}); expected torch operations that have forward "
-            "derivatives and work under torch.func.vmap: replace what has none, or take an explicit method, or "
-            "pr.SciPy, which does without"
-        ) from error
+    fix = (
+        " and work under torch.func.vmap: replace what has none, or take an explicit method, or pr.SciPy, which does "
+        "without"
+    )
+    with derivatives_for("an implicit method needs derivatives of f", fix):
+        return call()
 
 
 def solve_stages(
