@@ -197,6 +197,26 @@ def verification(seeds: int) -> None:
     print()
 
 
+def pairs(seeds: int) -> None:
+    """Rounds with one and with two pairs of memory of each slice, by the scale of guidance."""
+    print("One or two pairs of memory, digits, DDIM, all slices at once; mean rounds, largest error of all seeds")
+    print(f"{'guidance':>8} {'steps':>6} {'one pair':>9} {'two pairs':>9} {'error':>19}")
+    for scale in (1.0, 2.0, 4.0, 7.5):
+        for steps in (25, 50, 100):
+            tallies = (Tally.named("one"), Tally.named("two"))
+            for seed in range(seeds):
+                model, noise = digits(scale, seed)
+                serial = da.sample(model, noise, steps, parallel=False)
+                for tally, memory in zip(tallies, (1, 2), strict=True):
+                    coarse = pr.Secant(da.GaussianFlow(variance=0.1), memory, (1, 2, 4))
+                    out = da.sample(model, noise, steps, coarse=coarse, width=steps, rtol=RTOL)
+                    error = relative(out.samples, serial.samples)
+                    tally.add(out.solution, error, serial.solution.stats.wall_time)
+            errors = " ".join(f"{max(tally.errors):9.1e}" for tally in tallies)
+            print(f"{scale:8g} {steps:6d} {tallies[0].mean:9.1f} {tallies[1].mean:9.1f} {errors}")
+    print()
+
+
 def newton(seeds: int) -> None:
     """What the exact derivative of the network can do where guidance is strong, from the same first guesses."""
     print(
@@ -355,6 +375,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     diffusion(arguments.seeds)
     verification(min(arguments.seeds, 8))
+    pairs(arguments.seeds)
     newton(min(arguments.seeds, 8))
     wall(7)
     equations()

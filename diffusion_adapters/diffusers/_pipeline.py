@@ -33,7 +33,7 @@ WIDTH = 16
 """The default width. With 50 steps of DDIM on the packaged digits it takes about as many rounds as 50 at a time (see
 ``benchmarks/constants.py``), and 16 times the batch fits into memory more often than 50 times."""
 
-_OF_STEPS = ("eta", "use_clipped_model_output")
+_OF_STEPS = ("eta", "use_clipped_model_output", "guidance_scale")
 """Arguments that the scheduler's steps depend on, also where they are the pipeline's defaults."""
 
 
@@ -83,6 +83,7 @@ class ParallelPipeline:
             setup,
             eta=float(given.get("eta") or 0.0),
             use_clipped=bool(given.get("use_clipped_model_output")),
+            guidance=_number(given.get("guidance_scale")),
             start=self.__dict__["_earlier"],
         )
         copy = object.__new__(type(pipe))
@@ -217,6 +218,11 @@ def parallelize(
     )
     setup = Setup(options, dtype, check, warm_start)
     return ParallelPipeline(pipe, setup)
+
+
+def _number(scale: Any) -> float:
+    """The scale of a call's guidance; 1 where it has none, or one that the pipeline itself has to check."""
+    return float(scale) if isinstance(scale, int | float) else 1.0
 
 
 def _bound(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

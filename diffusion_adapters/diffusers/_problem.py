@@ -38,6 +38,7 @@ class Setup:
         warm_start: Whether calls start from the states of those before.
         eta: What the pipeline passes on to ``step``.
         use_clipped: Likewise ``use_clipped_model_output``.
+        guidance: The scale of the call's guidance, 1 without.
         start: The run of the call before, if there is one to start from.
     """
 
@@ -47,6 +48,7 @@ class Setup:
     warm_start: bool = False
     eta: float = 0.0
     use_clipped: bool = False
+    guidance: float = 1.0
     start: pr.Solution | None = None
 
     def __post_init__(self) -> None:
@@ -182,7 +184,7 @@ def prepare(
         blend = Blend(coordinates, *kept_rows(inpainting, latents), float(grid.points[-1]))
         fine = Blended(replace(fine, blend=blend) if isinstance(fine, HeunToZero) else fine, blend)
     options = setup.options
-    _, correction, grid, window, rule = options.resolve(grid.points, fine)
+    _, correction, grid, window, rule = options.resolve(grid.points, fine, setup.guidance)
     if mark is not None and isinstance(fine, pr.Multistep):
         fine = Marked(fine, mark)
     alpha = schedule.alpha(times[[0, -1]]).tolist() if translation.scaled else (1.0, 1.0)

@@ -114,6 +114,14 @@ class DiffusionModel:
             return None
         return next((p.dtype for p in self.network.parameters() if p.is_floating_point()), None)
 
+    @property
+    def guidance(self) -> float:
+        """The scale of classifier-free guidance, the largest of all samples; 1 without."""
+        scale = (self.conditioning or {}).get("scale", 1.0) if isinstance(self.network, _Guided) else 1.0
+        if isinstance(scale, Tensor):
+            return float(scale.abs().max()) if scale.numel() else 1.0
+        return abs(float(scale))
+
     def evaluate(self, x: Tensor, t: Tensor | float, conditioning: dict[str, Any], dtype: torch.dtype | None) -> Tensor:
         """One call of the network, its output in the dtype of x.
 

@@ -103,6 +103,11 @@ NEIGHBOURS = (1, 2, 4)
 """Neighbours whose pairs the secant uses; see ``benchmarks/constants.py``."""
 
 
+STRONG = 2.0
+"""Scale of guidance from which the secant keeps two pairs of each slice: see ``benchmarks/rounds.py``, which prints the
+rounds with one pair and with two. Without guidance a second pair gains nothing."""
+
+
 class Resolved(NamedTuple):
     """The parts of a run, for a given grid."""
 
@@ -189,15 +194,16 @@ class Options:
             raise ValueError("solver is None; expected a name or an integrator: the method comes from elsewhere")
         return SOLVERS[self.solver]()
 
-    def correction(self, fine: pr.Integrator) -> pr.Correction:
-        """The correction of ``coarse`` for this method."""
+    def correction(self, fine: pr.Integrator, guidance: float = 1.0) -> pr.Correction:
+        """The correction of ``coarse`` for this method, and for classifier-free guidance of this scale."""
         coarse = self.coarse
         if isinstance(coarse, pr.Correction):
             return coarse
         if isinstance(coarse, pr.Integrator):
             return pr.Coarse(coarse)
         if coarse == "gaussian":
-            return pr.Secant(GaussianFlow(variance=VARIANCE), neighbours=NEIGHBOURS)
+            memory = 2 if guidance >= STRONG else 1
+            return pr.Secant(GaussianFlow(variance=VARIANCE), memory, NEIGHBOURS)
         if coarse == "none":
             return pr.Identity()
         if fine.steps is None:
@@ -246,15 +252,16 @@ class Options:
             return tolerance
         return tolerance & dataclasses.replace(tolerance, rule="increment")
 
-    def resolve(self, points: Tensor, fine: pr.Integrator | None = None) -> Resolved:
+    def resolve(self, points: Tensor, fine: pr.Integrator | None = None, guidance: float = 1.0) -> Resolved:
         """All parts of a run.
 
         Args:
             points: The points of the grid, ``(n + 1,)``.
             fine: The method, in place of that of ``solver``.
+            guidance: The scale of classifier-free guidance, if the model has it.
         """
         fine = self.fine() if fine is None else fine
-        correction = self.correction(fine)
+        correction = self.correction(fine, guidance)
         grid = self.grid(points, fine, correction)
         schedule = self.window(grid.num_slices)
         return Resolved(fine, correction, grid, schedule, self.rule(schedule))

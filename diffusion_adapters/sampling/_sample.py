@@ -147,7 +147,7 @@ def sample(
     flow = probability_flow(model)
     times = model.noise_schedule.times(steps, spacing)
     fine = _method(options, model, times)
-    _, correction, grid, schedule, rule = options.resolve(flow.grid(times, len(times) - 1).points, fine)
+    _, correction, grid, schedule, rule = options.resolve(flow.grid(times, len(times) - 1).points, fine, model.guidance)
     stochastic = NoisyFlow in fine.solves
     noise = start_noise(noise, None if stochastic and isinstance(noise, Tensor) else generator, model)
     if stochastic:

@@ -1,19 +1,20 @@
 """The sweep of `Secant` around a flow whose whitening is one number for each time, from one product of matrices.
 
-All that the sweep makes of a row of L slices lies in the span of 3 L + 1 vectors: the last moves m_n of the slices,
-what the flow missed of them, e_n, the defects d_n, and the change x_0 at the left boundary of the row. The products of
+All that the sweep makes of a row of L slices lies in the span of a few vectors: the last m moves m_nj of the slices,
+what the flow missed of them, e_nj, the defects d_n, and the change x_0 at the left boundary of the row. The products of
 the moves with all of these hold what is asked of states; everything else is arithmetic on small matrices, and a second
 product makes the change out of the vectors. In the flow's whitened coordinates, with S(t) its divisor,
 
     y_{n+1} = y_n + d_n / S_{n+1} + sum_j r_nj e_nj c_nj / S_{n+1},    c_n = P_n <m_nj, S_n y_n>,
 
-where j runs over the slice's own pair and those of neighbours, r_nj is the ratio of their weights, and P_n the inverse
+where j runs over the slice's own pairs and the newest ones of neighbours, r_nj is the ratio of their weights, and P_n the inverse
 of the damped products of their moves. What depends on the grid alone is computed on the host and sent in one piece.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from parareal._core.arrays import Floats, Ints
 from parareal._core.host import to_device
 
 LONGEST = 256
-"""Slices of a row up to which the small matrices are small: their sides are as many as there are pairs in a row."""
+"""Pairs of a row, apart from those of neighbours, up to which the small matrices are small: these are their sides."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,39 +44,46 @@ class GridNumbers:
     weight: Floats
     places: tuple[int, ...]
     damping: float
-    _indices: dict[tuple[int, torch.device], tuple[Tensor, ...]] = field(default_factory=dict, init=False, repr=False)
+    _indices: dict[tuple[int, int, torch.device], tuple[Tensor, ...]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
-    def indices(self, length: int, device: torch.device) -> tuple[Tensor, ...]:
+    def indices(self, length: int, own: int, device: torch.device) -> tuple[Tensor, ...]:
         """Where products of pairs lie among products of moves, for rows of that many slices: made once for each length.
+
+        Moves are in the order (j, n): the newest of all slices, then those before them.
 
         Returns:
             Of the pairs ``(n, i)``: products of the moves of two pairs of one slice, products of any two pairs, of a
             pair with what comes in at its slice, and the places of pairs in a matrix of slices.
         """
-        key = length, device
+        key = length, own, device
         if key not in self._indices:
-            n, source = np.arange(length), self.sources(length)[0]
-            within = source[:, :, None] * length + source[:, None, :]
-            flat, slices = source.reshape(-1), np.repeat(n, source.shape[1])
-            between = flat[:, None] * length + flat[None, :]
+            source, moves = self.sources(length, own)[0], own * length
+            within = source[:, :, None] * moves + source[:, None, :]
+            flat, slices = source.reshape(-1), np.repeat(np.arange(length), source.shape[1])
+            between = flat[:, None] * moves + flat[None, :]
             comes_in = flat * length + slices
-            lies = slices * length + flat
+            lies = slices * moves + flat
             self._indices[key] = tuple(
                 torch.from_numpy(np.ascontiguousarray(part.reshape(-1))).to(device)
                 for part in (within, between, comes_in, lies)
             )
         return self._indices[key]
 
-    def sources(self, length: int) -> tuple[Ints, Ints]:
-        """The slices whose pairs slice n uses, ``(L, m)``, and whether there is one."""
-        places = np.array([0, *(place for place in self.places if place < length)])
+    def sources(self, length: int, own: int) -> tuple[Ints, Ints]:
+        """The moves whose pairs slice n uses, ``(L, m)``: ``own`` of its own, then neighbours'; whether there is one."""
+        places = np.array([0] * own + [place for place in self.places if place < length])
         source = np.arange(length)[:, None] - places
-        return np.maximum(source, 0), (source >= 0).astype(np.int64)
+        there = source >= 0
+        source[:, :own] += np.arange(own) * length
+        return np.maximum(source, 0), there.astype(np.int64)
 
-    def coefficients(self, n: Ints) -> dict[str, Floats]:
-        """Numbers of rows of slices n, ``(R, L)``; see `gram_sweep`."""
+    def coefficients(self, n: Ints, own: int) -> dict[str, Floats]:
+        """Numbers of rows of slices n, ``(R, L)``, with so many moves each; see `gram_sweep`."""
         rows, length = n.shape
-        source, there = self.sources(length)
+        source, there = self.sources(length, own)
+        source = source % length
         with np.errstate(all="ignore"):  # a row of repetitions, or a slice in which the flow misses nothing
             return self._coefficients(n, rows, length, source, there)
 
@@ -94,7 +102,7 @@ class GridNumbers:
         comes = np.concatenate([strict * inverse[:, None, :], first], 2)
         return {
             "flow": right / left,  # what the flow makes of a move
-            "left": left,
+            "left": np.repeat(left, source.shape[1], 1),
             "pairs": pairs,
             "damped": damped[..., None] * np.eye(source.shape[1]),
             "column": column,
@@ -114,32 +122,36 @@ def sent(numbers: dict[str, Floats], like: Tensor) -> dict[str, Tensor]:
     return {name: part.reshape(numbers[name].shape) for name, part in zip(numbers, parts, strict=True)}
 
 
-def gram_sweep(
-    grid: GridNumbers, n: Ints, u: tuple[Tensor, Tensor], f: tuple[Tensor, Tensor], defects: Tensor, moved: Tensor
-) -> Tensor:
+def gram_sweep(grid: GridNumbers, n: Ints, u: list[Tensor], f: list[Tensor], defects: Tensor, moved: Tensor) -> Tensor:
     """J D of rows of L slices, ``(R, L, D)``.
 
     Args:
         grid: What depends on the grid alone.
         n: The slices, ``(R, L)``.
-        u: States at left boundaries at the last iterate and at the one before, ``(R, L, D)`` each.
+        u: States at left boundaries at the last iterates, newest first, ``(R, L, D)`` each.
         f: Fine solutions from them.
         defects: ``(R, L, D)``.
         moved: What the left boundaries of the rows have moved by, ``(R, D)``.
     """
-    length = n.shape[1]
-    on = sent(grid.coefficients(n), defects)
-    within, between, comes_in, lies = grid.indices(length, defects.device)
-    moves = u[0] - u[1]
-    missed = torch.addcmul(f[0] - f[1], moves, on["flow"].unsqueeze(-1), value=-1)
-    vectors = torch.cat([moves, missed, defects, moved.unsqueeze(1)], 1)
-    inverse = _inverse_sizes(vectors, length)
+    length, own = n.shape[1], len(u) - 1
+    on = sent(grid.coefficients(n, own), defects)
+    within, between, comes_in, lies = grid.indices(length, own, defects.device)
+    flow, count = on["flow"].unsqueeze(-1), own * length
+    moves = [now - before for now, before in pairwise(u)]
+    missed = [
+        torch.addcmul(now - before, move, flow, value=-1)
+        for (now, before), move in zip(pairwise(f), moves, strict=True)
+    ]
+    if own > 1:
+        moves, missed = orthogonal(moves, missed)
+    vectors = torch.cat([*moves, *missed, defects, moved.unsqueeze(1)], 1)
+    inverse = _inverse_sizes(vectors, count)
     # Products of the moves of unit length with all vectors; those with moves and with what was missed of them twice so.
-    products = (vectors[:, :length].conj() @ vectors.mT) * inverse.unsqueeze(-1)
-    with_moves, with_missed = (products[..., : 2 * length].unflatten(2, (2, length)) * inverse[:, None, None]).unbind(2)
-    matrix = with_missed.flatten(1).index_select(1, between).reshape(len(n), -1, between.shape[0] // len(comes_in))
+    products = (vectors[:, :count].conj() @ vectors.mT) * inverse.unsqueeze(-1)
+    with_moves, with_missed = (products[..., : 2 * count].unflatten(2, (2, count)) * inverse[:, None, None]).unbind(2)
+    matrix = with_missed.flatten(1).index_select(1, between).reshape(len(n), -1, len(comes_in))
     matrix = matrix * on["matrix"]
-    known = (products[..., 2 * length :] @ on["comes"]).flatten(1).index_select(1, comes_in)
+    known = (products[..., 2 * count :] @ on["comes"]).flatten(1).index_select(1, comes_in)
     if grid.places:
         pooled = with_moves.flatten(1).index_select(1, within).reshape(on["pairs"].shape)
         mix = torch.linalg.inv_ex(torch.addcmul(on["damped"], pooled, on["pairs"]))[0]
@@ -151,10 +163,39 @@ def gram_sweep(
     else:
         matrix, known = matrix * on["left"].unsqueeze(-1), known * on["left"]
     c = torch.linalg.solve_triangular(matrix, known.unsqueeze(-1), upper=False, unitriangular=True).squeeze(-1)
-    spread = torch.zeros(len(n), length * length, dtype=c.dtype, device=c.device)
+    spread = torch.zeros(len(n), length * count, dtype=c.dtype, device=c.device)
     spread.index_add_(1, lies, c * on["column"].squeeze(1))
-    of_missed = (on["through"] @ spread.reshape(len(n), length, length)) * inverse.unsqueeze(1)
-    return torch.cat([of_missed, on["out"]], 2) @ vectors[:, length:]
+    of_missed = (on["through"] @ spread.reshape(len(n), length, count)) * inverse.unsqueeze(1)
+    return torch.cat([of_missed, on["out"]], 2) @ vectors[:, count:]
+
+
+def orthogonal(moves: list[Tensor], missed: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The moves, each ``(..., D)``, made orthogonal, newest first, with what was missed combined in the same way.
+
+    A move that is not finite, or that lies in the span of those before it to within rounding, becomes zero.
+    """
+    out: tuple[list[Tensor], list[Tensor]] = ([], [])
+    inverse: list[Tensor] = []
+    for move, error in zip(moves, missed, strict=True):
+        size, its_size = (torch.linalg.vector_norm(one.detach(), dim=-1, keepdim=True) for one in (move, error))
+        # Mask before anything is computed: what is masked later would still enter the gradients.
+        unsound = ~(torch.maximum(size, its_size) < torch.inf)
+        move, error = move.masked_fill(unsound, 0.0), error.masked_fill(unsound, 0.0)
+        for known, its_error, over in zip(*out, inverse, strict=True):
+            part = (known.conj() * move).sum(-1, keepdim=True) * over
+            move, error = move - known * part, error - its_error * part
+        left = torch.linalg.vector_norm(move, dim=-1, keepdim=True)
+        spanned = ~(left > _SPANNED * size)
+        move, error = move.masked_fill(spanned, 0.0), error.masked_fill(spanned, 0.0)
+        inverse.append(left.masked_fill(spanned, torch.inf).square().reciprocal())
+        out[0].append(move)
+        out[1].append(error)
+    return out
+
+
+_SPANNED = 1e-3
+"""A move that keeps less than this part of its length lies in the span of those before it. A choice: well above
+rounding in float32."""
 
 
 def _inverse_sizes(vectors: Tensor, length: int) -> Tensor:

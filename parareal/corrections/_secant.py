@@ -15,7 +15,7 @@ from parareal._core.checks import check_count, described
 from parareal._core.trees import State
 from parareal._core.vectors import flat, unflat
 from parareal.corrections._base import Correction, Known, Sweep
-from parareal.corrections._gram_sweep import LONGEST, GridNumbers, gram_sweep
+from parareal.corrections._gram_sweep import LONGEST, GridNumbers, gram_sweep, orthogonal
 from parareal.corrections._linear import Whitened
 from parareal.corrections._traits import CorrectionTraits
 from parareal.corrections._wrapper import Wrapper
@@ -36,7 +36,8 @@ class Secant(Wrapper):
 
     Args:
         correction: A correction, or an integrator, which stands for `Coarse`.
-        memory: How many pairs to use, newest first; one gives nearly all of the gain.
+        memory: How many pairs to use, newest first. One is enough where slices move in one direction at a time; where a
+            model is guided strongly, two take fewer iterations (``benchmarks/rounds.py``).
         neighbours: Also use the newest pairs of the slices that lie this many places to the left, such as ``(1, 2,
             4)``. Far slices count less. This saves some iterations where slices are short, so that neighbours behave
             alike. Only for corrections that are a `Whitened` flow, such as `Identity`.
@@ -151,7 +152,7 @@ class Secant(Wrapper):
         bound = super().bind(problem, u0, grid, fine)
         assert isinstance(bound, Secant)
         flow = bound._base
-        if self.memory > 1 or not isinstance(flow, Whitened) or (divisor := flow.divisor(grid.edges)) is None:
+        if not isinstance(flow, Whitened) or (divisor := flow.divisor(grid.edges)) is None:
             return bound
         clock, weight = flow.clock(grid.edges), flow.weight(Span(grid.edges, np.arange(grid.num_slices)))
         divisor, clock, weight = (part.detach().cpu().numpy() for part in (divisor, clock, weight))
@@ -161,11 +162,14 @@ class Secant(Wrapper):
     def difference_run(self, at: Where, sweep: Sweep) -> State:
         """All slices at once."""
         old, n = sweep.old, getattr(at, "n", None)
-        if self._numbers is None or n is None or at.shape[1] > LONGEST or _unfit(sweep.defects):
+        if self._numbers is None or n is None or at.shape[1] * self.memory > LONGEST or _unfit(sweep.defects):
             return self._by_substitution(at, sweep)
         assert old is not None
         assert old.before is not None
-        u, f = ((flat(now, 2), flat(then, 2)) for now, then in ((old.u, old.before.u), (old.f, old.before.f)))
+        u, f = [flat(old.u, 2)], [flat(old.f, 2)]
+        before: Known | None = old.before
+        while before is not None:
+            u, f, before = [*u, flat(before.u, 2)], [*f, flat(before.f, 2)], before.before
         change = gram_sweep(self._numbers, n, u, f, flat(sweep.defects, 2), flat(sweep.moved, 1))
         return unflat(change, sweep.defects, 2)
 
@@ -283,18 +287,9 @@ def orthonormal(moves: list[Tensor], errors: list[Tensor]) -> tuple[list[Tensor]
 
     A move that lies in the span of those before it, to within rounding, becomes zero.
     """
-    out: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for move, error in zip(moves, errors, strict=True):
-        # Mask before anything is computed: what is masked later would still enter the gradients.
-        size, its_size = (torch.linalg.vector_norm(one.detach(), dim=-1, keepdim=True) for one in (move, error))
-        sound = torch.isfinite(size) & torch.isfinite(its_size)
-        move, error = torch.where(sound, move, 0.0), torch.where(sound, error, 0.0)
-        for known, its_error in zip(*out, strict=True):
-            part = (known.conj() * move).sum(-1, keepdim=True)
-            move, error = move - known * part, error - its_error * part
-        left = torch.linalg.vector_norm(move, dim=-1, keepdim=True)
-        fit = left > 1e-3 * size
-        inverse = torch.where(fit, 1 / torch.where(fit, left, 1.0), 0.0)
-        out[0].append(move * inverse)
-        out[1].append(error * inverse)
-    return out
+    moves, errors = orthogonal(moves, errors)
+    for i, move in enumerate(moves):
+        size = torch.linalg.vector_norm(move, dim=-1, keepdim=True)
+        inverse = size.masked_fill(size == 0, torch.inf).reciprocal()
+        moves[i], errors[i] = move * inverse, errors[i] * inverse
+    return moves, errors

@@ -40,12 +40,14 @@ class Shrinking(pr.Whitened):
         return b * self._scale(t, b)
 
 
-def bound(flow: pr.Correction, neighbours: tuple[int, ...], grid: pr.TimeGrid, size: int) -> Any:
+def bound(flow: pr.Correction, neighbours: tuple[int, ...], grid: pr.TimeGrid, size: int, memory: int = 1) -> Any:
     problem = pr.ODE(lambda t, u: -u)
-    return pr.Secant(flow, neighbours=neighbours).bind(problem, torch.zeros(size), grid, pr.Euler())
+    return pr.Secant(flow, memory, neighbours).bind(problem, torch.zeros(size), grid, pr.Euler())
 
 
-def sweep_of(rows: int, length: int, size: int, dtype: torch.dtype, seed: int, spoiled: list[tuple[str, int]]) -> Sweep:
+def sweep_of(
+    rows: int, length: int, size: int, dtype: torch.dtype, seed: int, spoiled: list[tuple[str, int]], memory: int = 1
+) -> Sweep:
     generator = torch.Generator().manual_seed(seed)
 
     def some(*shape: int) -> Tensor:
@@ -58,7 +60,10 @@ def sweep_of(rows: int, length: int, size: int, dtype: torch.dtype, seed: int, s
             u_before[:, n] = u[:, n]
         else:
             (u if how == "nan" else f)[:, n, 0] = float("nan" if how == "nan" else "inf")
-    before = Known(u_before, None, f_before)
+    before = None
+    for _ in range(memory - 1):
+        before = Known(some(rows, length, size), None, some(rows, length, size), None, before)
+    before = Known(u_before, None, f_before, None, before)
     return Sweep(some(rows, size), some(rows, length, size), Known(u, None, f, None, before))
 
 
@@ -68,14 +73,16 @@ def test_it_is_the_sweep_of_substitution(data: st.DataObject) -> None:
     dtype = data.draw(st.sampled_from([torch.float64, torch.complex128, torch.float32]))
     flow = data.draw(st.sampled_from([pr.Identity(), Shrinking(0.7), Shrinking(-2.0)]))
     neighbours = data.draw(st.sampled_from([(), (1,), (2,), (1, 2, 4)]))
+    memory = data.draw(st.integers(1, 3))
     gaps = data.draw(st.lists(st.floats(0.01, 0.2), min_size=30, max_size=30))
     edges = torch.tensor(gaps, dtype=torch.float64).cumsum(0)
     grid = pr.TimeGrid.from_edges(edges if data.draw(st.booleans()) else -edges)
     first = data.draw(st.lists(st.integers(0, 29 - length), min_size=rows, max_size=rows))
     at = Span(grid.edges, torch.tensor(first).reshape(-1, 1).numpy() + torch.arange(length).numpy())
     kinds = st.tuples(st.sampled_from(["still", "nan", "inf"]), st.integers(0, 23))
-    sweep = sweep_of(rows, length, size, dtype, data.draw(st.integers(0, 99)), data.draw(st.lists(kinds, max_size=2)))
-    secant = bound(flow, neighbours, grid, size)
+    seed, spoiled = data.draw(st.integers(0, 99)), data.draw(st.lists(kinds, max_size=2))
+    sweep = sweep_of(rows, length, size, dtype, seed, spoiled, memory)
+    secant = bound(flow, neighbours, grid, size, memory)
     assert secant._numbers is not None
     found, expected = secant.difference_run(at, sweep), secant._by_substitution(at, sweep)
     eps = torch.finfo(dtype).eps

@@ -202,3 +202,21 @@ def test_data_that_are_gaussian_take_few_rounds(steps: int, seed: int) -> None:
     out, serial = pair(model, normals(3, 1, seed=seed), steps=steps)
     assert distance(out.samples, serial.samples).max().item() <= 1e-3
     assert out.solution.stats.rounds <= min(steps, 6)
+
+
+@pytest.mark.parametrize(("scale", "memory"), [(None, 1), (1.0, 1), (1.5, 1), (2.0, 2), (-7.5, 2)])
+def test_strong_guidance_keeps_two_pairs(scale: float | None, memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = labelled("vp", 2, scale)
+    given: list[Any] = []
+
+    def noted(*args: Any, **kwargs: Any) -> pr.Solution:
+        given.append(kwargs["coarse"])
+        return solve(*args, **kwargs)
+
+    solve = pr.solve
+    monkeypatch.setattr(pr, "solve", noted)
+    da.sample(model, noise_of("vp", 2), 6)
+    assert given[0].memory == memory
+    if scale is not None:
+        each = da.guided(da.GaussianMixture(torch.zeros(3, 4), 0.1).model(da.VP()), torch.tensor([1.0, scale]), {}, {})
+        assert each.guidance == max(1.0, abs(scale))
