@@ -7,9 +7,9 @@ product makes the change out of the vectors. In the flow's whitened coordinates,
 
     y_{n+1} = y_n + d_n / S_{n+1} + sum_j r_nj e_nj c_nj / S_{n+1},    c_n = P_n <m_nj, S_n y_n>,
 
-where j runs over the slice's own pairs and the newest ones of neighbours, r_nj is the ratio of their weights, and P_n the
-inverse
-of the damped products of their moves. What depends on the grid alone is computed on the host and sent in one piece.
+where j runs over the slice's own pairs and the newest ones of neighbours, r_nj is the ratio of their weights, and P_n
+the inverse of the damped products of their moves. What depends on the grid alone is computed on the host and sent in
+one piece.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class GridNumbers:
         return self._indices[key]
 
     def sources(self, length: int, own: int) -> tuple[Ints, Ints]:
-        """The moves whose pairs slice n uses, ``(L, m)``, ``own`` of its own first, and whether there is such a slice."""
+        """The moves whose pairs slice n uses, ``own`` of its own first, and whether there is such a slice: ``(L, m)``."""
         places = np.array([0] * own + [place for place in self.places if place < length])
         source = np.arange(length)[:, None] - places
         there = source >= 0
