@@ -167,7 +167,7 @@ def model_of(case: Case) -> da.DiffusionModel:
 
 def _digits(case: Case) -> da.DiffusionModel:
     """The packaged network, told what the case's schedule and prediction are, at the same noise-to-signal ratio."""
-    digits, schedule, own = da.load_digits(), case.schedule, da.VP()
+    digits, schedule, own = da.load_digits(dtype=case.dtype), case.schedule, da.VP()
 
     def network(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
         t = t.double()

@@ -24,7 +24,7 @@ from parareal.stopping._slice_record import Settings, SliceRecord
 _PREFIX, _TAIL, _END = 0.1, 0.03, 0.6
 """Parts of the tolerance that may be spent: on boundaries accepted early; on those of a window that has reached the
 end, where accepting saves no rounds; and on the last boundary."""
-_CAUTION, _CAUTION_ELSE = 1.6, 4.0
+_CAUTION, _CAUTION_ELSE = 2.5, 4.0
 """Factors by which the reported estimate exceeds the one that decides, so that it is seldom too small. The second is
 for rules that decide by something else and measure no growth."""
 _KEPT = 8
