@@ -177,7 +177,7 @@ def _digits(case: Case) -> da.DiffusionModel:
         shape = (-1, *[1] * (x.ndim - 1))
         # x = a x0 + b eps becomes a sample of the network's own schedule with the same eps, where there is any signal.
         factor = (own.sigma(at) / sigma.clamp_min(1e-12)).reshape(shape)
-        eps = digits.network((x * factor).float(), at.float(), label=label).to(x.dtype)
+        eps = digits.network((x * factor).to(case.dtype), at.to(case.dtype), label=label).to(x.dtype)
         slopes = {"alpha_dot": schedule.alpha_dot(t), "sigma_dot": schedule.sigma_dot(t)}
         target = case.prediction
         if target in ("x0", "v", "velocity") and bool((alpha == 0).any()):
