@@ -295,7 +295,7 @@ def run(case: Case, **options: Any) -> Outcome:
     errors = _rms(out.samples - serial.samples) / size
     sol = out.solution
     assert isinstance(sol.error_estimate, Tensor)
-    estimates = sol.error_estimate * (serial.solution.u[0].numel() ** 0.5) / _rms(serial.solution.u)
+    estimates = sol.error_estimate * (sol.u[0].numel() ** 0.5) / _rms(sol.u)
     sound = torch.isfinite(size)
     ended = [s for s, ok in zip(sol.sample_status or (), sound.tolist(), strict=True) if ok]
     outcome = Outcome(
