@@ -75,6 +75,7 @@ from parareal.problem._given_path import FrozenPath
 from parareal.problem._noise_path import NoisePath
 from parareal.problem._ode import ODE, Problem
 from parareal.problem._sde import SDE
+from parareal.problem._structure import Banded, Sparse
 from parareal.problem._semilinear import Prediction, Semilinear, SemilinearODE, Split, Weights, scaled_phis
 from parareal.results._history import History, IterationReport
 from parareal.results._record import Record
@@ -99,6 +100,7 @@ __all__ = [
     "AdamsBashforth",
     "Anderson",
     "Barrier",
+    "Banded",
     "Batched",
     "BogackiShampine",
     "BrownianPath",
@@ -167,6 +169,7 @@ __all__ = [
     "Solution",
     "SolveError",
     "Split",
+    "Sparse",
     "Stats",
     "Status",
     "StoppingRule",

@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from parareal._core import trees
 from parareal._core.checks import check_count, described
+from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator, check_steps
-from parareal.integrators._newton import MOST_DENSE, Options, solve_stages, to_state, to_vector, weighted
+from parareal.integrators._newton import MOST_DENSE, Matrix, Options, solve_stages, to_state, to_vector, weighted
+from parareal.integrators._simplified import Slot, new_slot, solve_kept
 from parareal.integrators._tableau import ButcherTableau, as_tableau
 from parareal.integrators._traits import IntegratorTraits
+from parareal.problem._derivatives import derivatives_of, numbers
 from parareal.problem._ode import Stages
 
 
@@ -59,35 +61,47 @@ class Implicit(Integrator):
 
     def bind(self, problem: Any, u0: State, grid: Any) -> Implicit:
         """Returns itself; raises where torch.func has nothing to differentiate."""
-        if problem.batching == "loop":
+        by_gmres = self._options(problem, self._stages, numbers(u0, 0)).krylov
+        if problem.batching == "loop" and (by_gmres or derivatives_of(problem).matrix is None):
             raise ValueError(
                 f'{type(self).__name__} came with a problem with batching="loop", of which torch.func takes no '
-                'derivatives; expected torch code with batching "vmap", "native" or "fold". For numpy code take an '
-                "explicit method, or pr.SciPy('Radau')"
+                'derivatives; expected torch code with batching "vmap", "native" or "fold", or pr.ODE(f, jacobian=...) '
+                "for systems without GMRES. For numpy code without derivatives take an explicit method, or "
+                "pr.SciPy('Radau')"
             )
         return self
 
+    def begin_slice(self, problem: Any, u: State) -> tuple[Slot, ...] | None:
+        """Room for factorisations: one for each diagonal coefficient, or one for stages that are solved together."""
+        if not self._keeps(problem, u) or derivatives_of(problem).kept is not None:
+            return None
+        return tuple(new_slot(problem, u, self._stages) for _ in self._systems)
+
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
-        """One step on L lanes; see `Integrator.step`."""
+        """One step on L lanes; see `Integrator.step`. Factorisations come and go with `Carried` states."""
+        carried, u = u if isinstance(u, Carried) else None, without_history(u)
         table, h, vector = self.table, t1 - t0, to_vector(u, 1)
         times = [t0 if c == 0.0 else t1 if c == 1.0 else t0 + c * h for c in table.nodes]
         alive = torch.ones(len(t0), dtype=torch.bool)
+        memory: Any = self.begin_slice(problem, u) if carried is None else carried.memory
+        solver = _Solver(problem, self._options(problem, self._stages, numbers(u)), self._keeps(problem, u))
+        solver.slots = dict(zip(self._systems, memory, strict=True)) if memory else {}
         if table.diagonal:
-            k, alive = yield from self._one_by_one(problem, times, h, u, alive)
+            k, alive = yield from self._one_by_one(solver, times, h, u, alive)
         else:
             k = vector.new_zeros(len(vector), len(times), vector.shape[1])
-            options = self._options(len(times), u)
-            k, alive = yield from solve_stages(problem, table.a, torch.stack(times, 1), h, u, k, alive, options)
+            k, alive = yield from solver.solve(table.a, torch.stack(times, 1), h, u, k, alive)
         new = vector + h.to(vector.dtype)[:, None] * weighted(table.b, k)
         if not alive.all():
             new = torch.where(alive.to(new.device)[:, None], new, torch.nan)
-        return to_state(new, u, 1)
+        state, after = to_state(new, u, 1), tuple(solver.slots.values())
+        return state if carried is None else Carried(state, after)  # pyright: ignore[reportArgumentType]
 
     def _one_by_one(
-        self, problem: Any, times: list[Tensor], h: Tensor, u: State, alive: Tensor
+        self, solver: _Solver, times: list[Tensor], h: Tensor, u: State, alive: Tensor
     ) -> Generator[tuple[Any, ...], State, tuple[Tensor, Tensor]]:
         """Stages of a lower triangular tableau; returns slopes ``(L, s, D)`` and the lanes that were solved."""
-        table, options, slopes, vector = self.table, self._options(1, u), list[Tensor](), to_vector(u, 1)
+        table, slopes, vector = self.table, list[Tensor](), to_vector(u, 1)
         step = h.to(vector.dtype)[:, None]
         for i, t in enumerate(times):
             row, base, guess = table.a[i], u, torch.zeros_like(vector)
@@ -98,17 +112,75 @@ class Implicit(Integrator):
                 # stiff equation is far off.
                 guess = -change / (row[i] * step) if row[i] else guess
             if row[i] == 0.0:
-                slopes.append(to_vector((yield problem.rhs, t, base), 1))
+                slopes.append(to_vector((yield solver.problem.rhs, t, base), 1))
             else:
                 a, nodes, guess = ((row[i],),), t[:, None], guess[:, None]
-                k, alive = yield from solve_stages(problem, a, nodes, h, base, guess, alive, options)
+                k, alive = yield from solver.solve(a, nodes, h, base, guess, alive)
                 slopes.append(k[:, 0])
         return torch.stack(slopes, 1), alive
 
-    def _options(self, stages: int, u: State) -> Options:
-        elements = sum(leaf[0].numel() * (2 if leaf.is_complex() else 1) for leaf in trees.leaves(u))
-        krylov = stages * elements > MOST_DENSE if self.krylov is None else self.krylov
+    @property
+    def _stages(self) -> int:
+        """Stages that are solved together."""
+        return 1 if self.table.diagonal else len(self.table.b)
+
+    @property
+    def _systems(self) -> tuple[Matrix, ...]:
+        """The different weights of systems: each has a matrix of its own."""
+        table = self.table
+        if not table.diagonal:
+            return (table.a,)
+        diagonal = dict.fromkeys(row[i] for i, row in enumerate(table.a) if row[i])
+        return tuple(((weight,),) for weight in diagonal)
+
+    def _keeps(self, problem: Any, u: State) -> bool:
+        """Whether systems are solved by simplified Newton: small ones take fewer rounds with new derivatives."""
+        known, size = derivatives_of(problem), numbers(u)
+        if self._options(problem, self._stages, size).krylov:
+            return False
+        return known.linear or known.structure is not None or self._stages * size > FEW
+
+    def _options(self, problem: Any, stages: int, elements: int) -> Options:
+        known = derivatives_of(problem)
+        most = MOST_SHARED if known.kept is not None else MOST_DENSE
+        krylov = known.structure is None and stages * elements > most if self.krylov is None else self.krylov
         return Options(self.rtol, self.max_newton, krylov)
+
+
+MOST_SHARED = 2048
+"""Unknowns of a system whose matrix all lanes of a run share: 32 MiB of float64."""
+
+FEW = 16
+"""Unknowns up to which Newton's method takes new derivatives in every iteration: they cost little, and a round less."""
+
+
+@dataclass
+class _Solver:
+    """How the stages of one step are found.
+
+    Attributes:
+        problem: The problem.
+        options: Those of Newton's method.
+        keeps: Whether factorisations are kept.
+        slots: Where, by the weights of a system; empty where all lanes share one matrix.
+    """
+
+    problem: Any
+    options: Options
+    keeps: bool
+    slots: dict[Matrix, Slot] = field(default_factory=dict[Matrix, Slot])
+
+    def solve(
+        self, a: Matrix, t: Tensor, h: Tensor, base: State, k: Tensor, alive: Tensor
+    ) -> Generator[tuple[Any, ...], State, tuple[Tensor, Tensor]]:
+        """See `solve_stages`."""
+        if not self.keeps:
+            return (yield from solve_stages(self.problem, a, t, h, base, k, alive, self.options))
+        before = self.slots.get(a)
+        k, alive, slot = yield from solve_kept(self.problem, a, t, h, base, k, alive, self.options, before)
+        if slot is not None:
+            self.slots[a] = slot
+        return k, alive
 
 
 @dataclass(frozen=True)

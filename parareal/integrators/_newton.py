@@ -23,7 +23,11 @@ from parareal._core.forward_mode import differentiating
 from parareal._core.trees import State
 from parareal._core.vectors import flat, unflat
 from parareal.integrators._base import Cost
+from parareal.integrators._factors import coupled, pattern_of
 from parareal.integrators._gmres import Solved
+from parareal.problem._derivatives import derivatives_of
+from parareal.problem._lane_calls import check_like
+from parareal.problem._structure import Pattern
 
 MOST_DENSE = 512
 """Unknowns of a system whose matrix is made: 2 MiB of float64 for each lane. Larger ones are solved by GMRES."""
@@ -98,6 +102,7 @@ class Correction:
             Corrections ``(L, s, D)``, zero for lanes that want none; the size of h J A, float64, ``(L,)``; and what
             they took, int64, on the CPU, ``(L, 2)``: evaluations, and those that follow one another.
         """
+        active = active.cpu()  # several devices bring everything to where they are
         took = torch.zeros(len(active), 2, dtype=torch.int64)
         if not active.any():
             return torch.zeros_like(k), torch.zeros_like(h), took
@@ -105,10 +110,10 @@ class Correction:
         if index is not None:
             t, h, base, k = t[index], h[index], trees.lanes(base, index), k.index_select(0, index)
             rows = None if rows is None else trees.lanes(rows, index)
-        system = _System(self, t, h, base, k, rows)
+        system = System(self.problem, self.a, t, h, base, k, rows)
         if self.inner is None:
-            delta, products = system.eliminate(), k.shape[-1]
-            took[active] = torch.tensor([k.shape[1] * (1 + products), 1])
+            delta = system.eliminate()
+            took[active] = torch.tensor([k.shape[1] * (1 + system.directions), 1])
         else:
             delta, products = system.iterate(self.inner)
             took[active] = torch.stack([k.shape[1] * (1 + products), 1 + products], 1)
@@ -130,17 +135,25 @@ class Correction:
         return Cost(int(evaluations.sum()), int(rounds.max()))
 
 
-class _System:
-    """The linear systems of L lanes, all of them active: s stages of D numbers each."""
+class System:
+    """The linear systems of L lanes, all of them active: s stages of D numbers each.
 
-    def __init__(self, request: Correction, t: Tensor, h: Tensor, base: State, k: Tensor, rows: State) -> None:
-        self.problem, self.like, self.a = request.problem, base, k.new_tensor(request.a)
+    Attributes:
+        directions: Evaluations that the derivatives at a stage come to.
+        residual: What is left of the equations, ``(L, s, D)``.
+        stiffness: The size of h J A, float64, ``(L,)``, once derivatives have been taken.
+    """
+
+    def __init__(self, problem: Any, a: Matrix, t: Tensor, h: Tensor, base: State, k: Tensor, rows: State) -> None:
+        self.problem, self.like, self.a = problem, base, k.new_tensor(a)
+        self.known = derivatives_of(problem)
         self.t, self.h, self.k = t.flatten(), h.to(k.dtype), k
         self.L, self.s, self.D = k.shape
+        self.directions = 1 if self.known.matrix is not None else self.D
         self.rows = None if rows is None else trees.map(lambda x: x.repeat_interleave(self.s, 0), rows)
-        stages = to_vector(base, 1)[:, None] + self.h[:, None, None] * mix(request.a, k)
+        stages = to_vector(base, 1)[:, None] + self.h[:, None, None] * mix(a, k)
         self.stages = stages.flatten(0, 1)
-        self.residual = self.slope(self.stages) - k.flatten(0, 1)
+        self.residual = (self.slope(self.stages) - k.flatten(0, 1)).unflatten(0, (self.L, self.s))
         # Linear algebra is about numbers alone: gradients of iterations by GMRES are those of the solution.
         self.fixed = self.stages.detach()
         self.stiffness = torch.zeros_like(h)
@@ -154,18 +167,51 @@ class _System:
         args = () if rows is None else (rows,)
         return to_vector(self.problem.rhs(t, to_state(stages, self.like, 1), *args), 1)
 
+    def jacobian(self, lanes: Tensor | None = None, pattern: Pattern | None = None, fixed: bool = True) -> Tensor:
+        """Derivatives at each stage.
+
+        Args:
+            lanes: Which lanes; ``None`` for all.
+            pattern: Where they are not zero.
+            fixed: Whether they are numbers alone, without gradients.
+
+        Returns:
+            Matrices ``(L, s, D, D)``, or with a pattern their entries ``(L, s, E)``.
+        """
+        stages = self.fixed if fixed else self.stages
+        points = None if lanes is None else self._points(lanes)
+        stages = stages if points is None else stages.index_select(0, points)
+        if self.known.matrix is not None:
+            t, rows = (self.t, self.rows) if points is None else (self.t[points], None)
+            if points is not None and self.rows is not None:
+                rows = trees.lanes(self.rows, points)
+            whole = self.known.matrix(t, to_state(stages, self.like, 1), *(() if rows is None else (rows,)))
+            found = whole.to(self.k.dtype) if pattern is None else pattern.picked(whole.to(self.k.dtype))
+        else:
+            eye = torch.eye(self.D, dtype=self.k.dtype, device=self.k.device)
+            seeds = eye if pattern is None else pattern.seeds(self.k)
+
+            def along(direction: Tensor) -> Tensor:
+                return torch.func.jvp(lambda y: self.slope(y, lanes), (stages,), (direction.expand_as(stages),))[1]
+
+            columns = differentiated(lambda: torch.func.vmap(along)(seeds)).permute(1, 2, 0)
+            found = columns if pattern is None else pattern.entries(columns)
+        return found.unflatten(0, (-1, self.s))
+
+    def matrices(self, lanes: Tensor | None = None) -> tuple[Tensor, int]:
+        """Derivatives, without gradients, as `factors_for` wants them, and the evaluations of one lane."""
+        structure = self.known.structure
+        pattern = None if structure is None else pattern_of(structure, self.D)
+        found = self.jacobian(lanes, pattern).detach()
+        if pattern is not None and found.device.type != "cpu":
+            found = pattern.dense(found)
+        each = self.directions if pattern is None or self.known.matrix is not None else pattern.directions
+        return found, self.s * each
+
     def eliminate(self) -> Tensor:
-        """The solution by elimination: D directional derivatives at each stage, side by side."""
-        eye = torch.eye(self.D, dtype=self.k.dtype, device=self.k.device)
-
-        def along(direction: Tensor) -> Tensor:
-            return torch.func.jvp(self.slope, (self.stages,), (direction.expand_as(self.stages),))[1]
-
-        columns = _differentiated(lambda: torch.func.vmap(along)(eye))
-        jacobian = columns.permute(1, 2, 0).unflatten(0, (self.L, self.s))
-        blocks = self.h[:, None, None, None, None] * self.a[None, :, None, :, None] * jacobian[:, :, :, None, :]
+        """The solution by elimination, with gradients of all orders."""
+        product = coupled(self.jacobian(fixed=False), self.a, self.h)
         size = self.s * self.D
-        product = blocks.reshape(self.L, size, size)
         self.stiffness = product.detach().abs().sum(2).amax(1).double()
         matrix = torch.eye(size, dtype=self.k.dtype, device=self.k.device) - product
         # Not `solve`, which raises for all lanes where one of them is singular.
@@ -175,14 +221,42 @@ class _System:
 
     def iterate(self, rtol: float) -> tuple[Tensor, Tensor]:
         """The solution by GMRES, and how many directional derivatives each lane took."""
-        delta, products = Solved.apply(self.residual.reshape(self.L, -1), self._product, self._transposed, rtol)  # pyright: ignore
+        product, transposed, rhs = self._product, self._transposed, self.residual.reshape(self.L, -1)
+        if self.known.preconditioner is None:
+            delta, products = Solved.apply(rhs, product, transposed, rtol)  # pyright: ignore
+        else:
+            # From the right, so that residuals are those of the system itself.
+            delta, products = Solved.apply(  # pyright: ignore
+                rhs,
+                lambda v, lanes: product(self._near(v, lanes), lanes),
+                lambda v, lanes: self._near_transposed(transposed(v, lanes), lanes),
+                rtol,
+            )
+            delta = self._near(delta, None)
         return delta.reshape(self.L, self.s, self.D), products  # pyright: ignore
+
+    def _near(self, v: Tensor, lanes: Tensor | None) -> Tensor:
+        """The preconditioner, stage by stage, each with its own diagonal coefficient."""
+        assert self.known.preconditioner is not None
+        stages, h = self._of(lanes)
+        t, rows = self.t, self.rows
+        if lanes is not None:
+            points = self._points(lanes)
+            t, rows = t[points], None if rows is None else trees.lanes(rows, points)
+        gamma = (h * self.a.diagonal()).flatten().double()
+        u, given = (to_state(part, self.like, 1) for part in (stages, v.reshape(-1, self.D)))
+        value = self.known.preconditioner(t, u, gamma, given, rows)
+        return to_vector(check_like(value, u, "preconditioner(t, u, gamma, v)"), 1).reshape(v.shape)
+
+    def _near_transposed(self, v: Tensor, lanes: Tensor | None) -> Tensor:
+        # Linear in v: so its transpose is its gradient, anywhere.
+        return torch.func.vjp(lambda x: self._near(x, lanes), torch.zeros_like(v))[1](v)[0]
 
     def _product(self, v: Tensor, lanes: Tensor | None) -> Tensor:
         """V - h J A v."""
         stages, h = self._of(lanes)
         mixed = torch.einsum("ij,ljd->lid", self.a, v.reshape(-1, self.s, self.D)).flatten(0, 1)
-        image = _differentiated(lambda: torch.func.jvp(lambda y: self.slope(y, lanes), (stages,), (mixed,))[1])
+        image = differentiated(lambda: torch.func.jvp(lambda y: self.slope(y, lanes), (stages,), (mixed,))[1])
         image = h * image.reshape(v.shape)
         ratio = torch.linalg.vector_norm(image, dim=1) / torch.linalg.vector_norm(v, dim=1)
         if lanes is None:
@@ -222,7 +296,7 @@ def weighted(weights: tuple[float, ...], k: Tensor) -> Tensor:
     return total
 
 
-def _differentiated(call: Any) -> Tensor:
+def differentiated(call: Any) -> Tensor:
     """Directional derivatives; raises ValueError, with the fix, where torch cannot take them."""
     try:
         with differentiating():
@@ -265,7 +339,7 @@ def solve_stages(
     Returns:
         Slopes ``(L, s, D)``, and ``alive`` without the lanes that did not converge.
     """
-    krylov, unit = options.krylov, _units(base, options.rtol)
+    krylov, unit = options.krylov, units(base, options.rtol)
     coarsest, finest = float(unit.max()), float(unit.min())
     request = Correction(problem, a, coarsest**0.5 if krylov else None)
     size, length = to_vector(base, 1).detach().abs().amax(1).double(), h.abs()
@@ -282,7 +356,7 @@ def solve_stages(
         done = change <= scale
         if iteration:
             done |= change * (change / before) ** (1 if krylov else 2) <= scale
-            floor = (_ROUNDINGS * stiffness).clamp(max=_MOST_NOISE / coarsest).clamp(min=finest**-0.5)
+            floor = (ROUNDINGS * stiffness).clamp(max=MOST_NOISE / coarsest).clamp(min=finest**-0.5)
             done |= (change >= before) & (change <= floor * scale)
         before = change
         # The one transfer from the device: 0 continues, 1 is done, 2 has failed.
@@ -292,14 +366,14 @@ def solve_stages(
     return k, ~(failed | active)
 
 
-_ROUNDINGS = 8.0
+ROUNDINGS = 8.0
 """How many units of rounding an evaluation of the right-hand side may come to."""
 
-_MOST_NOISE = 1e-2
+MOST_NOISE = 1e-2
 """Most, relative to the state, that is taken for rounding."""
 
 
-def _units(u: State, rtol: float | None) -> Tensor:
+def units(u: State, rtol: float | None) -> Tensor:
     """The error allowed in each number of a state relative to its largest, ``(D,)``, on the CPU."""
     sizes = [(leaf[0].numel() * (2 if leaf.is_complex() else 1), leaf.dtype) for leaf in trees.leaves(u)]
     return torch.cat(
