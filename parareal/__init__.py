@@ -75,8 +75,8 @@ from parareal.problem._given_path import FrozenPath
 from parareal.problem._noise_path import NoisePath
 from parareal.problem._ode import ODE, Problem
 from parareal.problem._sde import SDE
-from parareal.problem._structure import Banded, Sparse
 from parareal.problem._semilinear import Prediction, Semilinear, SemilinearODE, Split, Weights, scaled_phis
+from parareal.problem._structure import Banded, Sparse
 from parareal.results._history import History, IterationReport
 from parareal.results._record import Record
 from parareal.results._solution import Solution, SolveError, Stats
@@ -99,8 +99,8 @@ __all__ = [
     "SSPRK33",
     "AdamsBashforth",
     "Anderson",
-    "Barrier",
     "Banded",
+    "Barrier",
     "Batched",
     "BogackiShampine",
     "BrownianPath",
@@ -168,8 +168,8 @@ __all__ = [
     "Serial",
     "Solution",
     "SolveError",
-    "Split",
     "Sparse",
+    "Split",
     "Stats",
     "Status",
     "StoppingRule",

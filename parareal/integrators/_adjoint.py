@@ -1,7 +1,8 @@
-"""Gradients of systems with a structure: one more solution, with the transpose."""
+"""Gradients of stages whose values are known: those of the implicit function."""
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,8 @@ from parareal._core import trees
 from parareal._core.trees import State
 from parareal.integrators._base import Cost
 from parareal.integrators._factors import Factors, Parts, factors_for
-from parareal.integrators._newton import Matrix, System
+from parareal.integrators._newton import Correction, Matrix, System
+from parareal.problem._derivatives import derivatives_of
 
 
 @dataclass(frozen=True)
@@ -70,3 +72,21 @@ class _Solution(torch.autograd.Function):
                 "alone; expected create_graph=False, or a problem without structure="
             )
         return ctx.factors.solve(ctx.parts, grads[0], transposed=True), None, None
+
+
+def with_gradient(
+    problem: Any, a: Matrix, t: Tensor, h: Tensor, base: State, k: Tensor, alive: Tensor
+) -> Generator[tuple[Any, ...], Any, Tensor]:
+    """The same slopes, with the gradient of the implicit function.
+
+    A step of Newton's method from the solution has its derivative, and a second one the derivatives of second order;
+    of the values nothing is changed.
+    """
+    known = derivatives_of(problem)
+    if known.structure is not None:
+        delta, *_ = yield Adjoint(problem, a), t, h, base, k, alive
+        return k + (delta - delta.detach())
+    for _ in range(2):
+        delta, *_ = yield Correction(problem, a, None), t, h, base, k, alive
+        k = k + (delta - delta.detach())
+    return k

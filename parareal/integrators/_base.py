@@ -67,8 +67,8 @@ class Integrator(ABC):
     def begin_slice(self, problem: Any, u: State) -> Any:
         """What lanes carry through the steps of one slice beside their states, such as a factorisation.
 
-        Where it is not ``None``, steps are given `parareal.Carried` states and return such; every slice begins with what
-        this gives, so that a slice remains a function of where it starts.
+        Where it is not ``None``, steps are given `parareal.Carried` states and return such. Every slice begins with
+        what this gives, so that a slice remains a function of where it starts.
 
         Args:
             problem: The problem.

@@ -16,6 +16,7 @@ from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator, check_steps
 from parareal.integrators._newton import MOST_DENSE, Matrix, Options, solve_stages, to_state, to_vector, weighted
+from parareal.integrators._shared import solve_shared
 from parareal.integrators._simplified import Slot, new_slot, solve_kept
 from parareal.integrators._tableau import ButcherTableau, as_tableau
 from parareal.integrators._traits import IntegratorTraits
@@ -176,10 +177,10 @@ class _Solver:
         """See `solve_stages`."""
         if not self.keeps:
             return (yield from solve_stages(self.problem, a, t, h, base, k, alive, self.options))
-        before = self.slots.get(a)
-        k, alive, slot = yield from solve_kept(self.problem, a, t, h, base, k, alive, self.options, before)
-        if slot is not None:
-            self.slots[a] = slot
+        if not self.slots:
+            return (yield from solve_shared(self.problem, a, t, h, base, k, alive))
+        given = self.problem, a, t, h, base, k, alive, self.options, self.slots[a]
+        k, alive, self.slots[a] = yield from solve_kept(*given)
         return k, alive
 
 

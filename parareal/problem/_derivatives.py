@@ -33,11 +33,19 @@ class Kept:
         times: Start and end of the run.
     """
 
-    __slots__ = ("_found", "_lock", "affine", "times")
+    __slots__ = ("_found", "_lock", "_matrices", "affine", "times")
 
     def __init__(self, times: tuple[float, float]) -> None:
         self.times, self.affine = times, False
-        self._lock, self._found = threading.RLock(), OrderedDict[Hashable, Any]()
+        self._lock, self._matrices = threading.RLock(), dict[Hashable, Tensor]()
+        self._found = OrderedDict[Hashable, Any]()
+
+    def matrix(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """The matrix of a device and dtype, which is never dropped; see `get`."""
+        with self._lock:
+            if key not in self._matrices:
+                self._matrices[key] = make()
+            return self._matrices[key]
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """What is kept under a key; made, by one thread alone, where there is nothing."""

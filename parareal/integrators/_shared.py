@@ -1,0 +1,170 @@
+"""One matrix for all lanes of a run, where f is affine in the state and its matrix the same at all times.
+
+The matrix is taken at a reference, zero at the start of the run, and factorised for a step of 36 binary digits. Neither
+depends on which lane asks first, so that what a lane gets is what it gets alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from parareal._core import trees
+from parareal._core.trees import State
+from parareal.integrators._adjoint import with_gradient
+from parareal.integrators._base import Cost
+from parareal.integrators._factors import Factors, Parts, factors_for, pattern_of
+from parareal.integrators._newton import Matrix, System, to_state, to_vector
+
+_CHECKS = 16
+"""Times at which f is checked to be affine, with one matrix: all in one call."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The function that is asked for once for each system: the correction that solves it.
+
+    Attributes:
+        problem: The problem.
+        a: The weights that couple the stages, s rows of s.
+    """
+
+    problem: Any
+    a: Matrix
+    varies = False
+
+    def __call__(
+        self, t: Tensor, h: Tensor, base: State, k: Tensor, active: Tensor, rows: State = None
+    ) -> tuple[Tensor, Tensor]:
+        """One correction on L lanes; see `parareal.integrators._simplified.Iteration`.
+
+        Returns:
+            Corrections ``(L, s, D)``, NaN for lanes that want none; and int64, on the CPU, ``(L, 2)``: evaluations, and
+            whether gradients are asked for.
+        """
+        active = active.cpu()
+        index = None if active.all() else active.nonzero()[:, 0].to(k.device)
+        if index is not None:
+            t, h, base, k = t[index], h[index], trees.lanes(base, index), k.index_select(0, index)
+        took = torch.zeros(len(active), 2, dtype=torch.int64)
+        if not len(k):
+            return k.new_full((len(active), *k.shape[1:]), torch.nan), took
+        system = System(self.problem, self.a, t, h, base, k, rows)
+        with torch.no_grad():
+            delta = _solved(self.problem, self.a, system, base)
+        took[active] = torch.tensor([k.shape[1], int(system.residual.requires_grad)])
+        if index is not None:
+            delta = delta.new_full((len(active), *delta.shape[1:]), torch.nan).index_copy(0, index, delta)
+        return delta, took
+
+    def cost(self, value: tuple[Tensor, Tensor], lanes: int) -> Cost:
+        """Those of the lanes that wanted a solution; the matrix of the run is not counted."""
+        return Cost(sum(row[0] for row in value[1].tolist()), 1)
+
+
+def solve_shared(
+    problem: Any, a: Matrix, t: Tensor, h: Tensor, base: State, k: Tensor, alive: Tensor
+) -> Generator[tuple[Any, ...], Any, tuple[Tensor, Tensor]]:
+    """Stages of L lanes, each in one correction; see `solve_stages`."""
+    k = k.detach()
+    delta, took = yield Solution(problem, a), t, h, base, k, alive
+    k = k + delta
+    alive = torch.isfinite(k).flatten(1).all(1).cpu()
+    if torch.is_grad_enabled() and bool(took[:, 1].any()):
+        k = yield from with_gradient(problem, a, t, h, base, k, alive)
+    return k, alive
+
+
+def rounded(h: float) -> float:
+    """A step, to 36 binary digits: steps of a uniform grid differ in their last ones alone."""
+    fraction, exponent = math.frexp(h)
+    return math.ldexp(round(math.ldexp(fraction, 36)), exponent - 36)
+
+
+def _solved(problem: Any, a: Matrix, system: System, base: State) -> Tensor:
+    """Corrections, with the matrix of the run."""
+    assert system.known.kept is not None
+    jacobian, k = _matrix(problem, system, base), system.k
+    factors, place = factors_for(problem, k[:, 0], system.s), (str(k.device), k.dtype, a)
+
+    def parts(step: float) -> Parts:
+        h = torch.tensor([step], dtype=k.dtype, device=k.device)
+        return factors.of(jacobian.expand(1, system.s, *jacobian.shape[2:]), system.a, h)
+
+    exact = system.h.double().tolist()
+    steps = [rounded(step) for step in exact]
+    different = dict.fromkeys(steps)
+    kept = {step: system.known.kept.get((*place, step), lambda step=step: parts(step)) for step in different}
+    if len(different) == 1:
+        return _refined(factors, kept[steps[0]], system.residual, exact, steps)
+    delta = torch.empty_like(system.residual)
+    for step in different:
+        lanes = [i for i, one in enumerate(steps) if one == step]
+        index = torch.tensor(lanes, device=k.device)
+        mine = [exact[i] for i in lanes]
+        delta[index] = _refined(factors, kept[step], system.residual[index], mine, [step] * len(lanes))
+    return delta
+
+
+def _refined(factors: Factors, parts: Parts, rhs: Tensor, exact: list[float], steps: list[float]) -> Tensor:
+    """Solutions for the exact steps from factors for rounded ones.
+
+    With M = I - h J A for a rounded h, the system of a step h (1 + q) is M x - q (x - M x) = rhs. So one solution lacks
+    q M^-1 (x - rhs), but for q^2, which is below rounding.
+    """
+    x = factors.solve(parts, rhs)
+    off = [step / near - 1 if near else 0.0 for step, near in zip(exact, steps, strict=True)]
+    if not any(off):
+        return x
+    return x + torch.tensor(off, dtype=x.dtype, device=x.device)[:, None, None] * factors.solve(parts, x - rhs)
+
+
+def _matrix(problem: Any, system: System, base: State) -> Tensor:
+    """df/du at the reference, ``(1, 1, D, D)`` or its entries; f is checked before it is used first."""
+    kept, like = system.known.kept, system.k
+    assert kept is not None
+
+    def made() -> Tensor:
+        zero = trees.map(lambda leaf: torch.zeros_like(leaf[:1]), base)
+        time = torch.full((1,), kept.times[0], dtype=torch.float64, device=like.device)
+        reference = System(problem, ((1.0,),), time[:, None], torch.zeros_like(time), zero, like[:1, :1] * 0, None)
+        jacobian, _ = reference.matrices()
+        if not kept.affine:
+            _check_affine(problem, system, base, jacobian)
+            kept.affine = True
+        return jacobian
+
+    return kept.matrix((str(like.device), like.dtype), made)
+
+
+def _check_affine(problem: Any, system: System, base: State, jacobian: Tensor) -> None:
+    """Raises ValueError unless f differs between two states by the matrix times their difference, at all times."""
+    assert system.known.kept is not None
+    matrix, structure = jacobian[0, 0], system.known.structure
+    matrix = pattern_of(structure, system.D).dense(matrix) if structure is not None and matrix.ndim == 1 else matrix
+    like = trees.lanes(base, torch.zeros(_CHECKS, dtype=torch.int64, device=matrix.device))
+    u = torch.nan_to_num(to_vector(like, 1).detach(), 0.0, 0.0, 0.0)
+    generator = torch.Generator().manual_seed(0)
+    change = torch.randn(u.shape, generator=generator, dtype=torch.float64).to(u) * u.abs().max().clamp(min=1.0)
+    start, end = system.known.kept.times
+    # Not evenly: a period of f shall not be a multiple of the distances.
+    share = torch.linspace(0.0, 1.0, _CHECKS, dtype=torch.float64, device=u.device) ** 1.3
+    t = start + share * (end - start)
+    one, two = (to_vector(problem.rhs(t, to_state(x, like, 1)), 1) for x in (u, u + change))
+    eps = max(torch.finfo(leaf.dtype).eps for leaf in trees.leaves(base))
+    actual = two - one
+    scale = ((change.abs() + u.abs()) @ matrix.abs().mT).amax(1) + one.abs().amax(1)
+    off = (actual - change @ matrix.mT).abs().amax(1)
+    wrong = (off > eps**0.5 * scale) & torch.isfinite(actual).all(1)
+    if bool(wrong.any()):
+        at = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"linear=True, but f(t, u + v) - f(t, u) at t={float(t[at]):.6g} is off df/du v by {float(off[at]):.3g}, "
+            f"where its size is {float(actual[at].abs().amax()):.3g}; expected f affine in u, with a matrix that does "
+            "not depend on t, and jacobian= and structure= to agree with it. Otherwise leave linear=False"
+        )

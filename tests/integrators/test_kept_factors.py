@@ -1,0 +1,352 @@
+"""Implicit methods that keep a factorisation: results, what is shared between lanes, what it costs, bad input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.integrate import solve_ivp
+from strategies import distance, examples
+from torch import Tensor
+from torch.nn.functional import pad
+
+import parareal as pr
+
+D = 24
+WIDTH = 1 / (D + 1)
+X = torch.linspace(0, 1, D + 2, dtype=torch.float64)[1:-1]
+NEIGHBOURS = torch.eye(D).roll(1, 0).tril() + torch.eye(D).roll(-1, 0).triu()
+SECOND = (NEIGHBOURS.double() - 2 * torch.eye(D, dtype=torch.float64)) / WIDTH**2
+METHODS = [pr.ImplicitEuler(), pr.SDIRK2(), pr.Trapezoid(), pr.RadauIIA(2), pr.LobattoIIIC(3)]
+
+
+def heat(t: Tensor, u: Tensor) -> Tensor:
+    padded = pad(u, (1, 1))
+    return 0.1 * (padded[..., 2:] - 2 * u + padded[..., :-2]) / WIDTH**2
+
+
+def reaction(t: Tensor, u: Tensor) -> Tensor:
+    return heat(t, u) + 5 * u * (1 - u**2)
+
+
+def reaction_matrix(t: Tensor, u: Tensor) -> Tensor:
+    return 0.1 * SECOND + torch.diag_embed(5 - 15 * u**2)
+
+
+STRUCTURES = {"none": None, "banded": pr.Banded(1, 1), "wide": pr.Banded(3, 2), "sparse": pr.Sparse(NEIGHBOURS)}
+
+
+def state(seed: int, *lead: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.sin(np.pi * X) + 0.3 * torch.randn(*lead, D, generator=generator, dtype=torch.float64)
+
+
+def grid(slices: int = 4, steps: int = 3, end: float = 0.5) -> pr.TimeGrid:
+    return pr.TimeGrid.uniform(0.0, end, slices, steps)
+
+
+class Rows:
+    """A right-hand side for stacked lanes that counts the rows of its input."""
+
+    def __init__(self, f: Any) -> None:
+        self.f, self.rows = f, 0
+
+    def __call__(self, t: Tensor, u: Tensor) -> Tensor:
+        self.rows += u.shape[0]
+        return self.f(t, u)
+
+
+@pytest.fixture
+def factorised(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the batches that torch has factorised."""
+    made: list[int] = []
+    original = torch.linalg.lu_factor_ex
+
+    def counted(matrix: Tensor, *args: Any, **options: Any) -> Any:
+        made.append(len(matrix))
+        return original(matrix, *args, **options)
+
+    monkeypatch.setattr(torch.linalg, "lu_factor_ex", counted)
+    return made
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.sweep(12)
+def test_all_ways_solve_the_same_equations(method: Any, structure: str, given: bool) -> None:
+    reference = pr.ImplicitRungeKutta(method.table, krylov=True, rtol=1e-14)
+    options: dict[str, Any] = {"structure": STRUCTURES[structure]}
+    full = pr.serial(pr.ODE(reaction), state(0), grid(), fine=reference).us
+    matrix = reaction_matrix if given else None
+    ours = pr.serial(pr.ODE(reaction, jacobian=matrix, **options), state(0), grid(), fine=method)
+    assert distance(ours.us, full) <= 1e-12
+    full = pr.serial(pr.ODE(heat), state(0), grid(), fine=reference).us
+    matrix = (lambda t, u: 0.1 * SECOND) if given else None
+    ours = pr.serial(pr.ODE(heat, jacobian=matrix, linear=True, **options), state(0), grid(), fine=method)
+    assert distance(ours.us, full) <= 1e-12
+
+
+def test_steps_of_a_linear_problem_are_torchs_dense_solution() -> None:
+    ours = pr.serial(pr.ODE(heat, linear=True), state(1), grid(1, 7, 0.3), fine=pr.ImplicitEuler()).u
+    theirs = state(1)
+    for _ in range(7):
+        theirs = torch.linalg.solve(torch.eye(D, dtype=torch.float64) - 0.3 / 7 * 0.1 * SECOND, theirs)
+    assert distance(ours, theirs) <= 1e-14
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_a_fine_grid_agrees_with_scipy(structure: str) -> None:
+    f = lambda t, u: reaction(torch.tensor(t), torch.from_numpy(u)).numpy()  # noqa: E731
+    theirs = solve_ivp(f, (0.0, 0.5), state(2).numpy(), "Radau", rtol=1e-11, atol=1e-12).y[:, -1]
+    problem = pr.ODE(reaction, structure=STRUCTURES[structure])
+    ours = pr.serial(problem, state(2), grid(8, 12), fine=pr.RadauIIA(3)).u
+    np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-8)
+
+
+def test_an_approximate_jacobian_changes_the_cost_alone() -> None:
+    runs = [
+        pr.serial(pr.ODE(reaction, jacobian=matrix), state(3), grid(), fine=pr.SDIRK2())
+        for matrix in (reaction_matrix, lambda t, u: 0.1 * SECOND)
+    ]
+    assert distance(runs[0].us, runs[1].us) <= 1e-13
+    assert runs[0].stats.rounds < runs[1].stats.rounds
+
+
+@pytest.mark.parametrize("batching", ["vmap", "native", "fold", "loop"])
+@pytest.mark.parametrize("linear", [False, True])
+def test_batchings_of_a_jacobian(batching: Any, linear: bool) -> None:
+    f = heat if linear else reaction
+    u0 = state(4)[None] if batching == "fold" else state(4)
+
+    def matrix(t: Tensor, u: Tensor) -> Tensor:
+        return (0.1 * SECOND).expand(*u.shape[:-1], D, D) if linear else reaction_matrix(t, u)
+
+    problem = pr.ODE(f, batching, jacobian=matrix, linear=linear)
+    ours = pr.solve(problem, u0, grid(), fine=pr.SDIRK2(), coarse=pr.ImplicitEuler(), stop=pr.Iterations(4)).u
+    assert distance(ours.reshape(D), pr.serial(pr.ODE(f), state(4), grid(), fine=pr.SDIRK2()).u) <= 1e-13
+
+
+def test_flat_order_of_trees_and_folded_rows() -> None:
+    """One matrix for each row, over its numbers leaf after leaf, a complex one as two."""
+    u0 = {
+        "a": torch.tensor([[1.0], [2.0]], dtype=torch.float64),
+        "z": torch.tensor([1 + 1j, 2 - 1j])[:, None].cdouble(),
+    }
+    f = lambda t, u: {"a": -u["a"] + u["z"].imag, "z": 1j * u["z"] - 3 * u["z"] + u["a"]}  # noqa: E731
+    block = torch.tensor([[-1.0, 0.0, 1.0], [1.0, -3.0, -1.0], [0.0, 1.0, -3.0]], dtype=torch.float64)
+    problem = pr.ODE(f, "fold", jacobian=lambda t, u: block.expand(len(t), 3, 3), linear=True)
+    ours = pr.serial(problem, u0, grid(), fine=pr.RadauIIA(2)).u
+    theirs = pr.serial(pr.ODE(f, "fold"), u0, grid(), fine=pr.RadauIIA(2)).u
+    assert max(distance(ours[key], theirs[key]) for key in u0) <= 1e-14
+
+
+# --- lanes -----------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> pr.ODE:
+    linear, batching = draw(st.booleans()), draw(st.sampled_from(("vmap", "native")))
+    f = heat if linear else reaction
+    matrix = None
+    if draw(st.booleans()):
+        matrix = (lambda t, u: (0.1 * SECOND).expand(*u.shape[:-1], D, D)) if linear else reaction_matrix
+    structure = STRUCTURES[draw(st.sampled_from(list(STRUCTURES)))]
+    claim = linear and draw(st.booleans())
+    return pr.ODE(f, batching, jacobian=matrix, linear=claim, structure=structure)  # pyright: ignore
+
+
+EXECUTORS = [pr.Serial(), pr.Batched(), pr.Batched(max_lanes=3), pr.Batched(pad_to=4), pr.Batched(devices=["cpu"] * 2)]
+RUNS = (problems(), st.sampled_from(METHODS), st.sampled_from(METHODS), st.sampled_from(EXECUTORS), st.integers(0, 99))
+
+
+@examples(25)
+@given(*RUNS, st.sampled_from((pr.Barrier(), pr.Wavefront(), pr.Windowed(2))), st.booleans())
+def test_parallel_is_serial_and_a_lane_is_alone_bit_for_bit(
+    problem: pr.ODE, fine: Any, coarse: Any, executor: Any, seed: int, schedule: Any, uneven: bool
+) -> None:
+    points = torch.tensor([0.0, 0.01, 0.02, 0.1, 0.2, 0.35, 0.5], dtype=torch.float64)
+    times = pr.TimeGrid.from_points(points, 2) if uneven else grid(3, 2)
+    u0, count = state(seed, 3), times.num_slices
+    with torch.no_grad():
+        sol = pr.solve(
+            problem,
+            u0,
+            times,
+            fine=fine,
+            coarse=coarse,
+            samples=True,
+            executor=executor,
+            schedule=schedule,
+            stop=pr.Iterations(count),
+            max_iterations=count,
+        )
+        together = pr.serial(problem, u0, times, fine=fine, samples=True)
+        alone = torch.stack([pr.serial(problem, u, times, fine=fine).us for u in u0], 1)
+    assert torch.equal(together.us, alone)
+    assert torch.equal(sol.us, alone)
+
+
+def test_per_sample_matrices_stay_with_their_samples() -> None:
+    rates = torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64)
+    problem = pr.ODE(lambda t, u, rate: rate * heat(t, u), per_sample=rates, linear=True)
+    together = pr.serial(problem, state(5, 3), grid(), fine=pr.SDIRK2(), samples=True).u
+    for i, rate in enumerate(rates):
+        alone = pr.ODE(lambda t, u, rate=rate: rate * heat(t, u))
+        assert distance(together[i], pr.serial(alone, state(5, 3)[i], grid(), fine=pr.SDIRK2()).u) <= 1e-13
+
+
+# --- what it costs ---------------------------------------------------------------------------------------------------
+
+
+def test_one_factorisation_a_step_size_for_a_linear_problem(factorised: list[int]) -> None:
+    rows = Rows(heat)
+    problem = pr.ODE(rows, "native", linear=True)
+    ours = pr.serial(problem, state(6), pr.TimeGrid.uniform(0.0, 1.0, 10, 10), fine=pr.SDIRK2())
+    assert factorised == [1]
+    assert ours.stats.evaluations == ours.stats.rounds == 200
+    # Beside these: the matrix, in one call under vmap and one for the value there, and the check.
+    assert 200 < rows.rows <= 200 + 2 + 2 * 16
+    factorised.clear()
+    options: dict[str, Any] = {"fine": pr.SDIRK2(), "coarse": pr.ImplicitEuler(), "stop": pr.Iterations(3)}
+    pr.solve(problem, state(6, 4), grid(6, 5), samples=True, **options)
+    assert factorised == [1, 1]  # one for each method, of any number of lanes, slices and iterations
+
+
+def test_one_factorisation_a_slice_while_it_converges(factorised: list[int]) -> None:
+    rows = Rows(reaction)
+    ours = pr.serial(pr.ODE(rows, "native"), state(7), grid(5, 8, 0.05), fine=pr.SDIRK2())
+    assert factorised == [1] * 5
+    assert ours.stats.evaluations == ours.stats.rounds + 5 * D
+    factorised.clear()
+    few = pr.serial(pr.ODE(reaction, structure=pr.Banded(1, 1)), state(7), grid(5, 8, 0.05), fine=pr.SDIRK2())
+    assert few.stats.evaluations == few.stats.rounds + 5 * 3
+    assert not factorised
+
+
+def test_a_new_factorisation_where_the_rate_is_too_slow(factorised: list[int]) -> None:
+    fast = pr.ODE(lambda t, u: heat(t, u) * (1 + 50 * t.to(u.dtype) ** 2 * u**2))
+    ours = pr.serial(fast, state(8), grid(1, 10, 2.0), fine=pr.ImplicitEuler())
+    theirs = pr.serial(fast, state(8), grid(1, 10, 2.0), fine=pr.ImplicitEuler(krylov=True, rtol=1e-14))
+    assert ours.status is pr.Status.FINAL
+    assert 1 < len(factorised)
+    assert distance(ours.us, theirs.us) <= 1e-10
+
+
+def test_a_preconditioner_saves_products() -> None:
+    def near(t: Tensor, u: Tensor, gamma: Tensor, v: Tensor) -> Tensor:
+        return torch.linalg.solve(torch.eye(D, dtype=v.dtype) - gamma * 0.1 * SECOND, v)
+
+    for method in (pr.SDIRK2(krylov=True), pr.RadauIIA(2, krylov=True)):
+        runs = [pr.serial(pr.ODE(reaction, preconditioner=fn), state(9), grid(), fine=method) for fn in (None, near)]
+        assert distance(runs[0].us, runs[1].us) <= 1e-11
+        assert runs[1].stats.rounds < runs[0].stats.rounds / 2
+
+
+# --- gradients -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("structure", ["none", "banded", "sparse"])
+@pytest.mark.parametrize("linear", [False, True])
+def test_gradients_are_those_of_full_newton(structure: str, linear: bool) -> None:
+    def run(u0: Tensor, rate: Tensor, method: Any, **options: Any) -> Tensor:
+        problem = pr.ODE(lambda t, u: rate * (heat if linear else reaction)(t, u), **options)
+        return pr.serial(problem, u0, grid(2, 2), fine=method).u.square().sum()
+
+    found: list[Any] = []
+    for method, options in (
+        (pr.RadauIIA(2), {"structure": STRUCTURES[structure], "linear": linear}),
+        (pr.RadauIIA(2, krylov=True, rtol=1e-14), {}),
+    ):
+        u0, rate = state(10).requires_grad_(), torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
+        found.append(torch.autograd.grad(run(u0, rate, method, **options), (u0, rate)))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+def test_second_gradients_of_a_kept_factor() -> None:
+    def run(rate: Tensor) -> Tensor:
+        return pr.serial(pr.ODE(lambda t, u: rate * reaction(t, u)), state(11), grid(1, 2), fine=pr.SDIRK2()).u.sum()
+
+    rate = torch.tensor(1.1, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(run, (rate,))
+    assert torch.autograd.gradgradcheck(run, (rate,))
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        reaction,
+        lambda t, u: t.to(u.dtype) * heat(t, u),
+        lambda t, u: heat(t, u) * (1 + ((t > 0.2) & (t < 0.3)).to(u.dtype)),
+        lambda t, u: heat(t, u) + u.abs(),
+    ],
+)
+def test_linear_is_checked(f: Any) -> None:
+    with pytest.raises(ValueError, match=r"linear=True, but .*expected f affine in u"):
+        pr.solve(pr.ODE(f, linear=True), state(0), grid(), fine=pr.SDIRK2(), coarse=pr.ImplicitEuler())
+
+
+def test_a_matrix_or_structure_that_does_not_fit_a_linear_problem_is_found() -> None:
+    for options in ({"jacobian": lambda t, u: 0.2 * SECOND}, {"structure": pr.Banded(1, 0)}):
+        with pytest.raises(ValueError, match="jacobian= and structure= to agree"):
+            pr.serial(pr.ODE(heat, linear=True, **options), state(0), grid(), fine=pr.SDIRK2())
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("linear", [False, True])
+def test_a_singular_system_is_unsolved(structure: str, linear: bool) -> None:
+    """h J = I."""
+    problem = pr.ODE(lambda t, u: 4.0 * u, linear=linear, structure=STRUCTURES[structure])
+    ref = pr.serial(problem, state(0), pr.TimeGrid.uniform(0.0, 1.0, 4), fine=pr.ImplicitEuler())
+    assert ref.status is pr.Status.UNSOLVED
+    assert ref.us[1:].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: pr.ODE(heat, linear=1), TypeError, ["linear=1", "True or False"]),
+        (lambda: pr.ODE(heat, jacobian=pr.Banded(1, 1)), TypeError, ["jacobian", "structure="]),
+        (lambda: pr.ODE(heat, jacobian=SECOND), TypeError, ["jacobian", "function"]),
+        (lambda: pr.ODE(heat, structure="banded"), TypeError, ["structure is a str", "pr.Banded"]),
+        (lambda: pr.ODE(heat, preconditioner=3), TypeError, ["preconditioner", "callable"]),
+        (lambda: pr.Banded(-1, 0), ValueError, ["lower=-1"]),
+        (lambda: pr.Banded(0, 1.0), TypeError, ["upper=1.0"]),
+        (lambda: pr.Sparse(torch.ones(2, 3)), ValueError, ["(2, 3)", "square"]),
+        (lambda: pr.Sparse("all"), TypeError, ["pattern is a str"]),
+    ],
+)
+def test_what_is_wrong_with_a_problem_is_said(make: Any, error: type[Exception], words: list[str]) -> None:
+    with pytest.raises(error) as caught:
+        make()
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"jacobian": lambda t, u: SECOND[:-1]}, ValueError, [f"({D - 1}, {D})", f"({D}, {D})"]),
+        ({"jacobian": lambda t, u: 1.0}, TypeError, ["float", f"({D}, {D})"]),
+        ({"jacobian": lambda t, u: SECOND.cdouble()}, TypeError, ["complex128", "real"]),
+        ({"structure": pr.Sparse(torch.eye(3))}, ValueError, ["3 rows", f"{D} numbers"]),
+        ({"batching": "loop", "structure": pr.Banded(1, 1)}, ValueError, ["jacobian="]),
+    ],
+)
+@pytest.mark.parametrize("linear", [False, True])
+def test_what_does_not_fit_the_state_is_said(
+    options: dict[str, Any], error: type[Exception], words: list[str], linear: bool
+) -> None:
+    with pytest.raises(error) as caught:
+        pr.serial(pr.ODE(heat, linear=linear, **options), state(0), grid(), fine=pr.SDIRK2())
+    assert all(word in str(caught.value) for word in words), str(caught.value)
