@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -157,6 +158,8 @@ class Matrices:
         shape = (len(first), size, size) if stacked else (size, size)
         if not isinstance(value, Tensor):
             raise TypeError(f"jacobian(t, u) returned {described(value)}; expected a tensor of shape {shape}")
+        if value.ndim > len(shape) and value.shape[-2:] == shape[-2:] and value.numel() == math.prod(shape):
+            value = value.reshape(shape)  # with samples=True a state is a batch of one
         if value.shape != shape:
             what = "state of each lane" if self._batching == "native" else "row" if stacked else "state"
             raise ValueError(

@@ -99,9 +99,7 @@ class Sparse:
         return f"Sparse({self.size} x {self.size}, {len(self.places)} entries)"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        cols, rows = np.divmod(self.places, self.size)
-        index = torch.from_numpy(np.stack([rows, cols]))
-        return type(self), (torch.sparse_coo_tensor(index, torch.ones(len(rows)), (self.size, self.size)),)
+        return _sparse, (self.places, self.size)
 
     def pattern(self, size: int) -> Pattern:
         """The pattern, of a state of ``size`` numbers."""
@@ -112,6 +110,13 @@ class Sparse:
             )
         cols, rows = np.divmod(self.places, size)
         return Pattern(size, rows, cols, _coloured(rows, cols, size), None)
+
+
+def _sparse(places: Ints, size: int) -> Sparse:
+    made = object.__new__(Sparse)
+    object.__setattr__(made, "places", places)
+    object.__setattr__(made, "size", size)
+    return made
 
 
 Structure: TypeAlias = Banded | Sparse

@@ -34,7 +34,7 @@ def reaction(t: Tensor, u: Tensor) -> Tensor:
 
 
 def reaction_matrix(t: Tensor, u: Tensor) -> Tensor:
-    return 0.1 * SECOND + torch.diag_embed(5 - 15 * u**2)
+    return 0.1 * SECOND + (5 - 15 * u**2)[..., None] * torch.eye(D, dtype=u.dtype)
 
 
 STRUCTURES = {"none": None, "banded": pr.Banded(1, 1), "wide": pr.Banded(3, 2), "sparse": pr.Sparse(NEIGHBOURS)}
@@ -251,7 +251,7 @@ def test_a_new_factorisation_where_the_rate_is_too_slow(factorised: list[int]) -
     ours = pr.serial(fast, state(8), grid(1, 10, 2.0), fine=pr.ImplicitEuler())
     looser = pr.serial(fast, state(8), grid(1, 10, 2.0), fine=pr.ImplicitEuler(krylov=True, rtol=1e-9))
     assert ours.status is pr.Status.FINAL
-    assert 1 < len(factorised)
+    assert len(factorised) > 1
     assert distance(ours.us, looser.us) <= 1e-7
 
 
@@ -259,10 +259,12 @@ def test_a_preconditioner_saves_products() -> None:
     def near(t: Tensor, u: Tensor, gamma: Tensor, v: Tensor) -> Tensor:
         return torch.linalg.solve(torch.eye(D, dtype=v.dtype) - gamma * 0.1 * SECOND, v)
 
-    for method in (pr.SDIRK2(krylov=True), pr.RadauIIA(2, krylov=True)):
-        runs = [pr.serial(pr.ODE(reaction, preconditioner=fn), state(9), grid(), fine=method) for fn in (None, near)]
-        assert distance(runs[0].us, runs[1].us) <= 1e-11
-        assert runs[1].stats.rounds < runs[0].stats.rounds / 2
+    for method in (pr.SDIRK2(krylov=True, rtol=1e-8), pr.RadauIIA(2, krylov=True, rtol=1e-8)):
+        runs = [
+            pr.serial(pr.ODE(reaction, preconditioner=fn), state(9), grid(2, 1), fine=method) for fn in (None, near)
+        ]
+        assert distance(runs[0].us, runs[1].us) <= 1e-6
+        assert runs[1].stats.rounds < 0.7 * runs[0].stats.rounds
 
 
 # --- gradients -------------------------------------------------------------------------------------------------------
