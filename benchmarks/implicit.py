@@ -86,7 +86,8 @@ def ratio(name: str, problem: pr.ODE, by_hand: Callable[[Tensor], Tensor], u0: T
     off = float((solution.u - by_hand(u0)).abs().max())
     assert off <= 1e-11, off
     ours, theirs = (
-        min(times) for times in zip(*((seconds(run), seconds(lambda: by_hand(u0))) for _ in range(REPEATS)))
+        min(times)
+        for times in zip(*((seconds(run), seconds(lambda: by_hand(u0))) for _ in range(REPEATS)), strict=True)
     )
     found = ours / theirs
     stats = solution.stats

@@ -80,8 +80,8 @@ class ODE(Problem):
             ``f(t, u, rows)``, where ``rows`` holds, in the layout of the state's leaves, each lane's entries.
         jacobian: ``jacobian(t, u)``, called as ``f`` is, gives df/du of one state as a real matrix ``(D, D)`` over its
             numbers in flat order: leaf after leaf, each as by ``flatten``, a complex element as two numbers. With
-            ``"native"`` that is ``(L, D, D)``, with ``"fold"`` one matrix for each row, ``(L*B, d, d)``. With ``samples=True`` a state is a batch of
-            one sample, and ``(1, D, D)`` will do as well. It may be an
+            ``"native"`` that is ``(L, D, D)``, with ``"fold"`` one matrix for each row, ``(L*B, d, d)``.
+            With ``samples=True`` a state is a batch of one sample, and ``(1, D, D)`` will do as well. It may be an
             approximation: implicit methods then take more iterations to the same result. ``None`` differentiates ``f``.
         linear: Says that ``f`` is affine in u, with a matrix that does not depend on t: implicit methods then make
             one Jacobian in a run and one factorisation for each step size. It is checked at two states and three times.
