@@ -36,7 +36,7 @@ from parareal.integrators._newton import (
 )
 
 PATIENCE = 8
-"""Iterations that a factor may still need; a new one costs about as much as that many (benchmarks/implicit.py)."""
+"""Iterations that a factor may still need before a new one is made. Chosen within the 7 to 10 usual for Radau codes."""
 
 SAME_STEP = 1e-6
 """Largest relative change of a step for which a factor is kept: it slows each iteration down by no more than that."""
