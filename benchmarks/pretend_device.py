@@ -1,7 +1,8 @@
 """A pretend accelerator: tensors that compute on the CPU, say that they lie elsewhere, and count what that would cost.
 
-Every operation on such a tensor is a launch, unless it only makes a view. Every copy from the CPU is an upload, and all
-that needs a value on the host (``item``, ``tolist``, ``cpu``, a mask as an index, ``nonzero``) is a synchronisation.
+Every operation on such a tensor is a launch, unless it only makes a view. Every copy from the CPU is an upload, and a
+synchronisation as well unless it is made with ``non_blocking``. So is all that needs a value on the host (``item``,
+``tolist``, ``cpu``, a mask as an index, ``nonzero``).
 Each is noted with the function of this project that caused it. What a network does is left out with `paused`.
 """
 
@@ -146,6 +147,7 @@ class OnPretendDevice(TorchFunctionMode):
                 return func(inner.clone() if name == "cpu" else inner, *args[1:], **kwargs)
             if name == "new_tensor":
                 counts.note("uploads")
+                counts.note("waits")
                 return Pretend(torch.tensor(args[1], dtype=kwargs.get("dtype", args[0].dtype)))
             if name == "data_ptr":
                 return args[0].inner.data_ptr()
@@ -161,7 +163,11 @@ class OnPretendDevice(TorchFunctionMode):
             made = func(*args, **kwargs)
             if isinstance(source, Pretend):
                 return made
-            counts.note("uploads" if name in ("tensor", "as_tensor", "asarray") else "launches")
+            if name in ("tensor", "as_tensor", "asarray"):
+                counts.note("uploads")
+                counts.note("waits")
+            else:
+                counts.note("launches")
             return Pretend(made)
         if name == "copy_" and isinstance(args[1], Pretend) and not isinstance(args[0], Pretend):
             counts.note("waits")
@@ -172,7 +178,7 @@ class OnPretendDevice(TorchFunctionMode):
 def _to(func: Any, args: Any, kwargs: Any) -> Any:
     """``to``: between devices, or to another dtype."""
     source, *more = args
-    kwargs.pop("non_blocking", None)
+    waits = not kwargs.pop("non_blocking", False)
     named = [one for one in (*more, *kwargs.values()) if isinstance(one, torch.device | str | Tensor)]
     target = named[0] if named else None
     if isinstance(target, Tensor):
@@ -185,6 +191,8 @@ def _to(func: Any, args: Any, kwargs: Any) -> Any:
         source, away = source.inner.clone(), False
     elif target is not None and torch.device(target) == DEVICE and not away:
         counts.note("uploads")
+        if waits:  # a copy from pageable memory waits for the device
+            counts.note("waits")
         source, away = Pretend(source.clone()), True
     return func(source, dtypes[0]) if dtypes and dtypes[0] != source.dtype else source
 

@@ -1,4 +1,4 @@
-"""Diffusion models as ODEs in coordinates where they are plain, and `sample`, which solves them in parallel in time.
+"""Diffusion models as ODEs in simple coordinates, and `sample`, which solves them in parallel in time.
 
 A `DiffusionModel` is a network, a `NoiseSchedule` and the name of what the network predicts; `guided` adds
 classifier-free guidance; `probability_flow` makes a `parareal.ODE` of it.

@@ -1,4 +1,4 @@
-"""Checks of numbers that users pass: each failure says what came, what was expected and the fix."""
+"""Checks of arguments: each error says what came, what was expected and the fix."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def explain_keywords(hints: Mapping[str, str]) -> Callable[[Callable[_P, _R]], C
     """A decorator: an unknown keyword is answered with what to write in its place.
 
     Args:
-        hints: For names that people try what to write.
+        hints: Replacements for names that people may try.
     """
 
     def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -82,7 +82,7 @@ def count(value: Any, name: str) -> int:
     try:
         if isinstance(value, bool):
             raise TypeError
-        number = operator.index(value)  # NumPy's ints too, and no tensor of a fraction
+        number = operator.index(value)  # ints of NumPy too, but no tensor of a fraction
     except TypeError:
         raise TypeError(f"{name}={value!r} is {kind_of(value)}; expected an int of at least 1") from None
     require(number >= 1, f"{name}={number} is too small; expected at least 1")
@@ -90,7 +90,7 @@ def count(value: Any, name: str) -> int:
 
 
 def check_floating(value: Any, name: str) -> None:
-    """Raises unless ``value`` is a tensor of real floating-point numbers: others would round without a word.
+    """Raises unless ``value`` is a tensor of real floating-point numbers: others would round without a warning.
 
     Raises:
         TypeError: It is something else.
@@ -106,7 +106,7 @@ def a(noun: str) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, for messages: "an int", "the class Euler", "a function", "None"."""
+    """The kind of a value, for messages: "an int", "the class Euler", "a function", "None"."""
     if value is None:
         return "None"
     if isinstance(value, type):
@@ -118,11 +118,11 @@ def one_of(value: Any, known: Iterable[str], name: str, other: str = "", hints: 
     """``value``, one of the ``known`` names.
 
     Args:
-        value: What the user gave.
+        value: The value.
         known: The names.
-        name: The argument that it was given for.
-        other: What may be given in place of a name.
-        hints: What to write for names from elsewhere, spelled as `plain_name` spells them.
+        name: The name of the argument.
+        other: Other values that are possible in place of a name.
+        hints: Replacements for names of other libraries, spelled as `plain_name` spells them.
 
     Raises:
         TypeError: It is no string.
@@ -161,7 +161,7 @@ def _meant(value: str, known: list[str], name: str, hints: Mapping[str, str]) ->
 
 
 def _instead(value: Any, name: str) -> str:
-    """What to write in place of a class."""
+    """What to write in place of a class, for messages."""
     if isinstance(value, type):
         return f". Call the class to make one: {name}={value.__name__}(...)"
     return ""

@@ -1,4 +1,4 @@
-"""How a solution is put together: of an engine wherever it stands, and of nothing where there are no samples."""
+"""Makes a solution from an engine, at any point of its run; also the empty one of a batch without samples."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def solution_of(
     recorder: Recorder | None,
     increments: dict[int, Floats],
 ) -> Solution:
-    """What an engine has computed so far.
+    """The solution of an engine as of now.
 
     Args:
         engine: The engine, between two calls or after an exception.
-        inputs: What it was given.
+        inputs: Its checked input.
         dense: Whether the states at all boundaries are kept.
         history: Reports of iterations.
         stats: The cost of the run.
-        recorder: What has noted all iterates, if anything.
-        increments: Those of iterations that are not in the history yet, ``(M, N)`` each.
+        recorder: Holds all iterates, if the run keeps them.
+        increments: Increments of iterations that are not in the history yet, ``(M, N)`` each.
     """
     state = engine.state
     statuses = tuple(status or Status.INTERRUPTED for status in state.statuses)
@@ -52,7 +52,7 @@ def solution_of(
     residuals = np.where(np.arange(slices) < state.final()[:, None], 0.0, state.residuals)
     if not dense and not samples:
         ts = inputs.grid.edges[[0, int(reached[0])]]
-    elif not dense:  # samples end at one time: those that were not there yet have no state to show for it
+    elif not dense:  # all samples end at one time: those that have not reached it have no state there
         there = torch.from_numpy(reached == slices)
         us = trees.map(lambda leaf: _blank(leaf, there.to(leaf.device)), us)
     return Solution(
@@ -71,14 +71,14 @@ def solution_of(
 
 
 def no_solution(inputs: Inputs, dense: bool, stats: Stats) -> Solution:
-    """That of no samples."""
+    """The solution of a batch without samples."""
     ts, none = inputs.times(dense), torch.zeros(0, dtype=torch.int64)
     us = trees.map(lambda leaf: leaf.new_empty((len(ts), *leaf.shape)), inputs.u0)
     return Solution(us, ts, Status.FINAL, none, History(), stats, (), torch.zeros(0, dtype=torch.float64))
 
 
 def cost(counters: Counters, fine: int, coarse: int, started: float, before: Stats | None = None) -> Stats:
-    """The cost of a run, with that of the runs that it continues."""
+    """The cost of a run, with the cost of the runs that it resumes."""
     stats = Stats(
         rounds=counters.rounds,
         evaluations=fine + coarse,
@@ -93,7 +93,7 @@ def cost(counters: Counters, fine: int, coarse: int, started: float, before: Sta
 
 
 def attach(error: BaseException, solution: Solution | None) -> None:
-    """Hands what was computed, if anything, to the code that catches the error."""
+    """Attaches the partial solution, if any, to an error."""
     if solution is None:
         return
     with suppress(AttributeError, TypeError):  # some exceptions take no attributes

@@ -1,4 +1,4 @@
-"""Checks of what users pass, made before any work is done."""
+"""Checks of arguments, made before any work is done."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from parareal.integrators import Integrator, SciPy, TorchODE
 
 
 def check_keep(keep: Any, dense: bool) -> None:
-    """Raises unless ``keep`` is known and goes with ``dense``."""
+    """Raises unless ``keep`` is known and compatible with ``dense``."""
     if not (isinstance(keep, str) and keep in ("last", "all")):
         raise ValueError(f"keep={keep!r} is unknown; expected 'last', or 'all' for every iterate")
     if keep == "all" and not dense:
-        raise ValueError("keep='all' came with dense=False, which keeps nothing; expected one of them")
+        raise ValueError("keep='all' came with dense=False, which keeps none; expected one of them")
 
 
 def check_history(history: Any, dense: bool) -> bool:
-    """Whether a summary of the history is kept; raises where it is unknown what is."""
+    """Whether a summary of the history is kept; raises for an unknown value."""
     if history is None:
         return not dense
     if not (isinstance(history, str) and history in ("full", "summary")):
@@ -48,7 +48,7 @@ def check_half(u0: State, fine: Any, coarse: Any) -> None:
         if isinstance(method, Integrator) and (method.implicit or isinstance(method, SciPy | TorchODE)):
             raise TypeError(
                 f"u0 is of {half[0]}, in which {name}, {method!r}, cannot be computed: torch solves no linear systems "
-                "in it, and other libraries do not know it or choose no step in it; expected float32 or float64: "
+                "in it, and other libraries do not support it; expected float32 or float64: "
                 "u0.float(), with f in low precision inside of torch.autocast"
             )
 
@@ -79,7 +79,7 @@ def check_state(u0: State, samples: bool) -> int:
     """Raises unless ``u0`` is a state that can be solved for; returns the number of samples (1 without ``samples``)."""
     leaves = trees.leaves(u0)
     if not leaves:
-        raise ValueError("u0 holds no tensors; expected a tensor or a nest of tuples, lists and dicts of tensors")
+        raise ValueError("u0 holds no tensors; expected a tensor, or nested tuples, lists and dicts of tensors")
     for leaf in leaves:
         if not isinstance(leaf, Tensor):
             raise TypeError(

@@ -1,4 +1,4 @@
-"""What `solve` and `serial` are given, checked: the equation, the initial state, the grid and the fine propagator."""
+"""The checked input of `solve` and `serial`: the equation, the initial state, the grid and the fine propagator."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class Inputs:
     def checked(
         cls, problem: Problem, u0: State, grid: TimeGrid, fine: Integrator, executor: Executor, samples: bool
     ) -> Inputs:
-        """What was given, as systems.
+        """Checks the arguments, and splits the state into systems.
 
         Raises:
-            TypeError, ValueError: It is not what it should be.
+            TypeError, ValueError: An argument is wrong.
         """
         check_instance(problem, Problem, "problem", "pr.ODE(lambda t, u: -u)")
         check_instance(grid, TimeGrid, "grid", "pr.TimeGrid.uniform(0.0, 1.0, slices=8, steps=16)")
@@ -71,7 +71,7 @@ class Inputs:
 
     @property
     def identity(self) -> Identity:
-        """What a run of this is a run of."""
+        """The identity of a run with this input."""
         return Identity(
             problem=type(self.problem).__name__,
             fine=nameless(repr(self.fine)),
@@ -83,11 +83,11 @@ class Inputs:
         )
 
     def check_resume(self, resume: Solution) -> None:
-        """Raises unless a run of this can continue from there."""
+        """Raises unless a run with this input can resume that solution."""
         at = resume.standing
         if at is None:
             raise ValueError(
-                "resume is a solution that does not say where its run stood, as those of pr.serial and of runs with "
+                "resume is a solution without a snapshot of its run, as those of pr.serial and of runs with "
                 "dense=False; expected one of pr.solve(..., dense=True)"
             )
         at.identity.check(self.identity)

@@ -1,4 +1,4 @@
-"""One run in parallel: the loop over iterations, what is kept when it ends early, and what is opened again."""
+"""One run in parallel: the loop over iterations, its partial result after an error, and its reopening."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import torch
 from parareal._assemble import attach, cost, no_solution, solution_of
 from parareal._core.arrays import Bools, Floats
 from parareal._core.progress_bar import Bar
-from parareal._core.trees import State
+from parareal._core.scopes import add_note
 from parareal._inputs import Inputs
 from parareal.corrections._base import Correction
 from parareal.engine._engine import Engine
 from parareal.engine._rounds import Counters
+from parareal.engine._states import First
 from parareal.engine._verify import evaluate
 from parareal.executors._base import Executor
 from parareal.persistence._checkpoint import Checkpoint
@@ -36,7 +37,7 @@ Callback = Callable[[IterationReport], Any]
 
 @dataclass(frozen=True)
 class Options:
-    """What a run keeps and reports.
+    """The options of a run: what it keeps and reports.
 
     Attributes:
         dense: Whether the states at all boundaries are kept.
@@ -61,21 +62,22 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """How a run goes about it: what may be another one when a run is resumed."""
+    """The settings of a run, which may change when it is resumed."""
 
     correction: Correction
     schedule: Schedule
     stop: StoppingRule
     max_iterations: int | None
+    start: First | None = None
 
 
 class Run:
-    """One run, from its first iteration, or from where another has ended, to its solution.
+    """One run, from its first iteration, or from a snapshot of another, to its solution.
 
     Args:
-        inputs: What is solved.
+        inputs: The checked input.
         executor: How the lanes of a round are evaluated.
-        options: What is kept and reported.
+        options: What the run keeps and reports.
 
     Attributes:
         history: A report of each iteration.
@@ -85,8 +87,8 @@ class Run:
         self._inputs, self._executor, self._options = inputs, executor, options
         self._started = time.perf_counter()
         self.history: list[IterationReport] = []
-        self._increments: dict[int, Moved] = {}  # of iterations that some samples have still before them
-        self._before: Stats | None = None  # the cost of the run that is continued
+        self._increments: dict[int, Moved] = {}  # of iterations that some samples have not completed
+        self._before: Stats | None = None  # the cost of the run that is resumed
         self._recorder: Recorder | None = None
 
     def parallel(
@@ -99,7 +101,7 @@ class Run:
         if resume is not None:
             inputs.check_resume(resume)
         bar = Bar(self._options.progress and self._executor.leads, inputs.grid.num_slices)
-        engine = self._engine(method)
+        engine = self._engine(method, method.start)
         if resume is not None:
             self._resume(engine, resume, method)
         # After the restore: the record begins with the current iterates.
@@ -120,10 +122,10 @@ class Run:
             except BaseException as told:
                 attach(told, solution)
                 raise
-            # A part of the whole is not worth a file: what was saved last is better.
+            # A partial result is not saved: the last complete file is better.
             new = checkpoint is not None and len(self.history) > checkpoint.iterations
             if engine.holds_all and solution is not None and checkpoint is not None and new:
-                with suppress(Exception):  # what is there already is good enough, and this error is the one to see
+                with suppress(Exception):  # the last file is good enough, and this error matters more
                     checkpoint.save(solution)
             raise
         finally:
@@ -131,7 +133,7 @@ class Run:
             engine.close()
         return self._solution(engine)
 
-    def _engine(self, method: Method, given: State = None) -> Engine:
+    def _engine(self, method: Method, given: First | None) -> Engine:
         return self._executor.engine(
             Engine,
             self._options.keep,
@@ -150,7 +152,7 @@ class Run:
         )
 
     def _resume(self, engine: Engine, resume: Solution, method: Method) -> None:
-        """Puts the engine where another run has ended, with its history and cost."""
+        """Restores the snapshot, history and cost of the run that is resumed."""
         assert resume.standing is not None
         restore(engine, resume.standing, method.max_iterations)
         self.history, self._before = list(resume.history), resume.stats
@@ -160,7 +162,7 @@ class Run:
                 self._increments[key].put(system, row)
 
     def _record(self, engine: Engine, before: Record | None) -> None:
-        """Records all iterates, after those of a run before, where they are wanted."""
+        """Records all iterates, after those of the resumed run, if they are kept."""
         if self._options.keep == "all":
             layout, coarse = engine.iterates.layout, engine.coarse is not None
             rounds = 0 if self._before is None else self._before.rounds
@@ -180,16 +182,16 @@ class Run:
                 self._increments.setdefault(key, Moved(*engine.state.residuals.shape)).put(int(system), row)
             if self._executor.any(self._report(engine, bar)):
                 engine.halt(Status.STOPPED)
-            if checkpoint is not None:  # after the callback: a file never lacks what the caller has seen
+            if checkpoint is not None:  # after the callback: a file has all that the caller has seen
                 engine.together()
                 checkpoint.save(self._solution(engine))
 
     def _report(self, engine: Engine, bar: Bar) -> bool:
-        """Reports the iterations that no active system has still before it; returns whether to stop."""
+        """Reports the iterations that all active systems have completed; returns whether to stop."""
         halt, before, state, samples = False, self._before, engine.state, self._inputs.samples
         active = state.active
         done = state.iteration[active] if active.any() else state.iteration.max(keepdims=True)
-        # Samples complete iterations one after another: an iteration is reported once the slowest has it behind it.
+        # Samples complete iterations one after another: an iteration is reported once the slowest has completed it.
         while len(self.history) < done.min():
             rows = self._increments.pop(len(self.history) + 1, None)
             # Ctrl-C may come between an iteration and its report.
@@ -211,12 +213,12 @@ class Run:
     # --- reopening --------------------------------------------------------------------------------------------------
 
     def _doubtful(self, engine: Engine) -> Bools:
-        """Which systems have ended with more error than they may have, and continue from what was not accepted."""
+        """Systems that have ended with an error above the tolerance, and continue from the last proven boundary."""
         doubtful = engine.state.doubtful
         return doubtful | (self._verify(engine) if self._options.verify else np.zeros_like(doubtful))
 
     def _verify(self, engine: Engine) -> Bools:
-        """Evaluates all boundaries that were accepted; returns the systems in which too many of them are off."""
+        """Evaluates all accepted boundaries; returns the systems whose defects add up to too much."""
         failed = np.zeros_like(engine.active)
         for system, status in enumerate(engine.state.statuses):
             if status is Status.CONVERGED:
@@ -227,20 +229,20 @@ class Run:
         return failed
 
     def _reopened(self, engine: Engine, systems: Bools, times: int, method: Method) -> Engine:
-        """A new engine that continues where an old one has ended: some systems from the last state that is proven.
+        """A new engine that reopens some systems of an old one, from the last proven boundary.
 
-        Their states are first iterates now, so that it takes few iterations. What slices have shown stays known.
+        Their states are the first iterates now, so that few iterations are needed. The error record stays.
         """
-        engine.finish()  # of several processes each has a part of the states until here
+        engine.finish()  # until here each process has only a part of the states
         at = capture(engine, engine.iterates.states, self._pending(), self._inputs.identity)
         state = at.state.copy()
         state.status[systems] = RUNNING
         state.frontier[systems] = state.proven[systems]
-        # Earlier iterates are left out: boundaries that were accepted have not moved with the others.
+        # Without earlier iterates: accepted boundaries have not moved with the others.
         engine.close()
         self._before, self._started = self._cost(engine), time.perf_counter()
         record = self._recorder.record() if self._recorder else None
-        new = self._engine(method, given=at.u)
+        new = self._engine(method, First(at.u, shifted=False))
         restore(new, replace(at, state=state, earlier=None), method.max_iterations)
         reopen(new.stopping, systems, times)
         self._record(new, record)
@@ -249,11 +251,11 @@ class Run:
     # --- what comes of it -------------------------------------------------------------------------------------------
 
     def _salvaged(self, engine: Engine, error: BaseException) -> Solution | None:
-        """What was computed until an error, attached to it. Where that fails too, the first error is the one to see."""
+        """Attaches the partial solution to an error. If that fails too, the first error is raised."""
         try:
             solution = self._solution(engine)
         except Exception as second:
-            error.add_note(f"What was computed before this cannot be put together: {type(second).__name__}: {second}")
+            add_note(error, f"What was computed before this cannot be put together: {type(second).__name__}: {second}")
             return None
         attach(error, solution)
         return solution
@@ -267,5 +269,5 @@ class Run:
         return cost(engine.counters, fine, coarse, self._started, self._before)
 
     def _pending(self) -> dict[int, Floats]:
-        """Increments of iterations that are not in the history yet, ``(M, N)`` each."""
+        """Increments of the iterations that are not in the history yet, ``(M, N)`` each."""
         return {key: moved.table() for key, moved in self._increments.items()}

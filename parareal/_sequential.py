@@ -23,7 +23,7 @@ from parareal.results._status import Status
 
 
 def sequential(inputs: Inputs, executor: Executor) -> Solution:
-    """What every run in parallel reproduces: lanes of one slice at a time, one for each system."""
+    """The solution that every run in parallel reproduces: one slice at a time, one lane for each system."""
     counters, started = Counters(), time.perf_counter()
     if inputs.batch == 0:
         return no_solution(inputs, True, cost(counters, 0, 0, started))
@@ -39,10 +39,10 @@ def sequential(inputs: Inputs, executor: Executor) -> Solution:
     us, ids = Ring(inputs.systems, count, slices + 1), np.arange(count)
     us.put(ids * (slices + 1), ids, inputs.systems)
     try:
-        u = trees.clone(inputs.systems)  # the caller's own tensor, which no right-hand side shall reach
+        u = trees.clone(inputs.systems)  # the caller's own tensor, which no right-hand side may change
         if isinstance(fine, Multistep) and history:
             u = Carried(u, fine.begin(u))
-        # Through the same lanes and rounds as a run in parallel: so the two agree bit for bit where lanes do.
+        # The same lanes and rounds as in a run in parallel: so the two agree bit for bit if lanes do.
         for n in range(slices):
             lanes.launch(ids, np.full(count, n), u, inputs.rows)
             while play_round([lanes], executor, counters):

@@ -16,6 +16,7 @@ from parareal._input_checks import check_half, check_history, check_keep, check_
 from parareal._inputs import Inputs
 from parareal._run import Callback, Method, Options, Run
 from parareal._sequential import sequential
+from parareal._start import StartGuess, first_iterates
 from parareal.corrections._base import Coarse, Correction, check_correction
 from parareal.executors._base import Executor
 from parareal.executors._local import Batched
@@ -47,6 +48,7 @@ def solve(
     verify: bool = False,
     history: Literal["full", "summary"] | None = None,
     resume: Solution | None = None,
+    start: StartGuess | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     throw: bool = True,
     progress: bool = False,
@@ -54,33 +56,33 @@ def solve(
 ) -> Solution:
     """Solves an initial value problem in parallel in time.
 
-    After k iterations the first k slices are what `serial` gives with the same ``fine`` propagator; after as many
-    iterations as there are slices all of it is. Gradients flow through as through any torch code: call it under
-    ``torch.no_grad()`` where none are wanted.
+    After k iterations the first k slices equal the result of `serial` with the same ``fine`` propagator; after as many
+    iterations as there are slices, all do. Gradients flow through as through any torch code: call it under
+    ``torch.no_grad()`` if you need none.
 
     Args:
         problem: The equation.
-        u0: State at the start of the grid: a tensor or a nest of tensors, floating point or complex.
+        u0: State at the start of the grid: a tensor or a pytree of tensors, floating point or complex.
         grid: Time points and slices.
         fine: The propagator whose solution is wanted.
-        coarse: A cheap integrator, one step a slice unless it says otherwise, or a `Correction`.
+        coarse: A cheap integrator, by default with one step a slice, or a `Correction`.
         schedule: Which lanes advance when: `Wavefront`, `Barrier`, `Windowed` or `RankPipeline`. By default
-            ``Wavefront(ahead=6)``: it takes no more rounds than `serial`, which `Barrier` can, but makes evaluations
-            that turn out not to be needed, for k iterations at most ``(k + 6) / k`` times the fine ones of `Barrier`.
-            Take `Barrier` where evaluations count, and ``Wavefront()``, without a bound, where rounds alone do.
+            ``Wavefront(ahead=6)``: it never takes more rounds than `serial`, as `Barrier` may, but makes speculative
+            evaluations: for k iterations at most ``(k + 6) / k`` times the fine ones of `Barrier`. Take `Barrier` if
+            evaluations count, and ``Wavefront()``, without a bound, if only rounds count.
         executor: How the lanes of a round are evaluated; `Batched` by default, `Distributed` under ``torchrun``.
         stop: When to stop; ``Tolerance(rtol=1e-4, atol=1e-6)`` by default.
         max_iterations: Most iterations; ``None`` or more than there are slices means as many as there are slices.
         samples: Axis 0 of every tensor in ``u0`` is a batch of independent samples: norms, stopping and iterations are
             then per sample, a sample that has finished leaves the rounds, and none depends on the others. The
             right-hand side sees states with a batch axis of 1.
-        dense: Keep the states at all slice boundaries. ``False`` keeps the first and the last alone, and with
+        dense: Keep the states at all slice boundaries. ``False`` keeps only the first and the last, and with
             `Windowed` the memory for states and history then grows with its width, not with the number of slices.
         keep: ``"all"`` keeps every iterate and the fine and coarse solutions from it, in `Solution.iterates`: about
             three states for each slice and iteration.
-        verify: After convergence, evaluate every boundary once more that was accepted without its own evaluation, as
-            many slices at a time as the window has; where their defects add up to more than the tolerance at the end,
-            the run continues from the states that it has. The status is then `Status.VERIFIED`, or FINAL.
+        verify: After convergence, evaluate every accepted boundary once more, as many slices at a time as the window
+            has. If their defects add up to more than the tolerance at the end, the run continues from the current
+            states. The status is then `Status.VERIFIED`, or FINAL.
         history: What `Solution.history` keeps of each iteration: ``"full"``, the increments of all slices; or
             ``"summary"``, the largest of them. ``None`` for ``"full"`` with ``dense=True`` and ``"summary"`` without.
             The callback sees the increments of all slices in either case.
@@ -88,6 +90,11 @@ def solve(
             propagator and ``samples``. Everything else may be another. Iterations, history and costs are counted on.
             With `Barrier` the run continues as if it had never stopped, with others from what every slice boundary
             holds; see ``docs/resume.md``.
+        start: First iterates, in place of the guesses of the correction or of `Windowed`: a `Solution` of another run
+            over the same span of time (interpolated linearly where grids differ); states at the slice boundaries,
+            leaves ``(N + 1, *state)``; or ``fn(t0, t1, u) -> guess``, as in `Windowed`. With ``samples=True`` one
+            sample, ``(N + 1, 1, *rest)``, may stand for all. It is a guess: a bad one costs iterations, and nothing
+            that is promised of the result rests on it. Where it is not finite, the state on its left stands in.
         checkpoint: A file that is written after each iteration, see `Solution.save`, and continued from where it exists
             already: the same call, made again after a crash, does the rest. The file before it is kept as
             ``checkpoint + ".previous"``, and is taken with a warning where the last one is damaged.
@@ -101,9 +108,9 @@ def solve(
 
     Raises:
         SolveError: The tolerance was not met, or the sequential solution itself is not finite (with ``throw=True``).
-        TypeError, ValueError: An argument is not what it should be; nothing was computed.
-        Exception: Whatever the right-hand side or the callback raised, with the partial solution as its attribute
-            ``solution``; so does Ctrl-C.
+        TypeError, ValueError: An argument is wrong; nothing was computed.
+        Exception: What the right-hand side or the callback raised, or Ctrl-C, with the partial solution as its
+            attribute ``solution``.
 
     Examples:
         >>> import torch, parareal as pr
@@ -130,6 +137,7 @@ def solve(
             verify=verify,
             history=history,
             resume=resume,
+            start=start,
             checkpoint=checkpoint,
             throw=throw,
             progress=progress,
@@ -154,6 +162,7 @@ def _solve(
     verify: bool,
     history: Literal["full", "summary"] | None,
     resume: Solution | None,
+    start: StartGuess | None,
     checkpoint: str | os.PathLike[str] | None,
     throw: bool,
     progress: bool,
@@ -176,6 +185,12 @@ def _solve(
             check_count(max_iterations, "max_iterations")
         if resume is not None:
             check_instance(resume, Solution, "resume", 'pr.Solution.load("run.safetensors")')
+            if start is not None:
+                raise ValueError(
+                    "start came with resume, whose run has iterates of its own; expected one of them: resume continues "
+                    "the same run, start=solution begins another one from its states"
+                )
+        first = None if start is None else first_iterates(start, inputs)
         saved = None if checkpoint is None else Checkpoint(checkpoint, dense, joined)
         joined.meet(
             inputs.systems,
@@ -185,13 +200,14 @@ def _solve(
                 "correction": correction,
                 "schedule": schedule,
                 "stopping rule": stop,
+                "start": None if first is None else first.described(),
                 "settings": f"{max_iterations=}, {dense=}, {keep=}, {history=}, checkpoint={saved is not None}",
             },
         )
         with nullcontext() if saved is None else raising():
             if saved is not None:
                 resume = saved.load() or resume
-            method = Method(correction, schedule, stop, max_iterations)
+            method = Method(correction, schedule, stop, max_iterations, first)
             solution = Run(inputs, joined, options).parallel(method, resume, saved)
             solution = replace(solution, serial_rounds=_serial_rounds(grid, fine))
             if saved is not None:
@@ -261,7 +277,7 @@ def serial(
         A `Solution` without history, its status `Status.FINAL`, or `Status.NONFINITE` where it ends in NaN or Inf.
 
     Raises:
-        TypeError, ValueError: An argument is not what it should be; nothing was computed.
+        TypeError, ValueError: An argument is wrong; nothing was computed.
         Exception: Whatever the right-hand side raised, with the partial solution as its attribute ``solution``.
 
     Examples:

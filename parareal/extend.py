@@ -8,7 +8,9 @@ as stable as those of `parareal`.
 - Multistep exponential methods: `no_history`, `extrapolate`, `exact_moments`, `midpoint_moments`.
 - Checks of a method's arguments: `check_steps`, `check_order`.
 - Noise: `fine_points`, `draw_seeds`, `path_keys`.
+- First iterates: the type `StartGuess`, and `check_start`, for calls with ``start=`` that solve in sequence.
 - A solver that calls a function and waits, as a step: `Coroutine`.
+- What depends on the grid alone, computed on the host: `Slices`, `to_device`, `values_of`.
 - Planning: `time_rounds`, `serial_seconds`, `Trial`, `try_out`, `conclude`, `state_bytes`, `check_budget`.
 """
 
@@ -20,8 +22,13 @@ import torch
 from torch import Tensor
 
 from parareal._core.arrays import Ints
+from parareal._core.host import to_device, values_of
 from parareal._core.trees import State, per_lane
+from parareal._inputs import Inputs
+from parareal._start import StartGuess, first_iterates
+from parareal.executors._local import Batched
 from parareal.grid._mesh import Mesh
+from parareal.grid._mesh import Span as Slices
 from parareal.grid._time_grid import TimeGrid
 from parareal.integrators._adams import check_order, extrapolate
 from parareal.integrators._adams import midpoint as midpoint_moments
@@ -34,7 +41,7 @@ from parareal.planning._cost_model import state_bytes, time_rounds
 from parareal.planning._plan import conclude
 from parareal.planning._trials import Trial, serial_seconds, try_out
 from parareal.problem._brownian_path import brownian_keys
-from parareal.problem._ode import Stages
+from parareal.problem._ode import Problem, Stages
 from parareal.problem._sde import draw_seeds
 from parareal.problem._semilinear import Factors, chosen, lincomb
 
@@ -42,10 +49,13 @@ __all__ = [
     "Coroutine",
     "Factors",
     "Ints",
+    "Slices",
     "Stages",
+    "StartGuess",
     "Trial",
     "check_budget",
     "check_order",
+    "check_start",
     "check_steps",
     "conclude",
     "draw_seeds",
@@ -61,8 +71,17 @@ __all__ = [
     "serial_seconds",
     "state_bytes",
     "time_rounds",
+    "to_device",
     "try_out",
+    "values_of",
 ]
+
+
+def check_start(
+    problem: Problem, u0: State, grid: TimeGrid, fine: Integrator, start: StartGuess, samples: bool = False
+) -> None:
+    """Raises where ``solve(problem, u0, grid, fine=fine, start=start, samples=samples)`` would because of ``start``."""
+    first_iterates(start, Inputs.checked(problem, u0, grid, fine, Batched(), samples))
 
 
 def select(mask: Tensor, a: State, b: State) -> State:

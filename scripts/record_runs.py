@@ -255,6 +255,13 @@ def ranks() -> dict[str, Any]:
         return json.loads(Path(path).read_text())
 
 
+def _same(before: Any, now: Any) -> bool:
+    """Whether all that was recorded is still so; what is new beside it may be."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return all(name in now and _same(value, now[name]) for name, value in before.items())
+    return before == now
+
+
 def main() -> None:
     """Records, or compares."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -276,7 +283,7 @@ def main() -> None:
     if args.compare:
         before = json.loads(args.compare.read_text())
         found = json.loads(json.dumps(found))
-        other = [name for name in before if found.get(name) != before[name]]
+        other = [name for name in before if not _same(before[name], found.get(name))]
         for name in other:
             print(f"differs: {name}\n  was {before[name]}\n  is  {found.get(name)}")
         sys.exit(f"{len(other)} of {len(before)} runs differ" if other else 0)

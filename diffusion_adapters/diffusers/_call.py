@@ -1,4 +1,4 @@
-"""One call of a pipeline: how it is solved, and what the pipeline prepares before its loop begins."""
+"""One call of a pipeline: its options, and the data that the pipeline prepares before its loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diffusion_adapters.diffusers._problem import Setup
 
 @dataclass
 class Inpainting:
-    """What a pipeline prepared to keep of an image: shapes as the latents', the mask 0 where the image is kept."""
+    """Image, noise and mask of inpainting, shaped like the latents; the mask is 0 where the image is kept."""
 
     image: Tensor | None = None
     noise: Tensor | None = None
@@ -39,12 +39,12 @@ class Call:
 
     Attributes:
         setup: How to solve.
-        name: What errors call the pipeline.
-        interrupted: Whether somebody asks for an end.
-        given: The call's arguments, by name.
-        scheduler: The stand-in for the scheduler, set by whoever makes it.
-        latents: What the pipeline prepared, if that is known.
-        inpainting: What it keeps of an image.
+        name: The name of the pipeline, for errors.
+        interrupted: Whether the user has interrupted the call.
+        given: The arguments of the call, by name.
+        scheduler: The stand-in for the scheduler, set when it is made.
+        latents: The latents that the pipeline prepared, if known.
+        inpainting: The image to keep, if any.
         preview: Whether each turn's ``step`` returns the best latents so far.
         bar: The pipeline's progress bar.
     """
@@ -67,7 +67,7 @@ class Batch:
     Attributes:
         latents: One row for each sample, ``(B, *rest)``.
         duplicated: Whether the pipeline keeps every sample twice, for guidance.
-        from_input: Whether they were taken from the network's input, and not from what the pipeline prepared.
+        from_input: Whether they were taken from the input of the network, and not from the prepared latents.
     """
 
     latents: Tensor
@@ -76,14 +76,14 @@ class Batch:
 
     @classmethod
     def of_input(cls, value: Tensor, factor: float) -> Batch:
-        """From the network's first input, which is ``factor`` times the latents, or twice the same for guidance."""
+        """From the first input of the network: ``factor`` times the latents, or two copies of that for guidance."""
         latents = value / factor
         half = len(latents) // 2
         duplicated = len(latents) % 2 == 0 and bool(torch.equal(latents[:half], latents[half:]))
         return cls(latents[:half] if duplicated else latents, duplicated, from_input=True)
 
     def as_kept(self, latents: Tensor) -> Tensor:
-        """Latents of the samples as the pipeline keeps them."""
+        """Latents in the layout of the pipeline, from those of the samples."""
         return torch.cat([latents, latents]) if self.duplicated else latents
 
     def of_samples(self, kept: Tensor) -> Tensor:

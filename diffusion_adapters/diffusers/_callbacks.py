@@ -58,7 +58,7 @@ def _refuse(changed: list[str], name: str) -> None:
     if changed:
         raise ValueError(
             f"{name} changed {', '.join(changed)} between two steps, which depends on their order; "
-            "expected a callback that only looks, or sets pipe._interrupt: run the pipeline itself for such changes"
+            "expected a callback that only reads, or sets pipe._interrupt: run the pipeline itself for such changes"
         )
 
 

@@ -20,11 +20,11 @@ from diffusion_adapters.diffusers._replay import Mark, Replay, ReplayError
 from diffusion_adapters.diffusers._translation import Translation
 
 TIMES = 5.0
-"""How many times the tolerance of a run its difference may be; ``benchmarks/constants.py`` prints what it is in runs
-that are right."""
+"""Allowed difference, as a multiple of the tolerance of a run; ``benchmarks/constants.py`` prints the difference of
+correct runs."""
 
 UNITS, SHARE = 400.0, 1e-3
-"""How many units of rounding come on top; and by what share of the noise level at the start that is multiplied. See
+"""Additional units of rounding, and the part of the noise level at the start by which they are multiplied. See
 ``benchmarks/constants.py``."""
 
 ROUGH = {"DEISMultistepScheduler": 8.0}
@@ -35,7 +35,7 @@ _ESTIMATED = (pr.Status.CONVERGED, pr.Status.VERIFIED)
 """A run with one of these statuses takes more rounds with a smaller tolerance."""
 
 TIGHTER = 1e-2
-"""A run that differs is continued to this times its tolerance."""
+"""Factor on the tolerance of a run that is continued because it differs. A choice."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +44,10 @@ class Check:
 
     Attributes:
         difference: Relative distance of each sample, float64, ``(B,)``; ``None`` where nothing was compared.
-        tolerance: Up to where it passes; NaN where nothing was compared.
+        tolerance: The largest difference that passes; NaN if nothing was compared.
         passed: Whether all samples are within the tolerance; ``None`` where nothing was compared.
         extra_rounds: Rounds that were added since the first comparison did not pass.
-        sequential: Whether what was returned is the pipeline's own sequential run, since no comparison passed.
+        sequential: Whether the result is that of the sequential pipeline, since no comparison passed.
         reason: Why nothing was compared, a sentence; else empty.
     """
 
@@ -73,15 +73,15 @@ class Checker:
 
     Args:
         setup: How the call is solved.
-        translation: What the scheduler does.
+        translation: The translation of the scheduler.
         scheduler: The stand-in for the scheduler, after ``set_timesteps``.
         span: Numbers of its timesteps that the pipeline visits: the first, and one more than the last.
         samples: How many there are.
 
     Attributes:
         check: The comparison so far.
-        mark: Tells the stages of a step apart, where it has two.
-        arguments: What the pipeline passes to ``step`` besides prediction, timestep and sample.
+        mark: Distinguishes the stages of a step, if it has two.
+        arguments: Other arguments of ``step`` than prediction, timestep and sample.
     """
 
     def __init__(self, setup: Setup, translation: Translation, scheduler: Any, span: tuple[int, int], samples: int):
@@ -250,7 +250,7 @@ def _maker(scheduler: Any) -> Callable[[], Any]:
 
 
 def _blending(image: Tensor, noise: Tensor, mask: Tensor) -> Callable[[Any, Tensor, Tensor], Tensor]:
-    """What a pipeline does between two steps to keep an image."""
+    """The blending of a pipeline between two steps, to keep an image."""
 
     def blend(scheduler: Any, x: Tensor, t: Tensor) -> Tensor:
         t = t.reshape(1)

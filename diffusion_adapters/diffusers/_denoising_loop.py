@@ -1,8 +1,8 @@
-"""The conversation with a pipeline: what its loop, its network and its scheduler ask, passed to the phase it is in.
+"""The conversation with a pipeline: it passes calls of its loop, network and scheduler to the current phase.
 
-The pipeline's code runs as it is. Three of its parts are replaced by stand-ins, and each of them turns to the
+The code of the pipeline runs unchanged. Three of its parts are replaced by stand-ins, and each of them calls the
 conversation: the scheduler's timesteps to `Conversation.loop`, the network to `Conversation.network`, and
-``scheduler.step`` to `Conversation.step`. What follows depends on the phase (see `_phases`).
+``scheduler.step`` to `Conversation.step`. What happens then depends on the phase (see `_phases`).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class Conversation:
 
     Args:
         setup: How to solve.
-        name: What errors call the pipeline.
-        interrupted: Whether somebody asks for an end.
-        given: The call's arguments, by name.
+        name: The name of the pipeline, for errors.
+        interrupted: Whether the user has interrupted the call.
+        given: The arguments of the call, by name.
 
     Attributes:
-        call: These, and what the pipeline prepares.
-        phase: Where it is.
+        call: These arguments, and the data that the pipeline prepares.
+        phase: The current phase.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Conversation:
 
     @property
     def solution(self) -> pr.Solution | None:
-        """The solution, as far as it was computed."""
+        """The solution, perhaps a partial one."""
         return self.phase.solution if isinstance(self.phase, Solving | Finished) else None
 
     @property
@@ -64,7 +64,7 @@ class Conversation:
 
     @property
     def solving(self) -> bool:
-        """Whether the engine is at work."""
+        """Whether the engine is running."""
         return isinstance(self.phase, Solving)
 
     @property
@@ -89,7 +89,7 @@ class Conversation:
         yield probing.first_timestep()
         phase: Phase = self.phase
         if phase is probing and probing.own_call is None and not self.call.interrupted():
-            self.phase = Waiting()  # this is not the denoising loop: something is counted, or looked up
+            self.phase = Waiting()  # this is not the denoising loop: it counts or looks up something
             yield from timesteps[1:]
             return
         while isinstance(self.phase, Probing | Solving):
@@ -132,7 +132,7 @@ class Conversation:
         """Passes the guided prediction to the engine; returns the latents with which the pipeline continues.
 
         Raises:
-            DiffersError: The run is not what the pipeline's own scheduler makes of it.
+            DiffersError: The result differs from that of the scheduler of the pipeline.
         """
         self._steps_taken += 1
         if isinstance(model_output, Noted):

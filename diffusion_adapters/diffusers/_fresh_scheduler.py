@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def fresh(scheduler: Any, on_cpu: bool = False) -> Any:
-    """A copy of a scheduler that has made no step, of its own class where it is a stand-in.
+    """A copy of a scheduler before its first step, of the original class for a stand-in.
 
     Args:
         scheduler: The scheduler, after ``set_timesteps``.
@@ -19,7 +19,7 @@ def fresh(scheduler: Any, on_cpu: bool = False) -> Any:
     state = {name: _copied(value, on_cpu) for name, value in vars(scheduler).items() if name != "_conversation"}
     if replaced:
         state["timesteps"] = state.pop("_own_timesteps")
-    if "_step_index" in state:  # scaling an input has set it
+    if "_step_index" in state:  # the scaling of an input has set it
         state["_step_index"] = None
     made.__dict__.update(state)
     return made

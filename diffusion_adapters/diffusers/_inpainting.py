@@ -1,4 +1,4 @@
-"""Inpainting: after each step a state is blended with the image that is kept, at the state's noise level."""
+"""Inpainting: after each step a state is blended with the known image at the noise level of the state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Blend:
     """A free request: where the mask is 0, a state becomes the image at its noise level.
 
     Args:
-        coordinates: Those of the ODE.
+        coordinates: The coordinates of the ODE.
         image: Clean data outside of the mask, ``(B, *rest)``.
         noise: The noise on it, likewise.
         mask: 1 where samples are drawn and 0 where the image is kept, ``(B, *)`` or what broadcasts to it.
@@ -35,7 +35,7 @@ class Blend:
 
     def __call__(self, t: Tensor, u: Tensor, rows: Any) -> Tensor:
         """States ``(L, B, *rest)`` at ``t``."""
-        samples = (rows[1] if isinstance(rows, tuple) else rows)[0].flatten()  # there may be keys of a path before
+        samples = (rows[1] if isinstance(rows, tuple) else rows)[0].flatten()  # keys of a path may come before
         a, b = self.coordinates.shares(t)
         image, noise = (part[samples].reshape(u.shape).to(u.dtype) for part in (self.image, self.noise))
         mask = self.mask[samples].reshape(*u.shape[:2], *self.mask.shape[1:]).to(u.dtype)

@@ -1,8 +1,8 @@
 """How a pipeline's denoising loop depends on the number of its step, read from its source.
 
 Many timesteps share one turn of the loop here, so a turn has no single number ``i``. Most loops use ``i`` for progress
-and callbacks only. What else depends on it (``i < stop``, ``keep[i]``, ``timesteps[i + 1]``) is found in the syntax
-tree: for every such use the largest expression around it that can be computed before the loop runs. Steps for which all
+and callbacks only. Other uses (``i < stop``, ``keep[i]``, ``timesteps[i + 1]``) are found in the syntax
+tree: for every use the largest expression around it that can be computed before the loop runs. Steps for which all
 these expressions have the same values may share a turn; see `_loop_steps`.
 """
 

@@ -1,7 +1,7 @@
 """Which steps of a pipeline's loop may share a turn, and how the loop receives the number of its step.
 
-Steps share a turn where everything that the loop computes from their number has the same value: a switch such as
-``i < stop`` makes two groups of steps, and a round makes one turn for each group that it has lanes of.
+Steps share a turn if everything that the loop computes from their number has the same value. A switch such as
+``i < stop`` makes two groups of steps, and a round makes one turn for each group with lanes.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ class LoopSteps:
     """The steps of one loop over timesteps.
 
     Args:
-        name: What errors call the pipeline.
-        frame: The loop's.
-        timesteps: What it runs over, ``(n,)``.
+        name: The name of the pipeline, for errors.
+        frame: The frame of the loop.
+        timesteps: The timesteps of the loop, ``(n,)``.
         given: Arguments of the call, by name.
 
     Attributes:
-        source: What was read of the loop; ``None`` where it cannot be read.
+        source: The analysis of its source; ``None`` if it cannot be read.
         groups: For each step the number of its group.
         of_grid: The same for the grid's timesteps, ``(n,)``.
-        number: That of the timestep which the loop is given next, until it is taken.
-        numbered: Whether the loop takes its number from here.
+        number: The number of the next timestep of the loop, until it is taken.
+        numbered: Whether the loop receives its number from here.
     """
 
     def __init__(self, name: str, frame: FrameType | None, timesteps: Tensor, given: dict[str, Any]) -> None:
@@ -80,7 +80,7 @@ class LoopSteps:
         return number
 
     def note_decision(self) -> None:
-        """Notes that Python has converted the timestep to a number, unless the groups are made by that expression."""
+        """Records that Python has converted the timestep to a number, unless the groups are made by that expression."""
         self._decided = self._decided or not self.accounts_for(caller())
 
     def refuse_decisions(self) -> None:
@@ -160,10 +160,10 @@ class LoopSteps:
         names = [name for name in use.arguments if name not in self._given]
         by = by or (f" It depends on {', '.join(names)}." if 0 < len(names) <= 4 else "")
         raise ValueError(
-            f"{self.name} does not do the same in all steps of its loop: {_short(use.text, 90)} ({self.source.file}, "
-            f"line {use.line}), {why}.{by} Many steps are computed together here; expected arguments for which steps "
-            "differ in their timestep alone, or in a switch that each step can be computed without the others of: run "
-            "the pipeline itself"
+            f"{self.name} does different things in different steps of its loop: {_short(use.text, 90)} "
+            f"({self.source.file}, line {use.line}), {why}.{by} Many steps are computed together; expected arguments "
+            "for which steps differ only in their timestep, or in a switch that each step can compute on its own: "
+            "run the pipeline itself"
         )
 
     def _warn_unread(self) -> None:

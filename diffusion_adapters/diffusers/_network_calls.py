@@ -1,4 +1,4 @@
-"""How a pipeline calls its networks: learnt from its first call of each, and then made for all lanes of a round."""
+"""The calls of the networks of a pipeline: analysed at the first call, then made for all lanes of a round."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class NetworkCalls:
     """The calls of a pipeline's networks.
 
     Attributes:
-        name: What errors call the pipeline.
-        timesteps: Those of the grid, ``(n,)``.
-        expected: The latents that the network's input is made of in this turn, as they stand in it.
-        plans: What was learnt, for each kind of call.
-        known: What was made for the lanes of this round.
-        checked: Whether it was seen that the pipeline leaves the latents between two steps as they are.
+        name: The name of the pipeline, for errors.
+        timesteps: The timesteps of the grid, ``(n,)``.
+        expected: The latents of this turn, as the input of the network holds them.
+        plans: A plan for each kind of call.
+        known: Tensors made for the lanes of this round.
+        checked: Whether the pipeline is known to leave the latents unchanged between two steps.
     """
 
     name: str
@@ -36,7 +36,7 @@ class NetworkCalls:
         """How the pipeline calls this network; ``None`` where the latents are not found among the arguments.
 
         Raises:
-            ValueError: It gives the network no timestep.
+            ValueError: It passes no timestep to the network.
         """
         plan = learn(args, kwargs, self.expected, self.timesteps)
         if plan is not None and not plan.times:
@@ -78,7 +78,7 @@ class NetworkCalls:
 
 
 def plain(value: Any) -> Any:
-    """The same with plain tensors in place of timesteps that note what is made of them."""
+    """The same with plain tensors in place of timesteps that record their uses."""
     if isinstance(value, Noted):
         return value.as_subclass(Tensor)
     if isinstance(value, dict):
@@ -89,7 +89,7 @@ def plain(value: Any) -> Any:
 
 
 def each_tensor(value: Any, fn: Callable[[Tensor], Any]) -> None:
-    """Calls ``fn`` with every tensor of a nest."""
+    """Calls ``fn`` with every tensor of a pytree."""
     if isinstance(value, Tensor):
         fn(value)
     elif isinstance(value, dict):

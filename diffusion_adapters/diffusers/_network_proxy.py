@@ -1,4 +1,4 @@
-"""A pipeline's network, called for all lanes of a round where the pipeline calls it for its samples."""
+"""The network of a pipeline, called for all lanes of a round when the pipeline calls it for its samples."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHARED = frozenset({"img_ids", "txt_ids", "image_rotary_emb", "freqs_cis", "rota
 def proxy(module: nn.Module, call: Call) -> nn.Module:
     """A module like the given one, except for what a call does.
 
-    It shares parameters, buffers, config and hooks with the original, which is what is called in the end.
+    It shares parameters, buffers, config and hooks with the original, which it calls in the end.
     """
     made = object.__new__(_calling(type(module)))
     made.__dict__.update(module.__dict__, _parareal_call=partial(call, module))
@@ -40,7 +40,7 @@ def _calling(kind: type[nn.Module]) -> type[nn.Module]:
 
 
 class Layout(NamedTuple):
-    """Where the latents stand in the network's input: ``groups`` times, from ``offset`` on along ``dim``."""
+    """The place of the latents in the input of the network: ``groups`` times, from ``offset`` on along ``dim``."""
 
     groups: int
     dim: int
@@ -49,7 +49,7 @@ class Layout(NamedTuple):
 
 
 def find_layout(given: Tensor, latents: Tensor) -> Layout | None:
-    """Where ``latents`` stand in ``given``, or ``None``."""
+    """The place of ``latents`` in ``given``, or ``None``."""
     rows, samples = given.shape[0] if given.ndim else 0, latents.shape[0]
     if given.ndim != latents.ndim or rows % samples or not given.is_floating_point():
         return None
@@ -74,7 +74,7 @@ class Lanes(NamedTuple):
         x: Its input, ``(R, *rest)``.
         samples: Numbers of their samples, ``(R,)``, or ``None`` where there is but one sample.
         at: Numbers of their timesteps, ``(R,)``.
-        between: Timesteps where some lie between those of the grid, ``(R,)``, else ``None``.
+        between: Timesteps, if some are between those of the grid, ``(R,)``, else ``None``.
     """
 
     x: Tensor
@@ -91,14 +91,14 @@ class Lanes(NamedTuple):
 
 @dataclass
 class Plan:
-    """How a pipeline calls one of its networks, learnt from its first call.
+    """How a pipeline calls one of its networks, from its first call.
 
     Attributes:
-        layout: Where the latents stand in its first tensor.
-        at: Which of the arguments' tensors that is.
-        rows: How many rows the pipeline's own input has.
-        times: For the number of each argument that is made of the timestep: that argument, and what it is at each of
-            the grid's timesteps, ``(n, ...)``.
+        layout: The place of the latents in this tensor.
+        at: The number of that tensor among those of the arguments.
+        rows: Rows of the input of the pipeline itself.
+        times: For the number of each argument that depends on the timestep: the argument, and its values at the
+            timesteps of the grid, ``(n, ...)``.
         frames: Frames of each sample, ``(B, C, F, H, W)``; 1 for images.
     """
 
@@ -146,7 +146,7 @@ class Plan:
     def _time(self, number: int, lanes: Lanes) -> Tensor:
         noted, table = self.times[number]
         rows = table[lanes.at] if lanes.between is None else noted.at(lanes.between)
-        if rows.ndim > 1:  # it has an axis of samples already, all alike
+        if rows.ndim > 1:  # it has an axis of samples already, all equal
             rows = rows[:, 0]
         return torch.cat([rows] * self.layout.groups) if self.layout.groups > 1 else rows
 
@@ -164,7 +164,7 @@ class Known:
         return id(value) in self._made
 
     def add(self, value: Any) -> None:
-        """Notes the output of a network."""
+        """Records the output of a network."""
 
         def note(leaf: Tensor, shared: bool) -> Tensor:
             self._made[id(leaf)] = leaf
@@ -194,7 +194,7 @@ class Known:
 
 
 def walk(value: Any, fn: Callable[[Tensor, bool], Any], shared: bool = False) -> Any:
-    """``fn(tensor, shared)`` for every tensor of a nest, always in the same order."""
+    """``fn(tensor, shared)`` for every tensor of a pytree, always in the same order."""
     if isinstance(value, Tensor):
         return fn(value, shared)
     if isinstance(value, dict):

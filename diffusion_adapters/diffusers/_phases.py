@@ -1,8 +1,8 @@
-"""The phases of a call, in their order: waiting, probing, solving, finished. Each holds what exists in it.
+"""The phases of a call, in order: waiting, probing, solving, finished. Each holds the data that it needs.
 
 - Waiting: no loop over the timesteps has begun.
-- Probing: the first turn of a loop, in which the pipeline shows what its latents are and how it calls its network.
-- Solving: the engine is at work, and asks the pipeline's loop for its right-hand side.
+- Probing: the first turn of a loop, which shows the latents of the pipeline and its calls of the network.
+- Solving: the engine runs, and requests its right-hand side from the loop of the pipeline.
 - Finished: the engine has its result, or was ended.
 """
 
@@ -33,7 +33,7 @@ class Probing:
     """The first turn of a loop over timesteps.
 
     Most pipelines have prepared latents by then, and the first call of the network shows where they stand in its input:
-    the engine starts within that call. Where they are not found, the pipeline takes its first step for itself, and
+    the engine starts within that call. If they are not found, the pipeline takes its first step itself, and
     ``scheduler.step`` shows the latents.
 
     Args:
@@ -42,8 +42,8 @@ class Probing:
         timesteps: Those that it visits, ``(n,)``.
 
     Attributes:
-        steps: The loop's steps.
-        own_call: The network's last call, where the pipeline takes its first step for itself.
+        steps: The steps of the loop.
+        own_call: The last call of the network, if the pipeline takes its first step itself.
     """
 
     def __init__(self, call: Call, start: int, timesteps: Tensor) -> None:
@@ -73,7 +73,7 @@ class Probing:
         return solving
 
     def step(self, sample: Tensor) -> Solving:
-        """The next phase, after a first step that the pipeline took for itself: the engine starts from ``sample``.
+        """The next phase, after a first step of the pipeline itself: the engine starts from ``sample``.
 
         Raises:
             ValueError: The network was not called, or its input holds no latents.
@@ -119,9 +119,9 @@ class Finished:
     """The engine has its result, or was ended.
 
     Attributes:
-        solution: The solution, as far as it was computed; ``None`` where it had not begun.
-        checker: What compared it with the pipeline's own scheduler; ``None`` likewise.
-        turns: How many turns the loop made.
+        solution: The solution, perhaps a partial one; ``None`` if the engine had not started.
+        checker: Compared it with the scheduler of the pipeline; ``None`` likewise.
+        turns: Turns of the loop.
     """
 
     solution: pr.Solution | None = None

@@ -55,7 +55,7 @@ class ParallelPipeline:
     check: Check | None
 
     def __init__(self, pipe: Any, setup: Setup) -> None:
-        self.__dict__.update(pipe=pipe, solution=None, check=None, _setup=setup, _copy=None)
+        self.__dict__.update(pipe=pipe, solution=None, check=None, _setup=setup, _copy=None, _earlier=None)
         self.__dict__["__signature__"] = inspect.signature(pipe.__call__)
 
     def __getattr__(self, name: str) -> Any:
@@ -83,6 +83,7 @@ class ParallelPipeline:
             setup,
             eta=float(given.get("eta") or 0.0),
             use_clipped=bool(given.get("use_clipped_model_output")),
+            start=self.__dict__["_earlier"],
         )
         copy = object.__new__(type(pipe))
         copy.__dict__.update(pipe.__dict__)
@@ -111,6 +112,8 @@ class ParallelPipeline:
             conversation.close()
             self.__dict__.update(_copy=None, solution=conversation.solution, check=conversation.check)
         if off is None:
+            if setup.warm_start and self.solution is not None:
+                self.__dict__["_earlier"] = self.solution
             conversation.warn_if_unused()
             return value
         warnings.warn(f"{off}; the pipeline itself now runs, in sequence", RuntimeWarning, stacklevel=2)
@@ -142,19 +145,20 @@ def parallelize(
     dtype: torch.dtype = torch.float32,
     check: bool | None = None,
     verify: bool = False,
+    warm_start: bool = False,
 ) -> ParallelPipeline:
     """A diffusers pipeline whose denoising loop runs in parallel in time, to the same result.
 
-    The pipeline's own code runs, with its text encoders, guidance, image processing and decoder: what is replaced, in a
-    copy that shares everything with it, is the scheduler, by one whose steps are the engine's. One call of the network
+    The code of the pipeline runs, with its text encoders, guidance, image processing and decoder. Only the scheduler is
+    replaced, in a copy that shares everything else, by one whose steps are made by the engine. One call of the network
     is then made for many timesteps at once. The pipeline itself stays as it is.
 
     Args:
         pipe: A pipeline with a scheduler and a denoiser among its components (``unet`` or ``transformer``). Its
-            scheduler is looked at in every call: DDIM, DDPM, Euler, EulerAncestral, Heun, DPMSolverMultistep and
+            scheduler is read in every call: DDIM, DDPM, Euler, EulerAncestral, Heun, DPMSolverMultistep and
             Singlestep, UniPC, DEIS, FlowMatchEuler, FlowMatchHeun and EDMEuler.
-        solver: ``None`` for what the scheduler does, or one of `sample`'s names or integrators on the scheduler's noise
-            levels.
+        solver: ``None`` for the method of the scheduler, or one of `sample`'s names or integrators on the scheduler's
+            noise levels.
         coarse: See `sample`.
         width: How many timesteps are computed at a time (at most all of them): the factor on the network's batch.
             ``None`` for 16 with ``coarse="gaussian"``, and no window otherwise. Take less where memory is short, or
@@ -165,13 +169,17 @@ def parallelize(
         schedule: In place of ``width``.
         stop: In place of ``rtol``; both together are an error.
         max_iterations: Most iterations; ``None`` for as many as there are slices.
-        dtype: In which states are kept between calls of the network, float32 or float64.
+        dtype: The dtype of states between calls of the network, float32 or float64.
         check: Whether a copy of the pipeline's own scheduler steps through the run's predictions once more, without the
             network, and must come to the same latents. Where it does not, the run continues to a smaller tolerance. If
             that does not help, the pipeline itself runs, in sequence, with a warning. With your own ``stop`` or
             ``max_iterations`` there is only a warning. ``None`` compares wherever that is possible; True also warns
             where it is not.
         verify: Evaluate every boundary once more after convergence; see `parareal.solve`.
+        warm_start: Whether each call starts from the states of the call before, where the latents have the same shape
+            and the noise levels the same ends: fewer rounds where little has changed, such as a guidance scale or a
+            word of the prompt. With another number of steps states are interpolated; with latents of another shape the
+            call starts as the first one does. Results keep the same tolerance.
 
     Returns:
         A `ParallelPipeline`.
@@ -192,8 +200,7 @@ def parallelize(
         )
     if not any(isinstance(getattr(pipe, name, None), nn.Module) for name in NETWORKS):
         raise ValueError(
-            f"{type(pipe).__name__} has no denoiser that is known here; expected a component "
-            f"{' or '.join(NETWORKS[:2])}"
+            f"{type(pipe).__name__} has no known denoiser; expected a component {' or '.join(NETWORKS[:2])}"
         )
     options = Options(
         solver,
@@ -208,7 +215,7 @@ def parallelize(
         default_rtol=RTOL,
         default_width=WIDTH,
     )
-    setup = Setup(options, dtype, check)
+    setup = Setup(options, dtype, check, warm_start)
     return ParallelPipeline(pipe, setup)
 
 
@@ -248,7 +255,7 @@ def _prepare(copy: Any, pipe: Any, conversation: Conversation) -> None:
 
 
 def _noting(prepare: Callable[..., Any], into: Call) -> Callable[..., Any]:
-    """Notes the latents that a pipeline prepares, and the image and noise for inpainting."""
+    """Records the latents that a pipeline prepares, and the image and noise for inpainting."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         value = prepare(*args, **kwargs)
@@ -276,7 +283,7 @@ def _noting_mask(prepare: Callable[..., Any], into: Call) -> Callable[..., Any]:
 
 
 def _ending(progress_bar: Callable[..., Any], into: Call) -> Callable[..., Any]:
-    """Notes the pipeline's progress bar, which must end with the last turn."""
+    """Records the progress bar of the pipeline, which must end with the last turn."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         bar = progress_bar(*args, **kwargs)

@@ -29,21 +29,25 @@ from diffusion_adapters.sampling._options import Options
 
 @dataclass(frozen=True)
 class Setup:
-    """How to solve: what `parallelize` received, and what of a call's arguments matters for the scheduler's steps.
+    """How to solve: the arguments of `parallelize`, and those of a call that matter for the steps of the scheduler.
 
     Attributes:
         options: The arguments that `sample` takes as well.
-        dtype: In which states are kept between calls of the network.
+        dtype: The dtype of states between calls of the network.
         check: Whether the result is compared with the scheduler's own steps; ``None`` for wherever that is possible.
+        warm_start: Whether calls start from the states of those before.
         eta: What the pipeline passes on to ``step``.
         use_clipped: Likewise ``use_clipped_model_output``.
+        start: The run of the call before, if there is one to start from.
     """
 
     options: Options
     dtype: torch.dtype = torch.float32
     check: bool | None = None
+    warm_start: bool = False
     eta: float = 0.0
     use_clipped: bool = False
+    start: pr.Solution | None = None
 
     def __post_init__(self) -> None:
         check: Any = self.check
@@ -51,6 +55,11 @@ class Setup:
             raise ValueError(f"dtype={self.dtype} is not supported; expected torch.float32 or torch.float64")
         if check is not None and not isinstance(check, bool):
             raise TypeError(f"check is {kind_of(check)}; expected True, False or None")
+        warm: Any = self.warm_start
+        if not isinstance(warm, bool):
+            raise TypeError(
+                f"warm_start is {kind_of(warm)}; expected True or False: with True each call starts from the one before"
+            )
 
     @property
     def own_method(self) -> bool:
@@ -60,13 +69,13 @@ class Setup:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What the engine asks of the pipeline.
+    """A request of the engine to the pipeline, for R lanes.
 
     Attributes:
-        lanes: The lanes, as the network is to see them.
+        lanes: The lanes, as the network receives them.
         x: Their states as x, ``(R, *rest)``.
         t: Their times of the noise schedule, float64, ``(R,)``.
-        on_grid: Which of them are of the grid, where some may not be, else ``None``.
+        on_grid: Which of them are at points of the grid, if some may not be, else ``None``.
         again: Whether they are the second stages of their steps.
     """
 
@@ -125,10 +134,10 @@ class Prepared(NamedTuple):
         run: ``run(ask, resume, rtol)`` solves it, or resumes a solution, to another tolerance if one is given;
             ``ask`` answers a `Request`. It returns the solution and the latents at the end.
         serial: ``serial(ask)`` takes one step after another, and returns likewise.
-        draw: Draws the noise, where steps take any.
+        draw: Draws the noise, if steps take any.
         drawn: Holds that noise.
         correction: The correction of the parallel run.
-        dtype: That of the states.
+        dtype: The dtype of states.
     """
 
     run: Callable[[Ask, pr.Solution | None, float | None], tuple[pr.Solution, Tensor]]
@@ -142,14 +151,14 @@ class Prepared(NamedTuple):
 def prepare(
     setup: Setup, translation: Translation, latents: Tensor, inpainting: Any, mark: Mark | None = None
 ) -> Prepared:
-    """Prepares a scheduler's run: what solves it, and what draws the noise of its steps.
+    """Prepares a scheduler's run: the problem, and the noise of its steps.
 
     Args:
         setup: How to solve.
-        translation: What the scheduler does.
-        latents: Where it begins, ``(B, *rest)``.
+        translation: The translation of the scheduler.
+        latents: The latents at the start, ``(B, *rest)``.
         inpainting: The image, noise and mask to keep, or ``None``.
-        mark: Notes the stage of a request, where steps have two.
+        mark: Records the stage of a request, if steps have two.
     """
     fine, off_grid = _fine(setup, translation)
     clean = translation.clean
@@ -183,6 +192,8 @@ def prepare(
     state = latents.detach().to(torch.promote_types(latents.dtype, kept))
     u0 = flow.from_x(grid.points[0], state * alpha[0])
 
+    earlier = fitting(setup.start, u0, grid)
+
     def serial(ask: Ask) -> tuple[pr.Solution, Tensor]:
         serve.answer = ask
         solution = pr.serial(problem, u0, grid, fine=fine, samples=True)
@@ -201,12 +212,26 @@ def prepare(
             max_iterations=options.max_iterations,
             samples=True,
             resume=resume,
+            start=earlier if resume is None else None,
             verify=options.verify,
             throw=False,
         )
         return solution, flow.to_x(grid.points[-1], solution.u) / alpha[1]
 
     return Prepared(run, serial, draw, drawn, correction, state.dtype)
+
+
+_SAME_ENDS = 1e-6
+"""By what part of its length the ends of an earlier run's span may differ from those of the grid."""
+
+
+def fitting(earlier: pr.Solution | None, u0: Tensor, grid: pr.TimeGrid) -> pr.Solution | None:
+    """The earlier run, if a run from ``u0`` on this grid can start from its states; else ``None``."""
+    if earlier is None or tuple(earlier.us.shape[1:]) != tuple(u0.shape) or earlier.us.dtype != u0.dtype:
+        return None
+    ends, before = grid.points[[0, -1]], earlier.ts[[0, -1]]
+    same = bool((ends - before).abs().max() <= _SAME_ENDS * (ends[1] - ends[0]).abs())
+    return earlier if same else None
 
 
 def _coordinates(setup: Setup, translation: Translation, fine: pr.Integrator) -> Coordinates:
@@ -270,7 +295,7 @@ def _fine(setup: Setup, translation: Translation) -> tuple[pr.Integrator, bool]:
 
 
 def _drawing(translation: Translation, latents: Tensor, drawn: Drawn) -> Draw:
-    """What draws the noise of all steps, as the scheduler would draw it in a sequential run."""
+    """Draws the noise of all steps as the scheduler would draw it in a sequential run."""
 
     def draw(generator: Any, dtype: torch.dtype, duplicated: bool) -> None:
         from diffusers.utils.torch_utils import randn_tensor

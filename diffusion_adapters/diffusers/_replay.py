@@ -2,8 +2,8 @@
 
 Every prediction that the pipeline hands to ``scheduler.step`` is kept: the last one for each timestep and sample. After
 the run a fresh copy of the scheduler goes through them in its own order, from the same latents and with the same noise.
-In a run that has converged, and whose steps are those of the scheduler, it comes out where the run did. What else it
-may find is a step that is not the scheduler's, or predictions that were made at other states than those of the result.
+If the run has converged, and its steps are those of the scheduler, both have the same result. Otherwise a step is not
+that of the scheduler, or predictions were made at other states than those of the result.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Again:
     mark: Mark
 
     def __call__(self, t: Tensor, u: Tensor, rows: Any = None) -> Tensor:
-        """As ``problem.rhs``."""
+        """Calls ``problem.rhs``."""
         self.mark.again = True
         try:
             return self.problem.rhs(t, u, rows)
@@ -99,13 +99,13 @@ class Replay:
     Args:
         make: Gives a fresh copy of the scheduler.
         span: Numbers of the timesteps that the pipeline visits: the first, and one more than the last.
-        stages: How often the run asks at each of them but the first and last: 1 or 2.
+        stages: Requests of the run at each of them except the first and last: 1 or 2.
         samples: How many there are.
-        known: How many of the timesteps the run has: steps of no length, at the end, are not taken.
+        known: Timesteps of the run, without steps of no length at the end.
         blend: Called with the scheduler, latents, and the timestep that they are at, between two steps.
 
     Attributes:
-        arguments: What the pipeline handed to ``step`` beside prediction, timestep and sample.
+        arguments: Other arguments of ``step`` than prediction, timestep and sample.
     """
 
     make: Callable[[], Any]

@@ -35,7 +35,7 @@ def share_of_noise(ratio: Tensor) -> Tensor:
 
 
 def from_sigmas(scheduler: Any, start: int, stop: int, fine: pr.Integrator, **more: Any) -> Translation:
-    """Schedulers that keep the levels of their points in ``sigmas``."""
+    """Noise levels of schedulers that keep them in ``sigmas``."""
     sigmas = scheduler.sigmas.detach().cpu().double()[start : stop + 1]
     timesteps = scheduler.timesteps.detach()[start:stop]
     prediction = prediction_of(scheduler)

@@ -1,4 +1,4 @@
-"""The stand-in for a pipeline's scheduler: it has its levels and timesteps, and the engine makes its steps."""
+"""The stand-in for a pipeline's scheduler: it has the same levels and timesteps, but the engine makes its steps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class StandIn:
         self._own_timesteps = value.plain if isinstance(value, Rounds) else value
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None, *args: Any, **kwargs: Any) -> Tensor:
-        """As the scheduler does, until the engine is at work, which scales its lanes itself."""
+        """Calls the scheduler, until the engine runs, which scales its lanes itself."""
         if self._conversation.solving or not hasattr(super(), "scale_model_input"):
             return sample
         return super().scale_model_input(sample, _plain(timestep), *args, **kwargs)  # pyright: ignore
@@ -61,7 +61,7 @@ class StandIn:
                 )
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """As the scheduler does before the loop; in it the engine keeps the image itself."""
+        """Calls the scheduler before the loop; during the loop the engine keeps the image itself."""
         if self._conversation.begun:
             return original_samples
         return super().add_noise(original_samples, noise, _plain(timesteps))  # pyright: ignore
@@ -69,7 +69,7 @@ class StandIn:
 
 @cache
 def _output() -> Any:
-    """What schedulers of diffusers return: read by attribute, by name and by index."""
+    """The result of schedulers of diffusers: read by attribute, by name and by index."""
     from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 
     return DDIMSchedulerOutput
@@ -102,7 +102,7 @@ def _stepping(kind: type) -> type:
         return StandIn.step(self, *args, **kwargs)
 
     def scale_noise(self: Any, sample: Tensor, timestep: Tensor, noise: Tensor | None = None) -> Tensor:
-        """As the scheduler does before the loop; in it the engine keeps the image itself."""
+        """Calls the scheduler before the loop; during the loop the engine keeps the image itself."""
         if self._conversation.begun:
             return sample
         return kind.scale_noise(self, sample, _plain(timestep), noise)  # pyright: ignore

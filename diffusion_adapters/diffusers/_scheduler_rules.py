@@ -20,13 +20,13 @@ from diffusion_adapters.sampling._stochastic_steps import Ancestral
 
 
 def translate(scheduler: Any, start: int, stop: int, eta: float = 0.0, use_clipped: bool = False) -> Translation:
-    """What a scheduler, after ``set_timesteps``, computes from its timestep ``start`` up to ``stop``.
+    """Translates the run of a scheduler, after ``set_timesteps``, from its timestep ``start`` up to ``stop``.
 
     Args:
         scheduler: The scheduler.
         start: Number of the first of its timesteps that the pipeline's loop visits.
         stop: One more than that of the last.
-        eta: What the pipeline passes on to ``step``.
+        eta: The argument of ``step`` of that name.
         use_clipped: Likewise ``use_clipped_model_output``.
 
     Raises:
@@ -61,7 +61,7 @@ def _checked(translation: Translation, name: str) -> Translation:
                 f"{name} takes a step of no length, from timestep {_number(timesteps[where])} to the same noise level; "
                 "expected levels that fall: set final_sigmas_type='zero' in the scheduler's config, or take fewer steps"
             )
-        # Nothing happens in it, but that methods of higher order count it as a step.
+        # It changes nothing, but methods of higher order count it as a step.
         times, timesteps, steps = times[:-1], timesteps[:-1], steps[:-1]
         translation = replace(translation, spare=0 if translation.noise is None else 1)
     if len(steps) == 0:

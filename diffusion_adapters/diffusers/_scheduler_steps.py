@@ -22,11 +22,11 @@ class Posterior(pr.Integrator):
     """A step of DDIM or DDPM as their schedulers take it: from x0 and eps, with or without noise.
 
     Args:
-        eta: How much of DDPM's noise is put back; 0 for none.
+        eta: Part of the noise of DDPM that is added again; 0 for none.
         clean: Clips the estimate of x0.
         rederive: Whether eps follows from the clipped x0, or stays what it was.
         large: Whether the noise has DDPM's larger variance, beta.
-        renoise: Whether all noise is replaced by new.
+        renoise: Whether all noise is replaced by new noise.
         arrive: Times of the grid's points, falling, ``(n + 1,)``, and for each of them the time whose noise level a
             step to it ends at, where some are others.
     """

@@ -1,8 +1,8 @@
-"""The engine at work: the pipeline's own loop is the right-hand side, for all lanes of a round.
+"""Solving: the loop of the pipeline is the right-hand side of the engine, for all lanes of a round.
 
-The engine runs beside the pipeline and asks. Where the pipeline calls its network, the network is called on the lanes
-that the engine asks about; where it hands the guided prediction to ``scheduler.step``, that goes to the engine, which
-says what the next round is about. What the pipeline itself sees are latents of its own batch.
+The engine runs beside the pipeline and makes requests. When the pipeline calls its network, the network is called on
+the lanes of the request. When it passes the guided prediction to ``scheduler.step``, the engine receives it, and makes
+its next request. The pipeline itself only sees latents of its own batch.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Run:
     """The engine, which runs up to its next request.
 
     Args:
-        checker: What solves, and compares the result.
-        latents: Where it begins.
+        checker: Solves, and compares the result.
+        latents: The latents at the start.
 
     Attributes:
         checker: The same.
-        solution: The solution, as far as it was computed.
+        solution: The solution, perhaps a partial one.
     """
 
     def __init__(self, checker: Checker, latents: Tensor) -> None:
@@ -80,12 +80,12 @@ class Round:
 
     @property
     def group(self) -> int:
-        """The group that this turn is about."""
+        """The group of this turn."""
         return self.waiting[0][0]
 
     @property
     def lanes(self) -> Lanes:
-        """The lanes that this turn is about."""
+        """The lanes of this turn."""
         return self.request.lanes.some(self.waiting[0][1])
 
     def prefer(self, group: int) -> bool:
@@ -100,20 +100,20 @@ class Round:
 
 
 class Solving:
-    """The engine at work.
+    """The phase in which the engine runs.
 
     Args:
         call: The call of the pipeline.
-        steps: The loop's steps.
+        steps: The steps of the loop.
         batch: The latents that the run starts from.
-        networks: How the pipeline calls its networks, as far as that is known.
-        checker: What solves, and compares the result.
-        draw: What draws the noise of the steps, if they take any.
+        networks: The calls of the networks of the pipeline, as far as known.
+        checker: Solves, and compares the result.
+        draw: Draws the noise of the steps, if they take any.
         within_turn: Whether the engine starts within a turn, which is then the first step's: it answers lanes of that
             step's group.
 
     Attributes:
-        steps: The loop's steps.
+        steps: The steps of the loop.
         turns: Turns of the loop so far, each with an answer to the engine.
         round: The request that is being answered; ``None`` at the end.
     """
@@ -134,7 +134,7 @@ class Solving:
         self._shown = batch.as_kept(batch.latents.clone())
         self._answered: tuple[Request, Tensor] | None = None
         self.round = self._next_round(None)
-        # The first turn is of a group that the engine asks nothing about: the pipeline makes it for itself.
+        # The engine requests nothing from the group of the first turn: the pipeline makes it itself.
         self._own_turn = within_turn and self.round is not None and not self.round.prefer(int(steps.of_grid[0]))
 
     @property
@@ -160,7 +160,7 @@ class Solving:
 
     @property
     def _group(self) -> int:
-        """The group of steps that this turn is about."""
+        """The group of steps of this turn."""
         return int(self.steps.of_grid[0]) if self._own_turn or self.round is None else self.round.group
 
     def _next_round(self, value: Tensor | None) -> Round | None:
@@ -170,7 +170,7 @@ class Solving:
 
     def _current(self) -> Round:
         if self.round is None:
-            raise RuntimeError(f"{self._call.name} went on after the end of its run; expected no further turn")
+            raise RuntimeError(f"{self._call.name} continued after the end of its run; expected no further turn")
         return self.round
 
     # --- what the pipeline calls ------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The timesteps that a pipeline's loop runs over: it makes as many turns as the run needs.
 
-In the first round the loop is given a timestep that notes what the pipeline makes of it on its way to the network
-(``t / 1000``, ``t.expand(batch)``, another dtype), so that every lane can be given its own.
+In the first round the loop receives a timestep that records how the pipeline changes it before the network receives it
+(``t / 1000``, ``t.expand(batch)``, another dtype). So every lane can get its own timestep.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Noted(Tensor):
 
     @classmethod
     def of(cls, value: Tensor, chain: Chain, decides: Callable[[], None]) -> Noted:
-        """A value, what it is as a function of the timestep, and what is called where Python makes a number of it."""
+        """A value, the function of the timestep that computes it, and a hook for conversions to a Python number."""
         made = value.as_subclass(cls)
         made._chain, made._decides = chain, decides
         return made

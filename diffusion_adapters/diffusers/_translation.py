@@ -45,11 +45,11 @@ class Exploding(NoiseSchedule):
     t_max: float = float("inf")
 
     def alpha(self, t: Tensor) -> Tensor:
-        """One."""
+        """Alpha is one."""
         return torch.ones_like(t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        """The time."""
+        """Sigma is the time."""
         return t
 
     def time(self, s: Tensor) -> Tensor:
@@ -62,19 +62,20 @@ class Translation:
     """A scheduler's run from its timestep number ``start`` on.
 
     Attributes:
-        noise_schedule: Alpha and sigma, as functions of a time of our own.
-        prediction: What the pipeline hands to ``scheduler.step``: "eps", "x0", "v" or "velocity".
+        noise_schedule: Alpha and sigma, as functions of a time of this library.
+        prediction: The kind of prediction that the pipeline passes to ``scheduler.step``: "eps", "x0", "v" or
+            "velocity".
         times: Times of the grid's points, float64, falling, ``(n + 1,)``.
-        timesteps: What the pipeline's loop calls the first n of them, ``(n,)``.
+        timesteps: The timesteps of the first n of them in the loop of the pipeline, ``(n,)``.
         fine: The scheduler's method.
-        clean: What it does to estimates of the clean data, in the right-hand side.
-        noise: The dtype that it draws noise in, "model" for that of the network; ``None`` where it draws none.
+        clean: Its change of estimates of the clean data, in the right-hand side.
+        noise: The dtype in which it draws noise, "model" for that of the network; ``None`` where it draws none.
         silent: Whether the last step draws no noise.
-        spare: How many draws of noise come to nothing, after those of the steps.
+        spare: Draws of noise after those of the steps, which are not used.
         scaled: Whether states are x/alpha, and not x.
-        coordinates: Those in which the method is the scheduler's, if that depends on them.
+        coordinates: The coordinates in which the method is that of the scheduler, if it depends on them.
         data: Standard deviation of the data, where the network is preconditioned as in EDM; else ``None``.
-        sign: That of the network's output there.
+        sign: The sign of the output of the network then.
     """
 
     noise_schedule: NoiseSchedule

@@ -1,6 +1,6 @@
-"""A trial of a translation: the scheduler's own steps and ours, on a few numbers and with a made-up network.
+"""A trial of a translation: compares the steps of the scheduler with ours, on a few numbers and an artificial network.
 
-A scheduler has dozens of settings, and its class may be a subclass that somebody else wrote. What was read from it is
+A scheduler has dozens of settings, and its class may be a subclass that somebody else wrote. The translation is
 used only if both give the same numbers. The trial does not call the pipeline's network.
 """
 
@@ -20,8 +20,8 @@ from diffusion_adapters.diffusers._translation import Translation
 from diffusion_adapters.models._prediction import per_row
 
 TOLERANCE = 2e-3
-"""Relative. Schedulers that keep their states in float32 are off by up to 1e-3 where a run begins almost without
-signal; ``benchmarks/schedulers.py`` prints how many configurations are refused, and how many are wrong."""
+"""Relative tolerance. Schedulers that keep their states in float32 are off by up to 1e-3 where a run begins almost
+without signal; ``benchmarks/schedulers.py`` prints how many configurations are refused, and how many are wrong."""
 
 _PASSED: dict[Any, bool] = {}
 _MOST = 256
@@ -31,7 +31,7 @@ def translated(scheduler: Any, start: int, stop: int, setup: Setup) -> Translati
     """The run of a scheduler from its timestep ``start`` up to ``stop``, tried where its own method is used.
 
     Raises:
-        ValueError: It has no meaning here, is not finite by itself, or is something else than was read from it.
+        ValueError: It has no translation, is not finite by itself, or differs from its translation.
     """
     translation = translate(scheduler, start, stop, setup.eta, setup.use_clipped)
     if not setup.own_method:

@@ -16,10 +16,10 @@ from parareal.extend import Ints, Stages
 
 @dataclass(frozen=True)
 class WrappedMethod(pr.Multistep):
-    """A method with the history, the stages and the order of another one; only its step is its own.
+    """A method with the history, the stages and the order of another method, and a step of its own.
 
     Attributes:
-        method: The other one, with a history or without.
+        method: The other method, with a history or without.
     """
 
     method: pr.Integrator
@@ -28,26 +28,26 @@ class WrappedMethod(pr.Multistep):
 
     @property
     def traits(self) -> pr.IntegratorTraits:
-        """Those of the method, with a history."""
+        """The traits of the method, with a history."""
         return replace(self.method.traits, multistep=True, tableau=None, stability=None)
 
     @property
     def group(self) -> int:
-        """That of the method."""
+        """Calls the method."""
         return self.method.group if isinstance(self.method, pr.Multistep) else 1
 
     def first_function(self, problem: Any) -> Any:
-        """That of the method."""
+        """Calls the method."""
         return self.method.first_function(problem)
 
     def begin(self, u: Any) -> pr.Memory:
-        """That of the method."""
+        """Calls the method."""
         if isinstance(self.method, pr.Multistep):
             return self.method.begin(u)
         return pr.Memory((), (), torch.zeros(len(u), 1, dtype=torch.float64, device=u.device))
 
     def variants(self, step: Ints, steps: Ints) -> Ints:
-        """Those of the method."""
+        """Calls the method."""
         return self.method.variants(step, steps) if isinstance(self.method, pr.Multistep) else np.zeros_like(step)
 
     @abstractmethod

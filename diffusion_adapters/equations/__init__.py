@@ -1,4 +1,4 @@
-"""A model's equations: the probability-flow ODE in coordinates where it is plain, and the reverse SDE.
+"""A model's equations: the probability-flow ODE in simple coordinates, and the reverse SDE.
 
 This package imports models and noise schedules.
 """

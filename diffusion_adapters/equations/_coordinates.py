@@ -1,6 +1,6 @@
-"""Coordinates in which the probability-flow ODE is plain: a variable that replaces time, and a scaling of x.
+"""Coordinates in which the probability-flow ODE is simple: a variable that replaces time, and a scaling of x.
 
-In both, x0 and eps enter linearly and the schedule drops out, so that explicit Euler is DDIM whatever the schedule.
+In both, x0 and eps enter linearly and the schedule cancels, so that explicit Euler is DDIM whatever the schedule.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Coordinates(ABC):
 
     @abstractmethod
     def levels(self, tau: Tensor, t: Tensor) -> Levels:
-        """Alpha and sigma at a time that is known in both variables, in as few operations as it takes."""
+        """Alpha and sigma at a time that is known in both variables, in as few operations as possible."""
 
     @abstractmethod
     def scale(self, levels: Levels) -> Tensor:
@@ -60,7 +60,7 @@ class Coordinates(ABC):
 
     @abstractmethod
     def shares(self, tau: Tensor) -> tuple[Tensor, Tensor]:
-        """What u is made of at ``tau``: a and b of u = a x0 + b eps, both linear in ``tau``."""
+        """The coefficients of u = a x0 + b eps at ``tau``, both linear in ``tau``."""
 
     def level(self, tau: Tensor) -> Tensor:
         """Half the log-SNR, log(alpha/sigma), at ``tau``; infinite where there is no noise, or no signal."""
@@ -160,7 +160,7 @@ class Share(Coordinates):
         return 1 - tau, tau
 
     def levels(self, tau: Tensor, t: Tensor) -> Levels:
-        """As the schedule has them."""
+        """Alpha and sigma of the schedule."""
         return Levels(self.noise_schedule.alpha(t), self.noise_schedule.sigma(t))
 
     def scale(self, levels: Levels) -> Tensor:
@@ -183,7 +183,7 @@ COORDINATES: dict[str, Callable[[NoiseSchedule], Coordinates]] = {"ratio": Ratio
 
 
 def coordinates_for(schedule: NoiseSchedule, name: Name | None = None) -> Coordinates:
-    """`Share` for `Flow`, and where alpha is nearly 0 at the noisy end; `Ratio` elsewhere; or what is asked for."""
+    """`Share` for `Flow`, and where alpha is nearly 0 at the noisy end; `Ratio` elsewhere; or by name."""
     if name is not None:
         return COORDINATES[one_of(name, COORDINATES, "coordinates")](schedule)
     return Share(schedule) if isinstance(schedule, Flow) or small_signal(schedule) else Ratio(schedule)

@@ -15,15 +15,15 @@ from diffusion_adapters._validate import check_floating, kind_of
 from diffusion_adapters.equations._coordinates import Coordinates, Name, coordinates_for
 from diffusion_adapters.models._conditioning import split
 from diffusion_adapters.models._model import DiffusionModel
-from diffusion_adapters.models._prediction import ROWS, between, per_row
+from diffusion_adapters.models._prediction import ROWS, combined, factors_between, per_row
 from diffusion_adapters.models._training_mode import check_mode
 from diffusion_adapters.noise_schedules._check import check_schedule
-from parareal.extend import select
+from parareal.extend import select, to_device, values_of
 
 
 @dataclass(frozen=True, eq=False)
 class DiffusionODE(pr.ODE, pr.Semilinear):
-    """A `parareal.ODE` that knows in which coordinates it is written, and so how exponential integrators split it."""
+    """A `parareal.ODE` with its coordinates, from which exponential integrators get the split."""
 
     coordinates: Coordinates = field(kw_only=True)
 
@@ -38,7 +38,7 @@ class DiffusionODE(pr.ODE, pr.Semilinear):
 
 @dataclass(frozen=True, eq=False)
 class ProbabilityFlow:
-    """What `probability_flow` returns; it unpacks into ``problem, to_x, from_x``.
+    """The result of `probability_flow`; it unpacks into ``problem, to_x, from_x``.
 
     Attributes:
         problem: The ODE in its own variable tau, for states u of shape ``(B, *rest)``.
@@ -96,9 +96,9 @@ class ProbabilityFlow:
 
 
 def _check_monotone(values: Tensor, times: Tensor, what: str) -> None:
-    """Raises where neighbours among the values at ``times`` are equal, or go another way than the first do."""
+    """Raises where neighbours among the values at ``times`` are equal, or change direction."""
     if values.ndim != 1 or len(values) < 2:
-        return  # the grid says what is wrong with it
+        return  # the grid raises the error
     steps = values.diff()
     wrong = ~(steps * steps[0] > 0)
     if bool(wrong.any()):
@@ -138,7 +138,7 @@ def probability_flow(model: DiffusionModel, coordinates: Name | None = None) -> 
     Raises:
         TypeError: ``model`` is not a `DiffusionModel`.
         ValueError: ``coordinates`` is unknown, or the schedule starts without signal and the model predicts eps or the
-            score, which say nothing there.
+            score, which do not determine the data there.
 
     Source:
         Score-Based Generative Modeling through Stochastic Differential Equations (arXiv 2011.13456), section 4.3; that
@@ -184,18 +184,32 @@ class RightHandSide:
     _checked: list[bool] = field(default_factory=list[bool], init=False, repr=False)
 
     def __call__(self, tau: Tensor, u: Tensor, rows: list[Tensor] | None = None) -> Tensor:
-        if not self._checked:  # before the first call, and not at construction: a model is also made for training
+        if not self._checked:  # at the first call, and not at construction: models are also made for training
             check_mode(self.model.network)
             self._checked.append(True)
         model, coordinates, schedule = self.model, self.coordinates, self.model.noise_schedule
         direct = model.prediction == coordinates.same_as  # the network's output is the derivative itself
+        there = tau.device
+        tau = values_of(tau)
         t = coordinates.time(tau)
         levels = coordinates.levels(tau, t)
         if model.prediction == "velocity" and not direct:
             levels = levels._replace(alpha_dot=schedule.alpha_dot(t), sigma_dot=schedule.sigma_dot(t))
-        x = per_row(coordinates.scale(levels), u) * u
+        scale = coordinates.scale(levels)
+        factors = () if direct else factors_between(levels, ROWS[model.prediction](levels), coordinates.rate)
+        t, scale, *factors = _sent(there, t, scale, *factors)
+        x = per_row(scale, u) * u
         value = model.evaluate(x, t, self.join(rows or []), self.dtype)
-        return value if direct else between(value, x, levels, ROWS[model.prediction](levels), coordinates.rate)
+        return value if direct else combined(value, x, *factors)
+
+
+def _sent(device: torch.device, *numbers: Tensor | float) -> list[Any]:
+    """Numbers of each row on the device, in one copy where they were computed on the host; floats stay."""
+    tensors = [number for number in numbers if isinstance(number, Tensor)]
+    if tensors[0].device == device:
+        return [*numbers]
+    sent = iter(to_device(torch.stack(torch.broadcast_tensors(*tensors)), device))
+    return [next(sent) if isinstance(number, Tensor) else number for number in numbers]
 
 
 def check_start(model: DiffusionModel) -> None:
@@ -211,10 +225,10 @@ def check_start(model: DiffusionModel) -> None:
 
 
 def diffusion_split(problem: DiffusionODE, coordinates: Coordinates, prediction: pr.Prediction) -> pr.Split:
-    """The split of a diffusion ODE for a model whose x0 or eps is taken for smooth in lambda.
+    """The split of a diffusion ODE, with x0 or eps of the model assumed to be smooth in lambda.
 
-    A step that begins without signal says nothing of x0 in its state, and takes it from the model, whichever is
-    smooth; one that begins without noise takes eps. Such steps are endless, of order 1, and the same in both.
+    The state of a step that begins without signal does not determine x0, so it comes from the model in both cases; in
+    a step that begins without noise, eps does. Such steps are endless, of order 1, and the same in both.
     """
     data = prediction == "data"
 

@@ -1,4 +1,4 @@
-"""Diffusion models as stochastic equations: the reverse SDE, and the noise of ancestral samplers and the like."""
+"""Diffusion models as stochastic equations: the reverse SDE, and the noise of ancestral samplers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class NoisyFlow(DiffusionODE):
         return remade, (self.f, self.batching, self.per_sample)
 
     def rows(self, samples: int | None, device: torch.device) -> Any:
-        """The keys of each sample's path and, where there is any, ``per_sample``."""
+        """The keys of the path of each sample and, if given, ``per_sample``."""
         keys = path_keys(self.seed, samples).to(device)
         return (keys,) if self.per_sample is None else (keys, self.per_sample)
 
@@ -45,7 +45,7 @@ class NoisyFlow(DiffusionODE):
         points = fine_points(grid, fine)
         bound, path = copy(self), pr.BrownianPath(points, self.seed, self._clock)
         object.__setattr__(bound, "path", path)
-        # A step is one of the fine propagator's or a whole slice: on a device nobody waits to count its atoms.
+        # A step is one fine step or a whole slice: its atoms are known, so the host need not wait for the device.
         object.__setattr__(bound, "most", path.most_atoms(grid.edges[:-1], grid.edges[1:]))
         return bound
 
@@ -88,7 +88,7 @@ def noisy(flow: ProbabilityFlow, generator: Generators) -> ProbabilityFlow:
 
 @dataclass(frozen=True, eq=False)
 class ReverseSDE:
-    """What `reverse_sde` returns; it unpacks into ``problem, to_x, from_x``, as a `ProbabilityFlow` does.
+    """The result of `reverse_sde`; it unpacks into ``problem, to_x, from_x``, as a `ProbabilityFlow` does.
 
     Attributes:
         problem: The SDE over s, for states z of shape ``(B, *rest)``.
@@ -121,7 +121,7 @@ def reverse_sde(model: DiffusionModel, generator: Generators = None) -> ReverseS
         A `ReverseSDE`, which unpacks into ``problem, to_x, from_x``.
 
     Raises:
-        TypeError: ``model`` is not a `DiffusionModel`, or ``generator`` not one.
+        TypeError: ``model`` is not a `DiffusionModel`, or ``generator`` is not a generator.
         ValueError: The model has no signal at the noisy end, where s is infinite.
 
     Source:

@@ -1,4 +1,4 @@
-"""Conditioning is a nest of dicts, lists and tuples; its tensors follow their samples, everything else is passed on.
+"""Conditioning is a pytree of dicts, lists and tuples; its tensors follow their samples, all else is passed on.
 
 A tensor's leading axis is the number of samples, or 1 where all samples share it.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def map_tensors(fn: Callable[[Tensor], Any], value: Any) -> Any:
-    """``fn`` applied to every tensor of a nest, in the order of `tensors`."""
+    """``fn`` applied to every tensor of a pytree, in the order of `tensors`."""
     if isinstance(value, Tensor):
         return fn(value)
     if isinstance(value, dict):
@@ -25,7 +25,7 @@ def map_tensors(fn: Callable[[Tensor], Any], value: Any) -> Any:
 
 
 def tensors(value: Any) -> list[Tensor]:
-    """All tensors of a nest."""
+    """All tensors of a pytree."""
     found: list[Tensor] = []
     map_tensors(found.append, value)
     return found
@@ -70,10 +70,10 @@ def expand(conditioning: dict[str, Any], rows: int) -> dict[str, Any]:
 
 
 def stack_branches(first: Any, second: Any, name: str = "conditioning") -> Any:
-    """Two nests of one structure as one whose tensors are joined along their leading axis.
+    """Joins the tensors of two pytrees of one structure along their leading axis.
 
     Raises:
-        ValueError: The nests differ in structure, in a tensor's shape, or in something that is not a tensor.
+        ValueError: The pytrees differ in structure, in a tensor's shape, or in something that is not a tensor.
     """
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         if first.shape[1:] != second.shape[1:]:

@@ -1,7 +1,7 @@
 """A small denoiser of real images, in the package: 8x8 digits, trained by ``scripts/train_digits.py``.
 
-One idea: a network that is launch-bound. It has so few parameters that the cost of a call is the cost of starting its
-operations, not of the arithmetic in them; a batch of 32 lanes then costs little more than a batch of one, which is
+The network is launch-bound: it has so few parameters that the time of a call is that of launching its
+operations, not of their arithmetic; a batch of 32 lanes then costs little more than a batch of one, which is
 what sampling in parallel in time needs to win wall time on a CPU. It is also smooth in time and state (SiLU, low
 frequencies of the log-SNR, no convolution, no batch statistics), and treats the rows of a batch independently.
 """

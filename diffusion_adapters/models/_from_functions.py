@@ -33,7 +33,7 @@ class ToZero(NoiseSchedule):
         object.__setattr__(self, "rho", self.inner.rho)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """One."""
+        """Alpha is one."""
         return torch.ones_like(t)
 
     def sigma(self, t: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class ToZero(NoiseSchedule):
         return s
 
     def times(self, steps: int, spacing: Spacing | None = None) -> Tensor:
-        """A grid of ``steps`` steps, of which the last is into no noise; see `NoiseSchedule.times`."""
+        """A grid of ``steps`` steps, of which the last ends without noise; see `NoiseSchedule.times`."""
         if isinstance(spacing, Tensor):
             return super().times(steps, spacing)
         end = torch.zeros(1, dtype=torch.float64)
@@ -55,7 +55,7 @@ class ToZero(NoiseSchedule):
 
 
 class _Function(nn.Module):
-    """A function as a network; a module where it is one, so that its parameters are found."""
+    """A function as a network; a module if ``fn`` is one, so that its parameters are found."""
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ def from_velocity(
     """
     _check_callable(fn, "velocity", "fn(x, t) -> dx/dt")
     if isinstance(noise_at, bool) or noise_at not in (0, 1):
-        raise ValueError(f"noise_at={noise_at!r} is no end of the path; expected 1, or 0 where data are at t = 1")
+        raise ValueError(f"noise_at={noise_at!r} is not an end of the path; expected 1, or 0 where data are at t = 1")
     return DiffusionModel(_Velocity(fn, int(noise_at), time_first), Flow(shift=shift), "velocity", conditioning)
 
 

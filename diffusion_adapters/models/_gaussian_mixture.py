@@ -25,10 +25,10 @@ class GaussianMixture:
     E[eps | x] = sum_k r_k sigma/(alpha^2 v_k + sigma^2) (x - alpha mu_k): finite also where alpha or sigma is 0.
 
     Args:
-        means: Centres mu_k, floating point, shape ``(K, *rest)``; kept as float64.
-        variances: Variance v_k of every coordinate, positive: a number, or shape ``(K,)``.
-        weights: Probabilities of the components, positive, shape ``(K,)``, scaled to sum to one; ``None`` for equal
-            ones.
+        means: Centres mu_k, floating point, shape ``(components, *rest)``; kept as float64.
+        variances: Variance v_k of every coordinate, positive: a number, or shape ``(components,)``.
+        weights: Probabilities of the components, positive, shape ``(components,)``, scaled to sum to one; ``None`` for
+            equal ones.
 
     Raises:
         TypeError: ``means`` is not a floating-point tensor.
@@ -50,11 +50,11 @@ class GaussianMixture:
         given: Any = self.means
         if not isinstance(given, Tensor) or not given.is_floating_point():
             came = given.dtype if isinstance(given, Tensor) else type(given).__name__
-            raise TypeError(f"means is {came}; expected a floating-point tensor of shape (K, *rest)")
+            raise TypeError(f"means is {came}; expected a floating-point tensor of shape (components, *rest)")
         means = self.means.detach().to(torch.float64)
         require(
             means.ndim >= 1 and means.shape[0] >= 1 and bool(torch.isfinite(means).all()),
-            f"means has shape {tuple(means.shape)} or holds NaN or Inf; expected finite numbers of shape (K, *rest)",
+            f"means has shape {tuple(means.shape)} or holds NaN or Inf; expected finite numbers, (components, *rest)",
         )
         variances = _positive(self.variances, means, "variances")
         weights = _positive(1.0 if self.weights is None else self.weights, means, "weights")
@@ -67,7 +67,7 @@ class GaussianMixture:
 
         Args:
             noise_schedule: The schedule.
-            prediction: What it is to return.
+            prediction: What it returns.
 
         Returns:
             ``network(x, t, label=None)``: x of shape ``(B, *rest)``, t of shape ``(B,)`` or ``()``; ``label``, int64 of
@@ -109,7 +109,7 @@ class GaussianMixture:
         v, log_weights = torch.as_tensor(self.variances, device=x.device), self._log_weights(label, x)
         alpha, sigma = alpha.reshape(-1, 1, 1), sigma.reshape(-1, 1, 1)
         offset = x.reshape(x.shape[0], 1, -1) - alpha * means  # (B, K, D)
-        total = alpha * alpha * v[:, None] + sigma * sigma  # (B or 1, K, 1)
+        total = alpha * alpha * v[:, None] + sigma * sigma  # (B or 1, components, 1)
         distance = (offset * offset / total).sum(-1)
         logits = log_weights - 0.5 * (distance + means.shape[1] * total[..., 0].log())
         r = torch.softmax(logits, dim=1)[..., None]
@@ -127,7 +127,7 @@ class GaussianMixture:
         return self.means[which] + scale.reshape(-1, *[1] * (self.means.ndim - 1)) * noise
 
     def _log_weights(self, label: Tensor | None, x: Tensor) -> Tensor:
-        """Shape ``(K,)``, or ``(B, K)`` where labels leave one component to some samples."""
+        """Shape ``(components,)``, or ``(B, components)`` where labels leave one component to some samples."""
         log_weights = torch.as_tensor(self.weights, device=x.device).log()
         if label is None:
             return log_weights
@@ -141,7 +141,7 @@ class GaussianMixture:
 
 
 def _positive(value: Any, means: Tensor, name: str) -> Tensor:
-    """Positive numbers, float64, shape ``(K,)``."""
+    """Positive numbers, float64, shape ``(components,)``."""
     numbers = torch.as_tensor(value, dtype=torch.float64, device=means.device).detach()
     require(
         numbers.shape in ((), means.shape[:1]),

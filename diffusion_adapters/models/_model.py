@@ -70,7 +70,7 @@ class DiffusionModel:
         """The same model with these arguments added to its conditioning, or put in place of those of the same name.
 
         Raises:
-            ValueError: The model is `guided`: it has two branches, and which is meant is not said.
+            ValueError: The model is `guided`: it has two branches, and the choice is ambiguous.
         """
         if isinstance(self.network, _Guided):
             raise ValueError(
@@ -120,7 +120,7 @@ class DiffusionModel:
         Args:
             x: Shape ``(B, *rest)``.
             t: Float64, shape ``(B,)``, or a number.
-            conditioning: For these very rows; see `DiffusionModel`.
+            conditioning: For these rows; see `DiffusionModel`.
             dtype: `DiffusionModel.dtype`, which takes as long to look up as a small layer takes to run.
 
         Returns:
@@ -189,7 +189,7 @@ class _Guided(nn.Module):
         value = self.network(torch.cat([x, x]), torch.cat([t, t]), **both)
         sound = isinstance(value, Tensor) and value.is_floating_point() and value.shape[:1] == (2 * x.shape[0],)
         if not sound:
-            return value  # the model that holds this network says what is wrong with it
+            return value  # the model of this network raises the error
         without, given = value.chunk(2)
         return without + per_row(scale, x) * (given - without)
 

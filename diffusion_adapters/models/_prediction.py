@@ -26,7 +26,7 @@ _HINTS = {
     **dict.fromkeys(("scorefunction", "scorefn", "gradlogp"), "score"),
     **dict.fromkeys(("flow", "flowprediction", "flowmatching", "rectifiedflow", "vectorfield", "u", "vel"), "velocity"),
 }
-"""Names of other libraries, spelled as `plain_name` spells them, and ours."""
+"""Names of other libraries, spelled as `plain_name` spells them, and those of this library."""
 
 
 class Row(NamedTuple):
@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
 
 class Levels(NamedTuple):
-    """What the rows depend on: alpha and sigma, and their derivatives where a velocity takes part."""
+    """Alpha and sigma, and their derivatives if a velocity is involved."""
 
     alpha: Tensor
     sigma: Tensor
@@ -102,7 +102,7 @@ def convert(
         alpha: One for each sample, float64, shape ``(B,)`` or ``()``.
         sigma: Likewise.
         source: What ``value`` is.
-        target: What is wanted.
+        target: The prediction to return.
         alpha_dot: The derivative of alpha, needed only where a velocity takes part.
         sigma_dot: The derivative of sigma, likewise.
 
@@ -135,14 +135,28 @@ def convert(
 
 def between(value: Tensor, x: Tensor, at: Levels, source: Row, target: Row) -> Tensor:
     """The prediction of row ``target`` from that of row ``source``; see `convert`."""
+    return combined(value, x, *factors_between(at, source, target))
+
+
+def factors_between(at: Levels, source: Row, target: Row) -> tuple[Tensor | float, Tensor | float, Tensor | float]:
+    """The factors of x and of the prediction of row ``source`` in that of row ``target``, and what divides the sum."""
     determinant = at.alpha * source.b - at.sigma * source.a
     from_x = target.a * source.b - target.b * source.a
     from_value = source.weight * (at.alpha * target.b - at.sigma * target.a)
     if isinstance(from_x, float) and from_x == 0.0:  # one row is a multiple of the other
-        return per_row(from_value / (determinant * target.weight), x) * value
+        return 0.0, from_value / (determinant * target.weight), 1.0
+    return from_x, from_value, determinant * target.weight
+
+
+def combined(
+    value: Tensor, x: Tensor, from_x: Tensor | float, from_value: Tensor | float, divisor: Tensor | float
+) -> Tensor:
+    """What `factors_between` makes of a prediction."""
+    if isinstance(from_x, float) and from_x == 0.0:
+        return per_row(from_value, x) * value
     # Divided at the end: where alpha = 1 the difference x - x0 is then exact.
     mixed = per_row(from_x, x) * x + per_row(from_value, x) * value
-    return mixed / per_row(determinant * target.weight, x)
+    return mixed / per_row(divisor, x)
 
 
 def per_row(scalars: Tensor | float, x: Tensor) -> Tensor | float:

@@ -1,4 +1,4 @@
-"""Whether a network is a function of its input: in training mode many are not, and no solver settles on their noise."""
+"""Whether a network is a function of its input: in training mode many are not, and the iteration cannot settle."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check_mode(network: Any) -> None:
             if why := why_unsteady(part):
                 raise ValueError(
                     f"the network is in training mode, and its layer {where}, {kind_of(part)}, {why}: it is no "
-                    "function of its input, so that what a solver settles on is off; expected evaluation mode: "
+                    "function of its input, so that the result would be wrong; expected evaluation mode: "
                     "network.eval()"
                 )
             if asks(part):
@@ -49,7 +49,7 @@ def check_mode(network: Any) -> None:
 
 
 def why_unsteady(part: nn.Module) -> str:
-    """Why a module in training mode is no function of its input; empty where nothing is known against it."""
+    """Why a module in training mode is not a function of its input; empty if it may be one."""
     name = getattr(part, "original_name", type(part).__name__)  # of scripted modules
     if "drop" in name.lower() or "StochasticDepth" in name:
         rates = [getattr(part, rate, 0.0) for rate in ("p", "drop_prob", "drop_rate", "rate")]
@@ -88,7 +88,7 @@ def _nested(codes: list[CodeType]) -> Iterator[CodeType]:
 
 
 def networks_of(called: Any, depth: int = 6) -> list[nn.Module]:
-    """Modules that are called when ``called`` is, as far as can be seen: no others that an object happens to hold."""
+    """Modules that are called when ``called`` is, as far as can be seen: not others that an object holds."""
     found: list[nn.Module] = []
     seen: set[int] = set()
 

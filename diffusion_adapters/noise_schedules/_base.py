@@ -1,6 +1,6 @@
 """A noise schedule is a pair of curves: x_t = alpha_t x_0 + sigma_t eps, for times t from data to noise.
 
-Everything else follows from the two: their ratio s = sigma/alpha, which orders all times by how much noise there is,
+All else follows from the two: their ratio s = sigma/alpha, which orders all times by how much noise there is,
 the map back from s to time, and grids of times for sampling.
 """
 
@@ -18,7 +18,7 @@ from diffusion_adapters._validate import count, one_of, require
 from diffusion_adapters.noise_schedules._check import check_schedule
 
 Spacing: TypeAlias = Literal["logsnr", "karras", "uniform"] | Tensor
-"""How the times of a grid lie: by a rule, see `NoiseSchedule.times`, or a tensor of falling times."""
+"""The spacing of a grid: a rule, see `NoiseSchedule.times`, or a tensor of falling times."""
 
 SPACINGS = ("logsnr", "karras", "uniform")
 
@@ -27,7 +27,7 @@ _SPACING_HINTS = {
     **dict.fromkeys(("edm", "rho", "polynomial", "karrassigmas"), 'spacing="karras"'),
     **dict.fromkeys(("linear", "linspace", "time", "even", "trailing", "leading", "simple"), 'spacing="uniform"'),
 }
-"""Names of other libraries, spelled as `plain_name` spells them, and what to write for them."""
+"""Names of other libraries, spelled as `plain_name` spells them, with ours."""
 
 
 class NoiseSchedule(ABC):
@@ -41,7 +41,7 @@ class NoiseSchedule(ABC):
         t_max: Time of the most noise, where sampling starts; s = sigma/alpha rises from ``t_min`` to ``t_max``.
         rho: Exponent of the spacing ``"karras"``.
         shift: Time shift of the spacing ``"uniform"``.
-        default_spacing: What `times` takes for ``spacing=None``: where it is not defined, ``"uniform"``.
+        default_spacing: The spacing of `times` for ``spacing=None``; ``"uniform"`` where it is not defined.
     """
 
     t_min: float
@@ -52,7 +52,7 @@ class NoiseSchedule(ABC):
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """How much of the data is left at time ``t``."""
+        """The factor alpha of the data at time ``t``."""
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class NoiseSchedule(ABC):
 
         Args:
             steps: Number of steps.
-            spacing: How the times lie:
+            spacing: The spacing of the times:
 
                 - ``"logsnr"``: uniform in the log-SNR (DPM-Solver, arXiv 2206.00927).
                 - ``"karras"``: uniform in s^(1/rho), rho = 7 (Elucidating the Design Space of Diffusion-Based

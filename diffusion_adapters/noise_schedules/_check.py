@@ -1,4 +1,4 @@
-"""Checks of a noise schedule that somebody else wrote: what it lacks, and whether its inverse is one."""
+"""Checks of a noise schedule of a user: its attributes, its curves and its inverse."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from diffusion_adapters._validate import kind_of
 
 _CLOSE = 1e-3
-"""Relative error that an inverse may have: schedules may read theirs from a table."""
+"""Largest relative error of an inverse, which may come from a table. A choice."""
 
 
 class Curves(Protocol):

@@ -19,16 +19,17 @@ _SNAP = 1e-11
 class Discrete(NoiseSchedule):
     """The schedule of DDPM-style training: alpha_t = sqrt(alphas_cumprod[t]), sigma_t = sqrt(1 - alphas_cumprod[t]).
 
-    Time is the index of the timestep, 0 ... T - 1, and may be fractional: between integers the log-SNR is linear. Next
+    Time is the index of the timestep, from 0, and may be fractional: between integers the log-SNR is linear. Next
     to an end where it is infinite (alphas_cumprod[0] = 1, or alphas_cumprod[-1] = 0, zero terminal SNR) sigma/alpha or
     its inverse is linear instead. At the integers alpha and sigma are those of training.
 
     Args:
-        alphas_cumprod: Shape ``(T,)``, T >= 2, strictly falling, within (0, 1]; the last may be 0. Kept as float64.
+        alphas_cumprod: Shape ``(timesteps,)``, at least two, strictly falling, within (0, 1]; the last may be 0. Kept
+            as float64.
 
     Raises:
         TypeError: ``alphas_cumprod`` is not a real floating-point tensor.
-        ValueError: Its shape or its values are not as said.
+        ValueError: Its shape or its values are wrong.
 
     Source:
         Denoising Diffusion Probabilistic Models (arXiv 2006.11239); zero terminal SNR: Common Diffusion Noise Schedules

@@ -166,7 +166,7 @@ class VE(NoiseSchedule):
         _check_sigmas(self)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """One."""
+        """Alpha is one."""
         return torch.ones_like(t)
 
     def sigma(self, t: Tensor) -> Tensor:
@@ -215,7 +215,7 @@ class EDM(NoiseSchedule):
         object.__setattr__(self, "t_max", self.sigma_max)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """One."""
+        """Alpha is one."""
         return torch.ones_like(t)
 
     def sigma(self, t: Tensor) -> Tensor:
@@ -232,8 +232,8 @@ class Flow(NoiseSchedule):
     """Flow matching, rectified flow: alpha = 1 - t and sigma = t, so that dx/dt = eps - x0.
 
     Args:
-        shift: Moves the times of the spacing ``"uniform"``: t -> shift t / (1 + (shift - 1) t). It leaves alpha and
-            sigma alone; values above 1 spend more steps where there is much noise.
+        shift: Moves the times of the spacing ``"uniform"``: t -> shift t / (1 + (shift - 1) t). It does not change
+            alpha and sigma; values above 1 spend more steps where there is much noise.
         t_min: Time nearest to the data, at least 0.
         t_max: Time of the most noise, at most 1.
 

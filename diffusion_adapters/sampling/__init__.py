@@ -1,4 +1,4 @@
-"""`sample` and `plan`, and what they solve with: the Gaussian coarse flow and stochastic steps.
+"""`sample` and `plan`, with the Gaussian coarse flow and stochastic steps.
 
 This package imports equations, models and noise schedules.
 """

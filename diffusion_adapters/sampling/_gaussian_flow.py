@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,20 +16,21 @@ from diffusion_adapters._validate import kind_of, one_of, require
 from diffusion_adapters.equations._coordinates import Coordinates
 from diffusion_adapters.equations._probability_flow import DiffusionODE
 from diffusion_adapters.sampling._gaussian_bases import Basis, Elements, Frequencies, Vectors
+from parareal.extend import Ints, Slices, to_device
 
 Transform: TypeAlias = Literal["dct", "fft"]
 Fit: TypeAlias = Literal["scalar", "elementwise", "full", "dct", "fft"]
 
 _MOST_ELEMENTS = 4096
-"""Of a state, for a full covariance: its eigenvectors then hold 128 MiB."""
+"""Most elements of a state for a full covariance, whose eigenvectors then take 128 MiB. A choice."""
 
 
 @dataclass(frozen=True, eq=False)
 class GaussianFlow(pr.Whitened):
     """The probability flow of Gaussian data N(mean, C): a correction for diffusion ODEs, free of network calls.
 
-    In coordinates u = a x0 + b eps it carries u to a' mean + ((a'^2 C + b'^2)/(a^2 C + b^2))^(1/2) (u - a mean).
-    Between two iterates only the difference counts, so that the mean matters for the first guess alone. With slices
+    In coordinates u = a x0 + b eps it maps u to a' mean + ((a'^2 C + b'^2)/(a^2 C + b^2))^(1/2) (u - a mean).
+    Between two iterates only the difference counts, so that the mean matters only for the first guess. With slices
     of one step it lies between Picard iteration (C infinite) and exponential Picard (C = 0). It works with every
     schedule, prediction and solver, inside of `parareal.Secant`, `parareal.Anderson` and `parareal.Damped`, and needs
     the problem of `probability_flow`.
@@ -39,13 +41,13 @@ class GaussianFlow(pr.Whitened):
         covariance: C as a symmetric matrix ``(d, d)`` with no negative eigenvalue, over the d elements of a sample.
         spectrum: Variances for each frequency over the last two axes, or one where there is only one: shape ``(H, W)``,
             ``(C, H, W)``, ...; it is broadcast to ``rest``. Give one of the three.
-        transform: What the frequencies are of: ``"dct"``, the orthonormal cosine transform (type II), for images, or
-            ``"fft"``, for periodic data, where the spectrum must be the same at opposite frequencies.
+        transform: The transform of the frequencies: ``"dct"``, the orthonormal cosine transform (type II), for images,
+            or ``"fft"``, for periodic data, where the spectrum must be the same at opposite frequencies.
 
     Raises:
         TypeError: An argument is not a tensor or number.
-        ValueError: Not just one of the three is given, something is negative or not finite, shapes do not fit. What has
-            to do with the state is said by `parareal.solve` before any work is done.
+        ValueError: Not exactly one of the three is given, a number is negative or not finite, or shapes do not fit.
+            `parareal.solve` checks them against the state before any work is done.
 
     Source:
         The flow of a Gaussian: Elucidating the Design Space of Diffusion-Based Generative Models (arXiv 2206.00364),
@@ -60,7 +62,7 @@ class GaussianFlow(pr.Whitened):
         ...     print(da.sample(model, noise, 64, coarse=coarse).solution.stats.rounds)
         23
         8
-        4
+        5
     """
 
     variance: float | Tensor | None = None
@@ -112,7 +114,7 @@ class GaussianFlow(pr.Whitened):
             A `GaussianFlow` with the data's mean.
 
         Raises:
-            TypeError: ``data`` is not a floating-point tensor.
+            TypeError: ``data`` is not a floating-point tensor, or ``kind`` is no string.
             ValueError: ``kind`` is unknown, or there are fewer than two samples, or NaN or Inf among them.
 
         Examples:
@@ -154,7 +156,9 @@ class GaussianFlow(pr.Whitened):
         _check_fits(mean, rest, "mean")
         basis, variances = self._basis(rest, u0.device)
         eta = getattr(fine, "eta", 1.0) if hasattr(problem, "normals") else 0.0
-        return _Bound(problem.coordinates, basis, variances.to(u0.device), mean.to(u0.device), eta)
+        device, level = u0.device, float(variances.mean())
+        edges = None if grid is None else grid.edges
+        return _Bound(problem.coordinates, basis, variances.to(device), mean.to(device), edges, level, eta)
 
     def _basis(self, rest: tuple[int, ...], device: torch.device) -> tuple[Basis, Tensor]:
         if self.covariance is not None:
@@ -178,15 +182,15 @@ class GaussianFlow(pr.Whitened):
         return Elements(), variance
 
     def whiten(self, t: Tensor, u: Any) -> Any:
-        """Only once bound to a problem."""
+        """Raises: the flow is not bound to a problem."""
         raise _unbound()
 
     def unwhiten(self, t: Tensor, w: Any) -> Any:
-        """Only once bound to a problem."""
+        """Raises: the flow is not bound to a problem."""
         raise _unbound()
 
     def dual(self, t: Tensor, b: Any) -> Any:
-        """Only once bound to a problem."""
+        """Raises: the flow is not bound to a problem."""
         raise _unbound()
 
 
@@ -194,15 +198,23 @@ class GaussianFlow(pr.Whitened):
 class _Bound(pr.Whitened):
     """The flow for one problem and shape: whitened, a state is one of unit variance in the eigenvectors of C.
 
-    Samplers that put noise back contract more: with that of DDPM a difference in u/a goes as the variance does, in
-    place of the standard deviation, and with a part eta of it as the power (1 + eta^2)/2 of the variance.
+    Samplers that add noise contract more: with the noise of DDPM a difference in u/a changes as the variance does, not
+    as the standard deviation; with a part eta of it, as the power (1 + eta^2)/2 of the variance.
     """
 
     coordinates: Coordinates
     basis: Basis
     variances: Tensor
     mean: Tensor
+    edges: Tensor | None
+    level: float
     eta: float = 0.0
+
+    def divisor(self, t: Tensor) -> Tensor | None:
+        """The standard deviation, where it is one for all elements."""
+        if not isinstance(self.basis, Elements) or self.variances.numel() > 1:
+            return None
+        return self._deviation(t, t, self.variances.to(t.device).reshape(()))
 
     def whiten(self, t: Tensor, u: Tensor) -> Tensor:
         """The state in units of its standard deviations at ``t``."""
@@ -214,7 +226,7 @@ class _Bound(pr.Whitened):
         return self.basis.back(w * self._deviation(t, w))
 
     def dual(self, t: Tensor, b: Tensor) -> Tensor:
-        """Times the standard deviations."""
+        """The state times the standard deviations."""
         w = self.basis.to(b)
         return w * self._deviation(t, w)
 
@@ -232,11 +244,26 @@ class _Bound(pr.Whitened):
         """
         start, ends = at.t0[:, 0], at.t1
         if before and self.eta == 0.0:  # with noise put back, differences of states say little of x0
+            if self.edges is not None and getattr(at, "n", None) is not None and len(before) == 2:
+                return self._combined(self.edges, at.n, u, before)
             return self._continued(at, u, before)
         a0, a1 = self.coordinates.shares(start)[0], self.coordinates.shares(ends)[0]
         mean = self.basis.to(self.mean.to(u.dtype).expand(u.shape))
         w = (self.basis.to(u) - _like(a0, u) * mean) / self._deviation(start, u)
         return self.basis.back(w.unsqueeze(1) * self._deviation(ends, u.unsqueeze(1)) + _outer(a1, mean))
+
+    def _combined(self, edges: Tensor, n: Ints, u: Tensor, before: tuple[pr.Edge, ...]) -> Tensor:
+        """`_continued` in one product: it is linear in three states, with factors that depend on the grid alone.
+
+        The factors are what it makes of unit states, on the host.
+        """
+        rows, length = n.shape
+        units = torch.eye(3, dtype=torch.float64).unsqueeze(1).expand(3, rows, 3)
+        nearest = (np.maximum(n[:, 0] - back, 0) for back in (1, 2))
+        there = (pr.Edge(edges[torch.from_numpy(at)], unit) for at, unit in zip(nearest, units[1:], strict=True))
+        factors = self._continued(Slices(edges, n), units[0], tuple(there))
+        states = torch.stack([u, *(edge.u for edge in before)], 1)
+        return (to_device(factors, u.device, u.dtype) @ states.flatten(2)).reshape(rows, length, *u.shape[1:])
 
     def _continued(self, at: Any, u: Tensor, before: tuple[pr.Edge, ...]) -> Tensor:
         start = at.t0[:, 0]
@@ -260,7 +287,7 @@ class _Bound(pr.Whitened):
 
     def _rise(self, t: Tensor) -> Tensor:
         a, b = self.coordinates.shares(t)
-        return a / (a * a * self.variances.mean() + b * b).clamp_min(_LEAST).sqrt()
+        return a / (a * a * self.level + b * b).clamp_min(_LEAST).sqrt()
 
     def clock(self, t: Tensor) -> Tensor:
         """The logarithm of the ratio of noise to signal."""
@@ -268,29 +295,29 @@ class _Bound(pr.Whitened):
         return (b.clamp_min(_LEAST) / a.clamp_min(_LEAST)).log()
 
     def weight(self, at: Any) -> Tensor:
-        """How much of x0 enters a slice."""
+        """The part of x0 that enters in a slice."""
         (a0, b0), (a1, b1) = self.coordinates.shares(at.t0), self.coordinates.shares(at.t1)
         return a1 - a0 * b1 / b0
 
     def mismatch(self, at: Any) -> Tensor:
-        """How much of x0 enters a slice, or leaves it where noise rises, and what part of it is in doubt.
+        """The part of x0 that enters in a slice, or leaves it where noise rises, times the part that may be missed.
 
-        That is less, the more noise there is.
+        The more noise there is, the smaller the latter.
         """
         a, b = self.coordinates.shares(at.t0)
         return self.weight(at).abs() * _DOUBT * a * a / (_DOUBT * a * a + b * b)
 
-    def _deviation(self, t: Tensor, like: Tensor) -> Tensor:
+    def _deviation(self, t: Tensor, like: Tensor, variances: Tensor | None = None) -> Tensor:
         """Standard deviations of u at ``t``, of shape ``(*t, *rest)`` or what broadcasts to it."""
         a, b = (share.reshape(*t.shape, *[1] * (like.ndim - t.ndim)) for share in self.coordinates.shares(t))
-        deviation = (a * a * self.variances + b * b).clamp_min(_LEAST).sqrt()
+        deviation = (a * a * (self.variances if variances is None else variances) + b * b).clamp_min(_LEAST).sqrt()
         if self.eta > 0.0:
             deviation = deviation * (deviation / a.clamp_min(_LEAST)) ** (self.eta * self.eta)
         return deviation.to(like.dtype)
 
 
 _LEAST = 1e-12
-"""Of a variance of u, where neither noise nor data is left."""
+"""Lower limit of a variance of u, where neither noise nor data is left. A choice."""
 
 
 _DOUBT = 30.0

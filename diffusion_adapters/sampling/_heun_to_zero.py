@@ -15,7 +15,7 @@ from parareal.extend import Ints, Stages, lincomb
 
 @dataclass(frozen=True)
 class HeunToZero(pr.Multistep):
-    """Heun's method with a step of Euler as its last, since a model of x0 does not determine the noise at sigma = 0.
+    """Heun's method with an Euler step at the end, since a model of x0 does not determine the noise at sigma = 0.
 
     Args:
         blend: A request ``blend(t, u)`` that changes the state after the first stage, for inpainting, or ``None``.
@@ -28,7 +28,7 @@ class HeunToZero(pr.Multistep):
     traits = pr.IntegratorTraits(order=2, evaluations=2, shares_first_stage=True)  # one evaluation in the last step
 
     def begin(self, u: Any) -> pr.Memory:
-        """No history."""
+        """The empty history."""
         return pr.Memory((), (), torch.zeros(len(u), 1, dtype=torch.float64, device=u.device))
 
     def variants(self, step: Ints, steps: Ints) -> Ints:

@@ -1,4 +1,4 @@
-"""The noise that sampling starts from: a tensor that the user gave, or standard normals of a shape given."""
+"""The noise that sampling starts from: a given tensor, or standard normals of a given shape."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 def start_noise(noise: Any, generator: Any, model: DiffusionModel) -> Tensor:
-    """The noise given, checked, or standard normals of the shape given, on the device of the network.
+    """The given noise, checked, or standard normals of the given shape, on the device of the network.
 
     Raises:
         TypeError: ``noise`` is neither a real floating-point tensor nor a shape, or ``generator`` is of another kind.

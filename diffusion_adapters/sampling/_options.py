@@ -1,4 +1,4 @@
-"""How a sampling run is made: one object that checks the arguments which `sample`, `plan` and `parallelize` share.
+"""The options of a sampling run: one object that checks the arguments that `sample`, `plan` and `parallelize` share.
 
 It is made before any work is done, so that a wrong argument is an error at once and the same error everywhere. Once the
 number of steps is known, `Options.resolve` makes the method, the correction, the grid, the schedule and the rule.
@@ -55,7 +55,7 @@ _SOLVER_HINTS = {
     "dopri5": "solver=pr.DormandPrince()",
     "rk45": "solver=pr.DormandPrince()",
 }  # fmt: skip
-"""Names of other libraries, spelled as `plain_name` spells them, and what to write for them."""
+"""Names of other libraries, spelled as `plain_name` spells them, with ours."""
 
 KEYWORDS = {
     "seed": "generator=torch.Generator().manual_seed(0)",
@@ -79,7 +79,7 @@ KEYWORDS = {
     "conditioning": "a model with it: model.with_conditioning(...)",
     "device": "a network and noise on that device",
 }
-"""Arguments that people try, and what to write in their place."""
+"""Names of arguments that people may try, with the right ones."""
 
 COARSE = ("gaussian", "same", "none")
 
@@ -96,8 +96,8 @@ _COARSE_HINTS = {
 }
 
 VARIANCE = 0.1
-"""Variance of the Gaussian whose flow is ``coarse="gaussian"``. It need not fit the data, since the secant corrects the
-rest: ``benchmarks/constants.py`` prints the rounds for other values."""
+"""Variance of the Gaussian whose flow is ``coarse="gaussian"``. It need not match the data, since the secant corrects
+the rest: ``benchmarks/constants.py`` prints the rounds for other values."""
 
 NEIGHBOURS = (1, 2, 4)
 """Neighbours whose pairs the secant uses; see ``benchmarks/constants.py``."""
@@ -115,10 +115,10 @@ class Resolved(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Options:
-    """The arguments that say how a run is solved, checked; see `sample` for what they mean.
+    """The checked arguments for solving; see `sample` for their meaning.
 
     Args:
-        solver: ``None`` where the method comes from elsewhere, as from a scheduler of diffusers.
+        solver: ``None`` if the method comes from elsewhere, for example from a scheduler of diffusers.
         coarse: See `sample`.
         slices: See `sample`.
         width: See `sample`; clipped to the number of slices.
@@ -178,7 +178,7 @@ class Options:
 
     @property
     def tolerance(self) -> float:
-        """The relative tolerance: what was given, or the default."""
+        """The relative tolerance, given or the default."""
         return self.default_rtol if self.rtol is None else self.rtol
 
     def fine(self) -> pr.Integrator:
@@ -190,7 +190,7 @@ class Options:
         return SOLVERS[self.solver]()
 
     def correction(self, fine: pr.Integrator) -> pr.Correction:
-        """What ``coarse`` stands for beside this method."""
+        """The correction of ``coarse`` for this method."""
         coarse = self.coarse
         if isinstance(coarse, pr.Correction):
             return coarse
@@ -212,7 +212,7 @@ class Options:
             ) from None
 
     def grid(self, points: Tensor, fine: pr.Integrator, correction: pr.Correction) -> pr.TimeGrid:
-        """Slices as asked for; else about sqrt(steps), or without a coarse propagator one for each group of steps."""
+        """The given number of slices; else about sqrt(steps), or one a group of steps without coarse propagator."""
         steps = len(points) - 1
         if self.slices is None and correction.propagator is None:
             group = fine.group if isinstance(fine, pr.Multistep) else 1
@@ -223,7 +223,7 @@ class Options:
         return pr.TimeGrid.from_points(points, number)
 
     def window(self, slices: int) -> pr.Schedule | None:
-        """The schedule for so many slices: a window where one is asked for, or with the free coarse flow."""
+        """The schedule for N slices: a window if one is given, or with the free coarse flow."""
         if self.schedule is not None:
             width = self.schedule.width
             if width is not None and width > slices:
@@ -236,7 +236,7 @@ class Options:
     def rule(self, schedule: pr.Schedule | None, rtol: float | None = None) -> pr.StoppingRule:
         """When samples stop: ``stop``, or the tolerance (in its place ``rtol``, if given) on the estimated error.
 
-        Without a window slices are few and long. The estimate then rests on few of them, so that the increments of the
+        Without a window there are few, long slices, and the estimate is based on few of them. So the increments of the
         boundaries must be within the tolerance as well.
         """
         if self.stop is not None:

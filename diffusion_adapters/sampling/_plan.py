@@ -1,4 +1,4 @@
-"""`plan`: which width draws samples soonest on this device, or that nothing beats the serial sampler."""
+"""`plan`: the width that draws samples fastest on this device, or that nothing beats the serial sampler."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from diffusion_adapters.noise_schedules._base import Spacing
 from diffusion_adapters.sampling._initial_noise import start_noise
 from diffusion_adapters.sampling._options import KEYWORDS
 from diffusion_adapters.sampling._sample import SampleResult, options_of, sample
-from parareal.extend import Trial, check_budget, conclude, serial_seconds, state_bytes, time_rounds, try_out
+from parareal.extend import StartGuess, Trial, check_budget, conclude, serial_seconds, state_bytes, time_rounds, try_out
 
 WIDTHS = (4, 8, 16, 32, 64, 100)
 """Powers of two up to the default width of `sample`."""
@@ -38,8 +38,9 @@ def plan(
     rtol: float | None = None,
     generator: Any = None,
     budget: float = 60.0,
+    start: StartGuess | None = None,
 ) -> pr.Plan:
-    """Finds out with which settings `sample` draws soonest on this device, or that nothing beats the serial sampler.
+    """Measures which settings of `sample` are fastest on this device, or that nothing beats the serial sampler.
 
     A call of the network is timed on 1, 2, 4, ... rows, up to the widest window; then settings are tried, and a trial
     is ended as soon as it cannot win. See `parareal.plan`.
@@ -50,17 +51,18 @@ def plan(
         steps: As in `sample`.
         spacing: As in `sample`.
         solver: As in `sample`.
-        coarse: What to try for it, one or several.
+        coarse: Values to try, one or several.
         widths: Widths to try; those of more than there are slices mean all of them.
         rtol: As in `sample`.
         generator: As in `sample`.
         budget: Seconds after which no further candidate is tried.
+        start: As in `sample`, where calls will have one: all trials start from it.
 
     Returns:
         A `parareal.Plan`, whose ``settings`` are arguments of `sample`: ``coarse`` and ``width``.
 
     Raises:
-        TypeError, ValueError: An argument is not what it should be.
+        TypeError, ValueError: An argument is wrong.
         Exception: What the network raises on a single row, or in the serial sampler; on more of them, out of memory for
             instance, it is reported, and such widths are left out.
 
@@ -100,7 +102,7 @@ def plan(
     seed = generator if NoisyFlow in fine.solves else None
 
     def draw(executor: pr.Executor, **more: Any) -> SampleResult:
-        return sample(model, state, **given, executor=executor, generator=seed, **more)
+        return sample(model, state, **given, executor=executor, generator=seed, start=start, **more)
 
     def trial_of(width: int, one: Any) -> Trial:
         def run(executor: pr.Executor) -> pr.Solution:
@@ -118,7 +120,7 @@ def plan(
 
 
 def _calls(model: DiffusionModel, noise: Tensor) -> Callable[[int], Callable[[], Any]]:
-    """A call of the network on so many rows, at times that differ."""
+    """A call of the network on that many rows, at different times."""
     schedule, dtype = model.noise_schedule, model.dtype
     span = torch.tensor([schedule.t_max, schedule.t_min], dtype=torch.float64)
 

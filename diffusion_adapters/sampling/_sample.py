@@ -20,6 +20,7 @@ from diffusion_adapters.noise_schedules._base import Spacing
 from diffusion_adapters.sampling._heun_to_zero import HeunToZero
 from diffusion_adapters.sampling._initial_noise import start_noise
 from diffusion_adapters.sampling._options import KEYWORDS, Options
+from parareal.extend import StartGuess, check_start
 
 RTOL = 1e-3
 """The default tolerance on the samples, relative; it is a choice, and no measured optimum."""
@@ -29,7 +30,7 @@ WIDTH = 100
 
 @dataclass(frozen=True, eq=False)
 class SampleResult:
-    """What `sample` returns.
+    """The result of `sample`.
 
     Attributes:
         samples: Shape ``(B, *rest)``, the dtype and device of the noise.
@@ -69,6 +70,7 @@ def sample(
     stop: pr.StoppingRule | None = None,
     max_iterations: int | None = None,
     verify: bool = False,
+    start: StartGuess | None = None,
     throw: bool = True,
     callback: Callable[[pr.IterationReport], bool | None] | None = None,
 ) -> SampleResult:
@@ -93,18 +95,17 @@ def sample(
             iteration (ParaDiGMS). Or a `parareal.Correction` or integrator.
         slices: How many slices the steps are cut into; ``None`` for ``steps`` of them without a coarse propagator, or
             one for each group of steps of a singlestep solver, and about sqrt(steps) otherwise.
-        width: Slices that are worked on at a time in a window that slides along (`parareal.Windowed`), as far as there
-            are so many, and so the rows of a network call for each sample. ``None`` for 100 with ``"gaussian"``, and no
-            window otherwise.
+        width: Slices computed at a time in a sliding window (`parareal.Windowed`), at most all of them; also the rows
+            of a network call for each sample. ``None`` for 100 with ``"gaussian"``, and no window otherwise.
         schedule: Which slices advance when, in place of ``width``.
         rtol: Tolerance on the samples, ``None`` for 1e-3: the distance from the sequential sampler's, relative to each
-            sample, in the root mean square. The error is estimated from what the run shows of its slices, with any
+            sample, in the root mean square. The error is estimated from the iterates of the run, with any
             schedule, and ``solution.error_estimate`` is not above the tolerance where a sample has converged. It is
             no bound: ``verify=True`` evaluates all of the result once more.
         parallel: ``False`` for the sequential sampler: same grid, same problem, same result object. What steers
             iterations (``coarse``, ``schedule``, ``rtol``, ``stop``, ``max_iterations``, ``progress``, ``callback``) is
             checked as well, and not used.
-        generator: What the noise is drawn with, on the generator's device, or one generator for each sample; where
+        generator: The generator of the noise, on the generator's device, or one generator for each sample; where
             ``noise`` is a tensor only for solvers with noise in every step. That noise is a function of a seed, drawn
             after the noise to start from: it is the same in sequence and in parallel, whatever the lanes.
         progress: Show a progress bar (needs tqdm).
@@ -112,6 +113,10 @@ def sample(
         stop: A stopping rule in place of ``rtol``; both together are an error.
         max_iterations: Most iterations; ``None`` for as many as there are slices.
         verify: Evaluate every boundary once more after convergence; see `parareal.solve`.
+        start: First iterates: the ``solution`` of an earlier call, of other guidance, noise, solver or number of steps
+            (interpolated in the coordinates of `probability_flow`), of as many samples, or of one that stands for all;
+            or what else `parareal.solve` takes, in these coordinates. The closer it is, the fewer rounds; it is a guess
+            and nothing rests on it. Its first and last noise level must be those of this call.
         throw: Raise `parareal.SolveError` when the run does not reach what was asked.
         callback: Called with a report after each iteration; returning True stops the run.
 
@@ -119,7 +124,7 @@ def sample(
         A `SampleResult`. An empty batch gives an empty result without a call of the network.
 
     Raises:
-        TypeError, ValueError: An argument is not what it should be, or the network is in training mode and has layers
+        TypeError, ValueError: An argument is wrong, or the network is in training mode and has layers
             that make it no function of its input; it was not called.
         parareal.SolveError: The tolerance was not met, or the samples are not finite (with ``throw=True``).
 
@@ -136,6 +141,9 @@ def sample(
     options = options_of(solver, coarse, slices, width, schedule, rtol, stop, max_iterations, verify)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback is {kind_of(callback)}; expected a function of an IterationReport")
+    given: Any = start
+    if isinstance(given, SampleResult):
+        raise TypeError("start is a SampleResult; expected the run behind it: start=earlier.solution")
     flow = probability_flow(model)
     times = model.noise_schedule.times(steps, spacing)
     fine = _method(options, model, times)
@@ -146,11 +154,13 @@ def sample(
         flow = noisy(flow, generator)
     check_conditioning(model.conditioning, noise.shape[0])
     state = noise.to(torch.promote_types(noise.dtype, torch.float32))
-    start = model.noise_schedule.sigma(times[0]).to(device=state.device, dtype=state.dtype) * state
-    u = flow.from_x(grid.points[0], start)
+    x = model.noise_schedule.sigma(times[0]).to(device=state.device, dtype=state.dtype) * state
+    u = flow.from_x(grid.points[0], x)
     if not parallel:
         if len(u) > 0:
             correction.bind(flow.problem, u[:1], grid, fine)  # for its checks
+        if start is not None:
+            check_start(flow.problem, u, grid, fine, start, samples=True)
         solution = pr.serial(flow.problem, u, grid, fine=fine, samples=True, executor=executor)
         if throw and solution.status.failed:
             raise pr.SolveError(solution)
@@ -167,6 +177,7 @@ def sample(
             max_iterations=options.max_iterations,
             samples=True,
             verify=verify,
+            start=start,
             throw=throw,
             progress=progress,
             callback=callback,

@@ -1,4 +1,4 @@
-"""Stochastic samplers of diffusion models: a step towards the data, and some of the noise back."""
+"""Stochastic samplers of diffusion models: a step towards the data, then some new noise."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Ancestral(pr.Integrator):
     u1 = a1 x0 + b1 (sqrt(1 - v) eps + sqrt(v) xi), with v = eta^2 (1 - (s1/s0)^2), u = a x0 + b eps and s = b/a.
 
     Args:
-        eta: How much of DDPM's noise is put back, 0 ... 1.
+        eta: Part of the noise of DDPM that is added, 0 ... 1.
         steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse).
 
     Raises:
@@ -81,7 +81,7 @@ class Ancestral(pr.Integrator):
 
 @dataclass(frozen=True)
 class SDEDPMSolverPP(pr.Multistep):
-    """SDE-DPM-Solver++: the reverse SDE with the clean data that the model predicts taken for smooth in the log-SNR.
+    """SDE-DPM-Solver++: the reverse SDE, where the predicted clean data is assumed to be smooth in the log-SNR.
 
     One evaluation a step. Order 1 is DDPM's ancestral sampling; order 2, called (2M), extrapolates from the last step.
 
@@ -89,7 +89,7 @@ class SDEDPMSolverPP(pr.Multistep):
         order: 1 or 2.
         rule: How the derivative is taken from a difference: ``"midpoint"`` or ``"heun"``.
         lower_order_final: Take order 1 in the last step. Into a noise level of zero it is taken in any case.
-        restart: Begin without history in every slice, and do not carry it over slice boundaries.
+        restart: Restart in every slice, without history.
         steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse).
 
     Raises:

@@ -1,4 +1,4 @@
-"""Arrays of numpy by what they hold."""
+"""Names for numpy arrays of integers, booleans and floats."""
 
 from __future__ import annotations
 

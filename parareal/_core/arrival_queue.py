@@ -1,4 +1,4 @@
-"""Lanes that arrive in another order than they started in."""
+"""Restores the order of lanes that arrive in another order than they started in."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Final: TypeAlias = Callable[[Ints], Bools]
 
 
 class Queue:
-    """Lanes of methods whose steps take longer on some than on others, held back until those before them are in.
+    """Holds finished lanes back until all earlier lanes of their place have arrived; for methods whose cost varies.
 
-    A place's next iterate may start while the last is under way. Were it to arrive first, what it brought would be
-    overwritten by what is older.
+    The next iterate of a place may start while the last one is still under way. If it arrived first, its result would
+    be overwritten by an older one.
 
     Args:
-        places: Number of places: a lane's number is its place plus a multiple of it.
+        places: Number of places: the number of a lane is its place plus a multiple of it.
 
     Attributes:
-        kept: What is held back.
+        kept: Lanes held back.
     """
 
     def __init__(self, places: int) -> None:
@@ -40,9 +40,9 @@ class Queue:
             self._under_way.setdefault(number % self._places, deque()).append(number)
 
     def in_order(self, arrived: list[tuple[Ints, State]], final: Final | None) -> list[tuple[Ints, State]]:
-        """Those lanes of ``arrived``, and of those held back, that have none of their place before them.
+        """Returns the lanes of ``arrived``, and of those held back, that wait for no earlier lane of their place.
 
-        One from a final state takes the place of all that started before it.
+        A lane from a final state replaces all that started before it.
         """
         for ids, u in arrived:
             for i, number in enumerate(ids.tolist()):
@@ -55,7 +55,7 @@ class Queue:
                 while queue[0] != number:
                     self.kept.pop(queue.popleft(), None)
         waves: list[tuple[Ints, State]] = []
-        while True:  # a place once in each, so that what is older is stored before what is newer
+        while True:  # each place once in a part, so that older results are stored before newer ones
             ready = [queue[0] for queue in self._under_way.values() if queue and queue[0] in self.kept]
             if not ready:
                 return waves

@@ -1,18 +1,20 @@
-"""Under `torch.autocast` users' functions run in low precision, and the solver itself does not.
+"""Under `torch.autocast` a user's functions run in low precision, but the solver itself does not.
 
-A run sets autocast aside for its own arithmetic, whose rounding its stopping rules know, and restores it around each
-call of a user's function. What that returns is cast to the state's dtype.
+A run disables autocast for its own arithmetic, because stopping rules rely on the rounding of the state's dtype. It
+enables it around each call of a user's function, and casts the result to the state's dtype.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
+
+from parareal._core.scopes import scope
 
 SetAside: TypeAlias = tuple[str, torch.dtype]
 """Kind of the device, and the dtype that autocast lowers to there."""
@@ -25,17 +27,22 @@ def set_aside() -> SetAside | None:
     return _SET_ASIDE.get()
 
 
-@contextmanager
+def is_on(kind: str) -> bool:
+    """Whether autocast is on for a kind of device; some kinds have none, of which torch says so by raising."""
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+@scope
 def without_autocast(kind: str) -> Generator[None]:
     """Sets autocast on devices of this kind aside, where it is on."""
-    if not torch.is_autocast_enabled(kind):
+    if not is_on(kind):
         yield
         return
     with as_set_aside((kind, torch.get_autocast_dtype(kind))), torch.autocast(kind, enabled=False):
         yield
 
 
-@contextmanager
+@scope
 def as_set_aside(found: SetAside) -> Generator[None]:
     """Within, `restored` restores this one; for the threads of a run."""
     token = _SET_ASIDE.set(found)

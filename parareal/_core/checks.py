@@ -18,7 +18,7 @@ def check_count(value: Any, name: str, least: int = 1) -> None:
 
 
 def check_instance(value: Any, kind: type, name: str, example: str) -> None:
-    """Raises unless ``value`` is an instance of ``kind``; a class where an object is due is the usual slip."""
+    """Raises unless ``value`` is an instance of ``kind``; often a class came in place of an object."""
     if isinstance(value, kind):
         return
     raise TypeError(f"{name} is {described(value)}; expected {kind.__name__}, for example {example}")
@@ -31,7 +31,7 @@ def check_flag(value: Any, name: str) -> None:
 
 
 def with_article(name: str) -> str:
-    """An ODE, but a SemilinearODE; an int, but a float."""
+    """The name with "a" or "an": an ODE, a SemilinearODE."""
     return f"{'an' if name[0] in 'AEIOaeio' or name == 'SDE' else 'a'} {name}"
 
 

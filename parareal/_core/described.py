@@ -1,4 +1,4 @@
-"""Values in few words: what prints shows shapes and dtypes, and not the numbers of whole tensors."""
+"""Short descriptions of values: shapes and dtypes in place of the numbers of whole tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forward-mode derivatives, of which torch takes one at a time.
+"""Forward-mode derivatives, which torch can take in one thread at a time.
 
 The levels of forward-mode differentiation belong to the process: two threads that differentiate at once end each
 other's. Derivatives are therefore taken in turn.
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
 from contextvars import ContextVar
+
+import torch
+
+from parareal._core.scopes import scope
 
 _turn: ContextVar[threading.Lock] = ContextVar("turn", default=threading.Lock())  # noqa: B039  one for all threads
 
 
-@contextmanager
+@scope
 def differentiating() -> Generator[None]:
     """One thread at a time, for as long as a derivative takes.
 
@@ -27,3 +30,28 @@ def differentiating() -> Generator[None]:
             yield
         finally:
             _turn.reset(token)
+
+
+@scope
+def derivatives_for(who: str, fix: str) -> Generator[None]:
+    """`differentiating`, with an error that says the fix where torch cannot take the derivatives.
+
+    The function itself has just worked at this very point, so that what fails is the derivative.
+
+    Args:
+        who: Who needs derivatives of what.
+        fix: What to do about it, after "expected torch operations that have forward derivatives".
+
+    Raises:
+        ValueError: Torch cannot take them.
+    """
+    try:
+        with differentiating():
+            yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, NotImplementedError) as error:
+        raise ValueError(
+            f"{who}, and torch.func.jvp could not take them ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            f"expected torch operations that have forward derivatives{fix}"
+        ) from error

@@ -1,6 +1,6 @@
-"""The memory of a multistep method belongs to the state: it travels with it from step to step and from slice to slice.
+"""The history of a multistep method is part of the state, from step to step and from slice to slice.
 
-So the sequential solution is the method itself, not the method begun anew in each slice.
+So the sequential solution is that of the method itself, and not of one that restarts in each slice.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from parareal._core.trees import State
 
 
 class Memory(NamedTuple):
-    """What a multistep method remembers, on L lanes.
+    """The history of a multistep method, on L lanes.
 
     Attributes:
-        values: What it keeps of earlier steps, newest first, in units of the state: trees of leaves ``(L, *state)``.
-            Runs are not taken for settled before these are.
-        states: Earlier states that it keeps, likewise.
-        clock: Numbers that say when that was, float64, shape ``(L, c)``; all zero for a method that has made no step.
+        values: Values of earlier steps, newest first, in units of the state: trees of leaves ``(L, *state)``. A run
+            has not settled before these have.
+        states: Earlier states, likewise.
+        clock: Numbers that say when these were taken, float64, shape ``(L, c)``; all zero before the first step.
     """
 
     values: tuple[State, ...]
@@ -30,24 +30,24 @@ class Memory(NamedTuple):
 
 
 class Carried(NamedTuple):
-    """A state and the memory that travels with it."""
+    """A state with its multistep history."""
 
     u: State
     memory: Memory
 
 
 def without_history(state: State) -> State:
-    """The state without its memory."""
+    """The state without its history."""
     return state.u if isinstance(state, Carried) else state
 
 
 def follow(new: State, fine: Carried, before: Carried) -> Carried:
-    """What the memory of a fine solution becomes where its state is corrected.
+    """Updates the history of a fine solution whose state is corrected.
 
-    Nothing is known of how a method's memory answers to a correction, but it can be seen from two fine solutions, of
-    this iterate and of the one before, how it went with the state: values move as far along that difference as the
-    state does, and earlier states as the state itself. Without this a change would have to come through the fine
-    propagator into the memory, slice by slice, and a method that steps from an earlier state would gain nothing.
+    How the history of a method depends on the state is not known, but two fine solutions, of this iterate and of the
+    one before, show it along one direction: values move as far along that difference as the state does, and earlier
+    states move as the state itself. Otherwise a change would reach the history only through the fine propagator, slice
+    by slice, and a method that steps from an earlier state would gain nothing.
 
     Args:
         new: The corrected states, leaves ``(L, *state)``.
@@ -61,7 +61,7 @@ def follow(new: State, fine: Carried, before: Carried) -> Carried:
 
     def carry(now: Tensor, old: Tensor) -> Tensor:
         far = trees.per_lane(share, now)
-        return torch.where(far == 0, now, now + far * (now - old))  # what went before may not be finite
+        return torch.where(far == 0, now, now + far * (now - old))  # the solutions before may not be finite
 
     values = tuple(
         trees.map(carry, now, old) for now, old in zip(fine.memory.values, before.memory.values, strict=True)

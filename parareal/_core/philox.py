@@ -42,12 +42,12 @@ def normals(keys: Tensor, place: Tensor, count: int, stream: int) -> Tensor:
 
     Args:
         keys: Key and sample of each lane, int64, ``(L, 3)``.
-        place: Any numbers, int64, ``(A, L)``.
+        place: Any numbers, int64, ``(J, L)``.
         count: Elements of each.
         stream: Different streams are independent.
 
     Returns:
-        float64, ``(A, L, count)``. An entry depends on its lane's key, its place, its element and the stream alone.
+        float64, ``(J, L, count)``. An entry depends on its lane's key, its place, its element and the stream alone.
     """
     block = torch.arange((count + 1) // 2, device=place.device)
     k0, k1, sample = keys.unsqueeze(-1).unbind(1)

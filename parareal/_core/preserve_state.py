@@ -1,11 +1,10 @@
-"""What a trial must leave as it was: random number generators, and the networks that are tried."""
+"""Restores after a trial what it may have changed: random number generators and networks."""
 
 from __future__ import annotations
 
 import random
 import warnings
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -13,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from parareal._core.scopes import scope
 
-@contextmanager
+
+@scope
 def undisturbed(*owners: Any) -> Generator[list[torch.nn.Module], None, None]:
-    """Puts back random number generators, and buffers and modes of the networks that can be found in ``owners``."""
+    """Restores random number generators, and buffers and modes of the networks found in ``owners``."""
     networks, generators = held_by(owners)
     states = [one.get_state() for one in generators]
     kept = [[(buffer, buffer.detach().clone()) for buffer in one.buffers()] for one in networks]

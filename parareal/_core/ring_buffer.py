@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
+from parareal._core.host import index_to
 from parareal._core.trees import State
 
 
 class Ring:
-    """For numbered places the states of their last ``depth`` iterates, NaN where there is none.
+    """Holds the states of the last ``depth`` iterates of each numbered place, NaN where there is none.
 
-    Place ``n`` of system ``m`` has the number ``m * per + n``. Where only ``keep`` places of a system are held, those
-    whose numbers differ by a multiple of ``keep`` share a row, and the last that was written has it.
+    Place ``n`` of system ``m`` has the number ``m * per + n``. If only ``keep`` places of a system are held, places
+    whose numbers differ by a multiple of ``keep`` share a row; the last one written is there.
 
     Args:
-        like: A tree with a lane axis, leaves ``(L, *state)``, whose shapes, dtypes and device the states take. Where
-            the first that are stored are others, as the values of several functions are, theirs count.
+        like: A tree with a lane axis, leaves ``(L, *state)``, whose shapes, dtypes and device the states take. If
+            the first states stored have others, as values of another function may, those count.
         systems: Number of systems.
         per: Places of each.
         keep: How many of them are held at a time; ``None`` for all.
@@ -34,17 +34,17 @@ class Ring:
         self._device, self._vacant = trees.leaves(like)[0].device, True
 
     def take(self, ids: Ints, iterate: Ints) -> State:
-        """A copy: later writes do not reach it."""
+        """Copies of states: later writes do not change them."""
         index = self._index(self._rows(ids, iterate))
         part = trees.lanes(self.tree, index)
         return trees.clone(part) if isinstance(index, slice) else part
 
     def peek(self, ids: Ints, iterate: Ints) -> State:
-        """States to be read at once; a view where they are neighbours."""
+        """States for immediate use; a view where they are neighbours."""
         return trees.lanes(self.tree, self._index(self._rows(ids, iterate)))
 
     def put(self, ids: Ints, iterate: Ints, value: State, oldest: Ints | None = None) -> None:
-        """Stores states; with ``oldest``, the iterates from that one on are kept."""
+        """Stores states; with ``oldest``, keeps the iterates from that one on."""
         if oldest is not None and (span := int((iterate - oldest).max()) + 1) > self.depth:
             self._grow(span)
         if self._vacant:
@@ -63,11 +63,11 @@ class Ring:
                 leaf.index_copy_(0, index, new)
 
     def has(self, ids: Ints, iterate: Ints) -> Bools:
-        """Whether these iterates are still there, of places that are held."""
+        """Whether these iterates are still held."""
         return self._iterate[self._rows(ids, iterate)] == iterate
 
     def reserve(self, depth: int) -> None:
-        """Makes room for so many iterates of each place."""
+        """Makes room for ``depth`` iterates of each place."""
         if depth > self.depth:
             self._grow(depth)
 
@@ -78,11 +78,11 @@ class Ring:
         return ids if self.depth == 1 else ids + (iterate % self.depth) * self._lanes
 
     def _index(self, rows: Ints) -> slice | Tensor:
-        """Neighbouring rows are a slice, which costs neither an index tensor nor its way to the device."""
+        """Neighbouring rows as a slice, which needs no index tensor and no transfer to the device."""
         first, count = int(rows[0]), len(rows)
         if count == 1 or (int(rows[-1]) - first + 1 == count and bool((np.diff(rows) == 1).all())):
             return slice(first, first + count)
-        return torch.from_numpy(rows).to(self._device)
+        return index_to(self._device, rows)
 
     def _grow(self, depth: int) -> None:
         held = (self._iterate >= 0).nonzero()[0]
@@ -94,7 +94,7 @@ class Ring:
         numbers[rows] = iterate[first]
         tree = trees.map(lambda leaf: leaf.new_full((size, *leaf.shape[1:]), float("nan")), self.tree)
         if len(held):
-            here, there = (torch.from_numpy(index).to(self._device) for index in (held, rows))
+            here, there = (index_to(self._device, index) for index in (held, rows))
             for leaf, former in zip(trees.leaves(tree), trees.leaves(self.tree), strict=True):
                 leaf.index_copy_(0, there, former.index_select(0, here))
         self.tree, self._iterate, self.depth = tree, numbers, depth  # all at once: Ctrl-C may come at any time

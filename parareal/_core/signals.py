@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a run goes on: it ends in order, with all that was computed."""
+"""Ctrl-C and SIGTERM during a run: it ends in order, with all that was computed."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from typing import Any
 
+from parareal._core.scopes import scope
+
 _ONE = 1.0
-"""Seconds within which a further signal is the same one: launchers pass on what their processes have got as well."""
+"""Seconds within which a second signal counts as the same one: launchers forward signals that their processes have
+received as well. A choice."""
 
 
-@contextmanager
+@scope
 def held_back(note: Callable[[int], None]) -> Generator[Callable[[], None]]:
-    """SIGINT and SIGTERM are noted instead of raised, so that processes that wait for each other can stop together.
+    """SIGINT and SIGTERM are recorded instead of raised, so that processes that wait for each other can stop together.
 
-    A second one, a second or more after the first, goes its usual way at once. What was noted and not heeded by the end
-    is raised there: KeyboardInterrupt for SIGINT, SystemExit for SIGTERM. It is not sent again, since the usual handler
-    of SIGTERM ends the process on the spot, with nothing closed, and that at a moment when all has just been brought to
-    an end in order: where the signal came in the last moments of a run, or where the others were lost before they had
-    heard of it.
+    A second signal, a second or more after the first, is handled as usual at once. A recorded signal that was not
+    handled during the run is raised at the end: KeyboardInterrupt for SIGINT, SystemExit for SIGTERM. It is not sent
+    again, because the usual handler of SIGTERM would end the process at once and close nothing.
 
     Args:
-        note: Is called with the number of the signal.
+        note: Called with the number of the signal.
 
     Yields:
-        A function that says that what was noted is being heeded.
+        A function to call when the recorded signal is being handled.
     """
     noted: list[int] = []
     since = 0.0
@@ -65,9 +65,9 @@ def held_back(note: Callable[[int], None]) -> Generator[Callable[[], None]]:
             raise late
 
 
-@contextmanager
+@scope
 def raising() -> Generator[None]:
-    """SIGTERM raises SystemExit, as SIGINT raises KeyboardInterrupt: what is open can be closed."""
+    """SIGTERM raises SystemExit, as SIGINT raises KeyboardInterrupt, so that open resources are closed."""
     previous: dict[int, Any] = {}
 
     def handle(number: int, frame: Any) -> None:
@@ -82,7 +82,7 @@ def raising() -> Generator[None]:
 
 
 def _install(previous: dict[int, Any], numbers: tuple[int, ...], handle: Callable[[int, Any], None]) -> None:
-    """Takes the place of usual handlers; those of somebody else are left alone, and other threads can have none."""
+    """Replaces the usual handlers. Handlers set by other code stay, and only the main thread can have any."""
     if threading.current_thread() is not threading.main_thread():
         return
     for number in numbers:

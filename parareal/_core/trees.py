@@ -1,7 +1,7 @@
-"""States are trees of tensors: one tensor, or tuples, lists and dicts of them, nested at will.
+"""States are trees of tensors: one tensor, or nested tuples, lists and dicts of tensors.
 
-This module is the only one that touches ``torch.utils._pytree`` (it is private to torch), and it lets a bare
-tensor, by far the most common state, pass without any of its cost.
+This module is the only one that touches ``torch.utils._pytree`` (it is private to torch), and it handles a single
+tensor, by far the most common state, without any of its cost.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 State: TypeAlias = Any
-"""A tensor, or a nest of tuples, lists and dicts of tensors."""
+"""A tensor, or a pytree of tensors: nested tuples, lists and dicts."""
 
 
 def leaves(tree: State) -> list[Tensor]:
@@ -26,7 +26,7 @@ def leaves(tree: State) -> list[Tensor]:
 
 
 def structure(tree: State) -> Any:
-    """What is left of a tree without its leaves; comparable with ``==`` and printable."""
+    """The structure of a tree without its leaves; comparable with ``==`` and printable."""
     return pytree.tree_structure(tree)
 
 
@@ -71,7 +71,7 @@ def cat(trees: Sequence[State]) -> State:
 
 
 def stack(trees: Sequence[State], dim: int = 0) -> State:
-    """States put on a new axis, the leading (lane) axis unless told otherwise."""
+    """States stacked on a new axis, by default the leading (lane) axis."""
 
     def leaf(*parts: Tensor) -> Tensor:
         return torch.stack(parts, dim)
@@ -135,11 +135,31 @@ def finite_or(a: State, b: State) -> State:
     return map(leaf, a, b)
 
 
+def finite_or_zero(a: State) -> State:
+    """``a`` where it is finite, else zero."""
+
+    def leaf(x: Tensor) -> Tensor:
+        if x.is_complex():  # of which torch would keep the finite part
+            return torch.where(x - x == 0, x, 0.0)
+        return torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
+
+    return map(leaf, a)
+
+
+def repeated(tree: State, times: int) -> State:
+    """Every lane that many times, one after another; a view where there is one lane."""
+
+    def leaf(x: Tensor) -> Tensor:
+        return x.unsqueeze(1).expand(-1, times, *x.shape[1:]).flatten(0, 1)
+
+    return map(leaf, tree)
+
+
 def per_lane(scalars: Tensor, leaf: Tensor) -> Tensor:
     """``scalars`` of shape ``(L,)`` shaped and cast so that they multiply a leaf of shape ``(L, *state)``.
 
-    The cast is to the real dtype of the leaf: time is float64, the state keeps its own dtype. What is so already is
-    returned as it is.
+    The cast is to the real dtype of the leaf: time is float64, the state keeps its own dtype. A tensor of that shape
+    and dtype is returned unchanged.
     """
     if scalars.ndim == leaf.ndim and scalars.dtype == leaf.dtype:
         return scalars

@@ -1,4 +1,4 @@
-"""States between slice edges, for methods of fixed steps: at their own points, and interpolated in between."""
+"""Dense output of fixed-step methods: states at all fine points, and interpolated in between."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def points_of(method: str, options: Any, f: Any, y0: State, times: Tensor) -> tu
 
     Args:
         method: Its name, for messages.
-        options: Those given to `parareal.odeint`.
-        f: The right-hand side, which ``grid_constructor`` is given.
+        options: The options given to `parareal.odeint`.
+        f: The right-hand side, an argument of ``grid_constructor``.
         y0: State at ``times[0]``.
-        times: Where results are wanted, float64, shape ``(T,)``.
+        times: Output times, float64, shape ``(times,)``.
 
     Raises:
         TypeError: An option is of the wrong type.
@@ -45,7 +45,7 @@ def points_of(method: str, options: Any, f: Any, y0: State, times: Tensor) -> tu
         raise ValueError(f"interp={interp!r} is unknown; expected one of {', '.join(map(repr, _INTERP))}")
     step, constructor = options.get("step_size"), options.get("grid_constructor")
     if step is not None and constructor is not None:
-        raise ValueError("step_size and grid_constructor both say where the points are; expected one of them")
+        raise ValueError("step_size and grid_constructor both set the points; expected one of them")
     if constructor is not None:
         points = torch.as_tensor(constructor(f, y0, times)).detach().to(device="cpu", dtype=torch.float64)
         if points.ndim != 1 or len(points) < 2 or points[0] != times[0] or points[-1] != times[-1]:
@@ -67,14 +67,13 @@ def _uniform(times: Tensor, step: Any) -> Tensor:
     count = int(torch.ceil((end - start).abs() / step)) + 1
     points = start + torch.sign(end - start) * step * torch.arange(count, dtype=times.dtype)
     inside = (points - start).abs() < (end - start).abs()
-    return torch.unique_consecutive(torch.cat([points[inside], times[-1:]]))  # steps below rounding are none
+    return torch.unique_consecutive(torch.cat([points[inside], times[-1:]]))  # steps below rounding are skipped
 
 
 def fill(problem: Problem, fine: Integrator, grid: TimeGrid, us: State, executor: Executor) -> tuple[State, int, int]:
-    """States at all points of the grid, leaves ``(num_steps + 1, *state)``, from those at its edges.
+    """States at all points of the grid, leaves ``(num_steps + 1, *state)``, from those at its boundaries.
 
-    All slices are stepped through at once, which takes the rounds of one slice. With the states come how many these
-    are, and how many evaluations.
+    All slices are stepped at once, which takes the rounds of one slice. Returns also these rounds and the evaluations.
     """
     counts = torch.tensor(grid.steps_per_slice)
     if int(counts.max()) == 1:
@@ -86,7 +85,7 @@ def fill(problem: Problem, fine: Integrator, grid: TimeGrid, us: State, executor
         u = Carried(u, kept)
     found, where = [us], [torch.tensor(grid.bounds)]
     for step in range(int(counts.max()) - 1):
-        lanes = (counts > step + 1).nonzero()[:, 0]  # those with a point of their own after this step
+        lanes = (counts > step + 1).nonzero()[:, 0]  # slices with a point of their own after this step
         at = start[lanes] + step
         u = trees.lanes(u, lanes.to(device))
         stages = fine.step(problem, points[at].to(device), points[at + 1].to(device), u)
@@ -110,7 +109,7 @@ def _play(stages: Stages, executor: Executor, lanes: int) -> State:
 
 
 def at_times(problem: Problem, points: Tensor, states: State, times: Tensor, interp: str, executor: Executor) -> State:
-    """States at ``times``, leaves ``(T, *state)``, from those at ``points``: exact there, interpolated between."""
+    """States at ``times``, leaves ``(times, *state)``, from those at ``points``: exact there, interpolated between."""
     sign = torch.sign(points[-1] - points[0])
     right = torch.searchsorted(points * sign, times * sign)
     if bool((points[right] == times).all()):

@@ -1,7 +1,7 @@
-"""torchdiffeq's call, solved in parallel in time.
+"""The call of torchdiffeq, solved in parallel in time.
 
-Times become slice edges, a method's name becomes a fine propagator and a grid, and the states at the edges become the
-result: everything else is `solve`.
+Times become slice boundaries, the name of a method becomes a fine propagator and a grid, and the states at the
+boundaries become the result. The rest is `solve`.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ FIXED = {
     "heun3": ButcherTableau(a=((), (1 / 3,), (0.0, 2 / 3)), b=(0.25, 0.0, 0.75), order=3),
     "rk4": ButcherTableau(a=((), (1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0)), b=(1 / 8, 3 / 8, 3 / 8, 1 / 8), order=4),
 }
-"""What torchdiffeq calls so; its rk4 is the 3/8 rule."""
+"""The fixed-step methods of torchdiffeq by name; its rk4 is the 3/8 rule."""
 
 SLICES = 16
-"""How many slices a few output times are cut into; see the page "From torchdiffeq" for what others would take."""
+"""Slices for a few output times; the page "From torchdiffeq" has the cost of other numbers."""
 
 
 def odeint(
@@ -75,36 +75,37 @@ def odeint(
         f: ``f(t, y)`` with a scalar ``t``, of the real dtype of ``y0``, and one state. Fixed-step methods call its
             ``callback_step(t0, y0, dt)``, if it has one, for each step of the result once that is there; a warning
             names other callbacks of torchdiffeq, which are not called.
-        y0: State at ``t[0]``: a tensor, or a tuple or other nest of tensors. Tuples of several dtypes are solved in
+        y0: State at ``t[0]``: a tensor, or a tuple or other pytree of tensors. Tuples of several dtypes are solved in
             the one that holds them all.
-        t: Times, strictly rising or strictly falling, any real dtype, shape ``(T,)`` with T >= 2.
+        t: Times, strictly rising or strictly falling, any real dtype, shape ``(times,)``, at least two.
         func: torchdiffeq's name of ``f``; one of them is expected.
         event_fn: Not supported: anything but ``None`` is an error.
         rtol: Relative tolerance of adaptive methods, and of the iteration for all methods. The iteration stops at a few
             units of rounding where that is more.
         atol: Absolute tolerance of both.
         method: An adaptive method of torchdiffeq, ``"dopri5"`` (the default), ``"dopri8"``, ``"bosh3"``,
-            ``"fehlberg2"`` or ``"adaptive_heun"``, which starts anew in every slice; one of its fixed-step methods,
+            ``"fehlberg2"`` or ``"adaptive_heun"``, which restarts in every slice; one of its fixed-step methods,
             ``"euler"``, ``"midpoint"``, ``"heun2"``, ``"heun3"`` or ``"rk4"`` (the 3/8 rule), which steps from each of
             ``t`` to the next unless ``options`` has a ``step_size``; or any `Integrator`.
         options: Those of torchdiffeq's method: for fixed steps ``step_size``, ``grid_constructor``, ``interp``.
-        slices: How many to cut the time into. Adaptive methods and integrators: at least so many, since every one of
-            ``t`` is an edge; 16 by default. Fixed steps: about the square root of the number of steps by default.
+        slices: Number of slices. Adaptive methods and integrators: at least that many, since every one of
+            ``t`` is a slice boundary; 16 by default. Fixed steps: about the square root of the number of steps by
+            default.
         coarse: As in `solve`; by default one step a slice of `RK4`, or of the fixed-step method itself.
         schedule: As in `solve`, with the same default: no more rounds are taken than by the sequential run over the
             same slices.
         executor: As in `solve`.
         batching: How ``f`` is called for many states at once; see `ODE`. ``"loop"`` for an ``f`` that
-            ``torch.func.vmap`` cannot stand.
+            does not work under ``torch.func.vmap``.
         max_iterations: As in `solve`.
         return_solution: Return ``(result, solution)``, with the `Solution` of the run.
 
     Returns:
-        States at ``t``, leaves ``(T, *state)``, the first of them ``y0``.
+        States at ``t``, leaves ``(times, *state)``, the first of them ``y0``.
 
     Raises:
         SolveError: The tolerance was not met within ``max_iterations``, or the sequential solution is not finite.
-        TypeError, ValueError: An argument is not what it should be; nothing was computed.
+        TypeError, ValueError: An argument is wrong; nothing was computed.
 
     Source:
         R. T. Q. Chen, torchdiffeq, https://github.com/rtqichen/torchdiffeq, for the interface.
@@ -179,7 +180,7 @@ def _in_one_dtype(y0: State) -> State:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a method's name stands for; ``interp`` is how times between fixed steps are reached, ``None`` if never."""
+    """Resolves the name of a method; ``interp`` is the interpolation between fixed steps, ``None`` if there is none."""
 
     grid: TimeGrid
     fine: Integrator
@@ -206,7 +207,7 @@ def _plan(
     if method in ADAPTIVE:
         grid = TimeGrid.from_edges(_cut(times, slices or SLICES))
         chosen = TorchDiffEq(method, rtol, atol, options).options or {}
-        if not {"step_t", "jump_t"} & chosen.keys():  # a last step that ends at the edge needs no interpolation there
+        if not {"step_t", "jump_t"} & chosen.keys():  # a last step that ends at the boundary needs no interpolation
             chosen = {**chosen, "step_t": grid.edges}
         return _Plan(grid, TorchDiffEq(method, rtol, atol, chosen), RK4())
     points, interp = points_of(method, {} if options is None else options, f, y0, times)
@@ -216,7 +217,7 @@ def _plan(
 
 
 def _cut(times: Tensor, slices: int) -> Tensor:
-    """Edges that contain ``times``, at least ``slices`` intervals: longer ones are cut into more."""
+    """Slice boundaries that contain ``times``, at least ``slices`` intervals: longer ones are cut into more."""
     lengths = times.diff().abs()
     parts = (slices * lengths / lengths.sum()).round().clamp(min=1).long()
     while int(parts.sum()) < slices:
@@ -255,7 +256,7 @@ def _as_times(t: Any) -> Tensor:
 
 
 def _with(solution: Solution, rounds: int, evaluations: int) -> Solution:
-    """The solution, with what was spent on the states between its edges."""
+    """The solution, with the cost of the states between its boundaries added."""
     old = solution.stats
     fine, all_ = old.fine_evaluations + evaluations, old.evaluations + evaluations
     return replace(solution, stats=replace(old, rounds=old.rounds + rounds, evaluations=all_, fine_evaluations=fine))

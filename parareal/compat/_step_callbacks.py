@@ -40,8 +40,8 @@ def call_for_steps(f: Any, points: Tensor, states: State, like: Tensor) -> None:
     Args:
         f: The right-hand side.
         points: Where steps begin and end, float64, ``(S + 1,)``.
-        states: What there is, leaves ``(S + 1, *state)``.
-        like: A tensor whose dtype times have; they are where the states are.
+        states: The states there, leaves ``(S + 1, *state)``.
+        like: A tensor whose dtype the times get, on the device of the states.
     """
     callback = getattr(f, STEP, None)
     if callback is None:

@@ -20,9 +20,9 @@ from parareal.grid._mesh import Where
 class Anderson(Wrapper):
     """Another correction with triangular Anderson mixing of its iterates, which needs no evaluations.
 
-    Let V be what the recursion gives for the states U at the slice boundaries, and R = V - U its residual. Both are
+    Let V be the update of the recursion for the states U at the slice boundaries, and R = V - U its residual. Both are
     extrapolated over the last ``memory`` iterates: at each boundary the next iterate is V - sum_j g_j dV_j, where the
-    g_j minimise the norm of R - sum_j g_j dR_j over that boundary and those to its left. Information still travels only
+    g_j minimise the norm of R - sum_j g_j dR_j over that boundary and those to its left. Information still moves only
     from left to right, so the run ends at the sequential solution after at most as many iterations as there are slices.
 
     Args:
@@ -57,15 +57,15 @@ class Anderson(Wrapper):
 
     @property
     def traits(self) -> CorrectionTraits:
-        """Those of the correction inside, which is stacked, and mixing."""
+        """The traits of the inner correction, with ``mixing``."""
         return replace(super().traits, stacked=True, mixing=self.memory)
 
     def difference(self, at: Where, new: Known, old: Known) -> State | None:
-        """That of the correction inside."""
+        """The result of the inner correction."""
         return self._base.difference(at, new, old)
 
     def difference_run(self, at: Where, sweep: Sweep) -> State | None:
-        """That of the correction inside."""
+        """The result of the inner correction."""
         return self._base.difference_run(at, sweep)
 
     def mix(self, states: list[State], updates: list[State]) -> State:
@@ -88,4 +88,4 @@ class Anderson(Wrapper):
 
 
 _RIDGE = 1e-10
-"""Regularisation of the normal equations, relative to their trace."""
+"""Regularisation of the normal equations, relative to their trace. A choice."""

@@ -1,6 +1,6 @@
-"""A correction approximates F(new) - F(old): how a slice's end moves when its start moves.
+"""A correction approximates F(new) - F(old): how the right boundary of a slice moves when the left one moves.
 
-Parareal, Picard and Jacobi iteration differ only in it. The engine applies the same recursion to all of them.
+Parareal, Picard and Jacobi iteration differ only in the correction. The engine applies the same recursion to all.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from parareal._core import trees
 from parareal._core.checks import check_instance, described
 from parareal._core.declared import Collected, Declared
 from parareal._core.trees import State
+from parareal.corrections._scan import Factors
 from parareal.corrections._traits import BY_ATTRIBUTE, EXAMPLE, CorrectionTraits
 from parareal.grid._mesh import Where
 from parareal.integrators._base import Integrator
 
 
 class Known(NamedTuple):
-    """What is known of a slice at one iterate, on L lanes.
+    """The known values of a slice at one iterate, on L lanes.
 
     Attributes:
         u: The state at the slice's left boundary; ``None`` unless the correction has ``uses_input``.
-        g: The coarse propagator's value there; ``None`` where the correction has no propagator.
-        f: The fine propagator's value there; ``None`` for the new iterate, whose fine solve is yet to come.
-        tangents: What the fine lane carried beside the state, for corrections that have it carry something.
-        before: The same of the iterate before this one, for corrections with a ``lookback``; where there was none, this
-            one again, so that differences are zero.
+        g: The coarse solution from ``u``; ``None`` if the correction has no propagator.
+        f: The fine solution from ``u``; ``None`` for the new iterate, which is not solved yet.
+        tangents: Tangents that the fine lane carried beside the state, for corrections with ``carries``.
+        before: The same of the iterate before, for corrections with a ``lookback``; this one again if there was none,
+            so that differences are zero.
     """
 
     u: State
@@ -61,7 +62,7 @@ class Sweep(NamedTuple):
     Attributes:
         moved: D at the left boundaries of the first slices, leaves ``(R, *state)``.
         defects: Defects of all slices, leaves ``(R, L, *state)``.
-        old: What is known of the slices at the old iterate, leaves ``(R, L, *state)``; ``None`` for corrections
+        old: The known values of the slices at the old iterate, leaves ``(R, L, *state)``; ``None`` for corrections
             that do not read it.
     """
 
@@ -77,8 +78,8 @@ class Correction(ABC):
     where they depend on the fields, or one by one as class attributes. Both forms can be read from an object.
 
     Attributes:
-        traits: What the correction declares of itself, a `CorrectionTraits`.
-        propagator: What is evaluated at every new input, or ``None``; see `CorrectionTraits`, as for the following.
+        traits: The declarations of the correction, a `CorrectionTraits`.
+        propagator: The integrator evaluated at every new input, or ``None``; see `CorrectionTraits`, also for the next.
         uses_input: Whether `difference` reads ``u``.
         lookback: How many iterates before the old one `difference` reads.
         carries: Directional derivatives that fine lanes take with every evaluation.
@@ -100,7 +101,7 @@ class Correction(ABC):
         vars(Correction)["traits"].settle(cls)
 
     def bind(self, problem: Any, u0: State, grid: Any, fine: Any) -> Correction:
-        """Returns the correction to be used for a problem, before any work is done; raises where it does not fit.
+        """Returns the correction to use for a problem, before any work is done; raises if it does not fit.
 
         Args:
             problem: The problem.
@@ -111,14 +112,14 @@ class Correction(ABC):
         return self
 
     def mismatch(self, at: Where) -> Tensor:
-        """The share of a change that `difference` may miss before any change was seen; float64, shape ``(N,)``.
+        """The part of a change that `difference` is expected to miss; float64, shape ``(N,)``.
 
-        It is 1 by default, which means all of it. Error estimates of the first iterations rest on it.
+        It is 1 by default, which means all of it. The error estimates of the first iterations use it.
         """
         return torch.ones(at.shape, dtype=torch.float64)
 
     def lift(self, u: State) -> State:
-        """For ``carries``: states together with what fine lanes carry beside them, ``(u, tangents)``."""
+        """For ``carries``: states together with the tangents of fine lanes, ``(u, tangents)``."""
         raise NotImplementedError
 
     def lifted(self, problem: Any) -> Any:
@@ -134,7 +135,7 @@ class Correction(ABC):
         """Approximates F(new.u) - F(old.u), leaves ``(L, *state)``; ``None`` stands for zero."""
 
     def guess_run(self, at: Where, u: State, before: tuple[Edge, ...]) -> State:
-        """`guess` on rows of L neighbouring slices in one go.
+        """`guess` on rows of L neighbouring slices at once.
 
         Args:
             at: The slices; times have shape ``(R, L)``.
@@ -148,7 +149,7 @@ class Correction(ABC):
         raise NotImplementedError
 
     def difference_run(self, at: Where, sweep: Sweep) -> State | None:
-        """`difference` on rows of L neighbouring slices in one go, for corrections that are linear in new.u - old.u.
+        """`difference` on rows of L neighbouring slices at once, for corrections that are linear in new.u - old.u.
 
         Args:
             at: The slices; times have shape ``(R, L)``.
@@ -159,13 +160,29 @@ class Correction(ABC):
         """
         raise NotImplementedError
 
+    def factors(self, at: Where, sweep: Sweep) -> Factors | None:
+        """For ``factored``: the maps J of all slices as numbers, from which a sweep is made in a few operations.
+
+        Args:
+            at: The slices; times have shape ``(R, L)``.
+            sweep: What is to pass through them.
+
+        Returns:
+            A `Factors`; ``None`` where another way is the cheaper one.
+        """
+        raise NotImplementedError
+
+    def carrier(self, fine: Any) -> Any:
+        """For ``carries``: the method that steps lifted states; ``fine`` itself unless a subclass needs another."""
+        return fine
+
     def mix(self, states: list[State], updates: list[State]) -> State:
-        """The next iterates at right boundaries, from what the recursion gives now and gave before.
+        """The next iterates at right boundaries, from the current and earlier updates of the recursion.
 
         Args:
             states: The current states and those of earlier iterates, newest first: ``mixing + 1`` trees of leaves
                 ``(R, L, *state)``. Where there are too few, the oldest is repeated.
-            updates: What the recursion gives for each of them.
+            updates: The update of the recursion for each of them.
 
         Returns:
             Leaves ``(R, L, *state)``. The state at a boundary must not depend on those to its right.
@@ -205,7 +222,7 @@ class Coarse(Correction):
 
     @property
     def traits(self) -> CorrectionTraits:
-        """The propagator's values are all that it reads."""
+        """It only needs the values of the propagator."""
         return CorrectionTraits(propagator=self.propagator, uses_input=False)
 
     def guess(self, at: Where, new: Known) -> State:
@@ -218,7 +235,7 @@ class Coarse(Correction):
 
 
 def check_correction(correction: Any) -> None:
-    """Raises unless this is a correction that declares its traits and has the methods that these speak of."""
+    """Raises unless this is a correction that declares its traits and has the methods that these require."""
     check_instance(correction, Correction, "coarse", "pr.Euler() or pr.Coarse(pr.Euler(steps=2))")
     traits: Any = correction.traits
     if not isinstance(traits, CorrectionTraits):
@@ -237,13 +254,14 @@ _NEEDED = {
     "mixing": ("mix",),
     "carries": ("lift", "lifted"),
     "linear": ("apply",),
+    "factored": ("factors",),
     "whitened": ("whiten", "unwhiten", "dual", "clock", "weight"),
 }
-"""The methods that each trait speaks of."""
+"""The methods that each trait requires."""
 
 
 def bound_correction(correction: Correction, problem: Any, u0: State, grid: Any, fine: Any) -> Correction:
-    """What `Correction.bind` gives, checked."""
+    """Calls `Correction.bind`, and checks the result."""
     bound: Any = correction.bind(problem, u0, grid, fine)
     if not isinstance(bound, Correction):
         raise TypeError(

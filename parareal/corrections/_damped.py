@@ -1,4 +1,4 @@
-"""Another correction times a factor."""
+"""A correction multiplied by a factor."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Real
-from typing import Any
+from typing import Any, cast
 
 from parareal._core import trees
 from parareal._core.checks import described
 from parareal._core.trees import State
 from parareal.corrections._base import Known, Sweep
-from parareal.corrections._linear import sweep_through
+from parareal.corrections._linear import Linear, composer, sweep_through
+from parareal.corrections._scan import Factors
 from parareal.corrections._traits import CorrectionTraits
 from parareal.corrections._wrapper import Wrapper
 from parareal.grid._mesh import Where
@@ -55,19 +56,44 @@ class Damped(Wrapper):
 
     @property
     def traits(self) -> CorrectionTraits:
-        """Those of the correction inside, and stacked where that is linear."""
+        """Those of the correction inside, and stacked where its sweep is linear."""
         inner = self._base.traits
+        linear, factored = inner.linear and inner.propagator is None, inner.factored
         stability = None if inner.stability is None else partial(_scaled, self.theta, inner.stability)
-        return replace(super().traits, stacked=inner.linear and inner.propagator is None, stability=stability)
+        return replace(
+            super().traits, stacked=linear or factored, linear=linear, factored=factored, stability=stability
+        )
 
     def difference(self, at: Where, new: Known, old: Known) -> State | None:
-        """Theta times that of the correction inside."""
+        """Theta times the difference of the inner correction."""
         return self._damped(self._base.difference(at, new, old))
 
     def difference_run(self, at: Where, sweep: Sweep) -> State | None:
-        """One slice after another, since each damped change is the next slice's input."""
-        inner: Any = self.correction
-        return sweep_through(lambda here, change: self._damped(inner.apply(here, change)), at, sweep)
+        """A sweep with theta times the maps of the correction inside, since each damped change is the next's input."""
+        return sweep_through(self, at, sweep)
+
+    def apply(self, at: Where, change: State) -> State | None:
+        """For linear corrections: theta times that of the correction inside."""
+        return self._damped(cast(Linear, self._base).apply(at, change))
+
+    @property
+    def compose(self) -> Callable[[Where, State], State] | None:
+        """For linear corrections: that of the correction inside times theta for each slice, if there is one."""
+        inner = composer(self._base)
+        if inner is None:
+            return None
+        return lambda at, change: trees.map(lambda leaf: leaf * self._theta(at), inner(at, change))
+
+    def factors(self, at: Where, sweep: Sweep) -> Factors | None:
+        """Theta times those of the correction inside."""
+        inner = self._base.factors(at, sweep)
+        return None if inner is None else inner.scaled(self.theta)
+
+    def _theta(self, at: Where) -> float:
+        try:
+            return self.theta ** at.shape[1]
+        except OverflowError:
+            return math.inf
 
     def _damped(self, change: State | None) -> State | None:
         return None if change is None else trees.map(lambda leaf: leaf * self.theta, change)

@@ -15,10 +15,13 @@ from parareal._core.forward_mode import differentiating
 from parareal._core.trees import State
 from parareal._core.vectors import flat, unflat
 from parareal.corrections._base import Correction, Edge, Known, Sweep
-from parareal.corrections._linear import held, sweep_through
+from parareal.corrections._carriers import ImplicitCarrier, PropagatorCarrier
+from parareal.corrections._linear import held
+from parareal.corrections._scan import Factors
 from parareal.corrections._traits import CorrectionTraits
 from parareal.grid._mesh import Where
-from parareal.integrators import Propagator
+from parareal.integrators._implicit import Implicit
+from parareal.integrators._propagator import Propagator
 from parareal.problem._ode import ODE
 from parareal.problem._semilinear import Semilinear
 
@@ -35,13 +38,15 @@ class Jacobian(Correction):
     The fine lanes carry tangents beside the state, through the same steps, so that J is the exact derivative of the
     discrete method; `torch.func` gives the derivatives of the right-hand side. Convergence is quadratic, and an affine
     equation is solved in one iteration. The correction costs no rounds, but it does cost work: every evaluation also
-    computes one directional derivative for each tangent. They count as evaluations of the correction.
+    computes one directional derivative for each tangent. They count as evaluations of the correction. The step of an
+    implicit method has its derivatives at hand, and carries tangents without further evaluations. A `Propagator` with
+    ``differentiable=True`` is differentiated as a whole. Sweeps go by blocks of slices, a few sqrt(N) operations.
 
     Args:
         kind: ``"full"`` carries a tangent for each of the d elements of a state. ``"diagonal"`` is a quasi-Newton
             method: it follows only the diagonal of the right-hand side's derivative and carries one more state.
-        probes: With ``"diagonal"``, estimate the diagonal from this number of random sign vectors (Hutchinson's
-            estimator, fixed seed) instead of d directional derivatives. Use it for large states.
+        probes: With ``"diagonal"`` and explicit methods, estimate the diagonal from this number of random sign vectors
+            (Hutchinson's estimator, fixed seed) instead of d directional derivatives. Use it for large states.
 
     Raises:
         TypeError: ``probes`` is not an int.
@@ -77,21 +82,7 @@ class Jacobian(Correction):
 
     def bind(self, problem: Any, u0: State, grid: Any, fine: Any) -> Jacobian:
         """Checks that the problem can be differentiated, and how many derivatives that takes."""
-        # A method whose work varies would take different steps with tangents than without them.
-        traits = fine.traits
-        other = traits.evaluations is None or Semilinear in traits.solves or traits.multistep
-        if other or not isinstance(problem, ODE):
-            raise ValueError(
-                f"Jacobian came with {fine!r} for {with_article(type(problem).__name__)}; expected an explicit "
-                "one-step method for an ODE, through whose steps tangents can be carried, or another correction: "
-                "pr.Secant"
-            )
-        if problem.batching == "loop" or isinstance(fine, Propagator):
-            what = 'a problem with batching="loop"' if problem.batching == "loop" else repr(fine)
-            raise ValueError(
-                f"Jacobian came with {what}, of which torch.func takes no derivatives; expected torch code with "
-                'batching "vmap", "native" or "fold", stepped by an integrator, or another correction: pr.Secant'
-            )
+        _check_differentiable(problem, u0, fine)
         size = sum(leaf.numel() for leaf in trees.leaves(u0))
         if size > _MOST_ELEMENTS and self.probes is None:
             raise ValueError(
@@ -112,7 +103,7 @@ class Jacobian(Correction):
     @property
     def traits(self) -> CorrectionTraits:
         """The number of directional derivatives with every evaluation is known once bound to a problem."""
-        return CorrectionTraits(uses_input=True, stacked=True, carries=self.size or 1)
+        return CorrectionTraits(uses_input=True, stacked=True, factored=True, carries=self.size or 1)
 
     def lift(self, u: State) -> State:
         """States and tangents ``(u, V)``, V with leaves ``(L, d, *state)``, or ``(L, *state)`` for a diagonal."""
@@ -126,8 +117,20 @@ class Jacobian(Correction):
         """The problem for lifted states."""
         return Lifted(problem, self)
 
-    def rate(self, slope: Any, u: State, tangents: State) -> State:
-        """What the tangents change by, with ``slope(v)`` for the directional derivatives along ``v``."""
+    def carrier(self, fine: Any) -> Any:
+        """Implicit methods and propagators carry tangents in ways of their own."""
+        if isinstance(fine, Implicit):
+            return ImplicitCarrier(fine, self)
+        return PropagatorCarrier(fine, self) if isinstance(fine, Propagator) else fine
+
+    def rate(self, slope: Any, u: State, tangents: State, one_by_one: bool = False) -> State:
+        """What the tangents change by, with ``slope(v)`` for the directional derivatives along ``v``.
+
+        They are taken side by side by vmap, or ``one_by_one``.
+        """
+        if self.kind == "full" and one_by_one:
+            count = trees.leaves(tangents)[0].shape[1]
+            return trees.stack([slope(trees.map(lambda leaf, i=i: leaf[:, i], tangents)) for i in range(count)], 1)
         if self.kind == "full":
             # A leaf whose slope does not depend on the state comes out without the axis, which vmap adds in front only.
             return trees.map(lambda leaf: leaf.movedim(0, 1), torch.func.vmap(slope, in_dims=1)(tangents))
@@ -140,7 +143,8 @@ class Jacobian(Correction):
         def along(sign: Tensor) -> Tensor:
             return flat(slope(unflat(sign.expand(vector.shape), u, 1)), 1) * sign
 
-        diagonal = torch.func.vmap(along)(signs).sum(0)
+        each = torch.stack([along(sign) for sign in signs]) if one_by_one else torch.func.vmap(along)(signs)
+        diagonal = each.sum(0)
         diagonal = diagonal if self.signs is None else diagonal / len(signs)
         return trees.map(torch.mul, unflat(diagonal, u, 1), tangents)
 
@@ -158,16 +162,15 @@ class Jacobian(Correction):
         """J (new - old)."""
         return self._apply(old.tangents, trees.sub(new.u, old.u))
 
-    def difference_run(self, at: Where, sweep: Sweep) -> State:
-        """One slice after another."""
+    def factors(self, at: Where, sweep: Sweep) -> Factors:
+        """The derivatives that the fine lanes have brought."""
         assert sweep.old is not None
-        tangents, i = sweep.old.tangents, iter(range(at.shape[1]))
+        tangents = sweep.old.tangents
+        return Factors(tangents) if self.kind == "diagonal" else Factors(flat(tangents, 3), whole=True)
 
-        def apply(here: Where, change: State) -> State:
-            k = next(i)
-            return self._apply(trees.map(lambda leaf: leaf[:, k], tangents), change)
-
-        return sweep_through(apply, at, sweep)
+    def difference_run(self, at: Where, sweep: Sweep) -> State:
+        """A sweep in blocks of slices."""
+        return self.factors(at, sweep).sweep(sweep.moved, sweep.defects)
 
     def _apply(self, tangents: State, change: State) -> State:
         if self.kind == "diagonal":
@@ -176,18 +179,46 @@ class Jacobian(Correction):
 
 
 class Lifted:
-    """A problem beside its linearisation: its right-hand side takes and gives states and tangents."""
+    """A problem with its linearisation: its right-hand side maps states and tangents to their slopes."""
 
     def __init__(self, problem: ODE, jacobian: Jacobian) -> None:
-        self._problem, self._jacobian = problem, jacobian
+        self.plain, self._jacobian = problem, jacobian
 
     def rhs(self, t: Tensor, lifted: State, rows: State = None) -> State:
-        """The right-hand side and what the tangents change by."""
+        """The right-hand side and the change of the tangents."""
         u, tangents = lifted
 
         def slope(v: State) -> State:
-            return torch.func.jvp(lambda x: self._problem.rhs(t, x, rows), (u,), (v,))[1]
+            return torch.func.jvp(lambda x: self.plain.rhs(t, x, rows), (u,), (v,))[1]
 
-        value = self._problem.rhs(t, u, rows)
+        value = self.plain.rhs(t, u, rows)
         with differentiating():
             return value, self._jacobian.rate(slope, u, tangents)
+
+
+def _check_differentiable(problem: Any, u0: State, fine: Any) -> None:
+    """Raises unless tangents can be carried through the steps of ``fine``."""
+    if isinstance(fine, Propagator) and fine.differentiable:
+        return
+    traits = fine.traits
+    implicit = isinstance(fine, Implicit) and type(fine).step is Implicit.step
+    # Another method whose work varies would take different steps with tangents than without them.
+    other = (traits.evaluations is None and not implicit) or Semilinear in traits.solves or traits.multistep
+    if other or not isinstance(problem, ODE):
+        raise ValueError(
+            f"Jacobian came with {fine!r} for {with_article(type(problem).__name__)}; expected a one-step method for "
+            "an ODE, explicit or implicit, through whose steps tangents can be carried, or another correction: "
+            "pr.Secant"
+        )
+    if problem.batching == "loop" or isinstance(fine, Propagator):
+        what = 'a problem with batching="loop"' if problem.batching == "loop" else repr(fine)
+        raise ValueError(
+            f"Jacobian came with {what}, of which torch.func takes no derivatives; expected torch code with "
+            'batching "vmap", "native" or "fold", stepped by an integrator, or a propagator of torch operations that '
+            "says so, pr.Propagator(fn, differentiable=True), or another correction: pr.Secant"
+        )
+    if implicit and not fine.eliminates(problem, u0):
+        raise ValueError(
+            f"Jacobian came with {fine!r}, which solves its systems by GMRES, without the matrix that carries tangents "
+            "through a step; expected krylov=False, or another correction: pr.Secant"
+        )

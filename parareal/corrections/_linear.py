@@ -17,6 +17,7 @@ from parareal._core import trees
 from parareal._core.checks import described
 from parareal._core.trees import State
 from parareal.corrections._base import Correction, Edge, Known, Sweep
+from parareal.corrections._scan import Factors, Times, composed, pays, walked
 from parareal.corrections._traits import CorrectionTraits
 from parareal.grid._mesh import Where
 
@@ -33,13 +34,31 @@ def _zero(z: Any, rest: Any) -> Any:
 
 
 class Linear(Correction):
-    """J (new - old) with a J that is known for every slice beforehand. Subclasses give `apply`."""
+    """J (new - old) with a J that is known for every slice beforehand. Subclasses give `apply`, and may give `compose`.
+
+    A sweep is then one `apply` for each slice, or with `compose` a few for the square root of their number.
+    """
 
     traits = _LINEAR
 
     @abstractmethod
     def apply(self, at: Where, change: State) -> State:
         """J ``change`` on L slices, leaves ``(L, *state)``."""
+
+    def compose(self, at: Where, change: State) -> State:
+        """J of L neighbouring slices one after another, from the left, on R changes at once.
+
+        Optional. It is called for some tens of slices at a time, and must cost less than `apply` for each of them: for
+        a flow it is the flow from ``at.t0[:, 0]`` to ``at.t1[:, -1]``.
+
+        Args:
+            at: The slices; times have shape ``(R, L)``.
+            change: Changes at the left boundaries of the first slices, leaves ``(R, *state)``.
+
+        Returns:
+            Those at the right boundaries of the last ones.
+        """
+        raise NotImplementedError
 
     def guess(self, at: Where, new: Known) -> State:
         """J u: the flow of the linear part."""
@@ -50,7 +69,10 @@ class Linear(Correction):
         return self.apply(at, trees.sub(new.u, old.u))
 
     def guess_run(self, at: Where, u: State, before: tuple[Edge, ...]) -> State:
-        """`guess` slice after slice."""
+        """`guess` through all slices: a sweep without defects, where a subclass does not guess otherwise."""
+        if getattr(self.guess, "__func__", None) is Linear.guess:
+            nothing = trees.map(lambda leaf: leaf.new_zeros(leaf.shape[0], at.shape[1], *leaf.shape[1:]), u)
+            return self._swept(at, Sweep(u, nothing, None))
         out: list[State] = []
         for i in range(at.shape[1]):
             u = self.guess(at.column(i), Known(u, None))
@@ -58,18 +80,28 @@ class Linear(Correction):
         return trees.stack(out, 1)
 
     def difference_run(self, at: Where, sweep: Sweep) -> State | None:
-        """`apply` slice after slice."""
-        return sweep_through(self.apply, at, sweep)
+        """A sweep in blocks of slices with `compose`, else `apply` slice after slice."""
+        return self._swept(at, sweep)
+
+    def _swept(self, at: Where, sweep: Sweep) -> State:
+        return sweep_through(self, at, sweep)
 
 
-def sweep_through(apply: Callable[[Where, State], State | None], at: Where, sweep: Sweep) -> State:
-    """J D of rows of slices, one slice after another, with ``apply`` for J."""
-    moved, out = sweep.moved, []
-    for i in range(at.shape[1]):
-        change = apply(at.column(i), moved)
-        out.append(trees.map(torch.zeros_like, moved) if change is None else change)
-        moved = trees.add(out[-1], trees.map(lambda leaf, i=i: leaf[:, i], sweep.defects))
-    return trees.stack(out, 1)
+def sweep_through(linear: Any, at: Where, sweep: Sweep) -> State:
+    """J D of rows of slices, with what a linear correction has to offer: `factors`, `compose`, or `apply` alone."""
+    factors = linear.factors(at, sweep) if linear.traits.factored else None
+    if factors is not None:
+        return factors.sweep(sweep.moved, sweep.defects)
+    compose = composer(linear)
+    if compose is not None:
+        return composed(linear.apply, compose, at, sweep.moved, sweep.defects)
+    return walked(linear.apply, at, sweep.moved, sweep.defects)
+
+
+def composer(linear: Any) -> Callable[[Where, State], State] | None:
+    """Its `Linear.compose`, if it has one of its own."""
+    compose = getattr(linear, "compose", None)
+    return None if getattr(compose, "__func__", None) is Linear.compose else compose
 
 
 class Whitened(Linear):
@@ -104,6 +136,13 @@ class Whitened(Linear):
     def dual(self, t: Tensor, b: State) -> State:
         """The transposed W(t)^-T b, with which <dual(t, b), W(t) u> = <b, u>."""
 
+    def divisor(self, t: Tensor) -> Tensor | None:
+        """Where W(t) divides by a number, that number at times ``(K,)``; ``None`` where it does more, the default.
+
+        `Secant` then sweeps with one product of matrices.
+        """
+        return None
+
     def clock(self, t: Tensor) -> Tensor:
         """A time scale on which the error of the flow changes at a rate of about one; the problem's time by default.
 
@@ -118,6 +157,10 @@ class Whitened(Linear):
     def apply(self, at: Where, change: State) -> State:
         """W(t1)^-1 W(t0) ``change``."""
         return self.unwhiten(at.t1, self.whiten(at.t0, change))
+
+    def compose(self, at: Where, change: State) -> State:
+        """The same from the first boundary to the last."""
+        return self.unwhiten(at.t1[:, -1], self.whiten(at.t0[:, 0], change))
 
     def difference_run(self, at: Where, sweep: Sweep) -> State:
         """The changes at the left boundaries, summed in whitened coordinates."""
@@ -149,16 +192,20 @@ class Identity(Whitened):
 
     traits = replace(_WHITENED, stability=_one)
 
+    def divisor(self, t: Tensor) -> Tensor:
+        """One."""
+        return torch.ones_like(t)
+
     def whiten(self, t: Tensor, u: State) -> State:
-        """The same state."""
+        """The current state, unchanged."""
         return u
 
     def unwhiten(self, t: Tensor, w: State) -> State:
-        """The same state."""
+        """The current state, unchanged."""
         return w
 
     def dual(self, t: Tensor, b: State) -> State:
-        """The same state."""
+        """The current state, unchanged."""
         return b
 
     def apply(self, at: Where, change: State) -> State:
@@ -176,12 +223,16 @@ class Identity(Whitened):
 
 @dataclass(frozen=True)
 class Zero(Linear):
-    """No correction: Jacobi iteration, in which information travels one slice an iteration."""
+    """No correction: Jacobi iteration, in which information moves by one slice an iteration."""
 
     traits = replace(_LINEAR, stability=_zero)
 
     def apply(self, at: Where, change: State) -> State:
         """Zero, since J is zero."""
+        return trees.map(torch.zeros_like, change)
+
+    def compose(self, at: Where, change: State) -> State:
+        """Zero."""
         return trees.map(torch.zeros_like, change)
 
     def guess(self, at: Where, new: Known) -> State:
@@ -212,11 +263,11 @@ class LinearFlow(Linear):
     quickly where the equation is nearly linear, such as u' = A u + small terms with the factor exp(A (t1 - t0)).
 
     Args:
-        factor: What a change at the start of a slice is multiplied with on the way to its end: a function
+        factor: The factor of a change from the start of a slice to its end: a function
             ``factor(t0, t1)`` of float64 times of shape ``(L,)``, or one value for all slices. The value may be a
             number or have shape ``(L,)`` for one number a slice, ``(L, *state)`` for one number an element, or
             ``(L, d, d)`` for a matrix where states are vectors of d elements. Leave out the L if it is not a function.
-            Give a nest of these for a nest of tensors.
+            Give a pytree of these for a pytree of tensors.
 
     Raises:
         TypeError: ``factor`` is none of these.
@@ -240,38 +291,50 @@ class LinearFlow(Linear):
         if not (known or callable(given)):
             raise TypeError(f"factor is {described(given)}; expected a function factor(t0, t1), a tensor or a number")
 
+    traits = replace(_LINEAR, factored=True)
+
     def bind(self, problem: Any, u0: State, grid: Any, fine: Any) -> LinearFlow:
         """Checks the factor's shape."""
         edges = grid.edges.to(trees.leaves(u0)[0].device)
-        self.apply(_Ends(edges[:1], edges[1:2]), trees.map(lambda leaf: leaf.unsqueeze(0), u0))
+        self.apply(Times(edges[:1], edges[1:2]), trees.map(lambda leaf: leaf.unsqueeze(0), u0))
         return self
 
     def apply(self, at: Where, change: State) -> State:
         """The factor times the change."""
-        if callable(self.factor):
-            factor, lanes = self.factor(at.t0, at.t1), True
-        else:
-            factor, lanes = self.factor, False
+        return trees.map(_times, change, self._multipliers(at.t0, at.t1, change))
+
+    def factors(self, at: Where, sweep: Sweep) -> Factors | None:
+        """The factors of all slices; ``None`` where rows are so short or states so large that blocks do not pay."""
+        (rows, length), leaves = at.shape, trees.leaves(sweep.moved)
+        device, most = leaves[0].device, max(leaf[0].numel() for leaf in leaves)
+        if not pays(rows, length, most, device, matrices=False):
+            return None
+        if not pays(
+            rows, length, max([leaf.shape[1] for leaf in leaves if leaf.ndim == 2], default=0), device, matrices=True
+        ):
+            # Matrices of all slices would be too much to make: see whether there are any.
+            one = self._multipliers(at.t0[:, 0], at.t1[:, 0], sweep.moved)
+            if any(factor.ndim > leaf.ndim for factor, leaf in zip(trees.leaves(one), leaves, strict=True)):
+                return None
+        every = trees.join(sweep.defects)
+        value = self._multipliers(at.t0.reshape(-1), at.t1.reshape(-1), every)
+
+        def rowwise(change: Tensor, factor: Tensor) -> Tensor:
+            return (factor.mT if factor.ndim > change.ndim else factor).unflatten(0, (rows, length))
+
+        return Factors(trees.map(rowwise, every, value))
+
+    def _multipliers(self, t0: Tensor, t1: Tensor, like: State) -> State:
+        """What each leaf of ``like``, ``(L, *state)``, is multiplied with: a tensor with L lanes, or one number."""
+        given: Any = self.factor
+        factor, lanes = (given(t0, t1), True) if callable(given) else (given, False)
         if isinstance(factor, Number | Tensor):
-            return trees.map(lambda leaf: _times(factor, leaf, lanes), change)
-        return trees.map(lambda leaf, one: _times(one, leaf, lanes), change, factor)
+            return trees.map(lambda leaf: _multiplier(factor, leaf, lanes), like)
+        return trees.map(lambda leaf, one: _multiplier(one, leaf, lanes), like, factor)
 
 
-@dataclass(frozen=True)
-class _Ends:
-    t0: Tensor
-    t1: Tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.t0.shape)
-
-    def column(self, i: int) -> _Ends:
-        raise NotImplementedError
-
-
-def _times(factor: Any, change: Tensor, lanes: bool) -> Tensor:
-    """A number, an elementwise factor or a matrix, times a change of shape ``(L, *state)``."""
+def _multiplier(factor: Any, change: Tensor, lanes: bool) -> Tensor:
+    """A number, one for each element, or a matrix, for changes of shape ``(L, *state)``; with its L lanes in front."""
     size, state = change.shape[0], tuple(change.shape[1:])
     if isinstance(factor, Number):  # at full precision: torch would make float32 of it
         factor = torch.as_tensor(factor, dtype=torch.complex128 if isinstance(factor, complex) else torch.float64)
@@ -282,16 +345,14 @@ def _times(factor: Any, change: Tensor, lanes: bool) -> Tensor:
         )
     factor = factor.to(change.dtype)
     if factor.ndim == 0:
-        return change * factor
+        return factor.expand(size, *[1] * len(state))
     if not lanes:
         factor = factor.expand(size, *factor.shape)
     shape = tuple(factor.shape)
-    if shape == (size, *state):
-        return change * factor
+    if shape == (size, *state) or (len(state) == 1 and shape == (size, *state, *state)):
+        return factor
     if shape == (size,):
-        return change * factor.reshape(size, *[1] * len(state))
-    if len(state) == 1 and shape == (size, *state, *state):
-        return (factor @ change.unsqueeze(-1)).squeeze(-1)
+        return factor.reshape(size, *[1] * len(state))
     lead = ("L",) if lanes else ()
     raise ValueError(
         f"factor has shape {shape[0 if lanes else 1 :]} on {size} slices and a state of shape {state}; expected "
@@ -300,3 +361,9 @@ def _times(factor: Any, change: Tensor, lanes: bool) -> Tensor:
             for s in ((), state, *([(math.prod(state), math.prod(state))] if len(state) == 1 else []))
         )
     )
+
+
+def _times(change: Tensor, factor: Tensor) -> Tensor:
+    if factor.ndim == change.ndim:
+        return change * factor
+    return (factor @ change.unsqueeze(-1)).squeeze(-1)

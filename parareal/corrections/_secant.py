@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,11 +14,12 @@ from parareal._core import trees
 from parareal._core.checks import check_count, described
 from parareal._core.trees import State
 from parareal._core.vectors import flat, unflat
-from parareal.corrections._base import Known, Sweep
+from parareal.corrections._base import Correction, Known, Sweep
+from parareal.corrections._gram_sweep import LONGEST, GridNumbers, gram_sweep
 from parareal.corrections._linear import Whitened
 from parareal.corrections._traits import CorrectionTraits
 from parareal.corrections._wrapper import Wrapper
-from parareal.grid._mesh import Where
+from parareal.grid._mesh import Span, Where
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Secant(Wrapper):
 
     memory: int = 1
     neighbours: tuple[int, ...] = ()
+    _numbers: ClassVar[GridNumbers | None] = None  # of an object that is bound
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,13 +86,13 @@ class Secant(Wrapper):
 
     @property
     def traits(self) -> CorrectionTraits:
-        """Those of the correction inside, with a lookback of ``memory``; stacked where that is whitened."""
+        """The traits of the inner correction, with a lookback of ``memory``; stacked if that is whitened."""
         inner = self._base.traits
         stacked = inner.whitened and inner.propagator is None
-        return replace(super().traits, uses_input=True, lookback=self.memory, stacked=stacked)
+        return replace(super().traits, uses_input=True, lookback=self.memory, pairs=True, stacked=stacked)
 
     def difference(self, at: Where, new: Known, old: Known) -> State:
-        """That of the correction inside, and the update of rank ``memory``."""
+        """The difference of the inner correction, and the update of rank ``memory``."""
         change = flat(trees.sub(new.u, old.u), 1)
         inner = self._base.difference(at, new, old)
         moves, errors = self._pairs(at, old, 1)
@@ -143,7 +146,30 @@ class Secant(Wrapper):
     def _inner(self, at: Where, new: Known, old: Known) -> State | None:
         return self._base.difference(at, new, old)
 
+    def bind(self, problem: Any, u0: State, grid: Any, fine: Any) -> Correction:
+        """Binds the correction inside, and computes what depends on the grid alone."""
+        bound = super().bind(problem, u0, grid, fine)
+        assert isinstance(bound, Secant)
+        flow = bound._base
+        if self.memory > 1 or not isinstance(flow, Whitened) or (divisor := flow.divisor(grid.edges)) is None:
+            return bound
+        clock, weight = flow.clock(grid.edges), flow.weight(Span(grid.edges, np.arange(grid.num_slices)))
+        divisor, clock, weight = (part.detach().cpu().numpy() for part in (divisor, clock, weight))
+        object.__setattr__(bound, "_numbers", GridNumbers(divisor, clock, weight, self.neighbours, _DAMPING))
+        return bound
+
     def difference_run(self, at: Where, sweep: Sweep) -> State:
+        """All slices at once."""
+        old, n = sweep.old, getattr(at, "n", None)
+        if self._numbers is None or n is None or at.shape[1] > LONGEST or _unfit(sweep.defects):
+            return self._by_substitution(at, sweep)
+        assert old is not None
+        assert old.before is not None
+        u, f = ((flat(now, 2), flat(then, 2)) for now, then in ((old.u, old.before.u), (old.f, old.before.f)))
+        change = gram_sweep(self._numbers, n, u, f, flat(sweep.defects, 2), flat(sweep.moved, 1))
+        return unflat(change, sweep.defects, 2)
+
+    def _by_substitution(self, at: Where, sweep: Sweep) -> State:
         """All slices at once: the inner products form a triangular system.
 
         In whitened coordinates x_{n+1} = x_n + d_n + sum_j a_nj c_nj with c_nj = <b_nj, x_n>, and so
@@ -169,6 +195,12 @@ class Secant(Wrapper):
         return flow.unwhiten(t1, unflat(x, like, 2))
 
 
+def _unfit(states: State) -> bool:
+    """Whether gradients are asked for, or numbers are too short for products of states."""
+    leaves = trees.leaves(states)
+    return any(leaf.requires_grad or leaf.real.dtype not in (torch.float32, torch.float64) for leaf in leaves)
+
+
 _DAMPING = 0.1
 """Ridge parameter of pooled pairs of unit size, needed because neighbours' pairs point in similar directions. Found by
 experiment: ``benchmarks/rounds.py`` prints the rounds of the secant with neighbours (default) and without (plain)."""
@@ -176,11 +208,11 @@ experiment: ``benchmarks/rounds.py`` prints the rounds of the secant with neighb
 
 _WORTH = {"cpu": 4e6}
 _WORTH_ELSEWHERE = 2.5e9
-"""Multiplications of a block's matrix that take as long as the few operations that one more block needs. On a CPU it is
-measured with states of 64 and 16384 elements; elsewhere it follows from how fast the device
-multiplies and how long the start of an operation takes."""
+"""Multiplications of the matrix of a block that take as long as the few operations of one more block. On a CPU it was
+measured with states of 64 and 16384 elements; elsewhere it follows from the speed of the device
+and the time to launch an operation."""
 _LEAST, _MOST = 8, 256
-"""Fewest and most slices in a block."""
+"""Fewest and most slices in a block. A choice."""
 
 
 def _left(first: Tensor, gained: Tensor) -> Tensor:
@@ -191,8 +223,8 @@ def _left(first: Tensor, gained: Tensor) -> Tensor:
 def _block(rows: int, length: int, pairs: int, numbers: int, device: str) -> int:
     """Slices in a block: all of them where that is cheapest, as in a window.
 
-    A block of B slices takes a fixed time, and time for B^2 products of m^2 (D + 64) multiplications, where 64 stands
-    for solving with the matrix. The time over all N / B blocks is least where the two are equal. The blocks are then
+    A block of b slices takes a fixed time, and time for b^2 products of m^2 (D + 64) multiplications, where 64 stands
+    for solving with the matrix. The time over all L / b blocks is least where the two are equal. The blocks are then
     made equally long.
     """
     worth = _WORTH.get(device, _WORTH_ELSEWHERE)

@@ -1,4 +1,4 @@
-"""What the library has to know of a correction beside its formulas: one frozen record."""
+"""The traits of a correction: one frozen record of what the library must know beside its formulas."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from parareal.integrators._base import Integrator
 
 @dataclass(frozen=True, kw_only=True)
 class CorrectionTraits:
-    """What a correction declares of itself, the ``traits`` of a `Correction`; ``None``, 0 and ``False`` cost nothing.
+    """The declarations of a correction, the ``traits`` of a `Correction`; ``None``, 0 and ``False`` cost nothing.
 
     Attributes:
         propagator: The integrator that is evaluated at every new input, stacked with the fine lanes; ``None`` where the
@@ -22,13 +22,15 @@ class CorrectionTraits:
         carries: Directional derivatives that fine lanes take with every evaluation; 0 where they carry nothing. Where
             the number depends on the problem it is known once the correction is bound, and 1 before.
         mixing: How many earlier iterates `Correction.mix` reads; 0 for corrections without it. Needs ``stacked``.
+        pairs: Whether `Correction.difference` reads ``before`` as secant pairs, of which another run may give one more.
         stacked: Whether the correction has `Correction.guess_run` and `Correction.difference_run`, which do a sweep
             over many slices in a few operations. Only for corrections without a propagator.
         linear: Whether it has ``apply(at, change)``, as a `Linear` has.
+        factored: Whether it has ``factors(at, sweep)``, its maps as numbers; for corrections of the library.
         whitened: Whether it also has ``whiten``, ``unwhiten``, ``dual``, ``clock`` and ``weight``, as a `Whitened` has.
-        stability: What the correction multiplies a change with over a whole slice of u' = (c + d) u, as
-            ``R(z, rest)``, for `parareal.theory.stability_function`; see `IntegratorTraits`. ``None`` where it is no
-            single number.
+        stability: The factor by which the correction multiplies a change over a whole slice of u' = (c + d) u, as
+            ``R(z, rest)``, for `parareal.theory.stability_function`; see `IntegratorTraits`. ``None`` if there is no
+            such number.
 
     Raises:
         TypeError: A trait has the wrong type.
@@ -44,8 +46,10 @@ class CorrectionTraits:
     lookback: int = 0
     carries: int = 0
     mixing: int = 0
+    pairs: bool = False
     stacked: bool = False
     linear: bool = False
+    factored: bool = False
     whitened: bool = False
     stability: Callable[[Any, Any], Any] | None = field(default=None, repr=False, compare=False)
 
@@ -56,7 +60,7 @@ class CorrectionTraits:
                 f"propagator is {described(given)}; expected an integrator such as pr.Euler(), or None where "
                 "nothing is evaluated"
             )
-        for name in ("uses_input", "stacked", "linear", "whitened"):
+        for name in ("uses_input", "pairs", "stacked", "linear", "factored", "whitened"):
             check_flag(getattr(self, name), name)
         for name in ("lookback", "carries", "mixing"):
             check_count(getattr(self, name), name, 0)
@@ -72,5 +76,5 @@ class CorrectionTraits:
 
 
 BY_ATTRIBUTE = ("propagator", "uses_input", "lookback", "carries", "mixing", "stacked")
-"""The traits that a class may also give as plain attributes."""
+"""The traits that a class may also declare as plain attributes."""
 EXAMPLE = "traits = pr.CorrectionTraits(propagator=None, uses_input=True)"

@@ -1,4 +1,4 @@
-"""What corrections around another correction share: everything is forwarded unless a wrapper changes it."""
+"""The base of corrections around another one: it forwards everything that a wrapper does not change."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Wrapper(Correction):
         object.__setattr__(self, "correction", given)
 
     def _check_unmixed(self) -> None:
-        """Raises where the correction inside mixes iterates, which only the outermost one can."""
+        """Raises if the inner correction mixes iterates, which only the outermost one can do."""
         if self._base.traits.mixing:
             raise ValueError(
                 f"{self.correction!r} came inside {type(self).__name__}, where it would not mix; expected it "
@@ -43,31 +43,41 @@ class Wrapper(Correction):
 
     @property
     def traits(self) -> CorrectionTraits:
-        """Those of the correction inside, as far as they hold for whatever is made of it."""
+        """The traits of the inner correction that hold for any wrapper of it."""
         return dataclasses.replace(
-            self._base.traits, stacked=False, mixing=0, linear=False, whitened=False, stability=None
+            self._base.traits,
+            stacked=False,
+            mixing=0,
+            linear=False,
+            factored=False,
+            whitened=False,
+            stability=None,
         )
 
     def bind(self, problem: Any, u0: State, grid: Any, fine: Any) -> Correction:
-        """Binds the correction inside."""
+        """Binds the inner correction."""
         return dataclasses.replace(self, correction=bound_correction(self._base, problem, u0, grid, fine))
 
     def mismatch(self, at: Where) -> Tensor:
-        """That of the correction inside."""
+        """Calls the inner correction."""
         return self._base.mismatch(at)
 
     def lift(self, u: State) -> State:
-        """That of the correction inside."""
+        """Calls the inner correction."""
         return self._base.lift(u)
 
     def lifted(self, problem: Any) -> Any:
-        """That of the correction inside."""
+        """Calls the inner correction."""
         return self._base.lifted(problem)
 
-    def guess(self, at: Where, new: Known) -> State:
+    def carrier(self, fine: Any) -> Any:
         """That of the correction inside."""
+        return self._base.carrier(fine)
+
+    def guess(self, at: Where, new: Known) -> State:
+        """Calls the inner correction."""
         return self._base.guess(at, new)
 
     def guess_run(self, at: Where, u: State, before: tuple[Edge, ...]) -> State:
-        """That of the correction inside."""
+        """Calls the inner correction."""
         return self._base.guess_run(at, u, before)

@@ -1,7 +1,7 @@
-"""`check_propagator`: whether a propagator is what Parareal takes it for, found out on a few slices.
+"""`check_propagator`: whether a propagator meets the assumptions of Parareal, measured on a few slices.
 
-Parareal takes F for a function of (t0, t1, u) that treats every lane alone. What is not one gives a wrong solution, or
-an iteration that never settles, and no exception.
+Parareal assumes that F is a function of (t0, t1, u) that treats every lane on its own. Otherwise the solution is wrong,
+or the iteration never settles, without an exception.
 """
 
 from __future__ import annotations
@@ -39,30 +39,30 @@ def check_propagator(
     order: float | None = None,
     samples: bool = False,
 ) -> PropagatorReport:
-    """Finds out whether a propagator is fit for Parareal, what will go wrong where it is not, and how to mend it.
+    """Checks whether a propagator is valid for Parareal; if not, says what will go wrong and how to fix it.
 
-    It carries states over a few slices, each alone and all side by side, and compares: with itself, with another
-    solution of the problem, and with what it says of itself. Random number generators, and networks that the problem
-    or the propagator refers to, are left as they were. A propagator that raises does not raise here.
+    It propagates states over a few slices, each alone and all side by side, and compares the results with each other,
+    with another solution of the problem, and with what the propagator states. Random number generators, and networks
+    that the problem or the propagator refers to, are restored. A propagator that raises does not raise here.
 
     Args:
         fine: The propagator, as `solve` takes it.
         problem: The equation.
         u0: State at the start of the grid.
-        grid: The grid. The slices that are tried lie evenly over it, the first and the last among them. The first
-            starts from ``u0``, and each of the others from where the one before has ended.
-        slices: How many of them are tried.
-        order: The order that the propagator should have; ``None`` for what it says itself.
+        grid: The grid. The slices checked are spread evenly over it, with the first and the last. The first
+            starts from ``u0``, and each of the others from the end of the one before.
+        slices: How many slices are checked.
+        order: The order that the propagator should have; ``None`` for the one that it states.
         samples: As in `solve`; each lane then carries another sample.
 
     Returns:
-        A `PropagatorReport`. It costs seven to nine times as many evaluations as the propagator needs for so many
+        A `PropagatorReport`. It costs seven to nine times as many evaluations as the propagator needs for that many
         slices; 72 to 1,512 evaluations for another solution of each slice, twice that where a shorter slice is looked
         at, and more where the propagator disagrees with it or the problem is stiff; and up to 254 steps for the order.
 
     Raises:
-        TypeError, ValueError: An argument is not what it should be, or `solve` would refuse it too.
-        ImportError: The propagator needs a library that is not there.
+        TypeError, ValueError: An argument is wrong, or `solve` would refuse it too.
+        ImportError: The propagator needs a library that is not installed.
 
     Examples:
         >>> import torch, parareal as pr
@@ -76,7 +76,7 @@ def check_propagator(
     inputs = Inputs.checked(problem, u0, grid, fine, Batched(), samples)
     check_count(slices, "slices")
     if order is not None and (isinstance(order, bool) or not isinstance(order, int | float) or not order > 0):
-        raise ValueError(f"order={order!r}; expected a number above 0, or None for what the propagator says itself")
+        raise ValueError(f"order={order!r}; expected a number above 0, or None for the one that the propagator states")
     if inputs.batch == 0:
         raise ValueError("u0 holds no samples; expected one at least")
     chosen = np.unique(np.linspace(0, grid.num_slices - 1, slices).round().astype(np.int64)).tolist()
@@ -99,7 +99,7 @@ class _Checks:
     alone: list[Landing] = field(default_factory=list)
 
     def all(self) -> tuple[Finding, ...]:
-        """Every finding; what makes no sense after a failure is not applicable."""
+        """All findings; a check that makes no sense after a failure is not applicable."""
         call = self._call()
         if call.status == "failure":
             return self._only([call], "the call failed")
@@ -130,7 +130,7 @@ class _Checks:
     # --- each slice alone ---------------------------------------------------------------------------------------
 
     def _call(self) -> Finding:
-        """Every slice alone, each from where the one before has ended."""
+        """Every slice alone, each from the end of the one before."""
         bench = self.bench
         count = trees.leaves(bench.systems)[0].shape[0]
         for lane, n in enumerate(self.chosen):
@@ -138,7 +138,9 @@ class _Checks:
             if lane and count == 1 and finite(self.alone[-1].u):
                 u = self.alone[-1].u
             if any(distance(u, other) <= 1e-3 * size(u) for other in self.starts):
-                u = trees.map(lambda leaf: leaf * (1 - len(self.starts) / 64), u)  # lanes are to be told apart
+                u = trees.map(
+                    lambda leaf: leaf * (1 - len(self.starts) / 64), u
+                )  # different states, so that lanes can be told apart
             try:
                 landing = bench.fly([n], u, [lane])
             except InPlaceError as error:
@@ -194,7 +196,9 @@ class _Checks:
         if not bad:
             return Finding("finite", "ok", "finite states stay finite")
         places = ", ".join(str(self.chosen[i]) for i in bad)
-        certain = 0 in bad or self.chosen[bad[0]] == bad[0]  # its states are those of the sequential run
+        certain = (
+            0 in bad or self.chosen[bad[0]] == bad[0]
+        )  # the states of the first slices are those of the sequential run
         return Finding(
             "finite", "failure" if certain else "warning",
             f"NaN or Inf from a finite state on slice {places}" + ("" if certain else ", from a state near by"),

@@ -1,4 +1,4 @@
-"""Whether a propagator is at the right time, and goes the right way: what follows from another solution."""
+"""Whether a propagator uses the right time and the right direction, by comparison with another solution."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check_time(bench: Bench, seen: list[Compared] | str) -> Finding:
         shrinks = ""
         if worst.shorter is not None and worst.shorter <= worst.error / 2:
             shrinks = f", {_shown(worst.shorter)} on slices {SHORTER} times as short"
-        if worst.error > 1.0 and not bench.remembers:  # one begun without its memory is not at its best
+        if worst.error > 1.0 and not bench.remembers:  # a method without its history is less accurate
             return Finding(
                 "time", "warning", f"local error {worst.error:.2g} of the change over slice {worst.slice}{shrinks}",
                 "The sequential solution, which Parareal reproduces, is itself far from that of the problem.",
@@ -55,7 +55,7 @@ def check_time(bench: Bench, seen: list[Compared] | str) -> Finding:
 
 
 def check_direction(bench: Bench, seen: list[Compared] | str) -> Finding:
-    """Whether F goes the way that time does."""
+    """Whether F propagates in the direction of time."""
     falling = bool(bench.grid.points[-1] < bench.grid.points[0])
     way = "falling" if falling else "rising"
     if isinstance(seen, str) or bench.noisy:

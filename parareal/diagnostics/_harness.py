@@ -1,4 +1,4 @@
-"""Where a propagator is tried out: on slices of one's choice, alone or side by side, as the engine would call it."""
+"""Runs a propagator on chosen slices, alone or side by side, as the engine would call it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Bench:
 
     @property
     def device(self) -> torch.device:
-        """Where the states lie."""
+        """The device of the states."""
         return trees.leaves(self.systems)[0].device
 
     @property
@@ -81,7 +81,7 @@ class Bench:
 
     @property
     def remembers(self) -> bool:
-        """Whether a memory is carried over the edges of slices."""
+        """Whether a multistep history is carried over slice boundaries."""
         return isinstance(self.fine, Multistep) and not self.fine.restart
 
     def steps_of(self, n: int) -> int:
@@ -94,7 +94,7 @@ class Bench:
         return mesh.points[mesh.start[n] : mesh.start[n] + mesh.count[n] + 1]
 
     def rows(self, lanes: Sequence[int]) -> State:
-        """The data of the samples that lanes belong to: lane i carries sample i, over and over."""
+        """The data of the samples that lanes belong to: lane i carries sample i, and begins again after the last."""
         if self._rows is None:
             return None
         count = trees.leaves(self.systems)[0].shape[0]
@@ -110,16 +110,16 @@ class Bench:
         limit: int | None = None,
         whole: bool = False,
     ) -> Landing:
-        """The propagator from the left edges of ``slices`` on as many lanes, from states ``(L, *state)``.
+        """The propagator from the left boundaries of ``slices`` on as many lanes, from states ``(L, *state)``.
 
         Args:
             slices: A slice for each lane.
             u: Their states.
-            lanes: Their numbers, which say whose sample they carry.
+            lanes: Their numbers, which select their samples.
             grid: Another grid.
             fine: Another propagator.
             limit: Most calls, after which `EndlessError` is raised.
-            whole: Go on to the end of the grid, with what the method remembers.
+            whole: Continue to the end of the grid, with the multistep history.
         """
         grid = self.grid if grid is None else grid
         direct = self.direct
@@ -151,8 +151,8 @@ class Bench:
         return Landing(trees.map(Tensor.detach, without_history(state)), active.evaluations, counters.rounds)
 
     def _watched(self, bound: Any) -> Any:
-        """A copy of the problem that notes who calls its functions."""
-        watched = object.__new__(type(bound))  # a copy as pickle makes it may begin anew, without what was bound
+        """A copy of the problem that counts the calls of its functions."""
+        watched = object.__new__(type(bound))  # a copy by pickle may lose what was bound
         vars(watched).update(vars(bound))
         for name in _FUNCTIONS:
             if (fn := getattr(watched, name, None)) is not None:
@@ -195,7 +195,7 @@ class _Watching(Executor):
     def evaluate(self, fn: Callable[..., State], args: tuple[Any, ...], lanes: int) -> State:
         if self._left is not None:
             if self._left == 0:
-                raise EndlessError("it went on and on")
+                raise EndlessError("it did not end")
             self._left -= 1
         return self._bench.evaluate(fn, args, lanes)
 
@@ -256,7 +256,7 @@ def widened(u: State) -> State:
 def unlike(got: State, u: State) -> str | None:
     """In what a state differs from another in kind."""
     if trees.structure(got) != trees.structure(u):
-        return f"a nest of {len(trees.leaves(u))} tensors comes back as another of {len(trees.leaves(got))}"
+        return f"a pytree of {len(trees.leaves(u))} tensors comes back as another of {len(trees.leaves(got))}"
     for x, y in zip(trees.leaves(got), trees.leaves(u), strict=True):
         for what in ("shape", "dtype", "device"):
             if getattr(x, what) != getattr(y, what):

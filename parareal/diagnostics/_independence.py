@@ -1,4 +1,4 @@
-"""Slices side by side: what a lane gives must not depend on the others."""
+"""Slices side by side: the result of a lane must not depend on the others."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class SideBySide:
     """Slices as lanes of one call.
 
     Attributes:
-        bench: Where they are run.
+        bench: Runs them.
         chosen: The slices.
         starts: Their states.
-        alone: What each has given alone.
-        stacked: What they give side by side, once that was looked at.
+        alone: The result of each alone.
+        stacked: Their results side by side, once computed.
     """
 
     bench: Bench
@@ -89,7 +89,7 @@ class SideBySide:
         )  # fmt: skip
 
     def _coupled(self, lane: int) -> bool:
-        """Whether a lane depends on what is in the others, not only on how many there are."""
+        """Whether a lane depends on the values of the others, and not only on their number."""
         count = len(self.chosen)
         copies = self.bench.fly([self.chosen[lane]] * count, trees.cat([self.starts[lane]] * count), [lane] * count).u
         beside = trees.lanes(copies, slice(lane, lane + 1))
@@ -101,7 +101,7 @@ class SideBySide:
         return not (uneven and apart <= 0.01 * scale and distance(beside, self.alone[lane].u) >= 0.1 * apart)
 
     def _rounding(self, lane: int, scale: float) -> float:
-        """What rounding may come to: a few units in each evaluation, enlarged as the slice enlarges a change."""
+        """The largest effect of rounding: a few units in each evaluation, times the growth over the slice."""
         eps, u = eps_of(self.starts[lane]), self.starts[lane]
         moved = trees.map(lambda leaf: leaf * (1 + eps**0.5), u)
         end = self.bench.fly([self.chosen[lane]], moved, [lane]).u
@@ -109,7 +109,7 @@ class SideBySide:
         return 4 * eps * max(self.alone[lane].rounds, 16) * scale * max(1.0, growth)
 
     def check_stray(self) -> Finding:
-        """One lane is NaN: what do the others give?"""
+        """Whether a lane of NaN changes the results of the others."""
         every = list(range(len(self.chosen)))
         last = every[-1]
         starts = [*self.starts[:-1], trees.map(lambda leaf: torch.full_like(leaf, float("nan")), self.starts[last])]

@@ -1,4 +1,4 @@
-"""What a propagator gives against another solution: is it at the right time, and does it go the right way?"""
+"""Compares a propagator with a reference solution: right time, right direction."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from parareal.integrators._traits import IntegratorTraits
 from parareal.problem._sde import SDE
 
 _MOST = 128
-"""Steps of the other solution on a slice."""
+"""Steps of the reference solution on a slice. A choice."""
 SHORTER = 8
-"""A slice is looked at a second time, so many times as short."""
+"""A slice is checked a second time, shorter by this factor. A choice."""
 _SMALL = 1e-4
-"""Of the change over a slice: an error below that is no sign of anything."""
+"""Part of the change over a slice: a smaller error is no failure. A choice."""
 _FAR = 0.25
-"""Of the change over a slice: two methods on one path differ by less, where steps are short enough to tell."""
+"""Part of the change over a slice: two methods on one path differ by less if steps are short enough. A choice."""
 ENOUGH = 0.01 * _SMALL
-"""Of the change over a slice: other solutions are known so well."""
+"""Part of the change over a slice: the accuracy of reference solutions. A choice."""
 _LARGE = 0.1
-"""Of the change over a slice: such an error, where it stays on shorter slices, is no accuracy."""
+"""Part of the change over a slice: an error that stays that large on shorter slices is a failure. A choice."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """F on a slice against another solution.
+    """F on a slice, compared with a reference solution.
 
     Attributes:
         slice: Its number.
         error: Of the change over the slice; 0 where it is at rounding level.
-        shorter: The same on the first part of the slice; ``None`` where it was not looked at.
+        shorter: The same on the first part of the slice; ``None`` if not computed.
         mistake: What F agrees with in place of the solution: ``"restart"``, ``"sign"``, ``"mirror"``, or ``None``.
     """
 
@@ -50,14 +50,14 @@ class Compared:
 
     @property
     def wrong(self) -> bool:
-        """Whether it is not the accuracy of the method that is seen."""
+        """Whether the error is more than the accuracy of the method explains."""
         if self.mistake is not None:
             return True
         return self.shorter is not None and self.shorter > max(self.error / 2, _LARGE)
 
 
 def compare(bench: Bench, chosen: list[int], starts: list[State], ends: list[State]) -> list[Compared] | str:
-    """F on some slices against another solution, or why there is none."""
+    """F on some slices, compared with a reference solution, or why there is none."""
     if isinstance(bench.problem, SDE):
         return _compare_paths(bench, chosen, starts, ends)
     if not bench.deterministic:
@@ -104,7 +104,7 @@ def _compare_one(bench: Bench, lane: int, n: int, u: State, end: State) -> Compa
 
 
 def _compare_paths(bench: Bench, chosen: list[int], starts: list[State], ends: list[State]) -> list[Compared] | str:
-    """F against another simple method on the same path, at the right time and at wrong ones.
+    """Compares F with a simple method on the same path, at the right time and at wrong ones.
 
     Two sound methods differ by less than the noise moves the state; another interval has other noise.
     """
@@ -152,7 +152,7 @@ def _on(bench: Bench, lane: int, u: State, points: Tensor) -> State:
 
 
 def _error(bench: Bench, lane: int, u: State, end: State, a: float, c: float) -> float | None:
-    """The error of ``end``, of the change over the slice; ``None`` where no other solution was found."""
+    """The error of ``end``, of the change over the slice; ``None`` if there is no reference solution."""
     found = _solution(bench, lane, u, end, a, c)
     if found is None:
         return None
@@ -166,7 +166,7 @@ def _error(bench: Bench, lane: int, u: State, end: State, a: float, c: float) ->
 def _solution(
     bench: Bench, lane: int, u: State, end: State, a: float, c: float, method: Callable[[int], Integrator] | None = None
 ) -> State | None:
-    """Another solution from ``a`` to ``c``, so good that its own error does not matter against that of ``end``."""
+    """A reference solution from ``a`` to ``c``, whose own error is negligible against that of ``end``."""
     grid, make = TimeGrid.uniform(a, c, 1), method or DormandPrince
     steps, last = 4, None
     while steps <= _MOST:
@@ -189,7 +189,7 @@ def _solution(
 
 
 def _enough(now: State, u: State, end: State) -> float:
-    """How near to each other solutions on n and 2n steps must be; of order 5, the second is 31 times as near."""
+    """How near solutions on n and 2n steps must be to each other: the error of the second is then small enough."""
     return max(0.1 * distance(now, end), ENOUGH * distance(now, u), 16 * eps_of(now) * size(now))
 
 
@@ -198,7 +198,7 @@ def _enough(now: State, u: State, end: State) -> float:
 
 @dataclass(frozen=True)
 class _Mistaken(Integrator):
-    """A method that makes one on purpose: it asks for the right-hand side at another time, or turns its sign."""
+    """A method with a deliberate mistake: it evaluates the right-hand side at another time, or with the other sign."""
 
     inner: Integrator
     shift: float = 0.0
@@ -229,7 +229,7 @@ class _Mistaken(Integrator):
 
 
 def _mistake(bench: Bench, lane: int, u: State, end: State, a: float, c: float) -> str | None:
-    """Which mistake explains what F gives, if one does."""
+    """Which mistake explains the result of F, if any."""
     found = _solution(bench, lane, u, end, a, c)
     if found is None:
         return None
@@ -252,5 +252,5 @@ def _mistake(bench: Bench, lane: int, u: State, end: State, a: float, c: float) 
 
 
 def is_wrong(seen: list[Compared] | str) -> bool:
-    """Whether another equation is solved, as far as is known."""
+    """Whether F may solve another equation than the one of the problem."""
     return not isinstance(seen, str) and any(one.wrong for one in seen)

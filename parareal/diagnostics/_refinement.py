@@ -1,4 +1,4 @@
-"""A propagator against itself: a slice in one piece and in two, and on more and more steps."""
+"""Compares a propagator with itself: a slice in one piece and in two, and on more and more steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from parareal.problem._ode import ODE
 
 
 def check_steps(bench: Bench, chosen: list[int], starts: list[State]) -> Finding:
-    """F over a slice against F over its two parts, on the same points where that can be."""
+    """F over a slice, compared with F over its two parts; on the same points if possible."""
     worst, same_points, change = 0.0, True, 0.0
     try:
         for lane, n in enumerate(chosen):
@@ -61,7 +61,7 @@ def check_steps(bench: Bench, chosen: list[int], starts: list[State]) -> Finding
 
 
 def _on_points(fine: Integrator) -> Integrator | None:
-    """The method on the grid's own points, where it can be had."""
+    """The method on the points of the grid, if available."""
     if fine.steps is None:
         return fine
     try:
@@ -74,7 +74,7 @@ def _on_points(fine: Integrator) -> Integrator | None:
 
 
 def check_order(bench: Bench, n: int, u: State, order: float | None) -> Finding:
-    """Whether a claimed order is met where steps are halved, in double precision."""
+    """Whether the stated order is reached as steps are halved, in double precision."""
     claimed = bench.fine.order if order is None else order
     if claimed is None:
         return Finding("order", "not applicable", "none is claimed")
@@ -127,7 +127,7 @@ def _measured(bench: Bench, u: State, a: float, c: float) -> float | None:
 
 
 def check_evaluations(bench: Bench, chosen: list[int], alone: list[Landing]) -> Finding:
-    """What steps asked for against what the propagator says, and from slice to slice."""
+    """Evaluations of the steps, compared with what the propagator states, and between slices."""
     name, direct = "evaluations", bench.direct
     steps = [bench.steps_of(n) for n in chosen]
     each = [landing.evaluations / s for landing, s in zip(alone, steps, strict=True)]
@@ -136,7 +136,7 @@ def check_evaluations(bench: Bench, chosen: list[int], alone: list[Landing]) -> 
     if direct and not bench.black_box:
         return Finding(
             name, "warning", f"the problem was called {direct} times past the engine",
-            "These evaluations are not counted, and lanes that set out at different times are not stacked.",
+            "These evaluations are not counted, and lanes that start at different times are not stacked.",
             "ask for values: k = yield problem.rhs, t, u.", float(direct),
         )  # fmt: skip
     if said is not None and not isinstance(bench.fine, Multistep) and any(one != said for one in each):

@@ -1,4 +1,4 @@
-"""What `check_propagator` has found, as a report that prints as a table."""
+"""The findings of `check_propagator`, as a report that prints as a table."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ FindingStatus: TypeAlias = Literal["ok", "warning", "failure", "not applicable"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check has found.
+    """The finding of one check.
 
     Attributes:
         name: Name of the check.
-        status: ``"ok"``; ``"warning"``: Parareal works, but something is to be known; ``"failure"``: it will not give
-            what it promises; ``"not applicable"``.
+        status: ``"ok"``; ``"warning"``: Parareal works, with a limitation; ``"failure"``: its result will be
+            wrong; ``"not applicable"``.
         measured: What was seen, or why nothing could be.
         consequence: What it does to a parallel run; empty where all is well.
         fix: What to do about it; empty where all is well.
@@ -36,12 +36,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class PropagatorReport:
-    """What `check_propagator` found out. It prints as a table.
+    """The result of `check_propagator`. It prints as a table.
 
     Attributes:
         propagator: What was checked.
         findings: One for each check, always the same ones in the same order.
-        slices: Numbers of the slices that were tried.
+        slices: Numbers of the slices that were checked.
         evaluations: Evaluations of the right-hand side, or calls of a black box, that the checks took in all.
     """
 
@@ -90,7 +90,7 @@ class PropagatorReport:
             _wrapped(f"{one.status.capitalize()}, {one.name}: {one.consequence} Fix: {one.fix}", 4)
             for one in (*self.failures, *self.warnings)
         ]
-        verdict = f"{_short(self.propagator)} {'is' if self.ok else 'is not'} fit for Parareal"
+        verdict = f"{_short(self.propagator)} {'is' if self.ok else 'is not'} valid for Parareal"
         verdict += f": {len(self.failures)} failed." if self.failures else " as far as was tried."
         tried = f"Slices {', '.join(map(str, self.slices))} were tried; {self.evaluations} evaluations."
         tried, verdict = _wrapped(tried, 4), _wrapped(verdict, 4)

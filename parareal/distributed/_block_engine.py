@@ -6,10 +6,10 @@ The processes of a run have neighbouring blocks of slices each. In iteration k e
 2. moves its own boundaries to their iterate k, and passes the last one on to the process on its right (`_report`);
 3. sends to the first process by how much its boundaries have moved (`_report`).
 
-The first process decides, once all figures are there, and sends the decision to all (`_decide_all`, `_announce`).
-Nobody waits for that with fine solves: they start from an iterate as soon as it is there. But no boundary moves to
-iterate k + 1 before it is known that the run continues (`Readiness.open_to`). So whenever the run ends all boundaries
-have the same iterate, whatever the number of processes, and no message is on its way to a process that has left.
+The first process decides, once all figures have arrived, and sends the decision to all (`_decide_all`, `_announce`).
+Fine solves do not wait for the decision: they start from an iterate as soon as it has arrived. But no boundary moves to
+iterate k + 1 before it is known that the run continues (`Readiness.open_to`). So all boundaries have the same iterate
+when the run ends, whatever the number of processes, and no message is under way to a process that has left.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import time
 from typing import Any
 
 import numpy as np
-import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Floats, Ints
+from parareal._core.host import index_to
 from parareal.distributed._block_parts import Announcement, Place, Received, Round, Totals, joined
 from parareal.distributed._mailbox import (
     BlockFigures,
@@ -42,11 +42,11 @@ from parareal.schedules._schedule import Wavefront
 from parareal.stopping._rules import error_record
 
 _RESIDUALS = "residuals of the run"
-_POLL = 0.5  # seconds that a process without work waits for a message before it looks for signals again
+_POLL = 0.5  # seconds that a process without work waits for a message before it checks for signals again: a choice
 
 
 class WokenError(Exception):
-    """Another process has raised, or got a signal; all meet to hear what."""
+    """Another process has raised, or received a signal; all exchange the reason."""
 
 
 class BlockEngine(Engine):
@@ -85,9 +85,9 @@ class BlockEngine(Engine):
         return self._box
 
     def begin(self) -> None:
-        """Makes what guesses cost nothing, and meets the others.
+        """Makes the first guesses that need no evaluation, and waits for the other processes.
 
-        Nobody sends before all are there to receive: of what fails earlier the others hear where they meet.
+        No process sends before all can receive. Errors before that are exchanged here.
         """
         super().begin()
         self._place.link.settle()
@@ -120,7 +120,7 @@ class BlockEngine(Engine):
             if played or any(lanes.arrived for lanes in self.propagators):
                 waited = 0.0
                 continue
-            # Nothing to compute: only now a process waits, and only for messages.
+            # Nothing to compute: only now does a process wait, and only for messages.
             began = time.perf_counter()
             message = self._mailbox.take(_POLL)
             waited = 0.0 if message else waited + time.perf_counter() - began
@@ -129,7 +129,7 @@ class BlockEngine(Engine):
                 raise self._place.link.lost("no message has come")
 
     def _open(self) -> None:
-        """Boundaries may take their next iterate."""
+        """Lets boundaries take their next iterate."""
         it, front = self.iterates, self.state.frontier
         start, end = it.layout.start, it.layout.end
         if self._round.number == 0 or it.open_to is None:
@@ -140,13 +140,13 @@ class BlockEngine(Engine):
         self._round = Round(self._round.number + 1, working & (front < end), working & (front < start))
 
     def _has_moved(self) -> bool:
-        """Whether all boundaries of the block have the iterate of this round: the last one has."""
+        """Whether all boundaries of the block have the iterate of this iteration, as the last one has."""
         it, moving = self.iterates, self._round.moving
         assert it.open_to is not None
         return bool(moving.any() and (self.state.current[:, it.layout.end] >= it.open_to[:, 0])[moving].all())
 
     def _sort(self, message: Message | None) -> None:
-        """Puts a message where it will be looked for."""
+        """Sorts a message by its kind."""
         if self._place.link.signal:
             raise WokenError
         if message is None:
@@ -163,7 +163,7 @@ class BlockEngine(Engine):
             self._note(message.source, unpack(message.content))
 
     def _receive(self) -> bool:
-        """Moves the block's left boundary, if its next iterate is here and may be taken."""
+        """Moves the left boundary of the block, if its next iterate has arrived and may be taken."""
         it, message, state = self.iterates, self._received.boundary, self.state
         if message is None or message.number != self._round.number:
             return False
@@ -172,7 +172,8 @@ class BlockEngine(Engine):
         used = lanes.fine_started[:, first]
         if not layout.free:
             used = np.minimum(used, lanes.coarse_started[:, first])
-        # As for any boundary: lanes have started from the iterate that is replaced, and the first guess was made of it.
+        # As for any boundary: lanes have started from the iterate that is replaced, and the first guess was made from
+        # it.
         if ((used < state.current[:, first]) | (state.current[:, first + 1] < 0))[expected].any():
             return False
         self._received.boundary = None
@@ -184,7 +185,7 @@ class BlockEngine(Engine):
         return True
 
     def _report(self) -> None:
-        """All boundaries have moved in this round: the last state goes to the right, figures to the first process."""
+        """After all boundaries have moved: sends the last state to the right, and figures to the first process."""
         it, state, layout, self._round.reported = self.iterates, self.state, self.iterates.layout, True
         if self._place.right is not None:
             ids = np.arange(layout.systems) * (layout.slices + 1) + layout.end
@@ -207,13 +208,13 @@ class BlockEngine(Engine):
     @property
     def _cost(self) -> Ints:
         c = self.counters
-        coarse = 0 if self.coarse is None else self.coarse.evaluations
+        coarse = self.fine.carried if self.coarse is None else self.coarse.evaluations
         return np.array([c.rounds, c.calls, c.max_lanes, c.padded_lanes, self.fine.evaluations, coarse])
 
     # --- decisions --------------------------------------------------------------------------------------------------
 
     def _note(self, rank: int, arrays: list[np.ndarray[Any, Any]]) -> None:
-        """Figures of a block have come to the first process."""
+        """Stores the figures of a block on the first process."""
         grid, system, n, number, exact, values, finite, frontier, costs = arrays
         start, end = self._place.blocks[rank]
         whole = [part.astype(np.int64) for part in (system, n, number)]
@@ -224,11 +225,11 @@ class BlockEngine(Engine):
         self._totals.costs[rank] = costs
 
     def _decide_all(self) -> tuple[Ints, Floats] | None:
-        """What follows from the figures of all blocks once they are there, or what the first process says."""
+        """Decides once the figures of all blocks have arrived, or takes the decision of the first process."""
         if self._place.link.rank:
             return self._obey()
         totals, received, blocks = self._totals, self._received, self._place.blocks
-        for rank in self._place.workers:  # a block that is final sends nothing any more
+        for rank in self._place.workers:  # a final block sends nothing more
             if (self.active & (totals.fronts[rank] < blocks[rank][1])).any() and rank not in received.figures:
                 return None
         layout, parts, received.figures = self.iterates.layout, received.figures, {}
@@ -252,7 +253,7 @@ class BlockEngine(Engine):
         self._totals.spent = int(costs[:, 0].max()), int(fine + coarse + self.parts.tangents * fine)
 
     def _announce(self) -> None:
-        """Tells the others what was decided, once the callback has had its say."""
+        """Sends the decision to the others, after the callback."""
         if self._announcement is None:
             return
         (decided, increments), self._announcement = self._announcement, None
@@ -261,7 +262,7 @@ class BlockEngine(Engine):
         self._mailbox.tell_all(Kind.DECISION, self._round.number, self.counters.rounds, content)
 
     def _obey(self) -> tuple[Ints, Floats] | None:
-        """Takes over what the first process has decided."""
+        """Takes over the decision of the first process."""
         if not self._received.decisions:
             return None
         message = self._received.decisions.popleft()
@@ -278,10 +279,9 @@ class BlockEngine(Engine):
     # --- the end ----------------------------------------------------------------------------------------------------
 
     def together(self) -> None:
-        """After a decision: the states of all blocks come together on every process, and the error record.
+        """After a decision: collects the states of all blocks, and the error record, on every process.
 
-        What may fail here comes before all hear from each other, or after the states were exchanged: in between, the
-        others would wait for something that does not come.
+        What may fail is done before the exchange, or after it: in between, the others would wait in vain.
         """
         self._announce()
         link, it, blocks = self._place.link, self.iterates, self._place.blocks
@@ -305,7 +305,7 @@ class BlockEngine(Engine):
         there = (current[system, n + 1] >= 0).nonzero()[0]
         if len(there):
             ids = (system * (layout.slices + 1) + n + 1)[there]
-            some = trees.lanes(value, torch.from_numpy(there).to(layout.device))
+            some = trees.lanes(value, index_to(layout.device, there))
             u.put(ids, current[:, 1:].T.reshape(-1)[there], some)
         for name, array in error_record(self.stopping).items():
             np.copyto(array, kept[0][name])
@@ -315,29 +315,31 @@ class BlockEngine(Engine):
 
     @property
     def _kept(self) -> dict[str, np.ndarray[Any, Any]] | None:
-        """What only the first process knows, which decides."""
+        """The data that only the first process has, because it decides."""
         if self._place.link.rank:
             return None
         return {**error_record(self.stopping), _RESIDUALS: self.state.residuals}
 
     def finish(self) -> None:
-        """The run is over: every process has all of it."""
+        """Ends the run; every process has all of it."""
         self.together()
         rounds, calls, lanes, padded, fine, coarse = self._totals.costs.T
         self.counters = Counters(int(rounds.max()), int(calls.max()), int(lanes.sum()), int(padded.sum()))
         self.fine.evaluations = int(fine.sum())
         if self.coarse is not None:
             self.coarse.evaluations = int(coarse.sum())
+        else:
+            self.fine.carried = int(coarse.sum())
         self._place.link.settle()  # a process that fails has not said goodbye, and is not waited for
         self._mailbox.close()
         self._box = None
 
     def fail(self, error: BaseException) -> None:
-        """An exception ends the run here: the others are woken, all meet, and then say goodbye.
+        """After an exception: wakes the others, exchanges the reasons, and sends the last messages.
 
-        In this order: others may have come to meet already, where no message reaches them, and say goodbye only when
-        they have heard. A process that has not begun, or has finished, has nobody to wake: the others hear of it where
-        they meet.
+        In this order: others may be in the exchange already, where no message reaches them, and send their last message
+        only after it. A process that has not begun, or has finished, wakes nobody: the others learn of it in the
+        exchange.
 
         Raises:
             RankError, KeyboardInterrupt, SystemExit: What happened elsewhere.

@@ -1,4 +1,4 @@
-"""What the process of a pipeline knows of itself, of the iteration under way, and of the other processes."""
+"""Data of a process of a pipeline: about itself, the current iteration, and the other processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from parareal.engine._measure import Figures
 
 @dataclass(frozen=True)
 class Place:
-    """This process among the others, which never changes.
+    """The fixed place of this process among the others.
 
     Attributes:
         link: The processes.
@@ -38,7 +38,7 @@ class Place:
 
     @classmethod
     def of(cls, link: Link, sizes: list[int]) -> Place:
-        """With so many slices for each rank."""
+        """The place of this process, from the number of slices of each rank."""
         rank = link.rank
         workers = tuple(other for other, size in enumerate(sizes) if size)
         right = rank + 1 if rank + 1 in workers else None
@@ -46,18 +46,18 @@ class Place:
         others = tuple(other for other in range(link.size) if other != rank)
         readers = (*(() if right is None else (right,)), 0)
         blocks = tuple(pairwise(accumulate(sizes, initial=0)))
-        # The first process decides: all others send their figures to it, and hear from it.
+        # The first process decides: all others send their figures to it, and receive its decision.
         return cls(link, blocks, workers, right, (*left, 0) if rank else others, readers if rank else others)
 
 
 @dataclass
 class Round:
-    """The iteration under way.
+    """The current iteration.
 
     Attributes:
         number: Counted from 1.
         moving: Systems of which boundaries of this block move in it, ``(M,)``.
-        expecting: Systems of which the left boundary's next state comes from the left, ``(M,)``.
+        expecting: Systems whose left boundary waits for its next state, ``(M,)``.
         reported: Whether the figures of this block have been sent.
     """
 
@@ -69,12 +69,12 @@ class Round:
 
 @dataclass
 class Received:
-    """Messages that wait until they are needed.
+    """Messages that have arrived and are not needed yet.
 
     Attributes:
         boundary: The next state of the left boundary.
-        decisions: Several, where this block has been done for long.
-        figures: Of blocks, by rank; on the first process.
+        decisions: Decisions; several, if this block has long been final.
+        figures: Figures of blocks, by rank; on the first process.
     """
 
     boundary: Message | None = None
@@ -84,11 +84,11 @@ class Received:
 
 @dataclass
 class Totals:
-    """What is known of all processes, on the first one.
+    """Data of all processes, on the first one.
 
     Attributes:
-        fronts: The frontier that each has reached, ``(M,)``.
-        costs: Rounds, calls, most lanes, padded lanes, fine and coarse evaluations of each, ``(R, 6)``.
+        fronts: The frontier of each, ``(M,)``.
+        costs: Rounds, calls, most lanes, padded lanes, fine and coarse evaluations of each, ``(P, 6)``.
         spent: Rounds and evaluations of all, as of the last decision; on every process.
     """
 
@@ -98,7 +98,7 @@ class Totals:
 
 
 class Announcement(NamedTuple):
-    """A decision that the others have still to hear of: the systems decided, and the increments of all, ``(M, N)``."""
+    """A decision that was not sent yet: the systems decided, and the increments of all, ``(M, N)``."""
 
     decided: Bools
     increments: Floats
@@ -107,12 +107,12 @@ class Announcement(NamedTuple):
 def joined(
     parts: dict[int, BlockFigures], blocks: Sequence[tuple[int, int]], complete: Ints, front: Ints, slices: int
 ) -> tuple[Figures, Bools]:
-    """The figures of all blocks as those of one run, and whether the states at the frontiers are finite, ``(D,)``.
+    """The figures of all blocks as those of one run, and whether the states at the frontiers are finite, ``(Q,)``.
 
     Args:
         parts: Figures by rank.
         blocks: The first slice of each rank, and the first after it.
-        complete: The systems that they are of, ``(D,)``.
+        complete: Their systems, ``(Q,)``.
         front: The frontiers of all systems, ``(M,)``.
         slices: N.
     """
@@ -120,7 +120,7 @@ def joined(
     finite, grid = np.ones(len(front), dtype=bool), np.zeros((len(front), slices, columns))
     for rank, part in parts.items():
         start, end = blocks[rank]
-        # A block speaks of a frontier only where that lies in it.
+        # Only the block that contains a frontier reports on it.
         finite &= part.finite | (front <= start) | (front > end)
         grid[:, start:end] = part.grid
     changes = [parts[rank].moved for rank in sorted(parts)]

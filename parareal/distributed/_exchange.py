@@ -1,7 +1,7 @@
-"""Lanes of a round in messages from process to process, which are waited for while own lanes are evaluated.
+"""Exchange of the lanes of a round by messages, which arrive while a process evaluates its own lanes.
 
-Gloo's collective exchanges start only when all have come to them. Where processes are few, messages take two thirds
-of the time, uneven lanes included; where they are many, on several machines, a ring sends less from machine to machine.
+A collective exchange of Gloo starts only when all processes have called it. With few processes, messages take two
+thirds of its time, with uneven lanes as well; with many, on several machines, a ring sends less between machines.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from parareal._core.trees import State
 from parareal.distributed._process_group import Like, Link, as_bytes
 
 _FEW = 8
-"""Up to so many processes lanes go in messages, from each to each; found with benchmarks/network/measure.py."""
+"""Most processes that exchange lanes by messages; found with benchmarks/network/measure.py."""
 
 
 def suits(link: Link, device: torch.device) -> bool:
-    """Whether lanes go in messages."""
+    """Whether lanes are exchanged by messages."""
     return device.type == "cpu" and 1 < link.size <= _FEW and "gloo" in dist.get_backend_config(link.group)
 
 
 class Swap:
-    """One round: made before the own lanes are evaluated, and ended by `give` whatever became of them.
+    """The exchange of one round: made before this process evaluates its lanes, and ended by `give` in any case.
 
     Args:
         link: The processes.
-        like: What the values look like, a tree of `Like`.
+        like: Shapes and dtypes of the values, a tree of `Like`.
         sizes: How many lanes each process has.
     """
 
@@ -51,18 +51,18 @@ class Swap:
         return whole[self._ends[rank] : self._ends[rank + 1]]
 
     def give(self, value: State | None, error: BaseException | None) -> State:
-        """Sends the own lanes, and waits for the others.
+        """Sends the lanes of this process, and waits for those of the others.
 
         Args:
             value: Leaves ``(sizes[rank], *state)``; ``None`` without lanes, or with an ``error``.
-            error: What was raised instead. The others get as many bytes, and hear of it.
+            error: The exception raised instead. The others receive as many bytes, and then learn of it.
 
         Returns:
             Leaves ``(sum(sizes), *state)``.
 
         Raises:
             RankError: Another process has raised, or is gone.
-            BaseException: ``error``, or what stands for a signal.
+            BaseException: ``error``, or the exception of a signal.
         """
         link = self._link
         parts = [self._part(whole, link.rank) for whole in self._wholes]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.scopes import scope
 from parareal._core.signals import held_back
 from parareal._core.trees import State
 from parareal.distributed._exchange import Swap, suits
@@ -25,32 +25,32 @@ class Distributed(Executor):
     """Every round's lanes split over the processes of a group, one block of lanes each.
 
     Every process makes the same call of `solve` with the same arguments, in a script started by ``torchrun``, and every
-    one ends with the same `Solution`. Each evaluates its share of the lanes and gets the values of all others; what
-    follows from them is computed everywhere. So a round sends what its lanes bring and nothing else: one state for each
+    one ends with the same `Solution`. Each evaluates its share of the lanes and gets the values of all others; all
+    else is computed everywhere. So a round sends the values of its lanes and nothing else: one state for each
     lane to each other process. Lanes need not divide evenly, and there may be fewer of them than processes.
 
     A process that raises makes all raise: its own exception there, `RankError` with its traceback elsewhere. Ctrl-C and
     SIGTERM, on any process, end the run on all of them at the end of a round. With ``solve(..., checkpoint=path)``
     rank 0 writes the file, and a job that is started again continues from it.
 
-    A model that is itself split over processes goes well beside it, on a mesh of two dimensions: the group is that of
-    one dimension, ``mesh["time"]``, and all processes along the other take the same lanes. Nothing is differentiated
-    across processes: call `solve` under ``torch.no_grad()``, or on states and parameters that ask for no gradients.
+    A model that is itself split over processes can be combined with it, on a mesh of two dimensions: the group is that
+    of one dimension, ``mesh["time"]``, and all processes along the other take the same lanes. Nothing is differentiated
+    across processes: call `solve` under ``torch.no_grad()``, or on states and parameters with ``requires_grad=False``.
 
     Args:
         group: A process group; a `torch.distributed.device_mesh.DeviceMesh` of one dimension; or ``None`` for the
             default group. States lie on a device that its backend carries: the CPU for gloo, a GPU for NCCL.
         local: How each process evaluates its own lanes, a `Batched` or `Serial`; ``Batched()`` by default.
-        timeout: Seconds after which a process that does not answer is given up: more than the longest round takes.
+        timeout: Seconds after which a process that does not answer counts as lost: more than the longest round takes.
 
     Raises:
-        TypeError: ``group``, ``local`` or ``timeout`` is not what it should be.
+        TypeError: ``group``, ``local`` or ``timeout`` has the wrong type.
         ValueError: ``timeout`` is not positive. From `solve`, that there is no group, that it does not carry the
             device of the state, or that processes came with other problems, states or grids.
 
     Examples:
         >>> Distributed(timeout=60.0).local
-        Batched(max_lanes=None, devices=None)
+        Batched(max_lanes=None, devices=None, pad_to=None)
     """
 
     group: Any = field(default=None, repr=False)
@@ -61,13 +61,13 @@ class Distributed(Executor):
         check_inner(self.local, "local")
         check_timeout(self.timeout)
 
-    @contextmanager
+    @scope
     def joined(self) -> Generator[Executor]:
-        """This executor in a run; the others are told when an exception leaves it."""
+        """This executor in a run; an exception is reported to the other processes."""
         with linked(self.group, self.timeout, "pr.Distributed()") as link:
             with self.local.joined() as local:
                 yield _Joined(link, local)
-            link.settle()  # nobody leaves before all have done
+            link.settle()  # no process leaves before all have finished
 
     def evaluate(self, fn: Callable[..., State], args: tuple[Any, ...], lanes: int) -> State:
         """``fn`` once on every process that has lanes."""
@@ -80,7 +80,7 @@ class Distributed(Executor):
             return joined.calls(lanes)
 
     def padded(self, lanes: int) -> int:
-        """What fills up the calls of all processes."""
+        """The padding lanes of all processes."""
         with self.joined() as joined:
             return joined.padded(lanes)
 
@@ -90,12 +90,12 @@ def check_timeout(timeout: Any) -> None:
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
         raise TypeError(f"timeout={timeout!r} is a {type(timeout).__name__}; expected seconds, such as 300.0")
     if not 0 < timeout < float("inf"):
-        raise ValueError(f"timeout={timeout!r} is no time to wait; expected seconds above 0, such as 300.0")
+        raise ValueError(f"timeout={timeout!r} is not a time to wait; expected seconds above 0, such as 300.0")
 
 
-@contextmanager
+@scope
 def linked(group: Any, timeout: float, name: str) -> Generator[Link]:
-    """A link to the others, who hear of signals and of an exception that leaves it."""
+    """A link to the other processes, which reports signals and exceptions to them."""
     link = Link(group, timeout, name)
 
     def note(number: int) -> None:
@@ -112,7 +112,7 @@ def linked(group: Any, timeout: float, name: str) -> Generator[Link]:
 
 
 def signature(parts: dict[str, Any]) -> dict[str, str]:
-    """What processes must agree on, as texts."""
+    """The arguments that processes must agree on, as texts."""
     texts: dict[str, str] = {"torch": torch.__version__}
     for name, part in parts.items():
         if isinstance(part, Identity):
@@ -136,10 +136,10 @@ def _numbers(points: Tensor) -> str:
 
 
 def compare(link: Link, texts: dict[str, str]) -> None:
-    """Raises, on every process, unless all came with the same.
+    """Raises, on every process, unless all have the same.
 
     Raises:
-        ValueError: They did not.
+        ValueError: They differ.
     """
     link.settle()
     everyone = link.all(texts)
@@ -155,11 +155,11 @@ def compare(link: Link, texts: dict[str, str]) -> None:
 
 
 class Crew(Executor):
-    """An executor in a run of several processes: what they do together.
+    """The base of executors of several processes: their joint operations.
 
     Args:
         link: The processes.
-        name: Who has brought them together, for the texts of errors.
+        name: The executor or schedule, for errors.
     """
 
     def __init__(self, link: Link, name: str) -> None:
@@ -230,9 +230,9 @@ class _Joined(Crew):
         return sum(self._local.padded(own) for own in blocks(lanes, self.link.size) if own)
 
     def _learn(self, key: Any, value: State, sizes: Sequence[int]) -> State:
-        """What the values look like; a process without a lane has to be told.
+        """Shapes and dtypes of the values; a process without a lane receives them.
 
-        All processes ask for the same functions in the same order, so that all know the same ones.
+        All processes request the same functions in the same order, so that all know the same ones.
         """
         like = None if value is None else trees.map(Like.of, value)
         if not sizes[-1]:
@@ -245,7 +245,7 @@ class _Joined(Crew):
 
 
 def _key(fn: Any, args: tuple[Any, ...]) -> Any:
-    """By which a function and the kind of its arguments are known; ``None`` where it cannot be a key."""
+    """The key of a function and the kind of its arguments; ``None`` if it cannot be one."""
     key = (fn, tuple(Like.of(leaf) for leaf in trees.leaves(args)))
     try:
         hash(key)
@@ -255,7 +255,7 @@ def _key(fn: Any, args: tuple[Any, ...]) -> Any:
 
 
 def _check_like(value: State, like: State | None, lanes: int) -> None:
-    """Raises if values have changed from one call to the next: the others wait for what they were."""
+    """Raises if shapes or dtypes differ from those of the last call, which the others expect."""
     if any(leaf.shape[:1] != (lanes,) for leaf in trees.leaves(value)):
         shapes = [tuple(leaf.shape) for leaf in trees.leaves(value)]
         raise ValueError(f"the right-hand side gave values of shapes {shapes} for {lanes} lanes; expected one for each")

@@ -1,4 +1,4 @@
-"""Messages between the processes of a run: they come in while each computes, and no process waits that has work."""
+"""Messages between the processes of a run: they arrive in the background, and no process with work waits."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from parareal._core.arrays import Bools, Floats, Ints
 from parareal._core.trees import State
 from parareal.distributed._process_group import Link, as_bytes
 
-_TAG = 2412  # of messages, so that they do not meet those of somebody else
-_PATIENCE = timedelta(days=30)  # a message may take as long as the work before it; who needs it has a limit of his own
+_TAG = 2412  # tag of messages, so that they are not mixed up with those of other code
+_PATIENCE = timedelta(days=30)  # a message may take as long as the work before it; the receiver has a limit of its own
 
 
-_UNREAD = 8  # sends to one process that may be under way: four messages, more than one iteration has
+_UNREAD = 8  # most pending sends to one process: four messages, more than one iteration has
 
 
 class Kind(IntEnum):
-    """What a message is about."""
+    """The kind of a message."""
 
     BOUNDARY = 0  # the next iterate at the receiver's left boundary
-    FIGURES = 1  # what a block's boundaries have moved by
+    FIGURES = 1  # the moves of the boundaries of a block
     DECISION = 2  # which systems continue
-    FAILED = 3  # somebody has raised, or got a signal: all meet to hear what
+    FAILED = 3  # a process has raised, or received a signal: all exchange the reason
     BYE = 4  # the last message
-    LOST = 5  # a process is gone, as its reader has noticed, or as somebody says who has
+    LOST = 5  # a process is lost, as its reader has noticed, or as another process reports
 
 
 class Message(NamedTuple):
-    """What has come.
+    """A message that has arrived.
 
     Attributes:
-        kind: What it is about.
-        source: The rank that has sent it.
-        number: Of the iteration that it belongs to.
-        clock: Rounds that its sender had made.
+        kind: Its kind.
+        source: The rank of the sender.
+        number: The iteration that it belongs to.
+        clock: Rounds of the sender so far.
         content: Bytes, uint8.
     """
 
@@ -83,20 +83,20 @@ class Mailbox:
             thread.start()
 
     def send(self, to: int, kind: Kind, number: int = 0, clock: int = 0, content: Tensor | None = None) -> None:
-        """Sends a message and does not wait until it has come."""
+        """Sends a message without waiting for its arrival."""
         size = 0 if content is None else len(content)
         self.sent[kind] += size
         for part in (torch.tensor([kind, number, clock, size]), content):
             if part is not None and len(part):
                 work = dist.isend(part, group=self._link.control, group_dst=to, tag=_TAG)
-                self._under_way[to].append((work, part))  # kept until it is there
+                self._under_way[to].append((work, part))  # kept until it has arrived
         while len(self._under_way[to]) > _UNREAD:
             self._link.wait(self._under_way[to].popleft()[0])
 
     def tell_all(
         self, kind: Kind, number: int = 0, clock: int = 0, content: Tensor | None = None, quietly: bool = False
     ) -> None:
-        """Sends a message to all readers; ``quietly`` where some may be gone."""
+        """Sends a message to all readers; ``quietly`` if some may be lost."""
         for rank in self._readers:
             try:
                 self.send(rank, kind, number, clock, content)
@@ -105,14 +105,14 @@ class Mailbox:
                     raise
 
     def take(self, seconds: float = 0.0) -> Message | None:
-        """The next message, waited for as long as told; ``None`` where none has come."""
+        """The next message, after waiting at most ``timeout``; ``None`` if there is none."""
         try:
             return self._arrived.get(timeout=seconds) if seconds else self._arrived.get_nowait()
         except queue.Empty:
             return None
 
     def close(self, quietly: bool = False) -> None:
-        """Says goodbye, and waits until the others have; ``quietly`` where they may be gone, and are not waited for."""
+        """Sends the last message, and waits for those of the others; ``quietly`` if they may be lost: no waiting."""
         self.tell_all(Kind.BYE, quietly=quietly)
         if self._link.gone:
             return
@@ -143,7 +143,7 @@ class Mailbox:
                     return
                 self._arrived.put(Message(Kind(kind), source, number, clock, content))
         except RuntimeError as error:
-            with suppress(Exception):  # the interpreter may be going down
+            with suppress(Exception):  # the interpreter may be shutting down
                 self._arrived.put(Message(Kind.LOST, source, 0, 0, as_text(error)))
 
 
@@ -170,11 +170,11 @@ def unpack(content: Tensor) -> list[np.ndarray[Any, Any]]:
 
 
 class BlockFigures(NamedTuple):
-    """What a block's boundaries have moved by in an iteration.
+    """The moves of the boundaries of a block in an iteration.
 
     Attributes:
-        grid: Figures of each slice's right boundary, ``(M, B, 1 + C)``.
-        moved: Systems, slices, iterates, whether final, ``(P,)`` each, and their figures, ``(P, C)``.
+        grid: Figures of each slice's right boundary, ``(M, end - start, 1 + C)``.
+        moved: Systems, slices, iterates, whether final, ``(V,)`` each, and their figures, ``(V, C)``.
         finite: Whether the states at the frontiers are, ``(M,)``.
         frontier: ``(M,)``.
     """

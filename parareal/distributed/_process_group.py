@@ -1,7 +1,7 @@
-"""One process among those of a run: how each tells the others that all is well, and hands over its lanes of a round.
+"""One process among those of a run: it exchanges its status and its lanes of a round with the others.
 
-Every exchange of states is preceded by a word from each process, two small numbers on the host. So a process that has
-raised is not waited for: all learn of it at the same point, and all raise.
+Before every exchange of states each process sends its status, two small numbers on the host. So nobody waits for a
+process that has raised: all learn of it at the same point, and all raise.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.scopes import add_note
 from parareal._core.trees import State
 from parareal.distributed._round_messages import Mail
 
@@ -25,11 +26,11 @@ _FAILED = 1 << 10  # above every number of a signal
 
 
 class RankError(RuntimeError):
-    """Another process of the run has raised, or is gone.
+    """Another process of the run has raised, or is lost.
 
     Attributes:
         rank: Which one, as a rank of the run's group; ``None`` where that is not known.
-        solution: What was computed until then, the partial `Solution`, where there is any.
+        solution: The partial `Solution`, if there is any.
     """
 
     def __init__(self, message: str, rank: int | None = None) -> None:
@@ -39,7 +40,7 @@ class RankError(RuntimeError):
 
 @dataclass(frozen=True)
 class _Report:
-    """How a process came to raise."""
+    """The exception of a process, as text."""
 
     what: str
     text: str
@@ -47,7 +48,7 @@ class _Report:
 
 @dataclass(frozen=True)
 class Like:
-    """What a tensor of lanes looks like, whatever their number."""
+    """Shape and dtype of a tensor of lanes, without their number."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -63,18 +64,18 @@ class Link:
 
     Args:
         group: A process group, a device mesh of one dimension, or ``None`` for the default group.
-        timeout: Seconds after which a process that does not answer is given up.
-        name: Who asks, for the texts of errors.
+        timeout: Seconds after which a process that does not answer counts as lost.
+        name: The executor or schedule, for errors.
 
     Attributes:
         rank: Number of this process in the group.
         size: Number of processes.
-        signal: Number of a signal that this process has got and the others shall hear of; 0 for none.
-        sent: Bytes of states handed to others so far; one that goes to all others counts once for each.
-        control: A group of the same processes that carries what lies on the host.
-        mail: Messages of the round under way.
-        over: The others know that this process has raised, or cannot be asked any more.
-        gone: They cannot be asked: some process has died, or has not answered in time.
+        signal: Number of a signal that this process has received and must report; 0 for none.
+        sent: Bytes of states sent so far; a state that goes to all others counts once for each.
+        control: A group of the same processes for data on the host.
+        mail: Messages of the current round.
+        over: The others know that this process has raised, or cannot be reached any more.
+        gone: They cannot be reached: some process has died, or has not answered in time.
     """
 
     def __init__(self, group: Any, timeout: float, name: str) -> None:
@@ -105,11 +106,11 @@ class Link:
     # --- words ------------------------------------------------------------------------------------------------------
 
     def settle(self, error: BaseException | None = None, flag: bool = False) -> bool:
-        """Hears from every process; returns whether ``flag`` is set on any.
+        """Exchanges the status of all processes; returns whether ``flag`` is set on any.
 
         Raises:
-            RankError: Another process has come with an ``error``, or is gone.
-            KeyboardInterrupt, SystemExit: Some process has got a signal.
+            RankError: Another process has an ``error``, or is lost.
+            KeyboardInterrupt, SystemExit: Some process has received a signal.
             BaseException: ``error`` itself.
         """
         if self.over:
@@ -119,15 +120,15 @@ class Link:
         return self.heard(*self.ask(error, flag), error)
 
     def ask(self, error: BaseException | None, flag: bool = False) -> tuple[Tensor, Any]:
-        """Begins to hear from every process: what `heard` takes."""
-        # The largest number wins: a failure tells more than a signal, and any of them more than that all is well.
+        """Starts the exchange that `heard` completes."""
+        # The largest number wins: a failure outranks a signal, and both outrank success.
         seen = torch.tensor([_FAILED if error is not None else self.signal, flag], dtype=torch.int32)
         if self.size == 1:
             return seen, None
         return seen, dist.all_reduce(seen, dist.ReduceOp.MAX, group=self.control, async_op=True)
 
     def heard(self, seen: Tensor, work: Any, error: BaseException | None) -> bool:
-        """The rest of `settle`."""
+        """Completes the exchange of `settle`."""
         if work is not None:
             self.wait(work)
         worst, any_flag = seen.tolist()
@@ -136,13 +137,13 @@ class Link:
         return bool(any_flag)
 
     def tell(self, error: BaseException) -> None:
-        """Lets the others know that this process has raised, if they do not; what they have to say is not heard."""
+        """Reports to the others that this process has raised, if they do not know; ignores their status."""
         if not self.over:
             try:
                 self.settle(error)
             except BaseException as answer:
                 if answer is not error:
-                    error.add_note(f"The other processes could not be told: {answer}")
+                    add_note(error, f"The other processes could not be told: {answer}")
 
     def all(self, item: Any) -> list[Any]:
         """Small objects of all processes, in the order of their ranks."""
@@ -163,19 +164,19 @@ class Link:
         return items[0]
 
     def same(self, numbers: Tensor) -> Tensor:
-        """The numbers that the first process has, on all; they lie on the host."""
+        """The numbers of the first process, on all; they are on the host."""
         self.wait(dist.broadcast(numbers, group_src=0, group=self.control, async_op=True))
         return numbers
 
     def wait(self, work: Any) -> None:
-        """Waits for an exchange, but not forever."""
+        """Waits for an exchange, up to the timeout."""
         try:
             work.wait(self.timeout)
         except RuntimeError as error:
             raise self.lost(error) from error
 
     def lost(self, error: object) -> RankError:
-        """What to raise when others are gone."""
+        """The exception to raise when others are lost."""
         self.over = self.gone = True
         return RankError(
             f"rank {self.rank} of {self.size} lost the others: one is gone, or has not answered for "
@@ -184,7 +185,7 @@ class Link:
         )
 
     def _raise(self, worst: int, error: BaseException | None) -> NoReturn:
-        """All processes know that something is wrong with some: they say what, and all raise."""
+        """After a failure or signal of some processes: exchanges the reasons; all raise."""
         report = None
         if error is not None:
             text = "".join(traceback.format_exception(error))
@@ -194,10 +195,10 @@ class Link:
         try:
             self.mail.make_up(self.rank, mails)
             self.mail.end(self.wait)
-        except (RuntimeError, RankError):  # some process is gone meanwhile: what is known already is the one to see
+        except (RuntimeError, RankError):  # some process is lost meanwhile: the known error matters more
             self.gone = True
         if error is not None:
-            error.add_note(f"This was raised on rank {self.rank} of {self.size}.")
+            add_note(error, f"This was raised on rank {self.rank} of {self.size}.")
             raise error
         for rank, other in enumerate(reports):
             if other is not None:
@@ -221,13 +222,13 @@ class Link:
             )
 
     def gather(self, part: State, like: State, sizes: Sequence[int], device: torch.device) -> State:
-        """The lanes of all processes, put together.
+        """Collects the lanes of all processes.
 
         Args:
-            part: This process's lanes, leaves ``(sizes[rank], *state)``; not looked at where it has none.
-            like: What they look like, a tree of `Like`.
+            part: This process's lanes, leaves ``(sizes[rank], *state)``; ignored if it has none.
+            like: Shapes and dtypes, a tree of `Like`.
             sizes: How many each process has.
-            device: Where they lie.
+            device: Their device.
 
         Returns:
             Leaves ``(sum(sizes), *state)``.
@@ -266,7 +267,7 @@ class Link:
 
 
 def as_bytes(whole: Tensor) -> Tensor:
-    """The bytes of a contiguous tensor, in one dimension: any backend carries those, whatever the dtype."""
+    """The bytes of a contiguous tensor, in one dimension: every backend supports bytes."""
     return (torch.view_as_real(whole) if whole.is_complex() else whole).reshape(-1).view(torch.uint8)
 
 
@@ -275,7 +276,7 @@ _controls: dict[Any, Any] = {}
 
 
 def _control(group: Any) -> Any:
-    """A group of the same processes that exchanges what lies on the host."""
+    """A group of the same processes for data on the host."""
     devices = [pair.split(":")[0] for pair in dist.get_backend_config(group).split(",")]
     if "cpu" in devices:
         return group

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Bools
+from parareal._core.scopes import scope
 from parareal._core.trees import State
 from parareal.corrections._base import Correction
 from parareal.distributed._block_engine import BlockEngine
@@ -26,26 +26,26 @@ class RankPipeline(Schedule):
     """Pipelined Parareal over the processes of a group: each owns one block of neighbouring slices.
 
     Every process makes the same call of `solve` with the same arguments, in a script started by ``torchrun``, and every
-    one ends with the same `Solution`. The slices are dealt out in blocks as even as can be; processes beyond the number
-    of slices have none. What goes from process to process is the state at the boundary between two blocks, once in each
-    iteration until it is final, and beside it some numbers for each slice with which the first process decides who
-    continues. Nobody waits for a decision, or for anybody else, with fine solves: they start as soon as their input is
-    there. Boundaries move once it is known that the run continues, so that the result is that of `Barrier`, to
+    one ends with the same `Solution`. The slices are split into blocks as even as possible; processes beyond the number
+    of slices have none. In each iteration the state at the boundary between two blocks goes from process to process
+    until it is final, with some numbers for each slice, from which the first process decides which systems
+    continue. Fine solves do not wait for a decision or for another process: they start as soon as their input has
+    arrived. Boundaries move once it is known that the run continues, so that the result is that of `Barrier`, to
     rounding, whatever the number of processes. At the end, and with a ``checkpoint`` after each iteration, all states
     come together everywhere.
 
-    First guesses are computed by every process for itself, from the start of the grid to the end of its block, which
+    Every process computes first guesses for itself, from the start of the grid to the end of its block, which
     takes no longer than waiting for them. Rounds are those of the longest chain of calls through all processes;
     evaluations are the sum over all of them. Each evaluates its lanes with the ``executor`` of `solve`, a `Batched` or
-    `Serial`. A callback is called everywhere; what it returns counts on the first process. States are handed over
+    `Serial`. A callback is called everywhere; what it returns counts on the first process. States are sent
     through the memory of the host. Nothing is differentiated across processes. Which lanes share a call depends on when
-    messages come: a right-hand side with messages of its own, as a model split over processes has, belongs under
+    messages come: a right-hand side with messages of its own, as a model split over processes has, needs
     `Distributed`, where all processes make their calls in one order.
 
     Args:
         group: A process group; a `torch.distributed.device_mesh.DeviceMesh` of one dimension; or ``None`` for the
             default group.
-        timeout: Seconds after which a process that waits gives the others up: more than an iteration takes.
+        timeout: Seconds after which the others count as lost: more than an iteration takes.
 
     Raises:
         TypeError: ``timeout`` is not a number.
@@ -69,21 +69,21 @@ class RankPipeline(Schedule):
         check_timeout(self.timeout)
 
     def admit(self, progress: Progress) -> tuple[Bools, Bools]:
-        """Everything that is ready."""
+        """All lanes that are ready."""
         return progress.fine_ready, progress.coarse_ready
 
-    @contextmanager
+    @scope
     def joined(self, executor: Executor) -> Generator[Executor]:
         """An executor in a run of this schedule."""
         check_inner(executor, "executor beside schedule=pr.RankPipeline()")
         with linked(self.group, self.timeout, "pr.RankPipeline()") as link:
             with executor.joined() as local:
                 yield InBlock(link, local)
-            link.settle()  # nobody leaves before all have done
+            link.settle()  # no process leaves before all have finished
 
 
 class InBlock(Crew):
-    """How one process of a pipeline evaluates its lanes, and its engine."""
+    """The executor of one process of a pipeline, and its engine."""
 
     def __init__(self, link: Link, local: Executor) -> None:
         super().__init__(link, "pr.RankPipeline()")
@@ -96,10 +96,10 @@ class InBlock(Crew):
         return self._local.calls(lanes)
 
     def engine(self, make: Callable[..., Any], keep: str, **options: Any) -> BlockEngine:
-        """The engine of this process's block, in place of the one that ``make`` gives.
+        """The engine of the block of this process, in place of the one of ``make``.
 
         Raises:
-            ValueError: The run does not go by blocks.
+            ValueError: The run cannot be split into blocks.
         """
         correction: Correction = options["correction"]
         if keep == "all" or not options["dense"]:
@@ -110,8 +110,8 @@ class InBlock(Crew):
             )
         if correction.traits.mixing:
             raise ValueError(
-                f"{correction!r} looks at all boundaries together, and schedule=pr.RankPipeline() deals them out; "
-                "expected another correction, such as pr.Coarse or pr.Secant, or executor=pr.Distributed()"
+                f"{correction!r} looks at all boundaries together, and schedule=pr.RankPipeline() splits them "
+                "into blocks; expected another correction, such as pr.Coarse or pr.Secant, or executor=pr.Distributed()"
             )
         if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in trees.leaves(options["u0"])):
             raise ValueError(

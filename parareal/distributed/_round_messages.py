@@ -1,4 +1,4 @@
-"""Messages of one round between the processes of a run, and what is done about them where the run ends in its midst."""
+"""Messages of one round between the processes of a run, and how they are completed if the run ends in between."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_TAG = 2413  # of messages, so that they do not meet those of somebody else
+_TAG = 2413  # tag of messages, so that they are not mixed up with those of other code
 
 Sizes: TypeAlias = list[list[int]]
 
 
 class Mail:
-    """What goes to and comes from each of the others.
+    """The messages to and from each of the other processes.
 
-    A message that is waited for cannot be called off: to stop waiting closes the connection, and the group with it. So
-    where the run ends, processes say what each has begun to send and to receive, and every one makes up for what
-    the others still expect of it.
+    A pending receive cannot be cancelled: that would close the connection, and the group with it. So at the end of a
+    run processes exchange what each has begun to send and to receive, and every one completes what the others still
+    expect.
 
     Args:
         group: The processes.
@@ -30,7 +30,7 @@ class Mail:
         self._group = group
         self._sent: Sizes = [[] for _ in range(size)]
         self._awaited: Sizes = [[] for _ in range(size)]
-        self._works: list[tuple[Any, Tensor]] = []  # with what is being sent or filled, which must live as long
+        self._works: list[tuple[Any, Tensor]] = []  # with the buffer, which must live as long
 
     def receive(self, raw: Tensor, source: int) -> None:
         """Begins to receive bytes from a rank."""
@@ -45,7 +45,7 @@ class Mail:
         self._works.append((work, raw))
 
     def end(self, wait: Callable[[Any], None]) -> None:
-        """All of it has come and gone."""
+        """Waits until all messages are complete."""
         for work, _ in self._works:
             wait(work)
         self._works.clear()
@@ -54,11 +54,11 @@ class Mail:
 
     @property
     def under_way(self) -> tuple[Sizes, Sizes]:
-        """Sizes of what is on its way to each rank, and of what is awaited from each, in order."""
+        """Sizes of pending messages to each rank, and from each rank, in order."""
         return self._sent, self._awaited
 
     def make_up(self, rank: int, everyone: Sequence[tuple[Sizes, Sizes]]) -> None:
-        """Sends and receives what the others still expect, so that nothing is left on its way for a later run.
+        """Sends and receives what the others still expect, so that no message is left for a later run.
 
         Args:
             rank: This process.

@@ -1,7 +1,7 @@
 """The engine: it starts lanes, plays rounds, and decides after each iteration which systems continue.
 
-A batch of samples is solved as so many independent systems whose lanes share the rounds. Every system has its own
-frontier, iteration and end.
+Each sample of a batch is a system of its own: all systems share the rounds, but each has its own frontier, iteration
+count and end.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from parareal.engine._measure import Figures, figures, measured
 from parareal.engine._parts import Parts
 from parareal.engine._readiness import some
 from parareal.engine._rounds import Counters, play_round
-from parareal.engine._states import Setup
+from parareal.engine._states import First, Setup
 from parareal.engine._update import Iterates
 from parareal.executors._base import Executor
 from parareal.grid._mesh import Mesh, Span
@@ -50,20 +50,20 @@ class Engine:
         max_iterations: Most iterations; never more than N.
         dense: Whether states behind the frontier are kept.
         block: The slices that are worked on here, from the first to before the last; ``None`` for all.
-        given: First iterates in place of guesses, leaves ``(M * (N + 1), *state)``.
+        given: First iterates in place of guesses.
 
     Attributes:
         parts: What the run is made of.
-        state: Where it stands: the engine and its `Iterates` alone write to it.
-        iterates: The states, and what moves them.
-        stopping: The stopping rule at work.
-        counters: What was spent.
+        state: The run state; only the engine and its `Iterates` write to it.
+        iterates: The states at the boundaries, and their updates.
+        stopping: The state of the stopping rule.
+        counters: Cost of the run so far.
         fine: Fine lanes.
         coarse: Coarse lanes; ``None`` for corrections without a propagator.
     """
 
     holds_all = True
-    """Whether what this process has is the whole run, and not a block of it."""
+    """Whether this process holds the whole run, and not a block of it."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Engine:
         max_iterations: int | None,
         dense: bool = True,
         block: tuple[int, int] | None = None,
-        given: State = None,
+        given: First | None = None,
     ) -> None:
         one, slices = trees.one(u0, 0), grid.num_slices
         problem = problem.bind(one, grid, fine)
@@ -99,13 +99,16 @@ class Engine:
         )
         device, coarse = trees.leaves(u0)[0].device, correction.traits.propagator
         self.state = RunState.new(systems, slices, max_iterations, coarse is not None)
-        setup = Setup(correction, u0, grid.edges.to(device), dense, stop.uses_growth, schedule.guess, given, empty)
+        guess = schedule.guess if given is None or given.guess is None else given.guess
+        given = None if given is None or given.states is None else given
+        setup = Setup(correction, u0, grid.edges.to(device), dense, stop.uses_growth, guess, given, empty)
         self.iterates = Iterates(self.state, setup.layout(slices, width, block), setup)
         self.counters = Counters()
         tangents, places = correction.traits.carries, systems * slices
         stepped = correction.lifted(problem) if tangents else problem
         mesh = Mesh.build(grid, fine.steps, device)
-        self.fine = ActiveLanes(stepped, fine, mesh, carries_history=empty is not None, places=places)
+        carrier = correction.carrier(fine) if tangents else fine
+        self.fine = ActiveLanes(stepped, carrier, mesh, carries_history=empty is not None, places=places)
         self.fine.final = self._from_final
         self.coarse: ActiveLanes | None = None
         if coarse is not None:
@@ -120,7 +123,7 @@ class Engine:
             executor=executor,
             stop=stop,
             lift=correction.lift if tangents else None,
-            tangents=tangents,
+            tangents=0 if fine.traits.implicit else tangents,  # implicit lanes count what they carry themselves
             windowed=windowed,
             carries_history=empty is not None,
             shares_first_stage=first is not None and first == self.fine.method.first_function,
@@ -136,17 +139,17 @@ class Engine:
         """Coarse lanes, if there are any, and fine ones."""
         return [self.fine] if self.coarse is None else [self.coarse, self.fine]
 
-    # --- what a run asks of its engine: `BlockEngine` answers otherwise -----------------------------------------------
+    # --- called by a run; `BlockEngine` overrides these ---------------------------------------------------------------
 
     def begin(self) -> None:
-        """Makes what guesses cost nothing."""
+        """Makes the first guesses that need no evaluation."""
         self.iterates.update(wait=False)
 
     def advance(self) -> tuple[Ints, Floats]:
         """Continues until some systems complete an iteration, and decides about them.
 
         Returns:
-            Their numbers ``(D,)`` and the increments of their slices ``(D, N)``.
+            Their numbers ``(Q,)`` and the increments of their slices ``(Q, N)``.
         """
         while True:
             self._start_lanes()
@@ -155,8 +158,8 @@ class Engine:
                 if not (played or any(lanes.may_arrive for lanes in self.propagators)):
                     raise RuntimeError(self._stuck())
             # New values can make a boundary both readable (a lane should start from it) and writable (it should be
-            # updated): start those lanes first, then update. A window is filled up once it is decided how far it
-            # slides, unless guesses come in one by one.
+            # updated): start those lanes first, then update. Slices enter a window after the decision how
+            # far it slides, unless guesses arrive one by one.
             guessing = not self.parts.windowed or self.iterates.layout.guess_waits
             if self.iterates.update(guessing=guessing):
                 self._start_lanes()
@@ -172,18 +175,18 @@ class Engine:
             self.state.end(system, status)
 
     def close(self) -> None:
-        """Ends the lanes that are still under way."""
+        """Ends all active lanes."""
         for lanes in self.propagators:
             lanes.close()
 
     def together(self) -> None:
-        """Where several processes have a part of the run each: brings it together; here there is nothing to do."""
+        """Collects the states of all processes; one process has nothing to collect."""
 
     def finish(self) -> None:
-        """The run has come to its end."""
+        """Called at the end of the run."""
 
     def fail(self, error: BaseException) -> None:
-        """An exception ends the run here; where there are other processes, they hear of it."""
+        """Called when an exception ends the run; other processes are informed."""
 
     @property
     def spent(self) -> tuple[int, int]:
@@ -192,9 +195,9 @@ class Engine:
 
     @property
     def coarse_evaluations(self) -> int:
-        """Those of the correction: of its propagator, or directional derivatives."""
+        """Evaluations for the correction: of its propagator, or directional derivatives."""
         own = 0 if self.coarse is None else self.coarse.evaluations
-        return self.parts.tangents * self.fine.evaluations + own
+        return self.parts.tangents * self.fine.evaluations + self.fine.carried + own
 
     # --- lanes start and arrive -------------------------------------------------------------------------------------
 
@@ -203,7 +206,7 @@ class Engine:
         left = self.state.current[:, :-1]
         fine_ready = live & (left > lanes.fine_started)
         fine_ready[:, : layout.start] = False
-        if self.parts.shares_first_stage:  # the value comes with the coarse lane: to ask again would cost an evaluation
+        if self.parts.shares_first_stage:  # the coarse lane brings this value: another request would cost an evaluation
             fine_ready &= lanes.first_stage == left
         none = None if self.coarse is not None else np.zeros_like(live)
         progress = Progress(
@@ -227,7 +230,7 @@ class Engine:
         system, n = mask.nonzero()
         ids, iterate = system * layout.slices + n, it.note_started(mask, started)
         rows = parts.rows_of(system, layout.device)
-        # A copy: a later iterate's value may come in while lanes still have this one as a stage of their step.
+        # A copy: the value of a later iterate may arrive while lanes still use this one as a stage of their step.
         shared = lanes is self.fine and parts.shares_first_stage
         first = it.rings.first_stage.take(ids, iterate) if shared else None
         u = it.rings.u.take(ids + system, iterate)
@@ -238,7 +241,7 @@ class Engine:
         lanes.launch(ids + it.live.size * iterate, n, u, rows, first)
 
     def _collect(self) -> bool:
-        """Stores what has arrived; returns whether anything has."""
+        """Stores the results of lanes that have arrived; returns whether there were any."""
         rings, lanes = self.iterates.rings, self.state.lanes
         brought: list[Any] = []
         if self.fine.may_arrive:
@@ -253,13 +256,13 @@ class Engine:
         return any(arrivals for arrivals, _, _ in brought)
 
     def _drop_overtaken(self) -> None:
-        """Lanes that a final one has overtaken may take long: they are not waited for."""
+        """Drops lanes that a lane from a final state has overtaken: nobody waits for them, and they may take long."""
         for lanes in self.propagators:
             if lanes.queue is not None:
                 lanes.drop(self.iterates.live.reshape(-1))
 
     def _from_final(self, tickets: Ints) -> Bools:
-        """Which fine lanes started from states that are final."""
+        """Which fine lanes started from final states."""
         iterate, place = np.divmod(tickets, self.iterates.live.size)
         system, n = np.divmod(place, self.iterates.layout.slices)
         return (n == self.state.frontier[system]) & (iterate == self.state.current[system, n])
@@ -278,32 +281,32 @@ class Engine:
     # --- decisions ----------------------------------------------------------------------------------------------
 
     def _reached(self) -> Ints:
-        """What grows with an iteration, ``(M,)``: the number of the last boundary's iterate, or a window's frontier."""
+        """Rises with each iteration, ``(M,)``: the iterate of the last boundary, or the frontier of a window."""
         return self.state.frontier if self.parts.windowed else self.state.current[:, self.iterates.layout.end]
 
     def _decided(self) -> Ints:
-        """What `_reached` was at the last decision, ``(M,)``."""
+        """The value of `_reached` at the last decision, ``(M,)``."""
         return self.state.settled if self.parts.windowed else self.state.counted
 
     def _decide(self, complete: Ints) -> Floats:
-        """Stops systems, and moves their frontiers, after an iteration; returns increments ``(D, N)``."""
+        """Stops systems, and moves their frontiers, after an iteration; returns increments ``(Q, N)``."""
         measured_now, finite = self._measure(complete)
         return self._conclude(complete, measured_now, finite, self.state.frontier[complete])
 
     def _measure(self, complete: Ints) -> tuple[Figures, Bools]:
-        """Increments and the C figures of the rule, and whether frontiers are finite."""
+        """Increments and the C figures of the rule, and whether the states at the frontiers are finite."""
         last = None if self.parts.windowed else self._reached()
         place, numbers, final, changes = self.iterates.changes.take(complete, last)
         values, finite = measured(self.parts.stop, changes, self.iterates.at_frontier(complete), self.parts.executor)
-        # In a window figures are zero where nothing is computed any more, and NaN where nothing was computed yet.
+        # In a window, figures are zero behind the frontier, and NaN where nothing was computed yet.
         layout = self.iterates.layout
         unknown = layout.n >= self.state.settled[complete, None] if self.parts.windowed else None
         return figures(values, complete, place, numbers, final, unknown, layout.slices), finite
 
     def _conclude(self, complete: Ints, seen: Figures, finite: Bools, frontier: Ints) -> Floats:
-        """What follows from the figures of an iteration, in which frontiers have moved as given, ``(D,)``."""
+        """Decides from the figures of an iteration; ``frontier`` is where the frontiers are now, ``(Q,)``."""
         state = self.state
-        state.iteration[complete] += 1  # not before all is measured: Ctrl-C often comes while the device is waited for
+        state.iteration[complete] += 1  # after the measurement: Ctrl-C often comes while the host waits for the device
         before = state.settled[complete]
         accepted = state.accepted[complete]
         row, n, number, final, values = seen.moved
@@ -313,9 +316,9 @@ class Engine:
         decision = self.stopping.decide(Seen(complete, seen.grid[..., 1:-2], *moved, before, frontier, iteration))
         if decision.error is not None:
             state.errors[complete] = decision.error
-        # What lies behind an accepted boundary is no more proven than it is.
+        # A boundary to the right of an accepted one is not proven either.
         state.proven[complete] = np.where(accepted, state.proven[complete], frontier)
-        # In this order: with Ctrl-C in between, an accepted frontier must not be taken for a proven one.
+        # In this order: after Ctrl-C in between, an accepted frontier must not count as a proven one.
         state.settled[complete] = np.maximum(frontier, decision.accepted)
         state.frontier[complete] = state.settled[complete]
         state.counted[complete] = state.current[complete, self.iterates.layout.end]
@@ -325,18 +328,18 @@ class Engine:
         return seen.grid[..., 0]
 
     def _note_residuals(self, system: Ints, n: Ints, final: Bools, values: Floats) -> None:
-        """What the changes of an iteration show of boundaries: a final one is what the fine propagator makes of it."""
+        """Records the relative defects of the boundaries that have moved; that of a final one is zero."""
         defect, size = values[:, -2], values[:, -1]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             relative = np.where(final | (defect == 0), 0.0, defect / size)
         self.state.residuals[system, n] = relative
 
     def _after_decision(self) -> None:
-        """Frontiers have moved, and systems have ended: lanes that nobody wants any more are left."""
+        """After frontiers have moved or systems have ended: drops the lanes that are no longer needed."""
         it = self.iterates
         it.look()
         if self.parts.windowed:
-            it.update(wait=False)  # first guesses for the slices that have come into the window
+            it.update(wait=False)  # first guesses for the slices that have entered the window
         for lanes in self.propagators:
             lanes.drop(it.live.reshape(-1))
         self.fine.hasten()

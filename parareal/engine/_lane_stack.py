@@ -1,4 +1,4 @@
-"""Lanes between two steps, as one stack: whatever their slices, they are stepped together."""
+"""Lanes between two steps, stacked so that they are stepped together, whatever their slices."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
+from parareal._core.host import index_to
 from parareal._core.trees import State
 
 
@@ -20,8 +21,8 @@ class Lanes:
     Attributes:
         ids: Their tickets, ``(L,)``: a place plus the number of places times that of the iterate they started from.
         left: Steps they have still to make, ``(L,)``.
-        at: Index of their present time in the mesh, ``(L,)``.
-        t: Their present time, float64, ``(L,)``.
+        at: Index of their current time in the mesh, ``(L,)``.
+        t: Their current time, float64, ``(L,)``.
         u: Their states, leaves ``(L, *state)``.
         rows: Per-sample data of their samples, or ``None``.
         fresh: Whether they are at the left boundary of their slice, ``(L,)``.
@@ -31,7 +32,7 @@ class Lanes:
 
     ids: Ints
     left: Ints
-    at: Tensor
+    at: Ints
     t: Tensor
     u: State
     rows: State
@@ -39,18 +40,18 @@ class Lanes:
     number: Ints | None = None
 
     def __getitem__(self, mask: Bools) -> Lanes:
-        index = torch.from_numpy(mask.nonzero()[0]).to(self.t.device)
+        index = index_to(self.t.device, mask.nonzero()[0])
         u, rows = trees.lanes(self.u, index), None if self.rows is None else trees.lanes(self.rows, index)
         number = None if self.number is None else self.number[mask]
-        return Lanes(self.ids[mask], self.left[mask], self.at[index], self.t[index], u, rows, self.fresh[mask], number)
+        return Lanes(self.ids[mask], self.left[mask], self.at[mask], self.t[index], u, rows, self.fresh[mask], number)
 
 
 def merged(parts: list[Lanes]) -> Lanes:
-    """All of them as one stack."""
+    """Joins stacks into one."""
     return Lanes(
         ids=np.concatenate([part.ids for part in parts]),
         left=np.concatenate([part.left for part in parts]),
-        at=torch.cat([part.at for part in parts]),
+        at=np.concatenate([part.at for part in parts]),
         t=torch.cat([part.t for part in parts]),
         u=trees.cat([part.u for part in parts]),
         rows=None if parts[0].rows is None else trees.cat([part.rows for part in parts]),

@@ -1,21 +1,22 @@
 """Active lanes: one propagator carries many slices at once, a round at a time.
 
-Lanes at the same stage of a step form a stage group and are stepped by one generator, whichever slice they belong to
-and whenever they started, so that the work in Python does not grow with the number of lanes.
+Lanes at the same stage of a step form a stage group, which one generator steps, whatever their slices and iterates. So
+the work in Python does not grow with the number of lanes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
 from parareal._core.arrival_queue import Final, Queue
+from parareal._core.host import index_to
 from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
 from parareal.engine._lane_stack import Lanes, merged
@@ -30,15 +31,15 @@ class StageGroup:
     """Lanes in the middle of one step, waiting for the value of ``request``.
 
     Attributes:
-        final: All of them started from final states, of methods whose number of calls varies.
-        value: What was asked for, where it is there already and took several rounds.
-        due: The round from which it counts as there, if so.
-        gone: Lanes that have made this step in another group before; ``None`` for none.
+        final: Whether all of them started from final states; used only for methods whose number of calls varies.
+        value: The requested value, if it has been computed and takes several rounds.
+        due: The round in which it arrives, if so.
+        gone: Lanes that have already made this step in another group; ``None`` for none.
     """
 
     owner: ActiveLanes
     lanes: Lanes
-    at1: Tensor
+    at1: Ints
     t1: Tensor
     stages: Stages
     request: tuple[Any, ...] = ()
@@ -49,7 +50,7 @@ class StageGroup:
     gone: Bools | None = None
 
     def resume(self, value: State) -> None:
-        """Continues with the value asked for, up to the next request or to the end of the step."""
+        """Continues with the requested value, up to the next request or the end of the step."""
         if self.at_left_boundary and self.owner.method.keep_first:
             self.owner.keep_first(self.lanes, value)
         self.at_left_boundary, self.value, self.due = False, None, None
@@ -83,8 +84,8 @@ class Method:
         integrator: The propagator.
         mesh: The points that it visits.
         keep_first: Whether values of the right-hand side at left boundaries are kept.
-        carries_history: Whether states come and go with the history of a multistep method, which begins anew otherwise.
-        first_function: The function that a step asks for first at the very state it is given, if it says so.
+        carries_history: Whether states carry the history of a multistep method, which restarts in each slice otherwise.
+        first_function: The function that a step requests first, at the state it starts from, if the method declares it.
     """
 
     problem: Any
@@ -94,22 +95,28 @@ class Method:
     carries_history: bool = False
     first_function: Any = None
 
+    @cached_property
+    def apart(self) -> bool:
+        """Whether each lane asks for a number of values of its own; read once."""
+        return self.integrator.traits.apart
+
     @property
     def multistep(self) -> Multistep | None:
-        """The propagator, where it is a multistep method."""
+        """The propagator, if it is a multistep method."""
         return self.integrator if isinstance(self.integrator, Multistep) else None
 
 
 class ActiveLanes:
-    """All lanes of one propagator that are under way.
+    """All active lanes of one propagator.
 
     Attributes:
         method: The propagator.
-        queue: Where lanes wait for those of their place that started before; ``None`` where none overtakes another.
-        arrived: Finished lanes, as ``(ids, states at the right boundary)``; whoever takes them empties the list.
+        queue: Where lanes wait for earlier ones of their place; ``None`` if none can overtake another.
+        arrived: Finished lanes, as ``(ids, states at the right boundary)``; taking them empties the list.
         first: Values of the right-hand side at left boundaries, as ``(ids, values)``, when ``keep_first``.
         groups: Lanes waiting for a value.
         evaluations: Those of the right-hand side so far.
+        carried: Directional derivatives so far that came in addition, for what lanes carry beside the state.
         final: Which lanes started from final states, if anybody knows. Where the number of calls varies, these share
             groups only with lanes that the sequential run steps together with them: they never wait for others, some
             of which may come from bad iterates and take long. So a run takes no more rounds than the sequential one.
@@ -119,7 +126,7 @@ class ActiveLanes:
         integrator: The propagator.
         mesh: The points that it visits.
         keep_first: Whether ``first`` is kept.
-        carries_history: Whether states come and go with the history of a multistep method.
+        carries_history: Whether states carry the history of a multistep method.
         places: Number of places: ``ids`` are a place plus a multiple of it.
     """
 
@@ -138,18 +145,18 @@ class ActiveLanes:
         self.arrived: list[tuple[Ints, State]] = []
         self.first: list[tuple[Ints, State]] = []
         self.groups: list[StageGroup] = []
-        self.evaluations = 0
+        self.evaluations = self.carried = 0
         self.final: Final | None = None
         self._restarted: list[int] = []  # ids of lanes that are in two groups
         self._between_steps: list[Lanes] = []
         self._wanted: Bools | None = None
 
     def launch(self, ids: Ints, slices: Ints, u: State, rows: State, first: State = None) -> None:
-        """Lanes start from the left boundaries of ``slices``; ``first`` is the right-hand side there, if known."""
+        """Starts lanes from the left boundaries of ``slices``; ``first`` is the right-hand side there, if known."""
         if self.queue is not None:
             self.queue.started(ids)
         mesh, multistep, number = self.method.mesh, self.method.multistep, None
-        at, count = torch.from_numpy(mesh.start[slices]).to(mesh.points.device), mesh.count
+        at, count = mesh.start[slices], mesh.count
         if multistep is not None:
             if self.method.carries_history:
                 number = np.stack([count.cumsum()[slices] - count[slices], np.full(len(ids), count.sum())], 1)
@@ -159,30 +166,30 @@ class ActiveLanes:
         elif (kept := self.method.integrator.begin_slice(self.method.problem, u)) is not None:
             u = Carried(u, kept)
         fresh = np.ones(len(ids), dtype=bool)
-        lanes = Lanes(ids, count[slices], at, mesh.points.index_select(0, at), u, rows, fresh, number)
+        lanes = Lanes(ids, count[slices], at, mesh.times(at), u, rows, fresh, number)
         if first is None:
             self._between_steps.append(lanes)
         else:
             self._begin(lanes, first)
 
     def drop(self, wanted: Bools) -> None:
-        """Lanes whose place, ``ids % len(wanted)``, is not wanted any more make no further step."""
+        """Drops lanes whose place, ``ids % len(wanted)``, is not ``wanted``: they make no further step."""
         under_way = bool(self._between_steps or self.groups)
         self._wanted = wanted if under_way else None
-        if self.queue is not None:  # a step may take long: it is not waited for
+        if self.queue is not None:  # do not wait for a step that may take long
             unwanted = [group for group in self.groups if not wanted[group.lanes.ids % len(wanted)].any()]
             for group in unwanted:
                 group.stages.close()
             self.groups = [group for group in self.groups if group not in unwanted]
 
     def close(self) -> None:
-        """Ends all lanes: solvers of other libraries wait in threads."""
+        """Ends all lanes, and with them the threads in which solvers of other libraries wait."""
         for group in self.groups:
             group.stages.close()
         self.groups, self._between_steps = [], []
 
     def begin_steps(self) -> list[StageGroup]:
-        """Every lane between two steps begins the next; returns all groups, each with its request."""
+        """Starts the next step of every lane between two steps; returns all groups, each with its request."""
         while self._between_steps:
             waiting, self._between_steps = self._between_steps, []
             if self._wanted is not None:
@@ -195,16 +202,16 @@ class ActiveLanes:
         return self.groups
 
     def keep_first(self, lanes: Lanes, value: State) -> None:
-        """Keeps the right-hand side at the left boundaries of those lanes that have just started."""
+        """Keeps the right-hand side at the left boundaries of lanes that have just started."""
         fresh = np.count_nonzero(lanes.fresh)
         if fresh == len(lanes.ids):
             self.first.append((lanes.ids, value))
         elif fresh:
-            index = torch.from_numpy(lanes.fresh.nonzero()[0]).to(lanes.t.device)
+            index = index_to(lanes.t.device, lanes.fresh.nonzero()[0])
             self.first.append((lanes.ids[lanes.fresh], trees.lanes(value, index)))
 
     def step_done(self, group: StageGroup, u: State) -> None:
-        """The lanes of a group have made one step: they arrive, or wait for the next."""
+        """After a step of a group: its lanes arrive, or wait for the next step."""
         lanes = group.lanes
         if self._restarted:
             lanes, u = self._first_through(group, u)
@@ -227,9 +234,9 @@ class ActiveLanes:
         self._between_steps.append(lanes)
 
     def hasten(self) -> None:
-        """Lanes that turn out to have started from final states leave the group that they share with others.
+        """Restarts lanes whose start has become final meanwhile in a group of their own.
 
-        They begin the step anew in a group of their own, and stay in the old one: whichever is through first counts.
+        They stay in the old group as well, and the first group to make the step counts.
         """
         if self.queue is None or self.final is None:
             return
@@ -243,10 +250,10 @@ class ActiveLanes:
                 self._begin(lanes)
 
     def _first_through(self, group: StageGroup, u: State) -> tuple[Lanes, State]:
-        """Lanes of a group that has made its step, with their states: those that no other group has brought through."""
+        """Lanes of a group after its step, without those that another group has stepped before."""
         lanes = group.lanes
         if group.gone is not None:
-            here = torch.from_numpy((~group.gone).nonzero()[0]).to(lanes.t.device)
+            here = index_to(lanes.t.device, (~group.gone).nonzero()[0])
             lanes, u = lanes[~group.gone], trees.lanes(u, here)
         through = lanes.ids[np.isin(lanes.ids, self._restarted)]
         if len(through):
@@ -261,14 +268,14 @@ class ActiveLanes:
 
     @property
     def may_arrive(self) -> bool:
-        """Whether there may be something to take out."""
+        """Whether lanes may have arrived."""
         return bool(self.arrived) or (self.queue is not None and bool(self.queue.kept))
 
     def take_arrived(self, final: Final | None = None) -> list[tuple[Ints, State]]:
-        """Takes out the lanes that have arrived, those of one place in the order in which they started.
+        """Removes and returns the lanes that have arrived, those of one place in the order of their start.
 
         Args:
-            final: Which lanes started from a final state, and need no others of their place before them.
+            final: Which lanes started from a final state, and need not wait for earlier ones of their place.
         """
         arrived, self.arrived = self.arrived, []
         return arrived if self.queue is None else self.queue.in_order(arrived, final)
@@ -283,30 +290,30 @@ class ActiveLanes:
             if chosen.all():
                 self._start_group(lanes, first)
             else:
-                index = torch.from_numpy(chosen.nonzero()[0]).to(lanes.t.device)
+                index = index_to(lanes.t.device, chosen.nonzero()[0])
                 self._start_group(lanes[chosen], None if first is None else trees.lanes(first, index))
 
     def _keys(self, lanes: Lanes) -> Ints | None:
-        """Lanes with different keys shall not share a group; ``None`` where all may."""
+        """Keys of groups: lanes with different keys must not share one; ``None`` if all may."""
         if len(lanes.ids) == 1:
             return None
-        if self.method.integrator.traits.apart:
+        if self.method.apart:
             return np.arange(len(lanes.ids))
         variants = None
         if lanes.number is not None and self.method.multistep is not None:
             variants = self.method.multistep.variants(*lanes.number.T)
         if self.queue is None or self.final is None or not some(final := self.final(lanes.ids)):
             return variants
-        # The sequential run steps samples together that stand at the same place.
+        # The sequential run steps the samples of one place together.
         slices, most = len(self.method.mesh.count), int(self.method.mesh.count.max()) + 1
         place = np.where(final, lanes.ids % slices * most + lanes.left + 1, 0)
         return (
             place if variants is None else place + (int(place.max()) + 1) * np.unique(variants, return_inverse=True)[1]
         )
 
-    def _next(self, lanes: Lanes) -> tuple[Tensor, Tensor]:
+    def _next(self, lanes: Lanes) -> tuple[Ints, Tensor]:
         """Index of the next point of the mesh, and its time."""
-        return lanes.at + 1, self.method.mesh.points.index_select(0, lanes.at + 1)
+        return lanes.at + 1, self.method.mesh.times(lanes.at + 1)
 
     def _start_group(self, lanes: Lanes, first: State) -> None:
         variant, (at1, t1) = (), self._next(lanes)

@@ -1,4 +1,4 @@
-"""What an iteration has moved, measured on the device and brought to the host at once."""
+"""The moves of an iteration, measured on the device and brought to the host in one transfer."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from parareal.stopping._rules import StoppingRule
 
 
 class Figures(NamedTuple):
-    """What was measured: of each slice's right boundary, ``(D, N, 1 + C + 2)``, and of each change as it came.
+    """The figures of an iteration: by right boundary, ``(Q, N, 1 + C + 2)``, and by move, in the order of moves.
 
-    The increment comes first, then what the stopping rule asks for, then the defect and the size of the iterate; for
+    The increment comes first, then the C figures of the stopping rule, then the defect and the size of the iterate. For
     ``moved`` see `Seen`.
     """
 
@@ -28,9 +28,9 @@ class Figures(NamedTuple):
 
 
 def measured(rule: StoppingRule, change: Change, front: State, executor: Executor) -> tuple[Floats, Bools]:
-    """Figures of all changes, ``(P, 1 + C + 2)``, and whether the D states ``front`` are finite.
+    """Figures of all moves, ``(V, 1 + C + 2)``, and whether the Q states ``front`` are finite.
 
-    All of it comes in one transfer from the device: each costs as long as a small round.
+    One transfer from the device brings all of them, because a transfer takes as long as a small round.
     """
     kind: NormName = rule.norm
     columns = [change.norm("increment", kind), *rule.measure(change)]
@@ -38,22 +38,23 @@ def measured(rule: StoppingRule, change: Change, front: State, executor: Executo
     count = len(trees.leaves(front)[0])
     # x - x is zero for finite numbers alone, of complex and real ones alike.
     finite = [(leaf - leaf == 0).reshape(count, -1).all(1) for leaf in trees.leaves(front)]
-    packed = executor.agree(torch.cat([*columns, torch.stack(finite).all(0)]).cpu()).numpy()
+    sound = finite[0] if len(finite) == 1 else torch.stack(finite).all(0)
+    packed = executor.agree(torch.cat([*columns, sound]).cpu()).numpy()
     return packed[:-count].reshape(len(columns), -1).T, packed[-count:] > 0
 
 
 def figures(
     values: Floats, complete: Ints, place: Ints, number: Ints, final: Bools, unknown: Bools | None, slices: int
 ) -> Figures:
-    """The figures of changes, ``(P, K)``, put where they belong.
+    """Sorts the figures of moves, ``(V, 1 + C + 2)``, by system and slice.
 
     Args:
         values: The figures.
-        complete: The systems measured, in order, ``(D,)``.
-        place: Slices of all systems, ``(P,)``.
-        number: The iterates that their right boundaries took, ``(P,)``.
-        final: Whether these were final, ``(P,)``.
-        unknown: Slices that figures of NaN are of where nothing was computed, ``(D, N)``; ``None`` for zero everywhere.
+        complete: The systems measured, in order, ``(Q,)``.
+        place: Slices of all systems, ``(V,)``.
+        number: The iterates that their right boundaries took, ``(V,)``.
+        final: Whether these were final, ``(V,)``.
+        unknown: Slices whose figures are NaN if nothing was computed, ``(Q, N)``; ``None`` for zero everywhere.
         slices: N.
     """
     grid = np.zeros((len(complete), slices, values.shape[1]))

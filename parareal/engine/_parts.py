@@ -1,4 +1,4 @@
-"""What a run is made of."""
+"""The parts of a run: problem, schedule, executor and stopping rule."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Ints
+from parareal._core.host import index_to
 from parareal._core.trees import State
 from parareal.executors._base import Executor
 from parareal.schedules._schedule import Schedule
@@ -18,7 +19,7 @@ from parareal.stopping._rules import StoppingRule
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What a run is made of, bound to its problem; it never changes.
+    """The parts of a run, bound to its problem; they never change.
 
     Attributes:
         problem: The problem.
@@ -26,9 +27,9 @@ class Parts:
         schedule: Which lanes start when.
         executor: How the lanes of a round are evaluated.
         stop: The stopping rule.
-        lift: Makes states that fine lanes carry tangents with, if the correction wants any.
-        tangents: How many these are.
-        windowed: Whether a window slides along the slices: iterations end when the frontier has moved.
+        lift: Adds tangents to the states of fine lanes, if the correction uses any.
+        tangents: The number of tangents.
+        windowed: Whether a window slides along the slices; an iteration then ends when the frontier has moved.
         carries_history: Whether states carry the history of a multistep method.
         shares_first_stage: Whether fine and coarse lanes begin with the same value of the right-hand side.
     """
@@ -48,4 +49,4 @@ class Parts:
         """Per-sample data of some systems, if there are any."""
         if self.rows is None:
             return None
-        return trees.lanes(self.rows, torch.from_numpy(system).to(device))
+        return trees.lanes(self.rows, index_to(device, system))

@@ -6,8 +6,8 @@ Slice n carries the state at its left boundary n to its right boundary n + 1. A 
 - to its final state once the fine lane from a final left boundary has arrived;
 - to its next iterate, k + 1, once F_n(U_n^k) and, for a coarse propagator, G_n(U_n^{k+1}) have arrived.
 
-It must not move before lanes have started from the iterate that it has: those of the slice on its right read it. All of
-this is bookkeeping in numpy on a `RunState`; the states themselves lie in rings beside it.
+It must not move before the lanes of the slice on its right have started from its current iterate, because they read
+it. All of this is bookkeeping in numpy on a `RunState`; the states themselves are in ring buffers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from parareal.results._run_state import RunState
 class Moves(NamedTuple):
     """Slices ``(M, N)`` whose right boundary can take a first guess, its final state, or its next iterate.
 
-    The last mask has those of the latter two that wait only for lanes to start from the iterate that they replace.
+    ``waiting`` are those of the last two kinds that only wait for lanes to start from the iterate to be replaced.
     """
 
     guess: Bools
@@ -65,22 +65,22 @@ def runs(system: Ints, start: Ints, length: Ints) -> Runs:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """What readiness depends on and never changes.
+    """The fixed data on which readiness depends.
 
     Attributes:
         systems: M.
         slices: N.
-        device: Where states lie.
-        width: Most slices that are worked on at a time, from the frontier on.
-        lookback: How many iterates before the old one the correction looks back to.
+        device: Device of the states.
+        width: Most slices computed at a time, from the frontier on.
+        lookback: How many iterates before the old one the correction uses.
         free: Whether there is no coarse propagator to wait for.
-        guess_waits: Whether first guesses wait for it.
-        start: The first boundary of the block that is worked on.
-        end: Its last boundary. Slices on the left of a block make first guesses alone; after that the block's left
-            boundary takes its iterates from outside.
+        guess_waits: Whether first guesses wait for the coarse propagator.
+        start: The first boundary of the block of this process.
+        end: Its last boundary. Slices to the left of the block only make first guesses; after that the left boundary of
+            the block takes its iterates from another process.
         in_step: Whether boundaries move one iteration at a time, as those of a block do.
         n: 0 ... N - 1.
-        nothing: No slice, ``(M, N)``.
+        nothing: A mask of no slice, ``(M, N)``.
     """
 
     systems: int
@@ -98,12 +98,12 @@ class Layout:
 
     @property
     def whole(self) -> bool:
-        """Whether all slices are worked on here."""
+        """Whether this process computes all slices."""
         return self.end - self.start == self.slices
 
     @property
     def windowed(self) -> bool:
-        """Whether fewer slices are worked on at a time than there are."""
+        """Whether fewer slices are computed at a time than there are."""
         return self.width < self.slices
 
 
@@ -114,14 +114,14 @@ class Readiness:
     ``m * (N + 1) + n``.
 
     Args:
-        state: Where the run stands; what is done here is noted there.
-        layout: What never changes.
+        state: The run state, which is updated.
+        layout: The fixed data.
 
     Attributes:
-        live: Slices that are worked on, ``(M, N)``: from the frontier on, of active systems.
+        live: Slices that are computed, ``(M, N)``: from the frontier on, of active systems.
         guessing: Whether some live slice has no iterate at its right boundary.
-        open_to: Number of the last iterate that boundaries may take; ``None`` where they move as they can. In step,
-            nothing overtakes an iterate or a first guess, however slow coarse lanes are.
+        open_to: Number of the last iterate that boundaries may take; ``None`` for no limit. With one, no final state
+            overtakes an iterate or a first guess, however slow coarse lanes are.
     """
 
     def __init__(self, state: RunState, layout: Layout) -> None:
@@ -133,12 +133,12 @@ class Readiness:
     def bound(self) -> Bools:
         """Live slices whose left boundary must not move before lanes have started from it.
 
-        A slice that has just come into a window is not among them: its first guess is made from what comes next.
+        A slice that has just entered a window is not among them: its first guess is made from the next state.
         """
         return self.live & (self.state.current[:, 1:] >= 0) if self.layout.windowed else self.live
 
     def look(self) -> None:
-        """Sees which slices are live, after frontiers have moved or systems have ended."""
+        """Updates which slices are live, after frontiers have moved or systems have ended."""
         layout, current, front = self.layout, self.state.current, self.state.frontier[:, None]
         live = self.state.active[:, None] & (layout.n >= front)
         if layout.windowed:
@@ -165,14 +165,14 @@ class Readiness:
         solved = self.live & (lanes.fine_arrived >= right) & (right >= 0)
         final = self.live & (layout.n == self.state.frontier[:, None]) & (lanes.fine_arrived == left)
         used = lanes.fine_started if layout.free else np.minimum(lanes.fine_started, lanes.coarse_started)
-        # Boundary n + 1 is read by slice n + 1, whose lanes have not started from its present iterate yet.
+        # Boundary n + 1 is read by slice n + 1, whose lanes have not started from its current iterate yet.
         kept = layout.nothing.copy()
         kept[:, :-1] = (used[:, 1:] < right[:, :-1]) & self.bound[:, 1:]
         if self.open_to is not None:
             wait, in_step = True, right < self.open_to
             in_step[:, :-1] &= (right[:, 1:] >= 0) | ~self.live[:, 1:]  # a first guess is made from the first iterate
             final, solved = final & in_step & (right >= left), solved & in_step
-        # The coarse value of the new left iterate is there: it is newer than the iterate to be replaced.
+        # The coarse value of the new left iterate has arrived: it is newer than the iterate to be replaced.
         refined = solved & (new > right) & ~final
         return Moves(guess, final & ~kept if wait else final, refined & ~kept, (final | refined) & kept)
 
@@ -201,7 +201,7 @@ class Readiness:
         return runs(system, start, end - start)
 
     def note_started(self, mask: Bools, started: Ints) -> Ints:
-        """Notes in ``started`` that lanes of ``mask`` start; returns the iterates from which they do."""
+        """Records in ``started`` that lanes of ``mask`` start; returns the iterates from which they do."""
         iterate, lanes = self.state.current[:, :-1][mask], self.state.lanes
         started[mask] = iterate
         if started is lanes.fine_started:
@@ -209,7 +209,7 @@ class Readiness:
         return iterate
 
     def note_arrived(self, tickets: Ints, arrived: Ints) -> tuple[Ints, Ints, Ints | None]:
-        """Notes in ``arrived`` that lanes have come in, whose ticket is ``place + M * N * iterate``.
+        """Records in ``arrived`` that lanes have arrived, whose ticket is ``place + M * N * iterate``.
 
         Returns:
             Places, iterates, and the oldest iterates that their right boundaries have still to move from, if any.
@@ -221,7 +221,7 @@ class Readiness:
         return ids, iterate, self.needed(ids, iterate)
 
     def needed(self, place: Ints, iterate: Ints) -> Ints:
-        """The oldest iterate of the inputs of slices that is still needed, of those up to ``iterate``.
+        """The oldest iterate, up to ``iterate``, of the inputs of slices that is still needed.
 
         A right boundary without an iterate may take its first guess from the first lane that started.
         """

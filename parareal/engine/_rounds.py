@@ -1,4 +1,4 @@
-"""Rounds: all active lanes, whichever propagator they are of, get the value they wait for."""
+"""Rounds: in each round all active lanes, coarse and fine, get the value they wait for."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from parareal.executors._base import Executor
 
 @dataclass
 class Counters:
-    """What was spent so far: rounds, the executor's calls, the widest round, and the lanes that filled up calls.
+    """Cost of the run so far: rounds, calls of the executor, lanes of the widest round, and padding lanes.
 
-    Where ``log`` is a list, it takes for each stage group in each round: the round, the round after it, whether its
-    lanes are coarse ones, and their ids.
+    If ``log`` is a list, it gets one entry for each stage group of each round: the round, the round after it, whether
+    the lanes are coarse, and their ids.
     """
 
     rounds: int = 0
@@ -27,16 +27,16 @@ class Counters:
     log: list[tuple[int, int, bool, Ints]] | None = None
 
     def note(self, begun: int, due: int, groups: list[StageGroup]) -> None:
-        """Notes who was in the round that has just been played."""
-        if self.log is not None:  # only coarse lanes keep first values
+        """Logs the stage groups of the last round."""
+        if self.log is not None:  # coarse lanes are those that keep first values
             self.log += [(begun, due, one.owner.method.keep_first, one.lanes.ids) for one in groups]
 
 
 def play_round(propagators: list[ActiveLanes], executor: Executor, counters: Counters) -> bool:
     """One round: all active lanes get the value they wait for. Returns whether there were any.
 
-    Requests for the same function are stacked into one call, whichever propagator they come from. Calls run side by
-    side: one that takes several rounds is waited for by its own lanes alone.
+    Requests for the same function are stacked into one call, of both propagators. Calls run side by side: only its own
+    lanes wait for a call that takes several rounds.
     """
     waiting = [group for lanes in propagators for group in lanes.begin_steps()]
     if not waiting:
@@ -48,7 +48,7 @@ def play_round(propagators: list[ActiveLanes], executor: Executor, counters: Cou
         for group, value in zip(groups, values, strict=True):
             group.value, group.due = value, begun + rounds
         counters.note(begun, begun + rounds, groups)
-    # The round ends when the first call does: the others are still under way, and their lanes wait for later rounds.
+    # The round ends with the shortest call: the lanes of the others wait for later rounds.
     counters.rounds = max(begun, min(group.due for group in waiting if group.due is not None))
     for group in waiting:
         if group.due is not None and group.due <= counters.rounds:
@@ -58,21 +58,21 @@ def play_round(propagators: list[ActiveLanes], executor: Executor, counters: Cou
 
 
 def _together(waiting: list[StageGroup]) -> list[list[StageGroup]]:
-    """Stage groups that have still to be answered, those that ask for the same function together."""
+    """Stage groups without a value, grouped by the function that they request."""
     if len(waiting) == 1:
         return [] if waiting[0].due is not None else [waiting]
     groups: dict[Hashable, list[StageGroup]] = {}
     for group in waiting:
         if group.due is None:
             fn = group.request[0]
-            # Lanes from final states do not wait for others: they have a call of their own where it may take longer.
+            # Lanes from final states do not wait for others: if a call may take longer, they get one of their own.
             apart = group.final and getattr(fn, "varies", hasattr(fn, "cost"))
             groups.setdefault((fn, apart), []).append(group)
     return list(groups.values())
 
 
 def _evaluate(groups: list[StageGroup], executor: Executor, counters: Counters) -> tuple[list[State], int]:
-    """The function that all these groups ask for, on all their lanes as one stack; also how many rounds it took."""
+    """Evaluates the function that these groups request, on all their lanes as one stack; returns also its rounds."""
     fn, *args = groups[0].request
     sizes = [len(group.lanes.ids) for group in groups]
     lanes = sum(sizes)
@@ -91,4 +91,5 @@ def _evaluate(groups: list[StageGroup], executor: Executor, counters: Counters) 
     costs = [cost(part, size) for part, size in zip(parts, sizes, strict=True)]
     for group, took in zip(groups, costs, strict=True):
         group.owner.evaluations += took.evaluations
+        group.owner.carried += took.carried
     return parts, max(took.rounds for took in costs)

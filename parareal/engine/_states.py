@@ -1,9 +1,10 @@
-"""The states at slice boundaries, and what propagators made of them: where they lie, and how long they are kept."""
+"""Storage of the states at slice boundaries and of coarse and fine solutions: which are kept, and how long."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,29 +12,56 @@ import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
+from parareal._core.host import index_to
 from parareal._core.multistep_state import Memory, without_history
 from parareal._core.ring_buffer import Ring
 from parareal._core.trees import State
 from parareal.corrections._base import Correction, Known
+from parareal.corrections._traits import CorrectionTraits
+from parareal.engine._pairs import with_pair
 from parareal.engine._readiness import Layout, Readiness, Runs
 from parareal.results._record import Recorder
+from parareal.results._run_identity import digest
 from parareal.results._run_state import RunState
+from parareal.results._snapshot import SecantPairs
 from parareal.schedules._schedule import Guess
 from parareal.stopping._increments import Changes
 
 
 @dataclass(frozen=True, eq=False)
-class Setup:
-    """How iterates are made, which never changes.
+class First:
+    """First iterates from outside, in place of the correction's guesses.
 
     Attributes:
-        correction: What stands in the brackets of the recursion.
+        states: At all boundaries, leaves ``(M * (N + 1), *state)``; `Carried` where they have a multistep history.
+        guess: What makes them, where there are no states.
+        shifted: Whether states move with the left boundary of their row, as far as the correction's guess does: they
+            are of another run, from which this one may differ there already.
+        pairs: Secant pairs of slices, of another run, for corrections that make use of such.
+    """
+
+    states: State = None
+    guess: Guess | None = None
+    shifted: bool = True
+    pairs: SecantPairs | None = None
+
+    def described(self) -> str:
+        """A text that differs where they do, so that processes can compare theirs."""
+        return "a function" if self.states is None else digest(trees.leaves(self.states))
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """The fixed data from which iterates are computed.
+
+    Attributes:
+        correction: The term in brackets of the recursion.
         u0: Initial states, leaves ``(M, *state)``.
-        times: Of all boundaries.
+        times: Times of all boundaries.
         dense: Whether states behind the frontier are kept.
-        keep_earlier: Whether fine solutions are kept for one iterate more, for what a stopping rule makes of them.
+        keep_earlier: Whether fine solutions are kept for one more iterate, for the stopping rule.
         guess: First guesses in place of the correction's own.
-        given: First iterates in place of guesses, leaves ``(M * (N + 1), *state)``.
+        given: First iterates in place of guesses.
         empty: Gives the empty history that first guesses have, where states carry that of a multistep method.
     """
 
@@ -43,29 +71,34 @@ class Setup:
     dense: bool
     keep_earlier: bool
     guess: Guess | None = None
-    given: State = None
+    given: First | None = None
     empty: Callable[[State], Memory] | None = None
+
+    @cached_property
+    def traits(self) -> CorrectionTraits:
+        """Those of the correction, read once: wrappers put theirs together anew each time they are asked."""
+        return self.correction.traits
 
     @property
     def by_run(self) -> bool:
         """Whether first guesses of neighbouring slices are made together."""
-        return self.correction.traits.stacked or self.guess is not None or self.given is not None
+        return self.traits.stacked or self.guess is not None or self.given is not None
 
     @property
     def carries(self) -> bool:
         """Whether fine solutions carry tangents for the correction."""
-        return self.correction.traits.carries > 0
+        return self.traits.carries > 0
 
     def layout(self, slices: int, width: int, block: tuple[int, int] | None) -> Layout:
-        """For so many slices, of which at most ``width`` are worked on at a time, or those of a block."""
+        """The layout of N slices, of which at most ``width`` are computed at a time, or only those of a block."""
         leaf = trees.leaves(self.u0)[0]
-        coarse = self.correction.traits.propagator is not None
+        coarse = self.traits.propagator is not None
         return Layout(
             systems=leaf.shape[0],
             slices=slices,
             device=leaf.device,
             width=width,
-            lookback=max(self.correction.traits.lookback, int(self.empty is not None or self.keep_earlier)),
+            lookback=max(self.traits.lookback, int(self.empty is not None or self.keep_earlier)),
             free=not coarse,
             guess_waits=coarse and self.guess is None and self.given is None,
             start=0 if block is None else block[0],
@@ -78,14 +111,14 @@ class Setup:
 
 @dataclass(eq=False, slots=True)
 class Rings:
-    """Where states lie; see `Ring`.
+    """The ring buffers of a run; see `Ring`.
 
     Attributes:
         u: Iterates at boundaries.
         fine: Fine solutions of slices.
         coarse: Coarse solutions; ``None`` where there is no coarse propagator, as ``first_stage``.
         first_stage: Values of the right-hand side at left boundaries, which the fine lane may share.
-        update: What the recursion gave before it was mixed; ``None`` for corrections that do not mix.
+        update: Updates of the recursion before mixing; ``None`` for corrections that do not mix.
     """
 
     u: Ring
@@ -96,12 +129,12 @@ class Rings:
 
     @classmethod
     def of(cls, setup: Setup, layout: Layout) -> Rings:
-        """Empty ones but for the first boundary."""
+        """Empty buffers, except for the first boundary."""
         u0, correction, width = setup.u0, setup.correction, layout.width
         systems, slices, plain = layout.systems, layout.slices, without_history(setup.u0)
-        mixing = correction.traits.mixing
+        mixing = setup.traits.mixing
         # Three more than a window: the boundary before it, and the two from which first guesses are extrapolated.
-        u = Ring(u0, systems, slices + 1, None if setup.dense else width + 3, 2 if correction.traits.uses_input else 1)
+        u = Ring(u0, systems, slices + 1, None if setup.dense else width + 3, 2 if setup.traits.uses_input else 1)
         start = np.arange(systems) * (slices + 1)
         u.put(start, np.zeros_like(start), u0)
         here = min(width, max(1, layout.end - layout.start))
@@ -119,9 +152,9 @@ class StoredStates(Readiness):
     """The states at the boundaries of M systems of N slices.
 
     Attributes:
-        rings: Where they lie.
-        changes: What has changed and was not measured yet.
-        recorder: What notes all of them, if anybody wants them.
+        rings: The ring buffers.
+        changes: Moves that have not been measured yet.
+        recorder: Records all iterates and solutions, if the run keeps them.
     """
 
     def __init__(self, state: RunState, layout: Layout, setup: Setup) -> None:
@@ -131,17 +164,17 @@ class StoredStates(Readiness):
         super().__init__(state, layout)
 
     def put_back(self, u: State) -> None:
-        """Boundaries have ``u``, leaves ``(M * (N + 1), *state)``, as the iterates that the run state says."""
+        """Puts the states ``u``, leaves ``(M * (N + 1), *state)``, back as the iterates that the run state names."""
         stored = self.state.current >= 0
         if not self.setup.dense:
             stored &= np.arange(self.layout.slices + 1) >= self.state.frontier[:, None] - 2
         ids = stored.reshape(-1).nonzero()[0]
         numbers = self.state.current.reshape(-1)[ids]
-        self.rings.u.put(ids, numbers, trees.lanes(u, torch.from_numpy(ids).to(self.layout.device)))
+        self.rings.u.put(ids, numbers, trees.lanes(u, index_to(self.layout.device, ids)))
         self.look()
 
     def record(self, recorder: Recorder) -> None:
-        """From now on all iterates and solutions are recorded, with the current ones."""
+        """Records all iterates and solutions from now on, and the current iterates."""
         self.recorder = recorder
         new = self.state.current >= 0
         if recorder.continues:  # final boundaries are in the record before; no lane starts left of the frontier
@@ -156,7 +189,7 @@ class StoredStates(Readiness):
     def states(self) -> State:
         """The current states, system by system, leaves ``(M * (N + 1), *state)``; NaN where there is none yet.
 
-        Without ``dense`` those at the first boundary and at `reached` alone, ``(M * 2, *state)``.
+        Without ``dense`` only those at the first boundary and at `reached`, ``(M * 2, *state)``.
         """
         current = self.state.current
         if self.setup.dense:
@@ -167,11 +200,11 @@ class StoredStates(Readiness):
 
     @property
     def reached(self) -> Ints:
-        """The last boundary of each system, or where a run cut short has not come so far, that of its frontier."""
+        """The last boundary of each system; the frontier, if an interrupted run has not reached the last one."""
         return np.where(self.state.current[:, -1] >= 0, self.layout.slices, self.state.frontier)
 
     def at_frontier(self, systems: Ints) -> State:
-        """The last states known final, of some systems, leaves ``(D, *state)``."""
+        """The states at the frontiers of some systems, leaves ``(Q, *state)``."""
         boundary = systems * (self.layout.slices + 1) + self.state.frontier[systems]
         return self.rings.u.peek(boundary, self.state.current.reshape(-1)[boundary])
 
@@ -186,7 +219,7 @@ class StoredStates(Readiness):
         return f[0] if self.setup.carries else f
 
     def fine_before(self, system: Ints, n: Ints, k: Ints) -> State:
-        """Fine solutions of the iterate before, or where there were none of this one."""
+        """Fine solutions of the iterate before, or of this one if there was none."""
         iterate = np.maximum(k - 1, self.state.lanes.fine_first[system, n])
         return self.rings.fine.peek(system * self.layout.slices + n, iterate)
 
@@ -199,23 +232,29 @@ class StoredStates(Readiness):
     def known(self, system: Ints, n: Ints, iterate: Ints, lookback: int = -1) -> Known:
         """What is known of slices at an iterate; from ``lookback`` of 0 on also fine values and iterates before."""
         at, place = iterate, system * self.layout.slices + n
-        u = without_history(self.rings.u.peek(place + system, at)) if self.setup.correction.traits.uses_input else None
+        u = without_history(self.rings.u.peek(place + system, at)) if self.setup.traits.uses_input else None
         g = None if self.layout.free else self.rings.coarse.peek(place, at)
         if lookback < 0:
             return Known(u, g)
         before = None
-        if lookback > 0:  # where there is none, the iterate itself stands in: a difference of zero
+        if lookback > 0:  # if there is none, the iterate itself is used, which makes a difference of zero
             first = self.state.lanes.fine_first[system, n]
             before = self.known(system, n, np.maximum(iterate - 1, first), lookback - 1)
-        # Tangents are factors, which autograd keeps: they must not lie where the next ones will be written.
+        # Autograd keeps tangents as factors, so they must not be overwritten by the next ones.
         carries, fine = self.setup.carries, self.rings.fine
         f, tangents = fine.take(place, at) if carries else (fine.peek(place, at), None)
-        return Known(u, g, without_history(f), tangents, before)
+        known = Known(u, g, without_history(f), tangents, before)
+        given = self.setup.given
+        if given is None or given.pairs is None or lookback != self.setup.traits.lookback:
+            return known
+        places = torch.from_numpy(place).to(self.layout.device)
+        move, change = (trees.lanes(part, places) for part in (given.pairs.moves, given.pairs.changes))
+        return with_pair(known, move, change, at, self.state.lanes.fine_first[system, n])
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def store(self, tickets: Ints, value: State, ring: Ring, arrived: Ints) -> None:
-        """Keeps what lanes brought."""
+        """Stores the results of lanes."""
         ids, iterate, oldest = self.note_arrived(tickets, arrived)
         ring.put(ids, iterate, value, oldest)
         lanes = self.state.lanes
@@ -236,9 +275,9 @@ class StoredStates(Readiness):
         old: State = None,
         final: bool = False,
     ) -> State:
-        """Notes what right boundaries have and what they are to take; returns the former.
+        """Records the moves of right boundaries from their current states, which are returned, to ``value``.
 
-        ``fine`` are the solutions from the inputs' iterates ``solved``.
+        ``fine`` are the solutions from the iterates ``solved`` of the inputs.
         """
         place = system * self.layout.slices + n
         if old is None:  # a row of the ring may be that of another boundary, where this one has no iterate
@@ -249,14 +288,14 @@ class StoredStates(Readiness):
 
     def write(self, system: Ints, n: Ints, iterate: Ints, value: State) -> None:
         """Right boundaries take their next states."""
-        oldest, correction, slices = None, self.setup.correction, self.layout.slices
-        if correction.traits.uses_input:  # the slice on the right looks back to what its right boundary came from
+        oldest, slices = None, self.layout.slices
+        if self.setup.traits.uses_input:  # the slice on the right looks back to what its right boundary came from
             right = system * slices + np.minimum(n + 1, slices - 1)
             oldest = np.where(n + 1 == slices, iterate, self.needed(right, iterate))
-            if correction.traits.mixing:
+            if self.setup.traits.mixing:
                 # One more than is mixed: a run that is cut short may go back by one.
                 first = self.state.first[system, n + 1]
-                oldest = np.maximum(np.minimum(oldest, iterate - correction.traits.mixing - 1), first)
+                oldest = np.maximum(np.minimum(oldest, iterate - self.setup.traits.mixing - 1), first)
         self.rings.u.put(system * (slices + 1) + n + 1, iterate, value, oldest)
         # After the state itself: Ctrl-C may come at any time, and a number must not be there without its state.
         self.state.current[system, n + 1] = iterate
@@ -266,14 +305,14 @@ class StoredStates(Readiness):
     # --- shared -----------------------------------------------------------------------------------------------------
 
     def valid(self, rows: Runs, states: tuple[State, ...], *numbers: Ints) -> Any:
-        """Without the repetitions at the ends of shorter rows."""
+        """Removes the repetitions at the ends of shorter rows."""
         chosen = rows.valid.reshape(-1)
-        index = torch.from_numpy(chosen.nonzero()[0]).to(self.layout.device)
+        index = index_to(self.layout.device, chosen.nonzero()[0])
         return tuple(trees.lanes(state, index) for state in states), *(number[chosen] for number in numbers)
 
     def _only(self, there: Bools, state: State) -> State:
         """States where they are ``there``, NaN elsewhere."""
         if there.all():
             return state
-        mask = torch.from_numpy(there).to(self.layout.device)
+        mask = index_to(self.layout.device, there)
         return trees.map(lambda x: torch.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, float("nan")), state)

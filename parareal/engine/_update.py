@@ -13,13 +13,14 @@ What has arrived is looked at again and again until nothing can move: one bounda
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
+from parareal._core.host import entries, index_to
 from parareal._core.multistep_state import Carried, follow, without_history
 from parareal._core.trees import State
 from parareal.corrections._base import Edge, Sweep
+from parareal.engine._given import given_states
 from parareal.engine._readiness import Runs, some
 from parareal.engine._states import StoredStates
 from parareal.grid._mesh import Span
@@ -40,7 +41,7 @@ class Iterates(StoredStates):
                 self._guess(guess)
             if some(final):
                 self._finish(*final.nonzero())
-            if self.setup.correction.traits.stacked:
+            if self.setup.traits.stacked:
                 if some(refined) and (rows := self.runs_from(refined)) is not None:
                     self._refine_runs(rows)
             elif some(refined):
@@ -58,7 +59,7 @@ class Iterates(StoredStates):
             self._take_given(guess)
             return
         system, n, iterate, value, u = self._guess_runs(guess) if setup.by_run else self._guess_each(guess)
-        if setup.correction.traits.mixing:
+        if setup.traits.mixing:
             self.state.first[system, n + 1] = iterate
         value = trees.finite_or(value, u)
         self.write(system, n, iterate, value if setup.empty is None else Carried(value, setup.empty(value)))
@@ -85,13 +86,12 @@ class Iterates(StoredStates):
         for back in (1, 2) if some(start > 0) else ():
             n = np.maximum(start - back, 0)
             there = without_history(self.rings.u.peek(boundary - start + n, current[rows.system, n]))
-            before.append(Edge(self.setup.times[torch.from_numpy(n).to(self.layout.device)], there))
+            before.append(Edge(entries(self.setup.times, n), there))
         value = (self.setup.guess or self.setup.correction.guess_run)(at, u, tuple(before))
         system, n = rows.flat()
         length = rows.n.shape[1]
         iterate = np.repeat(iterate, length)
-        index = torch.from_numpy(np.repeat(np.arange(len(start)), length)).to(self.layout.device)
-        u = trees.lanes(u, index)
+        u = trees.repeated(u, length)
         value = check_like(trees.join(value), u, "the guess")
         if rows.ragged:
             (value, u), system, n, iterate = self.valid(rows, (value, u), system, n, iterate)
@@ -103,10 +103,9 @@ class Iterates(StoredStates):
         inside = rows.valid.reshape(-1)
         system, n = (part[inside] for part in rows.flat())
         iterate = np.repeat(self.state.current[rows.system, rows.n[:, 0]], rows.n.shape[1])[inside]
-        if self.setup.correction.traits.mixing:
+        if self.setup.traits.mixing:
             self.state.first[system, n + 1] = iterate
-        place = torch.from_numpy(system * (self.layout.slices + 1) + n + 1).to(self.layout.device)
-        self.write(system, n, iterate, trees.lanes(self.setup.given, place))
+        self.write(system, n, iterate, given_states(self, rows, system, n))
         self.look()
 
     def receive(self, value: State, systems: Bools, final: Bools) -> None:
@@ -119,7 +118,7 @@ class Iterates(StoredStates):
         """
         chosen, start = systems.nonzero()[0], self.layout.start
         if len(chosen) < len(systems):
-            value = trees.lanes(value, torch.from_numpy(chosen).to(self.layout.device))
+            value = trees.lanes(value, index_to(self.layout.device, chosen))
         self.write(chosen, np.full(len(chosen), start - 1), self.state.current[chosen, start] + 1, value)
         self.state.frontier[systems & final] = start
         self.look()
@@ -141,7 +140,7 @@ class Iterates(StoredStates):
     def _refine(self, system: Ints, n: Ints) -> None:
         """U_{n+1}^{k+1} = F_n(U_n^k) + [G_n(U_n^{k+1}) - G_n(U_n^k)], or another correction in the brackets."""
         k, correction = self.state.current[system, n + 1], self.setup.correction
-        new, old = self.known(system, n, k + 1), self.known(system, n, k, correction.traits.lookback)
+        new, old = self.known(system, n, k + 1), self.known(system, n, k, self.setup.traits.lookback)
         f = self.fine(system, n, k)
         change = correction.difference(Span(self.setup.times, n), new, old)
         if change is not None:
@@ -155,20 +154,20 @@ class Iterates(StoredStates):
         length, k, first = rows.n.shape[1], current[system, n + 1], rows.n[:, 0]
         f, old = self.fine(system, n, k), self.right(system, n)
         fine, before = without_history(f), without_history(old)
-        defects = trees.finite_or(trees.sub(fine, before), trees.map(torch.zeros_like, fine))
+        defects = trees.finite_or_zero(trees.sub(fine, before))
         if rows.ragged:
-            inside = torch.from_numpy(rows.valid.reshape(-1)).to(self.layout.device)
+            inside = index_to(self.layout.device, rows.valid.reshape(-1))
             defects = trees.map(lambda leaf: leaf * trees.per_lane(inside, leaf), defects)
         # Only what the first boundary of a row has moved by is known; the correction carries it through the others.
         boundary, iterate = rows.system * (self.layout.slices + 1) + first, current[rows.system, first + 1]
         u = self.rings.u
         moved = trees.sub(without_history(u.peek(boundary, iterate + 1)), without_history(u.peek(boundary, iterate)))
-        lookback = correction.traits.lookback
+        lookback = self.setup.traits.lookback
         known = self.known(system, n, k, lookback) if lookback or self.setup.carries else None
         sweep = Sweep(moved, trees.fold(defects, length), known and known.fold(length))
         change = correction.difference_run(Span(self.setup.times, rows.n), sweep)
         value = mixed = self._corrected(f, None if change is None else trees.join(change), system, n, k)
-        if correction.traits.mixing:
+        if self.setup.traits.mixing:
             mixed = self._mix(rows, trees.finite_or(without_history(value), before))
             mixed = follow(mixed, f, self.fine_before(system, n, k)) if isinstance(f, Carried) else mixed
         if rows.ragged:
@@ -194,13 +193,13 @@ class Iterates(StoredStates):
         system, n = rows.flat()
         correction, first = self.setup.correction, self.state.first[system, n + 1]
         boundary, k = system * (self.layout.slices + 1) + n + 1, self.state.current[system, n + 1]
-        oldest = np.maximum(k - correction.traits.mixing, first)
+        oldest = np.maximum(k - self.setup.traits.mixing, first)
         if rows.ragged:  # repetitions at the ends of rows must not take the place of what they repeat
             (kept,), *which = self.valid(rows, (value,), boundary, k, oldest)
             self.rings.update.put(which[0], which[1], kept, which[2])
         else:
             self.rings.update.put(boundary, k, value, oldest)
-        iterates = [np.maximum(k - j, first) for j in range(correction.traits.mixing + 1)]
+        iterates = [np.maximum(k - j, first) for j in range(self.setup.traits.mixing + 1)]
         states, updates = (
             [trees.fold(without_history(ring.peek(boundary, i)), rows.n.shape[1]) for i in iterates]
             for ring in (self.rings.u, self.rings.update)

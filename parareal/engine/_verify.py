@@ -1,4 +1,4 @@
-"""Boundaries that a run has accepted are evaluated once more: what is returned is held to the fine propagator."""
+"""Verification: evaluates accepted boundaries once more, to measure the defects of the states that are returned."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Ints
+from parareal._core.host import index_to
 from parareal._core.multistep_state import without_history
 from parareal._core.trees import State
 from parareal.engine._lanes import ActiveLanes
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def evaluate(engine: Engine, system: int) -> tuple[float, float]:
-    """Evaluates the boundaries of a system that were accepted, as many slices at a time as are worked on at a time.
+    """Evaluates the accepted boundaries of a system, ``width`` slices at a time; sets `RunState.residuals`.
 
     Returns:
-        What their defects add up to at the end, and what that may be, both relative; `RunState.residuals` has them.
+        The error at the end that their defects add up to, and the largest one allowed, both relative.
     """
     it, state, kind = engine.iterates, engine.state, engine.parts.stop.norm
     begin = int(state.proven[system] if state.accepted[system] else state.settled[system])
@@ -37,7 +38,7 @@ def evaluate(engine: Engine, system: int) -> tuple[float, float]:
         change = Change(current, current, without_history(_solved(engine, system, slices)))
         defect, size = change.norm("defect", kind), change.norm("size", kind)
         sizes[slices] = size.cpu().numpy()
-        # Nothing is missed of a state of zero that stays zero.
+        # A state of zero that stays zero has no defect.
         state.residuals[system, slices] = torch.where(defect == 0, 0.0, defect / size).cpu().numpy()
     state.residuals[system, :begin] = 0.0
     error, allowed = verified(engine.stopping, system, state.residuals[system], sizes, begin)
@@ -46,7 +47,7 @@ def evaluate(engine: Engine, system: int) -> tuple[float, float]:
 
 
 def _solved(engine: Engine, system: int, slices: Ints) -> State:
-    """What the fine propagator makes of the states that these slices begin with."""
+    """Fine solutions from the left boundaries of these slices."""
     it, fine, parts, count = engine.iterates, engine.fine, engine.parts, engine.iterates.layout.slices
     method, history = fine.method, parts.carries_history
     lanes = ActiveLanes(parts.problem, method.integrator, method.mesh, carries_history=history, places=it.live.size)
@@ -62,4 +63,4 @@ def _solved(engine: Engine, system: int, slices: Ints) -> State:
     arrived = lanes.take_arrived()
     ids = np.concatenate([one for one, _ in arrived])
     value = trees.cat([state for _, state in arrived])
-    return trees.lanes(value, torch.from_numpy(np.argsort(ids)).to(it.layout.device))
+    return trees.lanes(value, index_to(it.layout.device, np.argsort(ids)))

@@ -1,4 +1,4 @@
-"""Where: how the lanes of one round are evaluated, in one process.
+"""Executors evaluate the lanes of one round, in one process.
 
-Processes of a group are in `parareal.distributed`. This package imports `parareal._core` alone.
+Those of several processes are in `parareal.distributed`. This package imports only `parareal._core`.
 """

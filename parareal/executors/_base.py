@@ -1,4 +1,4 @@
-"""An executor knows where the lanes of one round are evaluated; what they are and when they go is not its business."""
+"""An executor evaluates the lanes of one round; it does not know what they are or when they start."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from parareal._core.trees import State
 class Executor(ABC):
     """Evaluates one function on the lanes of a round.
 
-    Executors of one process implement `evaluate` and `calls`; what else there is is for those of several, which must
-    come to the same decisions.
+    Executors of one process implement `evaluate` and `calls`. The other methods are for those of several processes,
+    which must make the same decisions.
 
     Attributes:
         leads: Whether this process writes files and shows progress.
@@ -41,10 +41,10 @@ class Executor(ABC):
         return 0
 
     def joined(self) -> AbstractContextManager[Executor]:
-        """What evaluates the rounds of one run, for as long as it lasts."""
+        """The executor of one run, as a context manager."""
         return nullcontext(self)
 
-    def meet(self, state: State, parts: Callable[[], dict[str, Any]]) -> None:  # noqa: B027  nobody to meet
+    def meet(self, state: State, parts: Callable[[], dict[str, Any]]) -> None:  # noqa: B027  no other process
         """Raises on every process, before any work, unless all came with the same ``parts``."""
 
     def agree(self, figures: Tensor) -> Tensor:
@@ -52,23 +52,23 @@ class Executor(ABC):
         return figures
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on any process."""
+        """Whether ``flag`` is true on any process."""
         return flag
 
     def shared(self, make: Callable[[], Any]) -> Any:
-        """What ``make`` gives on the process that leads."""
+        """The result of ``make`` on the process that leads."""
         return make()
 
     def engine(self, make: Callable[..., Any], keep: str, **options: Any) -> Any:
         """The engine of a run.
 
         Args:
-            make: Makes that of a run whose states are all here, of ``options``.
+            make: Makes the engine of a run with all states in this process, from ``options``.
             keep: Which iterates the run keeps, as in `solve`.
-            options: What it is made of.
+            options: The arguments of ``make``.
 
         Raises:
-            ValueError: The run is not one that this executor can do.
+            ValueError: This executor does not support the run.
         """
         return make(**options)
 
@@ -77,17 +77,17 @@ class Executor(ABC):
 
 
 def blocks(count: int, parts: int) -> list[int]:
-    """``count`` things in ``parts`` blocks as even as can be: the sizes, larger ones first."""
+    """The sizes of ``parts`` blocks of ``count`` things, as even as possible, larger ones first."""
     return [count // parts + (i < count % parts) for i in range(parts)]
 
 
 def cut(lanes: int, most: int | None, sizes: tuple[int, ...] = ()) -> list[tuple[int, int]]:
-    """Calls for that many lanes: how many lanes each has, and how many it is filled up to.
+    """The calls for that many lanes: the lanes of each, and the number it is padded to.
 
     Args:
         lanes: Lanes of a round.
         most: Most lanes in one call; ``None`` for no limit.
-        sizes: The only numbers of lanes that a call may have, rising; empty where any will do.
+        sizes: The only numbers of lanes that a call may have, rising; empty for any number.
     """
     most = sizes[-1] if sizes else most or lanes
     parts = [min(most, lanes - begin) for begin in range(0, lanes, most)] if lanes else []
@@ -97,7 +97,7 @@ def cut(lanes: int, most: int | None, sizes: tuple[int, ...] = ()) -> list[tuple
 def chunked(
     fn: Callable[..., State], args: tuple[Any, ...], lanes: int, most: int | None, sizes: tuple[int, ...] = ()
 ) -> State:
-    """``fn(*args)`` in the calls that `cut` makes; what fills up a call is its last lane again, and is dropped."""
+    """``fn(*args)`` in the calls that `cut` makes; a call is padded with its last lane, whose results are dropped."""
     calls = cut(lanes, most, sizes)
     if calls == [(lanes, lanes)] or not calls:
         return fn(*args)
@@ -114,5 +114,5 @@ def chunked(
 
 
 def _filled_up(leaf: Tensor, more: int) -> Tensor:
-    # A real lane, and no zeros: what a function makes of those may be NaN, or raise.
+    # A real lane, and not zeros, for which a function may return NaN or raise.
     return torch.cat([leaf, leaf[-1:].expand(more, *leaf.shape[1:])])

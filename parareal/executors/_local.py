@@ -18,7 +18,7 @@ from parareal.executors._multi_device import spread
 
 @dataclass(frozen=True)
 class Serial(Executor):
-    """One lane after another: every lane is computed just as the sequential run would, bit for bit.
+    """One lane after another: every lane is computed exactly as in the sequential run, bit for bit.
 
     Examples:
         >>> Serial().calls(lanes=8)
@@ -40,24 +40,24 @@ class Batched(Executor):
 
     With ``devices`` the lanes of a round are split evenly over them, in threads of this process. The first evaluates
     the right-hand side itself, the others copies of it, made once a run: modules and tensors are found in closures, in
-    globals that it names, in attributes and in containers of these. What is written to a copy, such as the running
-    statistics of a layer, is lost with it, and nothing is differentiated across copies.
+    globals that it names, in attributes and in containers of these. Changes of a copy, such as the running
+    statistics of a layer, are lost, and nothing is differentiated across copies.
 
     Args:
         max_lanes: Most lanes in one call; a round with more is cut into chunks. ``None`` for no limit.
         devices: Devices, such as ``["cuda:0", "cuda:1"]``, the first of them that of the state; ``None`` for that of
             the state alone.
         pad_to: The only numbers of lanes that a call may have: one, or several rising ones. A round with more lanes
-            than the largest is cut into chunks, and a call with too few is filled up with its last lane again. For
+            than the largest is cut into chunks, and a call with too few is padded with its last lane. For
             networks that are compiled, captured or exported for a fixed batch. ``stats.evaluations`` counts real lanes,
-            ``stats.padded_lanes`` the others. The right-hand side must treat lanes on their own, as
-            `check_propagator` finds out. ``None`` for any number.
+            ``stats.padded_lanes`` the others. The right-hand side must treat lanes on their own, which
+            `check_propagator` checks. ``None`` for any number.
 
     Raises:
         TypeError: ``max_lanes`` or ``pad_to`` is not an int; ``devices`` is no sequence of devices.
         ValueError: ``max_lanes`` or ``pad_to`` is below 1; ``pad_to`` is empty or does not rise, or came with
-            ``max_lanes``; ``devices`` is empty, or has one that is not there. From `solve`, that the
-            state is not on the first of them, or that gradients are asked for.
+            ``max_lanes``; ``devices`` is empty, or has one that does not exist. From `solve`, that the
+            state is not on the first of them, or that gradients are needed.
 
     Examples:
         >>> Batched(max_lanes=3).calls(lanes=8)
@@ -113,7 +113,7 @@ class Batched(Executor):
         return len(cut(lanes, self.max_lanes, self._numbers))
 
     def padded(self, lanes: int) -> int:
-        """What fills up the last call of each device."""
+        """The padding lanes of the last call of each device."""
         each = blocks(lanes, len(self.devices)) if self.devices is not None else [lanes]
         return sum(size - part for own in each for part, size in cut(own, self.max_lanes, self._numbers))
 
@@ -128,7 +128,7 @@ def check_inner(executor: Any, name: str) -> None:
 
 
 def _sizes(sizes: Any) -> tuple[int, ...]:
-    """Numbers of lanes that a user gave."""
+    """Checks the numbers of lanes of ``pad_to``."""
     if isinstance(sizes, int) and not isinstance(sizes, bool):
         sizes = (sizes,)
     if isinstance(sizes, str) or not isinstance(sizes, Sequence):

@@ -8,20 +8,21 @@ import functools
 import types
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from parareal._core import autocast, trees
+from parareal._core.scopes import scope
 from parareal._core.trees import State
 from parareal.executors._base import Executor, blocks, chunked, cut
 
 
-@contextmanager
+@scope
 def spread(devices: Sequence[torch.device], max_lanes: int | None, sizes: tuple[int, ...] = ()) -> Generator[Executor]:
-    """What evaluates the lanes of a run on several devices: its threads, and the copies of what they evaluate."""
+    """Evaluates the lanes of a run on several devices, with threads and copies of the function."""
     with ThreadPoolExecutor(max(1, len(devices) - 1), "parareal-device") as threads:
         yield _Spread(devices, max_lanes, sizes, threads)
 
@@ -54,7 +55,7 @@ class _Spread(Executor):
         try:
             values = [self._one(0, copies[0], parts[0], sizes[0], home, modes)]
         finally:
-            for future in futures:  # no thread goes on behind an exception
+            for future in futures:  # no thread continues after an exception
                 future.exception()
         return trees.cat(values + [future.result() for future in futures])
 
@@ -109,7 +110,7 @@ class _Spread(Executor):
 
 
 def _modes(device: str) -> list[Callable[[], Any]]:
-    """What is set for the calling thread alone, to be set in others as well."""
+    """The thread-local settings of the calling thread, to be set in others as well."""
     grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
     modes: list[Callable[[], Any]] = [
         functools.partial(torch.inference_mode, inference),
@@ -117,7 +118,7 @@ def _modes(device: str) -> list[Callable[[], Any]]:
     ]
     if torch.is_autocast_enabled(device):
         modes.append(functools.partial(torch.autocast, device, dtype=torch.get_autocast_dtype(device)))
-    if (found := autocast.set_aside()) is not None:  # by this run: users' functions want it back
+    if (found := autocast.set_aside()) is not None:  # by this run: it is enabled again around a user's functions
         modes.append(functools.partial(autocast.as_set_aside, found))
     return modes
 
@@ -132,17 +133,17 @@ def replica(fn: Callable[..., State], device: torch.device) -> Callable[..., Sta
 
 
 class _Copier:
-    """Copies what refers to tensors, and leaves all else as it is."""
+    """Copies objects that refer to tensors, and leaves all others unchanged."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._done: dict[int, tuple[Any, Any]] = {}  # with the original, so that its number is not given again
 
     def of(self, thing: Any) -> Any:
-        """A copy, or the thing itself where it refers to nothing that lies on a device."""
+        """A copy, or the object itself if it refers to no tensors."""
         if id(thing) in self._done:
             return self._done[id(thing)][1]
-        self._done[id(thing)] = thing, thing  # for what refers to itself
+        self._done[id(thing)] = thing, thing  # for objects that refer to themselves
         made = self._made(thing)
         self._done[id(thing)] = thing, made
         return made
@@ -205,7 +206,7 @@ class _Copier:
 
 
 def _foreign(module: str | None) -> bool:
-    """Whether code of that module knows nothing of a user's tensors but what it is given."""
+    """Whether code of that module uses a user's tensors only as arguments."""
     return (module or "").split(".")[0] in (
         "builtins",
         "torch",

@@ -1,4 +1,4 @@
 """The time axis: `TimeGrid` has the fine points and says which are slice boundaries; spans and meshes are cut from it.
 
-This package imports `parareal._core` alone.
+This package imports only `parareal._core`.
 """

@@ -1,7 +1,7 @@
-"""A time grid is a row of strictly monotone points, some of which are the edges of slices.
+"""A time grid is a row of strictly monotone points, some of which are slice boundaries.
 
-Slices are what runs in parallel; the points inside a slice are the fine steps. Falling grids are as good as rising
-ones: every step length carries its sign.
+Slices run in parallel; the points inside a slice are the fine steps. Time may fall as well as rise: every step length
+has a sign.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from parareal._core.checks import check_count
 
 @dataclass(frozen=True, eq=False)
 class TimeGrid:
-    """Fine time points and which of them are slice edges. Build one with `uniform`, `from_points` or `from_edges`.
+    """Fine time points and which of them are slice boundaries. Build one with `uniform`, `from_points` or `from_edges`.
 
     Attributes:
         points: All time points, float64, shape ``(num_steps + 1,)``, strictly rising or strictly falling.
-        bounds: Indices into ``points`` of the slice edges, rising from 0 to ``num_steps``.
+        bounds: Indices into ``points`` of the slice boundaries, rising from 0 to ``num_steps``.
 
     Raises:
         TypeError: ``points`` is not a one-dimensional tensor or numpy array of real numbers.
-        ValueError: Points repeat, turn round, or are not finite; bounds do not rise from 0 to the last point.
+        ValueError: Points repeat, change direction, or are not finite; bounds do not rise from 0 to the last point.
 
     Examples:
         >>> import torch
@@ -76,7 +76,7 @@ class TimeGrid:
 
         Raises:
             TypeError: ``points`` is a list or of another type that is not a tensor or numpy array.
-            ValueError: Points repeat, turn round or are not finite, or there are more slices than steps.
+            ValueError: Points repeat, change direction or are not finite, or there are more slices than steps.
         """
         points = _as_points(points, "points")
         steps = len(points) - 1
@@ -94,13 +94,13 @@ class TimeGrid:
 
     @classmethod
     def from_edges(cls, edges: Tensor) -> TimeGrid:
-        """Slice edges alone, shape ``(num_slices + 1,)``: one fine step a slice unless the integrator says more."""
+        """Slice boundaries alone, shape ``(num_slices + 1,)``: one fine step a slice unless the integrator has more."""
         edges = _as_points(edges, "edges")
         return cls(edges, tuple(range(len(edges))))
 
     @property
     def edges(self) -> Tensor:
-        """Times at the slice edges, float64, shape ``(num_slices + 1,)``."""
+        """Times at the slice boundaries, float64, shape ``(num_slices + 1,)``."""
         return self.points[list(self.bounds)]
 
     @property
@@ -132,7 +132,7 @@ def _as_number(value: Any, name: str) -> float:
 
 def _as_points(points: Any, name: str) -> Tensor:
     if isinstance(points, np.ndarray) and points.dtype.kind in "fiu":
-        points = torch.from_numpy(np.array(points, dtype=np.float64))  # a copy: any strides and any width will do
+        points = torch.from_numpy(np.array(points, dtype=np.float64))  # a copy, of any strides and width
     if not isinstance(points, Tensor):
         kind = f" of {points.dtype}" if isinstance(points, np.ndarray) else ""
         raise TypeError(

@@ -51,12 +51,12 @@ class AdamsBashforth(Multistep):
     """The explicit Adams method: one evaluation a step, whatever the order; any steps, even or not.
 
     The first ``order - 1`` steps are Runge-Kutta steps of that order or more, of 2 evaluations for order 2 and 4 above.
-    Its history, the right-hand side at the steps before, travels over slice boundaries. Until its first fine solution a
-    slice has no history and begins with lower orders.
+    Its history, the right-hand side at the steps before, is carried over slice boundaries. Until its first fine
+    solution a slice has no history and begins with lower orders.
 
     Args:
         order: 1 ... 4.
-        restart: Begin anew in every slice, with Runge-Kutta steps, without carrying its history over.
+        restart: Restart in every slice, with Runge-Kutta steps, without history.
         steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse).
 
     Raises:
@@ -88,7 +88,7 @@ class AdamsBashforth(Multistep):
         return IntegratorTraits(order=self.order, evaluations=1, shares_first_stage=True, multistep=True)
 
     def begin(self, u: State) -> Memory:
-        """No earlier values."""
+        """The empty history."""
         return no_history(u, self.order - 1)
 
     def variants(self, step: Ints, steps: Ints) -> Ints:
@@ -129,7 +129,7 @@ class DEIS(Multistep):
             an error of order 2. Else the first ``order - 1`` steps are those of `ETDRK4`, of 4 evaluations, and a
             smooth solution has the full order.
         lower_order_final: Lower the order in the last steps, down to 1 in the last one.
-        restart: Begin anew in every slice, without carrying its history over.
+        restart: Restart in every slice, without history.
         steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse).
 
     Raises:
@@ -163,15 +163,15 @@ class DEIS(Multistep):
         )
 
     def first_function(self, problem: Any) -> Any:
-        """The function of the problem's split."""
+        """The function of the split of the problem."""
         return problem.split("noise").function
 
     def begin(self, u: State) -> Memory:
-        """No earlier values."""
+        """The empty history."""
         return no_history(u, self.order - 1)
 
     def variants(self, step: Ints, steps: Ints) -> Ints:
-        """The order of the step, as far as its place in the grid decides, or 0 for one of `ETDRK4`."""
+        """The order of a step by its place in the grid; 0 for a step of `ETDRK4`."""
         orders = np.minimum(self.order, steps - step) if self.lower_order_final else np.full(len(step), self.order)
         start = (step < self.order - 1) & (orders == self.order)
         return orders if self.lower_order_start else np.where(start, 0, orders)
@@ -188,5 +188,5 @@ class DEIS(Multistep):
 
 
 def midpoint(weights: Weights, m: int) -> list[Factors]:
-    """A derivative counts as if N were taken in the middle of the step, which is correct to order 2."""
+    """Derivatives are weighted as if N were evaluated in the middle of the step, which is correct to order 2."""
     return [tuple(part / 2 for part in weights.phi[0])] if m == 1 else exact(weights, m)

@@ -13,13 +13,14 @@ from parareal._core import trees
 from parareal._core.trees import State
 from parareal.integrators._base import Cost
 from parareal.integrators._factors import Factors, Parts, factors_for
-from parareal.integrators._newton import Correction, Matrix, System
+from parareal.integrators._newton import Correction
+from parareal.integrators._stage_systems import Matrix, System
 from parareal.problem._derivatives import derivatives_of
 
 
 @dataclass(frozen=True)
 class Adjoint:
-    """The function that is asked for once stages are solved: a last correction, whose gradient is that of the stages.
+    """The function that is requested once stages are solved: a last correction, whose gradient is that of the stages.
 
     Attributes:
         problem: The problem.

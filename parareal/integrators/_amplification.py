@@ -1,4 +1,4 @@
-"""Stability functions of exponential methods: what one step multiplies the solution of u' = (c + d) u with.
+"""Stability functions of exponential methods: the factor of one step for u' = (c + d) u.
 
 All take z = c h, of the linear part, and w = d h, of the rest, as complex numpy arrays.
 """
@@ -21,13 +21,13 @@ def exponential_euler(z: Complex, w: Complex) -> Complex:
 
 
 def etdrk2(z: Complex, w: Complex) -> Complex:
-    """Of `parareal.ETDRK2`."""
+    """The factor of `parareal.ETDRK2`."""
     a = exponential_euler(z, w)
     return a + _phis(z, 2)[1] * w * (a - 1)
 
 
 def etdrk4(z: Complex, w: Complex) -> Complex:
-    """Of `parareal.ETDRK4`."""
+    """The factor of `parareal.ETDRK4`."""
     keep, gain = np.exp(z / 2), _phis(z / 2, 1)[0] * w / 2
     a = keep + gain
     b = keep + gain * a

@@ -1,7 +1,7 @@
-"""The protocol of a method: a step is a computation that asks for function values by yielding.
+"""The protocol of a method: a step is a generator that requests function values by yielding.
 
-Because a step only *asks*, the same few lines serve one lane or a thousand, run alone or stacked with the lanes of
-another method, and the engine sees, counts and shares every evaluation without the method knowing.
+Because a step only *requests* values, the same few lines serve one lane or a thousand, alone or stacked with the lanes
+of another method. The engine sees, counts and shares every evaluation, and the method need not know.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class Integrator(ABC):
     ``traits`` where they depend on the fields, or one by one as class attributes. An object can be read in both forms.
 
     Attributes:
-        traits: What the method declares of itself, an `IntegratorTraits`.
+        traits: The declarations of the method, an `IntegratorTraits`.
         steps: Steps in each slice. ``None`` stands for the grid's own points as fine propagator and for one step
             a slice as coarse propagator.
-        evaluations: See `IntegratorTraits`; so are the following.
-        order: Order of accuracy, or ``None`` where it is not known.
-        shares_first_stage: Whether a step begins by asking for `first_function` at its left end.
+        evaluations: See `IntegratorTraits`, also for the following.
+        order: Order of accuracy, or ``None`` if it is not known.
+        shares_first_stage: Whether a step begins by requesting `first_function` at its left end.
         implicit: Whether a step solves equations, which may fail: its state is then NaN.
-        apart: Whether each lane asks for a number of values of its own.
+        apart: Whether lanes request different numbers of values.
         solves: The kinds of problems that the method is for.
     """
 
@@ -55,7 +55,7 @@ class Integrator(ABC):
         vars(Integrator)["traits"].settle(cls)
 
     def bind(self, problem: Any, u0: State, grid: Any) -> Integrator:
-        """Returns the method to be used for a problem, before any work is done; raises where it does not fit.
+        """Returns the method to use for a problem, before any work is done; raises if it does not fit.
 
         Args:
             problem: The problem.
@@ -80,7 +80,7 @@ class Integrator(ABC):
         return None
 
     def first_function(self, problem: Any) -> Any:
-        """The function that a step asks for first, at its left end: the right-hand side by default."""
+        """The function that a step requests first, at its left end: the right-hand side by default."""
         return problem.rhs
 
     @abstractmethod
@@ -96,9 +96,9 @@ class Integrator(ABC):
         Yields:
             ``(problem.rhs, t, u)``: a function and its arguments, all with the lane axis. The value is sent back.
             When the first request is ``(problem.rhs, t0, u)`` with these very objects, the engine shares its value
-            between the coarse and the fine propagator. A function may have two attributes: ``free = True`` has it
-            answered at once, in no round and counted as nothing; ``cost(value, lanes)`` gives what a call on so many
-            lanes took, as a `Cost`, where that is not one evaluation a lane in one round.
+            between the coarse and the fine propagator. A function may have two attributes. With ``free = True`` it is
+            evaluated at once, without a round and without cost. ``cost(value, lanes)`` returns the `Cost` of a call on
+            that many lanes, if it is not one evaluation a lane in one round.
 
         Returns:
             States at ``t1``.
@@ -106,19 +106,21 @@ class Integrator(ABC):
 
 
 class Cost(NamedTuple):
-    """What a request took.
+    """The cost of a request.
 
     Attributes:
-        evaluations: Of the right-hand side, on all lanes together.
+        evaluations: Evaluations of the right-hand side, on all lanes together.
         rounds: Evaluations one after another.
+        carried: Directional derivatives for what lanes carry beside the state, which count as the correction's.
     """
 
     evaluations: int
     rounds: int = 1
+    carried: int = 0
 
 
 class Multistep(Integrator):
-    """A method with a history, which belongs to the state: states are `parareal.Carried` in its steps.
+    """A method with a history, which is part of the state: states are `parareal.Carried` in its steps.
 
     Attributes:
         restart: Whether each slice begins without history. As coarse propagator a method always does so.
@@ -151,7 +153,7 @@ class Multistep(Integrator):
 
     @abstractmethod
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: Carried, variant: int = 0) -> Stages:
-        """One step of a variant on L lanes; gives and returns a `Carried`. See `Integrator.step`."""
+        """One step of a variant on L lanes, from a `Carried` to a `Carried`. See `Integrator.step`."""
 
 
 def check_steps(steps: Any) -> None:
@@ -161,7 +163,7 @@ def check_steps(steps: Any) -> None:
 
 
 def bound_integrator(method: Integrator, problem: Any, u0: State, grid: Any) -> Integrator:
-    """What `Integrator.bind` gives, checked."""
+    """Calls `Integrator.bind`, and checks the result."""
     bound: Any = method.bind(problem, u0, grid)
     if not isinstance(bound, Integrator):
         raise TypeError(
@@ -172,12 +174,12 @@ def bound_integrator(method: Integrator, problem: Any, u0: State, grid: Any) -> 
 
 
 def started(method: Integrator, problem: Any, t0: Tensor, t1: Tensor, u: State, *variant: int) -> Stages:
-    """A step, checked to be a generator."""
+    """Starts a step, and checks that it is a generator."""
     stages: Any = method.step(problem, t0, t1, u, *variant)
     if not isinstance(stages, Generator):
         raise TypeError(
-            f"step of {method!r} returned {described(stages)}; expected a generator, which asks for values with yield, "
-            "as in slope = yield problem.rhs, t0, u. For a function that carries states over a slice by itself take "
+            f"step of {method!r} returned {described(stages)}; expected a generator, which requests values with yield, "
+            "as in slope = yield problem.rhs, t0, u. For a function that propagates states over a slice by itself take "
             "pr.Propagator(fn)"
         )
     return stages  # pyright: ignore[reportUnknownVariableType]
@@ -195,7 +197,7 @@ def check_request(method: Integrator, request: Any) -> None:
 
 
 def check_stepped(method: Integrator, new: Any, old: Any) -> None:
-    """Raises unless a step has returned something like the states that it was given."""
+    """Raises unless a step has returned states of the structure and shapes that it started from."""
     if isinstance(old, Carried) and not isinstance(new, Carried):
         raise TypeError(
             f"step of {method!r} returned {described(new)}; expected pr.Carried(u, memory): states at t1 and "

@@ -1,7 +1,7 @@
 """DPM-Solver and DPM-Solver++: exponential methods for diffusion ODEs, of one evaluation a step.
 
-In the log-SNR both are exponential integrators with a constant linear part; they differ in what of the model is taken
-for smooth, the noise or the clean data that it predicts.
+In the log-SNR both are exponential integrators with a constant linear part; they differ in what is assumed to
+be smooth: the noise or the clean data that the model predicts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def published(weights: Weights, m: int) -> list[Factors]:
 
 @dataclass(frozen=True)
 class _DPM(Multistep):
-    """What the two families share: everything but what the model predicts."""
+    """The base of both families: everything except the prediction."""
 
     order: int = 2
     kind: Kind = "singlestep"
@@ -67,15 +67,15 @@ class _DPM(Multistep):
         return self.order if self.kind == "singlestep" else 1
 
     def first_function(self, problem: Any) -> Any:
-        """The function of the problem's split."""
+        """The function of the split of the problem."""
         return problem.split(self.prediction).function
 
     def begin(self, u: State) -> Memory:
-        """No earlier values."""
+        """The empty history."""
         return no_history(u, self.order - 1, kept=int(self.kind == "singlestep"))
 
     def variants(self, step: Ints, steps: Ints) -> Ints:
-        """The place of the step in its group, or the order as far as its place in the grid decides."""
+        """The place of the step in its group, or its order by its place in the grid."""
         if self.kind == "multistep":
             return np.minimum(self.order, steps - step) if self.lower_order_final else np.full(len(step), self.order)
         alone = self.lower_order_final & (step == steps - 1) & (steps % self.order == 0)
@@ -98,7 +98,7 @@ def _in_group(split: Split, t0: Tensor, t1: Tensor, state: Carried, place: int, 
     """Step number ``place`` of a group: from where the group began to ``t1``, through all N since."""
     u, history = state.u, recall(state.memory)
     rest = split.rest(t0, u, (yield split.function, t0, u))
-    # A lane that has not the group's beginning, or whose step is infinitely long, begins a group here.
+    # A lane without the beginning of the group, or with an infinitely long step, begins a group here.
     oldest = max(place - 2, 0)
     since = history.times[oldest] if place > 1 else t0
     whole = (history.known == place - 1) & torch.isfinite(split.level(t1)) & torch.isfinite(split.level(since))
@@ -137,10 +137,10 @@ def _divided(value: State, unit: Tensor, mask: Tensor) -> State:
 
 @dataclass(frozen=True)
 class DPMSolver(_DPM):
-    """DPM-Solver: the noise that the model predicts is taken for smooth in the log-SNR.
+    """DPM-Solver: assumes that the noise predicted by the model is smooth in the log-SNR.
 
     ``"singlestep"``: every ``order`` steps of the grid are one step of that order, with its inner stages on the grid's
-    points; uniform in the log-SNR they are those of the paper. What a group of steps needs of its beginning travels
+    points; uniform in the log-SNR they are those of the paper. The beginning of a group is carried
     with the state, so that slices may end anywhere. ``"multistep"`` extrapolates from earlier steps.
 
     On a `SemilinearODE` they are exponential Runge-Kutta and Adams methods for its own split.
@@ -150,7 +150,7 @@ class DPMSolver(_DPM):
         kind: ``"singlestep"`` or ``"multistep"``.
         rule: How derivatives are taken from differences: ``"midpoint"`` or ``"heun"``.
         lower_order_final: Lower the order in the last steps. Into a noise level of zero it is lowered to 1 in any case.
-        restart: Begin anew in every slice, without carrying its history over.
+        restart: Restart in every slice, without history.
         steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse), which is DDIM.
 
     Raises:
@@ -170,7 +170,7 @@ class DPMSolver(_DPM):
 
 @dataclass(frozen=True)
 class DPMSolverPP(_DPM):
-    """DPM-Solver++: the clean data that the model predicts is taken for smooth in the log-SNR.
+    """DPM-Solver++: assumes that the clean data predicted by the model is smooth in the log-SNR.
 
     See `DPMSolver` for the arguments. ``DPMSolverPP(2, "multistep")`` is DPM-Solver++(2M), the usual sampler of latent
     diffusion models. ``DPMSolverPP(3, "multistep")`` is DPM-Solver++(3M) as it is published and implemented elsewhere:

@@ -17,12 +17,12 @@ from parareal.problem._ode import Stages
 from parareal.problem._semilinear import Factors, Semilinear, Split, chosen, lincomb
 
 _TRAITS = IntegratorTraits(evaluations=None, shares_first_stage=True, solves=(Semilinear,))
-"""What the final classes have in common."""
+"""The traits that the methods share."""
 
 
 @dataclass(frozen=True)
 class _Exponential(Integrator):
-    """What the final classes below share."""
+    """The base of the methods below."""
 
     steps: int | None = None
 
@@ -32,7 +32,7 @@ class _Exponential(Integrator):
         check_steps(self.steps)
 
     def first_function(self, problem: Any) -> Any:
-        """The function of the problem's split."""
+        """The function of the split of the problem."""
         return problem.split("data").function
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 Operator: TypeAlias = Callable[[Tensor, Tensor | None], Tensor]
-"""``M v`` for ``v`` of shape ``(K, n)`` on the K lanes of an index, or on all of them for ``None``."""
+"""``M v`` for ``v`` of shape ``(L, n)`` on the L lanes of an index, or on all lanes for ``None``."""
 
 RESTART = 50
 """Vectors of a basis: memory for 51 systems in each lane."""
@@ -18,14 +18,14 @@ RESTART = 50
 def gmres(operator: Operator, rhs: Tensor, rtol: float, most: int = 300) -> tuple[Tensor, Tensor]:
     """M x = rhs for each lane, to a residual of ``rtol`` times the right-hand side in the Euclidean norm.
 
-    A lane that has got there takes no further part, so that its result and its cost are those it has alone. Whether
-    any lane continues is asked of the device once for each vector.
+    A lane that has converged takes no further part, so that its result and its cost are those of the lane alone. The
+    host asks the device once for each vector whether any lane continues.
 
     Args:
         operator: ``M v`` on chosen lanes.
         rhs: Right-hand sides, real, ``(L, n)``.
-        rtol: Relative residual to be reached.
-        most: Most products with M; a lane that needs more keeps what it has.
+        rtol: Relative residual to reach.
+        most: Most products with M; a lane that needs more keeps its current approximation.
 
     Returns:
         Solutions ``(L, n)``, NaN where the right-hand side or M is, and how many products each lane took, ``(L,)``,
@@ -54,9 +54,9 @@ def gmres(operator: Operator, rhs: Tensor, rtol: float, most: int = 300) -> tupl
 
 
 def _cycle(operator: Operator, lanes: Tensor | None, residual: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Up to `RESTART` steps of Arnoldi: the change of x ``(K, n)``, products ``(K,)``, whether that is enough ``(K,)``.
+    """Up to `RESTART` steps of Arnoldi: the change of x ``(L, n)``, products ``(L,)``, and who has converged ``(L,)``.
 
-    Reached also means that nothing more is to be had: numbers that are not finite.
+    Lanes with numbers that are not finite count as converged.
     """
     K, n = residual.shape
     m = min(RESTART, n)
@@ -82,7 +82,7 @@ def _cycle(operator: Operator, lanes: Tensor | None, residual: Tensor, target: T
         cos = torch.where(rho == 0, 1.0, column[:, j] / rho)[:, None]
         sin = torch.where(rho == 0, 0.0, column[:, j + 1] / rho)[:, None]
         triangle[:, :j, j] = column[:, :j]
-        # Zero where M is singular, of which the solution then tells.
+        # Zero where M is singular, which then shows in the solution.
         triangle[:, j, j] = torch.where(reached.to(rho.device), 1.0, rho)
         upper, lower = rotations[:, j].clone(), rotations[:, j + 1].clone()
         rotations[:, j], rotations[:, j + 1] = cos * upper + sin * lower, cos * lower - sin * upper
@@ -97,7 +97,7 @@ def _cycle(operator: Operator, lanes: Tensor | None, residual: Tensor, target: T
 
 
 def _orthogonal(basis: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Components of ``image`` along the basis and what is left of it; twice, for what rounding leaves of the first."""
+    """Components of ``image`` along the basis and the rest of it; done twice, to remove the effect of rounding."""
     first = (basis @ image[..., None]).squeeze(-1)
     image = image - (basis.mT @ first[..., None]).squeeze(-1)
     second = (basis @ image[..., None]).squeeze(-1)
@@ -130,8 +130,8 @@ class Solved(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        """The transposed system; raises ValueError where a graph of it is asked for."""
-        if torch.is_grad_enabled():  # autograd would take the system for a constant, and say nothing
+        """The transposed system; raises ValueError if its graph is needed."""
+        if torch.is_grad_enabled():  # autograd would take the system for a constant, without a warning
             raise ValueError(
                 "a gradient was asked for with create_graph=True, and GMRES gives first derivatives alone; expected "
                 "create_graph=False, or a method with krylov=False"

@@ -1,4 +1,4 @@
-"""What multistep methods remember: values at earlier steps, and when those were."""
+"""The history of exponential multistep methods: values at earlier steps, and their times."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class History(NamedTuple):
     """Values N at the steps before, newest first.
 
     Attributes:
-        values: N times a number of its step, which makes of it something in units of the state.
-        times: When that was, each ``(L,)``.
-        units: Those numbers, each ``(L,)``.
-        known: How many there are, int64, ``(L,)``; the others are zero.
-        kept: States that a method keeps beside them.
+        values: N times a factor of its step, which converts it to units of the state.
+        times: Their times, each ``(L,)``.
+        units: Those factors, each ``(L,)``.
+        known: The number of known values, int64, ``(L,)``; the others are zero.
+        kept: Further states that a method keeps.
     """
 
     values: list[State]
@@ -31,9 +31,9 @@ class History(NamedTuple):
     kept: tuple[State, ...] = ()
 
     def nodes(self, split: Split, weights: Weights, t: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Where they stand in the variable of a step that begins at ``t``, and how many of them can be used.
+        """Their positions in the variable of a step that begins at ``t``, and how many of them can be used.
 
-        None can where the step is infinitely long, and none from the first that is infinitely far away on.
+        None if the step is infinitely long; otherwise those before the first that is infinitely far away.
         """
         here = split.level(t)
         nodes = [(split.level(time) - here) / weights.h for time in self.times]
@@ -60,7 +60,7 @@ def no_history(u: State, depth: int, kept: int = 0) -> Memory:
 
 
 def recall(memory: Memory) -> History:
-    """What is remembered."""
+    """Unpacks a history."""
     clock = memory.clock
     known, *columns = clock.unbind(1)
     return History(list(memory.values), columns[0::2], columns[1::2], known.long(), memory.states)
@@ -74,7 +74,7 @@ def remember(history: History, t: Tensor, rest: State, unit: Tensor) -> Memory:
 
 
 def store(history: History, values: list[State], t: Tensor, unit: Tensor) -> Memory:
-    """Values of which the first, N at time ``t``, is new and not yet in units of the state."""
+    """Values of which the first one, N at time ``t``, is new and not in units of the state yet."""
     times, units = [t, *history.times][: len(values)], [unit, *history.units][: len(values)]
     if values:
         scaled = trees.map(lambda leaf: trees.per_lane(unit, leaf) * leaf, values[0])

@@ -15,9 +15,11 @@ from parareal._core.checks import check_count, described
 from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator, check_steps
-from parareal.integrators._newton import MOST_DENSE, Matrix, Options, solve_stages, to_state, to_vector, weighted
+from parareal.integrators._differentiated import Differentiated
+from parareal.integrators._newton import MOST_DENSE, Options, solve_stages
 from parareal.integrators._shared import solve_shared
 from parareal.integrators._simplified import Slot, new_slot, solve_kept
+from parareal.integrators._stage_systems import Matrix, to_state, to_vector, weighted
 from parareal.integrators._tableau import ButcherTableau, as_tableau
 from parareal.integrators._traits import IntegratorTraits
 from parareal.problem._derivatives import derivatives_of, numbers
@@ -26,7 +28,7 @@ from parareal.problem._ode import Stages
 
 @dataclass(frozen=True)
 class Implicit(Integrator):
-    """What implicit methods share: the options of Newton's method, and the step."""
+    """The base of implicit methods: the options of Newton's method, and the step."""
 
     rtol: float | None = field(default=None, kw_only=True)
     max_newton: int = field(default=20, kw_only=True)
@@ -80,26 +82,41 @@ class Implicit(Integrator):
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
         """One step on L lanes; see `Integrator.step`. Factorisations come and go with `Carried` states."""
-        carried, u = u if isinstance(u, Carried) else None, without_history(u)
-        table, h, vector = self.table, t1 - t0, to_vector(u, 1)
-        times = [t0 if c == 0.0 else t1 if c == 1.0 else t0 + c * h for c in table.nodes]
-        alive = torch.ones(len(t0), dtype=torch.bool)
-        memory: Any = self.begin_slice(problem, u) if carried is None else carried.memory
-        solver = _Solver(problem, self._options(problem, self._stages, numbers(u)), self._keeps(problem, u))
-        solver.slots = dict(zip(self._systems, memory, strict=True)) if memory else {}
-        if table.diagonal:
-            k, alive = yield from self._one_by_one(solver, times, h, u, alive)
-        else:
-            k = vector.new_zeros(len(vector), len(times), vector.shape[1])
-            k, alive = yield from solver.solve(table.a, torch.stack(times, 1), h, u, k, alive)
-        new = vector + h.to(vector.dtype)[:, None] * weighted(table.b, k)
+        solver, u = self.solver(problem, u), without_history(u)
+        k, alive = yield from self.slopes(solver, t0, t1, u)
+        return solver.carried(self.stepped(t1 - t0, u, k, alive))
+
+    def solver(self, problem: Any, u: State) -> StageSolver:
+        """How the stages of a step from ``u`` are found, with the factorisations that come with a `Carried` state."""
+        memory: Any = u.memory if isinstance(u, Carried) else None
+        plain = without_history(u)
+        slots = self.begin_slice(problem, plain) if memory is None else memory
+        options, keeps = self._options(problem, self._stages, numbers(plain)), self._keeps(problem, plain)
+        given = {} if slots is None else dict(zip(self._systems, slots, strict=True))
+        return StageSolver(problem, options, keeps, given, memory is not None)
+
+    def stepped(self, h: Tensor, u: State, k: Tensor, alive: Tensor) -> State:
+        """The end of a step of length ``h`` with slopes ``k``; NaN for lanes that were not solved."""
+        new = to_vector(u, 1) + h.to(k.dtype)[:, None] * weighted(self.table.b, k)
         if not alive.all():
             new = torch.where(alive.to(new.device)[:, None], new, torch.nan)
-        state, after = to_state(new, u, 1), tuple(solver.slots.values())
-        return state if carried is None else Carried(state, after)  # pyright: ignore[reportArgumentType]
+        return to_state(new, u, 1)
+
+    def slopes(
+        self, solver: StageSolver, t0: Tensor, t1: Tensor, u: State
+    ) -> Generator[tuple[Any, ...], State, tuple[Tensor, Tensor]]:
+        """The slopes of the stages of a step, ``(L, s, D)``, and the lanes that were solved, bool, on the CPU."""
+        table, h = self.table, t1 - t0
+        times = [t0 if c == 0.0 else t1 if c == 1.0 else t0 + c * h for c in table.nodes]
+        alive = torch.ones(len(t0), dtype=torch.bool)
+        if table.diagonal:
+            return (yield from self._one_by_one(solver, times, h, u, alive))
+        vector = to_vector(u, 1)
+        k = vector.new_zeros(len(vector), len(times), vector.shape[1])
+        return (yield from solver.solve(table.a, torch.stack(times, 1), h, u, k, alive))
 
     def _one_by_one(
-        self, solver: _Solver, times: list[Tensor], h: Tensor, u: State, alive: Tensor
+        self, solver: StageSolver, times: list[Tensor], h: Tensor, u: State, alive: Tensor
     ) -> Generator[tuple[Any, ...], State, tuple[Tensor, Tensor]]:
         """Stages of a lower triangular tableau; returns slopes ``(L, s, D)`` and the lanes that were solved."""
         table, slopes, vector = self.table, list[Tensor](), to_vector(u, 1)
@@ -113,12 +130,18 @@ class Implicit(Integrator):
                 # stiff equation is far off.
                 guess = -change / (row[i] * step) if row[i] else guess
             if row[i] == 0.0:
-                slopes.append(to_vector((yield solver.problem.rhs, t, base), 1))
+                slopes.append((yield from solver.explicit(t, h, base, vector)))
             else:
                 a, nodes, guess = ((row[i],),), t[:, None], guess[:, None]
                 k, alive = yield from solver.solve(a, nodes, h, base, guess, alive)
                 slopes.append(k[:, 0])
         return torch.stack(slopes, 1), alive
+
+    def eliminates(self, problem: Any, u: State) -> bool:
+        """Whether the systems of one state ``u`` are solved with a matrix that may be whole, not by GMRES."""
+        size = numbers(u, 0)
+        whole = derivatives_of(problem).structure is None or self._stages * size <= MOST_DENSE
+        return whole and not self._options(problem, self._stages, size).krylov
 
     @property
     def _stages(self) -> int:
@@ -156,7 +179,7 @@ FEW = 16
 
 
 @dataclass
-class _Solver:
+class StageSolver:
     """How the stages of one step are found.
 
     Attributes:
@@ -164,24 +187,49 @@ class _Solver:
         options: Those of Newton's method.
         keeps: Whether factorisations are kept.
         slots: Where, by the weights of a system; empty where all lanes share one matrix.
+        carries: Whether they go on to the next step, beside the state.
+        derivatives: Takes the derivatives of the right-hand side at the stages, ``(L, s, D, D)``, in one part or stage
+            by stage; ``None`` where nobody wants them.
     """
 
     problem: Any
     options: Options
     keeps: bool
-    slots: dict[Matrix, Slot] = field(default_factory=dict[Matrix, Slot])
+    slots: dict[Matrix, Slot]
+    carries: bool
+    derivatives: list[Tensor] | None = None
 
     def solve(
         self, a: Matrix, t: Tensor, h: Tensor, base: State, k: Tensor, alive: Tensor
-    ) -> Generator[tuple[Any, ...], State, tuple[Tensor, Tensor]]:
+    ) -> Generator[tuple[Any, ...], Any, tuple[Tensor, Tensor]]:
         """See `solve_stages`."""
         if not self.keeps:
-            return (yield from solve_stages(self.problem, a, t, h, base, k, alive, self.options))
-        if not self.slots:
-            return (yield from solve_shared(self.problem, a, t, h, base, k, alive))
-        given = self.problem, a, t, h, base, k, alive, self.options, self.slots[a]
-        k, alive, self.slots[a] = yield from solve_kept(*given)
+            return (yield from solve_stages(self.problem, a, t, h, base, k, alive, self.options, self.derivatives))
+        matrix, wanted = None, self.derivatives is not None
+        if self.slots:
+            given = self.problem, a, t, h, base, k, alive, self.options, self.slots[a]
+            k, alive, self.slots[a] = yield from solve_kept(*given)
+        else:
+            k, alive, matrix = yield from solve_shared(self.problem, a, t, h, base, k, alive, wanted)
+        if self.derivatives is not None:
+            if matrix is None:
+                _, matrix = yield Differentiated(self.problem, a), t, h, base, k
+            self.derivatives.append(matrix)
         return k, alive
+
+    def explicit(self, t: Tensor, h: Tensor, base: State, like: Tensor) -> Generator[tuple[Any, ...], Any, Tensor]:
+        """The right-hand side at a stage with nothing to solve, ``(L, D)``, as ``like``."""
+        if self.derivatives is None:
+            return to_vector((yield self.problem.rhs, t, base), 1)
+        nothing = torch.zeros_like(like)[:, None]
+        slope, jacobian = yield Differentiated(self.problem, ((0.0,),)), t[:, None], h, base, nothing
+        self.derivatives.append(jacobian)
+        return slope[:, 0]
+
+    def carried(self, new: State) -> State:
+        """What a step returns: the state, with the factorisations where these go on."""
+        after: Any = tuple(self.slots.values())
+        return Carried(new, after) if self.carries else new
 
 
 @dataclass(frozen=True)
@@ -197,8 +245,8 @@ class ImplicitRungeKutta(Implicit):
     evaluations in one round: a directional derivative counts as one, and all are taken side by side. Systems of more
     than 512 unknowns are solved by GMRES without a matrix. An iteration with m products then takes s (1 + m)
     evaluations in 1 + m rounds; there is no preconditioner, and for stiff diffusion m is large: ``krylov=False`` makes
-    the matrix whatever its size. Whether lanes go on is asked of the device once an iteration, and by GMRES once for
-    each product.
+    the matrix whatever its size. The host asks the device once in each iteration whether lanes continue, and with GMRES
+    once for each product.
 
     Where Newton's method fails the state becomes NaN. In a coarse propagator this slows convergence; in the fine one,
     from a final state, the run ends with `Status.UNSOLVED`. Gradients flow through the step. They are right to what
@@ -213,7 +261,7 @@ class ImplicitRungeKutta(Implicit):
         krylov: Whether linear systems are solved by GMRES; ``None`` decides by their size.
 
     Raises:
-        TypeError: An argument is not of its type.
+        TypeError: An argument has the wrong type.
         ValueError: The tableau is not consistent, or an option is out of range. From `solve`: the problem has
             ``batching="loop"``, or an operation that torch.func cannot differentiate.
 

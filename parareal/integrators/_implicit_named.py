@@ -146,7 +146,7 @@ class RadauIIA(Implicit):
 
     @property
     def table(self) -> ButcherTableau:
-        """The tableau of so many stages."""
+        """The tableau with that many stages."""
         return _RADAU[self.stages]
 
 
@@ -178,7 +178,7 @@ class LobattoIIIC(Implicit):
 
     @property
     def table(self) -> ButcherTableau:
-        """The tableau of so many stages."""
+        """The tableau with that many stages."""
         return _LOBATTO[self.stages]
 
 
@@ -210,7 +210,7 @@ class GaussLegendre(Implicit):
 
     @property
     def table(self) -> ButcherTableau:
-        """The tableau of so many stages."""
+        """The tableau with that many stages."""
         return _GAUSS[self.stages]
 
 

@@ -1,4 +1,4 @@
-"""The weights with which values at any nodes enter a step, where a polynomial through them is integrated exactly.
+"""Weights of values at any nodes in a step, from exact integration of the polynomial through them.
 
 Adams methods, exponential ones among them, and the solvers of diffusion models that extrapolate earlier model outputs
 all are this one formula with other nodes.
@@ -16,7 +16,7 @@ from torch import Tensor
 from parareal.problem._semilinear import Factors, Weights
 
 Moments: TypeAlias = Callable[[Weights, int], list[Factors]]
-"""``moments(weights, m)``: with m nodes beside the one at 0, what x^1 ... x^m contribute to the step."""
+"""``moments(weights, m)``: with m nodes beside the one at 0, the contributions of x^1 ... x^m to the step."""
 
 
 def exact(weights: Weights, m: int) -> list[Factors]:
@@ -28,18 +28,18 @@ def node_weights(weights: Weights, nodes: Sequence[Tensor], known: Tensor, momen
     """The weights of N at 0 and at other nodes.
 
     Args:
-        weights: Those of the step.
-        nodes: Where else N is known, in the step's own variable that goes from 0 to 1: m tensors ``(L,)``.
+        weights: The weights of the step.
+        nodes: Other points with known N, in the variable of the step that goes from 0 to 1: m tensors ``(L,)``.
         known: How many of the nodes, counted from the first, there are on each lane; int, ``(L,)``.
-        moments: What powers of the variable contribute.
+        moments: The contributions of powers of the variable.
 
     Returns:
-        Weights of N at 0 and at each node; those of nodes that are not there are zero.
+        Weights of N at 0 and at each node; zero for unknown nodes.
     """
     m, parts = len(nodes), len(weights.phi[0])
     if m == 0:
         return [weights.phi[0]]
-    # Where looking costs no waiting for a device: most steps have all their nodes, and one case is all there is.
+    # On the CPU, where the check costs no wait for a device: most steps have all their nodes, so there is one case.
     all_known = known.device.type == "cpu" and bool((known == m).all())
     columns: list[list[Tensor]] = []
     for part in range(parts):
@@ -59,7 +59,7 @@ def node_weights(weights: Weights, nodes: Sequence[Tensor], known: Tensor, momen
 
 
 def _of_each_count(x: list[Tensor], known: Tensor, weights: Weights, moments: Moments, part: int) -> list[Tensor]:
-    """The weights of nodes, on each lane of as many as it has."""
+    """The weights of the known nodes of each lane."""
     like = weights.phi[0][part]
     count = _shaped(known, like)
     chosen = [torch.zeros_like(like) for _ in x]

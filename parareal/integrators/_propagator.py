@@ -1,4 +1,4 @@
-"""Any black box that carries one state over one slice, as a propagator."""
+"""A black box that propagates one state over one slice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import autocast, trees
-from parareal._core.checks import described
+from parareal._core.checks import check_flag, described
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator
 from parareal.integrators._traits import IntegratorTraits
@@ -20,18 +20,20 @@ from parareal.problem._ode import Problem, Stages
 
 @dataclass(frozen=True, eq=False)
 class Propagator(Integrator):
-    """A function that carries one state over one slice: ``fn(t0, t1, u) -> u`` at ``t1``.
+    """A function that propagates one state over one slice: ``fn(t0, t1, u) -> u`` at ``t1``.
 
     Args:
         fn: Called once per slice with scalar float64 times and one state; it returns a state of the same structure,
             shapes and dtypes.
-        batching: ``"loop"`` calls it lane by lane; ``"vmap"`` makes it many with `torch.func.vmap`; ``"native"``
+        batching: ``"loop"`` calls it lane by lane; ``"vmap"`` batches it with `torch.func.vmap`; ``"native"``
             says that it takes times of shape ``(L,)`` and leaves ``(L, *state)`` itself.
+        differentiable: Whether `torch.func.jvp` can differentiate it, so that `Jacobian` may correct with its
+            derivative: torch operations throughout.
 
     One call on one lane counts as one evaluation, and one round is one call on all lanes, whatever happens inside.
 
     Raises:
-        TypeError: ``fn`` is not callable.
+        TypeError: ``fn`` is not callable, or ``differentiable`` is not a bool.
         ValueError: ``batching`` is unknown.
 
     Examples:
@@ -41,6 +43,7 @@ class Propagator(Integrator):
 
     fn: Callable[[Tensor, Tensor, State], State]
     batching: str = "loop"
+    differentiable: bool = False
     traits = IntegratorTraits(order=None, evaluations=1, solves=(Problem,))  # one call a slice
     steps: int | None = field(default=1, init=False)
     _vmapped: Callable[..., Any] = field(init=False, repr=False)
@@ -51,11 +54,12 @@ class Propagator(Integrator):
             raise TypeError(f"fn is {described(self.fn)}; expected a callable fn(t0, t1, u) -> u")
         if self.batching not in ("loop", "vmap", "native"):
             raise ValueError(f"batching={self.batching!r} is unknown; expected one of 'loop', 'vmap', 'native'")
+        check_flag(self.differentiable, "differentiable")
         object.__setattr__(self, "_vmapped", torch.func.vmap(self._checked))
         object.__setattr__(self, "_fresh", Fresh("fn"))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.fn, self.batching)
+        return type(self), (self.fn, self.batching, self.differentiable)
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
         """The whole slice in one request."""
@@ -74,6 +78,14 @@ class Propagator(Integrator):
                 return self._vmapped(t0, t1, u)
         lanes = [(t0[i], t1[i], trees.clone(trees.one(u, i))) for i in range(t0.shape[0])]
         return trees.stack([trees.clone(self._checked(*lane)) for lane in lanes])
+
+    def along(self, t0: Tensor, t1: Tensor, u: State) -> State:
+        """`propagate` under a transform of torch.func."""
+        if self.batching == "native":
+            return self._checked(t0, t1, u)
+        if self.batching == "vmap":
+            return self._vmapped(t0, t1, u)
+        return trees.stack([self._checked(t0[i], t1[i], trees.one(u, i)) for i in range(t0.shape[0])])
 
     def _checked(self, t0: Tensor, t1: Tensor, u: State) -> State:
         before = versions(u)

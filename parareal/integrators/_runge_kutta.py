@@ -102,7 +102,7 @@ class Heun(Named):
 
     @property
     def traits(self) -> IntegratorTraits:
-        """For SDEs as well."""
+        """Those of a Runge-Kutta method; `Heun` also solves SDEs."""
         return replace(traits_of(self.tableau), solves=(ODE, SDE))
 
     def bind(self, problem: Any, u0: State, grid: Any) -> Integrator:

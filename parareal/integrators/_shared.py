@@ -19,7 +19,7 @@ from parareal._core.trees import State
 from parareal.integrators._adjoint import with_gradient
 from parareal.integrators._base import Cost
 from parareal.integrators._factors import Factors, Parts, factors_for, pattern_of
-from parareal.integrators._newton import Matrix, System, to_state, to_vector
+from parareal.integrators._stage_systems import Matrix, System, to_state, to_vector
 
 _CHECKS = 16
 """Times at which f is checked to be affine, with one matrix: all in one call."""
@@ -27,25 +27,27 @@ _CHECKS = 16
 
 @dataclass(frozen=True)
 class Solution:
-    """The function that is asked for once for each system: the correction that solves it.
+    """The function that is requested once for each system: the correction that solves it.
 
     Attributes:
         problem: The problem.
         a: The weights that couple the stages, s rows of s.
+        keep: Whether the matrix of the run is wanted too.
     """
 
     problem: Any
     a: Matrix
+    keep: bool = False
     varies = False
 
     def __call__(
         self, t: Tensor, h: Tensor, base: State, k: Tensor, active: Tensor, rows: State = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """One correction on L lanes; see `parareal.integrators._simplified.Iteration`.
 
         Returns:
-            Corrections ``(L, s, D)``, NaN for lanes that want none; and int64, on the CPU, ``(L, 2)``: evaluations, and
-            whether gradients are asked for.
+            Corrections ``(L, s, D)``, NaN for lanes that want none; int64, on the CPU, ``(L, 2)``: evaluations, and
+            whether gradients are asked for; and with ``keep`` the matrix of the run, at each stage, ``(L, s, D, D)``.
         """
         active = active.cpu()
         index = None if active.all() else active.nonzero()[:, 0].to(k.device)
@@ -53,31 +55,38 @@ class Solution:
             t, h, base, k = t[index], h[index], trees.lanes(base, index), k.index_select(0, index)
         took = torch.zeros(len(active), 2, dtype=torch.int64)
         if not len(k):
-            return k.new_full((len(active), *k.shape[1:]), torch.nan), took
+            nothing = (k.new_full((len(active), *k.shape[1:], k.shape[2]), torch.nan),) if self.keep else ()
+            return k.new_full((len(active), *k.shape[1:]), torch.nan), took, *nothing
         system = System(self.problem, self.a, t, h, base, k, rows)
         with torch.no_grad():
-            delta = _solved(self.problem, self.a, system, base)
+            jacobian = _matrix(self.problem, system, base)
+            delta = _solved(self.problem, self.a, system, jacobian)
+            given = (_whole(system, jacobian[0, 0]).expand(len(active), system.s, -1, -1),) if self.keep else ()
         took[active] = torch.tensor([k.shape[1], int(system.residual.requires_grad)])
         if index is not None:
             delta = delta.new_full((len(active), *delta.shape[1:]), torch.nan).index_copy(0, index, delta)
-        return delta, took
+        return delta, took, *given
 
-    def cost(self, value: tuple[Tensor, Tensor], lanes: int) -> Cost:
+    def cost(self, value: tuple[Tensor, ...], lanes: int) -> Cost:
         """Those of the lanes that wanted a solution; the matrix of the run is not counted."""
         return Cost(sum(row[0] for row in value[1].tolist()), 1)
 
 
 def solve_shared(
-    problem: Any, a: Matrix, t: Tensor, h: Tensor, base: State, k: Tensor, alive: Tensor
-) -> Generator[tuple[Any, ...], Any, tuple[Tensor, Tensor]]:
-    """Stages of L lanes, each in one correction; see `solve_stages`."""
+    problem: Any, a: Matrix, t: Tensor, h: Tensor, base: State, k: Tensor, alive: Tensor, keep: bool = False
+) -> Generator[tuple[Any, ...], Any, tuple[Tensor, Tensor, Tensor | None]]:
+    """Stages of L lanes, each in one correction; see `solve_stages`.
+
+    With ``keep`` also returns the matrix of the run at each stage, ``(L, s, D, D)``, or ``None`` where gradients are
+    asked for, which it does not have.
+    """
     k = k.detach()
-    delta, took = yield Solution(problem, a), t, h, base, k, alive
+    delta, took, *given = yield Solution(problem, a, keep), t, h, base, k, alive
     k = k + delta
     alive = torch.isfinite(k).flatten(1).all(1).cpu()
     if torch.is_grad_enabled() and bool(took[:, 1].any()):
-        k = yield from with_gradient(problem, a, t, h, base, k, alive)
-    return k, alive
+        k, given = (yield from with_gradient(problem, a, t, h, base, k, alive)), []
+    return k, alive, given[0] if given else None
 
 
 def rounded(h: float) -> float:
@@ -86,10 +95,10 @@ def rounded(h: float) -> float:
     return math.ldexp(round(math.ldexp(fraction, 36)), exponent - 36)
 
 
-def _solved(problem: Any, a: Matrix, system: System, base: State) -> Tensor:
+def _solved(problem: Any, a: Matrix, system: System, jacobian: Tensor) -> Tensor:
     """Corrections, with the matrix of the run."""
     assert system.known.kept is not None
-    jacobian, k = _matrix(problem, system, base), system.k
+    k = system.k
     factors, place = factors_for(problem, k[:, 0], system.s), (str(k.device), k.dtype, a)
 
     def parts(step: float) -> Parts:
@@ -142,11 +151,16 @@ def _matrix(problem: Any, system: System, base: State) -> Tensor:
     return kept.matrix((str(like.device), like.dtype), made)
 
 
+def _whole(system: System, matrix: Tensor) -> Tensor:
+    """A matrix, ``(D, D)``, of which there may be the entries alone."""
+    structure = system.known.structure
+    return matrix if structure is None or matrix.ndim == 2 else pattern_of(structure, system.D).dense(matrix)
+
+
 def _check_affine(problem: Any, system: System, base: State, jacobian: Tensor) -> None:
     """Raises ValueError unless f differs between two states by the matrix times their difference, at all times."""
     assert system.known.kept is not None
-    matrix, structure = jacobian[0, 0], system.known.structure
-    matrix = pattern_of(structure, system.D).dense(matrix) if structure is not None and matrix.ndim == 1 else matrix
+    matrix = _whole(system, jacobian[0, 0])
     like = trees.lanes(base, torch.zeros(_CHECKS, dtype=torch.int64, device=matrix.device))
     u = torch.nan_to_num(to_vector(like, 1).detach(), 0.0, 0.0, 0.0)
     generator = torch.Generator().manual_seed(0)

@@ -25,15 +25,8 @@ from parareal._core.trees import State
 from parareal.integrators._adjoint import with_gradient
 from parareal.integrators._base import Cost
 from parareal.integrators._factors import Factors, Parts, factors_for
-from parareal.integrators._newton import (
-    MOST_NOISE,
-    ROUNDINGS,
-    Matrix,
-    Options,
-    System,
-    to_vector,
-    units,
-)
+from parareal.integrators._newton import MOST_NOISE, ROUNDINGS, Options, units
+from parareal.integrators._stage_systems import Matrix, System, to_vector
 
 PATIENCE = 8
 """Iterations that a factor may still need before a new one is made. Chosen within the 7 to 10 usual for Radau codes."""
@@ -66,7 +59,7 @@ def new_slot(problem: Any, u: State, stages: int) -> Slot:
 
 @dataclass(frozen=True)
 class Iteration:
-    """The function that is asked for in an iteration: equal for the same system, so that lanes of groups join.
+    """The function that is requested in an iteration: equal for the same system, so that stage groups join.
 
     Attributes:
         problem: The problem.

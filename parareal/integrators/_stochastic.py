@@ -20,12 +20,12 @@ from parareal.problem._ode import Stages
 from parareal.problem._sde import SDE
 
 _TRAITS = IntegratorTraits(evaluations=None, shares_first_stage=True, solves=(SDE,))
-"""What the final classes have in common."""
+"""The traits that the methods share."""
 
 
 @dataclass(frozen=True)
 class _Stochastic(Integrator):
-    """What the final classes below share."""
+    """The base of the methods below."""
 
     steps: int | None = None
 
@@ -35,7 +35,7 @@ class _Stochastic(Integrator):
         check_steps(self.steps)
 
     def first_function(self, problem: Any) -> Any:
-        """Drift and diffusion."""
+        """The function that returns drift and diffusion."""
         return problem.terms
 
 
@@ -186,7 +186,7 @@ class SRA1(_Stochastic):
 
 @dataclass(frozen=True)
 class StratonovichHeun(_Stochastic):
-    """What `Heun` is for an SDE in the sense of Stratonovich; see there."""
+    """`Heun` for an SDE in the sense of Stratonovich; see there."""
 
     traits = replace(_TRAITS, order=1.0, evaluations=2)
     """Drift and diffusion together, twice. The order holds where Brownian motions do not interact."""

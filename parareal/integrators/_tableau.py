@@ -62,12 +62,12 @@ class ButcherTableau:
 
     @property
     def nodes(self) -> tuple[float, ...]:
-        """``c``, filled in."""
+        """The nodes ``c``, computed if not given."""
         return self.c or ()
 
     @property
     def explicit(self) -> bool:
-        """Whether every stage needs those before it alone."""
+        """Whether every stage needs only those before it."""
         return not self.a[0]
 
     @property

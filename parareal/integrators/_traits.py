@@ -1,4 +1,4 @@
-"""What the library has to know of a method beside its step: one frozen record."""
+"""The traits of a method: one frozen record of what the library must know beside its step."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from parareal.problem._ode import ODE
 
 @dataclass(frozen=True, kw_only=True)
 class IntegratorTraits:
-    """What an integrator declares of itself: ``traits`` of an `Integrator`.
+    """The declarations of an integrator: the ``traits`` of an `Integrator`.
 
     Attributes:
         evaluations: Evaluations of the right-hand side (or calls of a black box) in one step; ``None`` where that
             varies.
         order: Order of accuracy, the strong one for SDEs, or ``None`` where it is not known.
-        shares_first_stage: Whether a step begins by asking for `Integrator.first_function` at its left end. The engine
+        shares_first_stage: Whether a step begins by requesting `Integrator.first_function` at its left end. The engine
             then makes that evaluation once for the coarse and the fine propagator.
         implicit: Whether a step solves equations. If that fails, the state it returns is NaN.
-        apart: Whether each lane asks for a number of values of its own, so that lanes must not wait for one another.
+        apart: Whether lanes request different numbers of values, so that they must not wait for one another.
         solves: The kinds of problems that the method is for, a tuple of classes.
-        multistep: Whether a history travels with the state. `Multistep` classes have it set for them.
-        tableau: The Butcher tableau of a Runge-Kutta method, from which `parareal.theory` takes its stability function.
+        multistep: Whether states carry a history. `Multistep` classes set it themselves.
+        tableau: The Butcher tableau of a Runge-Kutta method, for its stability function in `parareal.theory`.
         stability: Otherwise the stability function R of a one-step method, with ``R(z, rest)`` the factor of one step
             of length h for u' = (c + d) u, on complex numpy arrays z = c h and rest = d h, where an exponential method
             takes c for its linear part. Other methods see only the sum ``z + rest``.
@@ -59,7 +59,7 @@ class IntegratorTraits:
         for name in ("shares_first_stage", "implicit", "apart", "multistep"):
             check_flag(getattr(self, name), name)
         given = self.solves
-        if isinstance(given, type):  # one kind alone
+        if isinstance(given, type):  # a single kind
             object.__setattr__(self, "solves", (given,))
         elif not isinstance(given, tuple) or not all(isinstance(kind, type) for kind in given):
             raise TypeError(f"solves={given!r}; expected a tuple of kinds of problems, such as (pr.ODE,)")
@@ -74,5 +74,5 @@ class IntegratorTraits:
 
 
 BY_ATTRIBUTE = ("evaluations", "order", "shares_first_stage", "implicit", "apart", "solves")
-"""The traits that a class may also give as plain attributes."""
+"""The traits that a class may also declare as plain attributes."""
 EXAMPLE = "traits = pr.IntegratorTraits(order=1, evaluations=1)"

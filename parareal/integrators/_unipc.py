@@ -29,10 +29,10 @@ class UniPC(Multistep):
 
     Args:
         order: 1, 2 or 3 of the predictor; the corrector has one more. The first step bounds that of a whole run by 3.
-        prediction: What of the model is taken for smooth in the log-SNR: ``"data"`` or ``"noise"``.
-        variant: ``"bh1"`` or ``"bh2"``, the B(h) of the paper: it matters where one difference is all there is.
+        prediction: What is assumed to be smooth in the log-SNR: ``"data"`` or ``"noise"``.
+        variant: ``"bh1"`` or ``"bh2"``, the B(h) of the paper: it matters only with a single difference.
         lower_order_final: Lower the order in the last steps, down to 1 in the last one.
-        restart: Begin anew in every slice, without carrying its history over.
+        restart: Restart in every slice, without history.
         steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse), which is DDIM.
 
     Raises:
@@ -69,15 +69,15 @@ class UniPC(Multistep):
         )
 
     def first_function(self, problem: Any) -> Any:
-        """The function of the problem's split."""
+        """The function of the split of the problem."""
         return problem.split(self.prediction).function
 
     def begin(self, u: State) -> Memory:
-        """No earlier values, and no state to correct from."""
+        """The empty history."""
         return no_history(u, self.order, kept=1)
 
     def variants(self, step: Ints, steps: Ints) -> Ints:
-        """The order that the step's place in the grid leaves."""
+        """The order of a step by its place in the grid."""
         return np.minimum(self.order, steps - step) if self.lower_order_final else np.full(len(step), self.order)
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: Carried, variant: int = 1) -> Stages:

@@ -1,4 +1,4 @@
-"""Saving, checkpointing and resuming: a snapshot is taken out of an engine and put into a new one.
+"""Saving, checkpointing and resuming: a snapshot is captured from an engine and restored into a new one.
 
 This package imports the engine and results.
 """

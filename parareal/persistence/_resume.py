@@ -1,14 +1,14 @@
-"""Takes a snapshot of an engine, and puts one into a new engine."""
+"""Captures a snapshot of an engine, and restores one into a new engine."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Floats, Ints
+from parareal._core.host import index_to
 from parareal._core.trees import State
 from parareal.persistence import _earlier_iterates
 from parareal.results._run_identity import Identity, nameless
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 
 _ENDED = (Status.CONVERGED, Status.VERIFIED, Status.UNCERTAIN, Status.FINAL, Status.NONFINITE, Status.UNSOLVED)
-"""How systems end that there is nothing to continue of, under the same rule."""
+"""Statuses of systems that cannot be continued under the same rule."""
 
 
 def capture(engine: Engine, u: State, increments: dict[int, Floats], identity: Identity) -> Snapshot:
     """A snapshot of an engine; ``u`` are the current states at the boundaries.
 
-    Boundaries take their iterates one after another. Where none is further on than the iteration under way, all go back
-    to the last complete one, so that the run continues just as it would have done: part of one iteration is done again.
+    Boundaries take their iterates one after another. If none is ahead of the current iteration, all go back
+    to the last complete one, so that the run continues exactly as it would have: part of one iteration is repeated.
     """
     it, state, slices = engine.iterates, engine.state, engine.iterates.layout.slices
     ended = np.array([status in _ENDED for status in state.statuses])
     newest = state.current.max(1)
-    # Changes that were not measured yet allow for going back by one. Windows count iterations by the frontier.
+    # Moves that were not measured yet can be undone. Windows count iterations by the frontier.
     back = (state.current >= 0).all(1) & (newest <= state.iteration + 1) & ~ended & (not engine.parts.windowed)
     frontier, number = state.frontier.copy(), np.where(back, state.iteration, newest)
     u, own = _undone(engine, u, back, frontier) if back.any() else (u, False)
@@ -52,18 +52,19 @@ def capture(engine: Engine, u: State, increments: dict[int, Floats], identity: I
         rule=nameless(repr(engine.parts.stop)),
         earlier=_earlier_iterates.take_out(it, name, number, going) if it.layout.whole else None,
         identity=identity,
+        pairs=_earlier_iterates.secant_pairs(it),
     )
 
 
 def _undone(engine: Engine, u: State, back: Bools, frontier: Ints) -> tuple[State, bool]:
-    """States without the changes since the last complete iteration, and whether there were any; moves the frontiers."""
+    """States without the moves since the last complete iteration, and whether there were any; moves the frontiers."""
     layout, own = engine.iterates.layout, False
     for ids, old, final in engine.iterates.changes.newest_first():
         system, n = np.divmod(ids, layout.slices)
         chosen = back[system]
         if chosen.any():
             where, rows = (chosen.nonzero()[0], (ids + system + 1)[chosen])
-            where, rows = torch.from_numpy(where).to(layout.device), torch.from_numpy(rows).to(layout.device)
+            where, rows = index_to(layout.device, where), index_to(layout.device, rows)
             # The place of a first iterate had nothing before: what is not finite keeps the newer state.
             before = trees.finite_or(trees.lanes(old, where), trees.lanes(u, rows))
             u, own = trees.map(lambda leaf, new, rows=rows: leaf.index_copy(0, rows, new), u, before), True
@@ -75,13 +76,13 @@ _ACCEPTED = (Status.CONVERGED, Status.VERIFIED, Status.UNCERTAIN)
 
 
 def restore(engine: Engine, at: Snapshot, most: int | None) -> None:
-    """Puts a snapshot into a new engine; slices that another rule has accepted are not taken for final."""
+    """Restores a snapshot into a new engine; slices that another rule has accepted do not count as final."""
     it, state, slices = engine.iterates, engine.state, engine.iterates.layout.slices
     same = at.rule == nameless(repr(engine.parts.stop))
     packed = at.state.pack()
     if not same:
         packed["frontier"] = at.state.proven.copy()
-    if it.layout.windowed:  # first guesses for what comes into a window are made from what is there then
+    if it.layout.windowed:  # first guesses of slices that enter a window are made later, from the states then
         packed["reached"] &= np.arange(slices + 1) <= packed["frontier"][:, None] + it.layout.width
     state.unpack(packed)
     it.put_back(trees.map(lambda leaf: leaf.to(it.layout.device), at.u))
@@ -94,7 +95,7 @@ def restore(engine: Engine, at: Snapshot, most: int | None) -> None:
     state.limit_to(most)
     spent = engine.parts.stop.spent(state.iteration)
     for system, status in enumerate(at.state.statuses):
-        # Another rule may ask for less error: what an earlier one has accepted is open again.
+        # Another rule may be stricter: slices that the earlier one has accepted are computed again.
         if status in _ACCEPTED and not same:
             status = None
         if status is None and state.frontier[system] == slices:

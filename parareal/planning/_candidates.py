@@ -1,4 +1,4 @@
-"""Which ways to solve there are to try: slices, corrections and schedules."""
+"""The candidates of a plan: combinations of slices, corrections and schedules."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def points_of(grid: Any) -> TimeGrid:
 def ways_to_solve(
     points: TimeGrid, own: TimeGrid, fine: Integrator, coarse: Any, slices: Any, schedules: Any
 ) -> list[Way]:
-    """Every combination, those first that are likely to win: a good one early ends the others soon."""
+    """All combinations, likely winners first: a good candidate ends the trials of the others early."""
     if coarse is None:
         coarse = (Secant(Identity()), Euler())
     corrections = [Coarse(one) if isinstance(one, Integrator) else one for one in _several(coarse)]
@@ -45,7 +45,7 @@ def ways_to_solve(
     cuts: list[int]
     for correction in corrections:
         free = correction.traits.propagator is None
-        if fine.steps is not None:  # other slices would be another solution
+        if fine.steps is not None:  # other slices would change the solution
             cuts = [own.num_slices]
         elif slices is None:
             root = steps**0.5
@@ -94,12 +94,12 @@ def _schedules(given: Any, grid: TimeGrid, correction: Correction) -> list[Sched
 
 
 def lanes_of(grid: TimeGrid, schedule: Schedule) -> int:
-    """How many lanes a round has at most, for one system."""
+    """Most lanes of a round, for one system."""
     return grid.num_slices if schedule.width is None else min(schedule.width, grid.num_slices)
 
 
 def name_of(one: Any) -> str:
-    """The name of a class, with what of its fields is not as it is by default."""
+    """The name of a class, with its fields that differ from their defaults."""
     if isinstance(one, Coarse):
         return name_of(one.propagator)
     parts: list[str] = []

@@ -1,10 +1,9 @@
-"""What a round takes on this device, as a function of its lanes, and what a run made of its rounds."""
+"""The time of a round on this device as a function of its lanes, and the time of a run."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 
 from parareal._core import trees
 from parareal._core.multistep_state import Carried
+from parareal._core.scopes import scope
 from parareal._core.trees import State
 from parareal.executors._base import Executor
 from parareal.executors._local import Batched
@@ -25,8 +25,8 @@ class RoundTimes:
 
     Attributes:
         lanes: Numbers of lanes, rising from 1.
-        seconds: What a call took on so many: the least of a few.
-        failed: Numbers of lanes at which the call failed, and what it said: out of memory, for instance.
+        seconds: Seconds of a call on that many lanes, the least of a few calls.
+        failed: Numbers of lanes at which the call failed, with the message: out of memory, for instance.
     """
 
     lanes: tuple[int, ...]
@@ -54,10 +54,10 @@ def time_rounds(call: Callable[[int], Callable[[], Any]], most: int, device: tor
     Args:
         call: Makes, for a number of lanes, the call to time.
         most: Most lanes.
-        device: What is waited for.
+        device: The device to synchronise with.
 
     Raises:
-        Exception: What the call raises on a single lane; from two on it is noted, and ends the series.
+        Exception: What the call raises on a single lane; from two on it is recorded, and ends the series.
     """
     sizes = sorted({*(2**k for k in range(most.bit_length())), most})
     lanes: list[int] = []
@@ -124,7 +124,7 @@ def first_call(
         while True:
             try:
                 request = stages.send(value)
-            except StopIteration:  # the step asks for nothing that counts
+            except StopIteration:  # the step requests nothing that counts
                 return lambda: None
             check_request(fine, request)
             if not getattr(request[0], "free", False):
@@ -137,17 +137,17 @@ def first_call(
 
 
 class Hopeless(BaseException):
-    """Ends a trial that takes longer than what is known already."""
+    """Ends a trial that takes longer than the best so far."""
 
 
 @dataclass(eq=False)
 class Recording(Executor):
-    """An executor that notes the lanes of each call, and what the calls took.
+    """An executor that records the lanes and the seconds of each call.
 
     Args:
-        device: What is waited for, so that times are those of the calls.
+        device: The device to synchronise with, so that times are those of the calls.
         limit: Seconds after which a trial is ended by raising `Hopeless`.
-        inner: Where the lanes are evaluated.
+        inner: The executor that evaluates the lanes.
     """
 
     device: torch.device
@@ -157,9 +157,9 @@ class Recording(Executor):
     seconds: list[float] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
 
-    @contextmanager
+    @scope
     def joined(self) -> Generator[Executor]:
-        """This executor, while ``inner`` is in the run."""
+        """This executor, with ``inner`` prepared for the run."""
         alone = self.inner
         with alone.joined() as self.inner:
             try:
@@ -168,7 +168,7 @@ class Recording(Executor):
                 self.inner = alone
 
     def evaluate(self, fn: Callable[..., State], args: tuple[Any, ...], lanes: int) -> State:
-        """As ``inner`` does."""
+        """Passes the call to ``inner``."""
         if time.perf_counter() - self.started > self.limit:
             raise Hopeless
         synchronize(self.device)
@@ -180,11 +180,11 @@ class Recording(Executor):
         return value
 
     def calls(self, lanes: int) -> int:
-        """As ``inner`` does."""
+        """Passes the call to ``inner``."""
         return self.inner.calls(lanes)
 
     def padded(self, lanes: int) -> int:
-        """As ``inner`` does."""
+        """Passes the call to ``inner``."""
         return self.inner.padded(lanes)
 
 

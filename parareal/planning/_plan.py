@@ -1,4 +1,4 @@
-"""`plan`: what will pay off here, found out by trials that end as soon as they cannot win."""
+"""`plan`: the fastest way to solve on this device, measured by trials that end as soon as they cannot win."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ from parareal.stopping._tolerance import Tolerance
 from parareal.theory._makespan import makespan
 
 WORTH = 0.95
-"""Of the serial time: what takes longer than that is not recommended, since no measurement is more certain."""
+"""Part of the serial time: a slower candidate is not recommended, since measurements are no more certain. A choice."""
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What `plan` found out. It prints as a table.
+    """The result of `plan`. It prints as a table.
 
     Attributes:
-        candidates: All that was tried, the quickest first.
+        candidates: All candidates tried, the quickest first.
         serial_seconds: Predicted wall time of `serial`.
         serial_rounds: Its rounds.
         round_times: Seconds of a round against its lanes.
         best: The quickest candidate, where it beats the serial run; else ``None``.
-        reason: The recommendation in a sentence, with why.
+        reason: The recommendation in a sentence, with the reason.
         cost: Seconds that planning took.
-        workers: How many devices it was asked about, if it was.
+        workers: The number of devices to predict for, if given.
     """
 
     candidates: tuple[Candidate, ...]
@@ -61,7 +61,7 @@ class Plan:
 
     @property
     def speedup(self) -> float:
-        """Serial time over the recommended candidate's, and 1 where none is recommended."""
+        """Serial time over the time of the recommended candidate; 1 if none is recommended."""
         return 1.0 if self.best is None else self.serial_seconds / time_of(self.best, self.workers)
 
     @property
@@ -121,18 +121,18 @@ def plan(
     workers: int | None = None,
     budget: float = 60.0,
 ) -> Plan:
-    """Finds out what solves a problem soonest on this device, or that nothing beats the serial run.
+    """Measures what solves a problem fastest on this device, or that nothing beats the serial run.
 
     The time of a round is measured against its lanes; then candidates are tried, and a trial is ended as soon as it has
-    taken longer than the serial run or the best candidate. So planning costs a few times what it finds, and pays where
-    many problems of a kind are to be solved. Problems of a kind take about as many iterations.
+    taken longer than the serial run or the best candidate. So planning takes a few times as long as the solution it
+    finds, and pays off if many similar problems are to be solved, which take about as many iterations.
 
     Args:
         problem: The equation.
         u0: State at the start.
         grid: A grid, whose fine points are kept and cut into slices in different ways; or ``(t0, t1, steps)``.
         fine: The propagator whose solution is wanted.
-        coarse: What to try as coarse propagator or `Correction`; ``None`` for Euler with a step a slice and for a
+        coarse: Coarse propagators or corrections to try; ``None`` for Euler with a step a slice and for a
             secant on Picard iteration.
         slices: Numbers of slices to try; ``None`` for a few powers of two about the square root of the steps, and for
             corrections without a propagator one slice a step.
@@ -140,19 +140,19 @@ def plan(
         stop: The stopping rule, as in `solve`.
         executor: As in `solve`, but of one process.
         samples: As in `solve`.
-        workers: Predict for so many devices like this one, of which each takes one lane at a time, as quickly as the
-            serial run does, and messages cost nothing, by laying out the solves in time (`parareal.theory.makespan`).
-            Trials then go to their end, since what is slow on one device may be quick on many. Neither `Windowed` nor
-            methods whose evaluations vary are predicted.
+        workers: Predict for that many devices like this one, by laying out the solves in time
+            (`parareal.theory.makespan`). Each takes one lane at a time, as fast as the serial run, and messages cost
+            nothing. Trials then run to their end, since what is slow on one device may be fast on many. Neither
+            `Windowed` nor methods whose evaluations vary are predicted.
         budget: Seconds after which no further candidate is tried.
 
     Returns:
         A `Plan`.
 
     Raises:
-        TypeError, ValueError: An argument is not what it should be, or leaves no candidate.
-        Exception: Whatever the right-hand side raises on a single lane, or in the serial run. What it raises on more of
-            them, such as running out of memory, is reported, and such numbers of lanes are left out.
+        TypeError, ValueError: An argument is wrong, or leaves no candidate.
+        Exception: What the right-hand side raises on a single lane, or in the serial run. What it raises on more
+            lanes, such as out of memory, is reported, and such numbers of lanes are left out.
 
     Examples:
         >>> import torch, parareal as pr
@@ -214,7 +214,7 @@ def plan(
 
 
 def _of_one_process(executor: Executor | None) -> Executor:
-    """Batched by default; others would end trials at times of their own."""
+    """The executor of the trials, `Batched` by default; others would end trials at times of their own."""
     executor = Batched() if executor is None else executor
     check_instance(executor, Executor, "executor", "pr.Batched()")
     if isinstance(executor, Distributed):
@@ -223,7 +223,7 @@ def _of_one_process(executor: Executor | None) -> Executor:
 
 
 def _on_workers(one: Candidate, fine: Integrator, evaluation: float, workers: int) -> float | None:
-    """Seconds on so many devices, from what an evaluation takes in the serial run; ``None`` where solves vary."""
+    """Seconds on that many devices, from the time of an evaluation in the serial run; ``None`` where solves vary."""
     grid: TimeGrid = one.settings["grid"]
     correction: CorrectionTraits = one.settings["coarse"].traits
     if correction.carries:  # a lane then does more work than in the serial run
@@ -246,11 +246,11 @@ def conclude(
 
     Args:
         tried: The candidates, as `try_out` returns them.
-        seconds: What the serial run takes.
+        seconds: Seconds of the serial run.
         rounds: Its rounds.
         times: Seconds of a call against its lanes.
         cost: Seconds that planning took.
-        workers: How many devices it was asked about, if it was.
+        workers: The number of devices to predict for, if given.
     """
     tried = sorted(tried, key=lambda one: (not one.finished, time_of(one, workers), one.seconds))
     first = tried[0] if tried and tried[0].finished else None
@@ -270,7 +270,7 @@ def conclude(
 
 
 def _failure(tried: list[Candidate]) -> str:
-    """Why there is nothing to compare, if there is not."""
+    """Why there is nothing to compare, if so."""
     notes = [one.note for one in tried]
     for status in (Status.NONFINITE, Status.UNSOLVED):
         if status.name.lower() in notes and not any(one.finished for one in tried):
@@ -291,7 +291,8 @@ def _why(tried: list[Candidate], times: RoundTimes, rounds: int, workers: int | 
         return f"on {workers} devices {finished[0].name} takes {shown(finished[0].on_workers)}."
     wide = min(times.lanes[-1], 8)
     factor = times(wide) / times(1)
-    if wide >= 4 and factor > wide / 2 and times(wide) / times(2) > wide / 4:  # vmap costs the second lane something
+    # vmap adds a cost from the second lane on
+    if wide >= 4 and factor > wide / 2 and times(wide) / times(2) > wide / 4:
         return (
             f"a round of {wide} lanes takes {factor:.1f} times as long as one of a single lane, so that lanes do not "
             "run side by side on this device."

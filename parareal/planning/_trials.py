@@ -1,4 +1,4 @@
-"""Trials of ways to solve: what they took, or that they cannot win."""
+"""Trials of candidates: their cost, or that they cannot win."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ SLOW = "ended: slower than what is known"
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A way to solve, and what a trial says of it.
+    """A candidate and the result of its trial.
 
     Attributes:
-        name: How the table calls it.
+        name: Its name in the table.
         settings: Arguments of `solve`: ``grid``, ``coarse``, ``schedule``.
-        seconds: Predicted wall time, or where the trial was ended, what it had taken by then at least.
+        seconds: Predicted wall time; if the trial was ended early, a lower bound.
         rounds: Rounds, as far as the trial went.
         evaluations: Evaluations, likewise.
         iterations: Iterations, likewise; of samples the most.
         max_lanes: Lanes of the widest round.
-        memory: Bytes of the states that the engine holds at a time; what the right-hand side needs comes on top.
-        finished: Whether the trial went to its end.
-        note: Why it did not, if it did not.
-        on_workers: Predicted seconds on as many devices as `plan` was asked about; ``None`` where it was not, or where
-            nothing is known of it.
+        memory: Bytes of the states that the engine holds at a time; the right-hand side needs more.
+        finished: Whether the trial ran to its end.
+        note: Why not, if it did not.
+        on_workers: Predicted seconds on the ``workers`` of `plan`; ``None`` without them, or where nothing is
+            predicted.
     """
 
     name: str
@@ -64,14 +64,14 @@ def trial(
     """Runs a candidate up to a time at which it cannot win any more.
 
     Args:
-        run: Solves with the executor that it is given.
-        name: How to call it.
-        settings: What is recommended if it wins.
+        run: Solves with a given executor.
+        name: Its name.
+        settings: The recommendation if it wins.
         memory: Bytes of its states.
         limit: Seconds.
-        times: What rounds take.
-        device: What is waited for.
-        inner: The executor behind the one that notes.
+        times: Seconds of rounds.
+        device: The device to synchronise with.
+        inner: The executor behind the one that records.
     """
     recording = Recording(device, 1.5 * limit + 0.02, inner or Batched())
     recording.started = time.perf_counter()
@@ -92,8 +92,7 @@ def trial(
             torch.cuda.empty_cache()
         own = 0.0
         note, finished = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:60], False
-    # What calls took is taken from this run where it is less than what was measured on single calls, and the other way
-    # round: both can only be too long.
+    # The shorter time counts, of this run or of single calls: both can only be too long.
     calls = sum(min(taken, times(lanes)) for taken, lanes in zip(recording.seconds, recording.lanes, strict=True))
     return Candidate(
         name,
@@ -111,15 +110,15 @@ def trial(
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A way to solve, to be tried.
+    """A candidate to be tried.
 
     Attributes:
-        name: How the table calls it.
-        settings: What is recommended if it wins.
-        run: Solves with the executor that it is given, which notes times, and may end the run by an exception.
+        name: Its name in the table.
+        settings: The recommendation if it wins.
+        run: Solves with a given executor, which records times, and may end the run by an exception.
         lanes: The lanes of its widest call.
         memory: Bytes of the states that the engine holds at a time.
-        too_wide: The note where calls on so many lanes fail.
+        too_wide: The note if calls on that many lanes fail.
     """
 
     name: str
@@ -139,15 +138,15 @@ def try_out(
     executor: Executor | None = None,
     limit: float | None = None,
 ) -> list[Candidate]:
-    """Tries ways to solve, one after another, each for as long as it can still win.
+    """Tries candidates, one after another, each for as long as it can still win.
 
     Args:
-        trials: The ways, those first that are likely to win: a good one early ends the others soon.
-        serial_seconds: What they have to beat.
+        trials: The candidates, likely winners first: a good one early ends the others soon.
+        serial_seconds: The time to beat.
         times: Seconds of a call against its lanes, see `time_rounds`.
-        device: What is waited for.
+        device: The device to synchronise with.
         until: When ``time.perf_counter()`` is past this, no further one is tried.
-        executor: Where lanes are evaluated; ``None`` for `parareal.Batched`.
+        executor: Evaluates the lanes; ``None`` for `parareal.Batched`.
         limit: Seconds after which a trial is ended, in place of those of the best so far.
 
     Returns:
@@ -165,7 +164,7 @@ def try_out(
             continue
         best = min([serial_seconds, *(other.seconds for other in tried if other.finished)]) if limit is None else limit
         candidate = trial(one.run, one.name, one.settings, one.memory, best, times, device, executor)
-        if candidate.finished and candidate.seconds < 1.2 * best:  # what may win is looked at twice
+        if candidate.finished and candidate.seconds < 1.2 * best:  # possible winners are tried twice
             second = trial(one.run, one.name, one.settings, one.memory, best, times, device, executor)
             candidate = second if second.finished and second.seconds < candidate.seconds else candidate
         tried.append(candidate)
@@ -173,12 +172,12 @@ def try_out(
 
 
 def serial_seconds(run: Callable[[Executor], Any], rounds: int, device: torch.device) -> float:
-    """Seconds of a serial run, from what it does in a fifth of a second, or from all of it.
+    """Seconds of a serial run, from its progress in a fifth of a second, or from all of it.
 
     Args:
-        run: Solves in sequence with the executor that it is given.
+        run: Solves in sequence with a given executor.
         rounds: Rounds of the whole run.
-        device: What is waited for.
+        device: The device to synchronise with.
     """
     best = float("inf")
     for _ in range(2):  # the first calls of anything are slow
@@ -192,7 +191,7 @@ def serial_seconds(run: Callable[[Executor], Any], rounds: int, device: torch.de
 
 
 def time_of(one: Candidate, workers: int | None) -> float:
-    """The time by which candidates are compared: here, or on the devices that were asked about."""
+    """The time by which candidates are compared: on this device, or on ``workers`` of them."""
     if workers is None:
         return one.seconds
     return float("inf") if one.on_workers is None else one.on_workers

@@ -1,8 +1,8 @@
-"""Pictures of runs: what each iteration did, how the work was laid out, and what it brought.
+"""Plots of runs: increments and errors, timelines, speed-up, and work against precision.
 
 Needs matplotlib (``pip install 'torch-parareal[plot]'``), which is loaded by the first call, not by the import. Every
 function takes the `matplotlib.axes.Axes` to draw on as ``ax`` and returns it. Without ``ax`` it makes a figure through
-pyplot. None shows a window or touches the global settings. Colours are told apart in greyscale as well.
+pyplot. No function shows a window or changes global settings. Colours differ in greyscale as well.
 """
 
 from parareal.plot._convergence import convergence

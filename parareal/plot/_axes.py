@@ -1,4 +1,4 @@
-"""What all pictures share: axes to draw on, styles, and zeros on logarithmic axes."""
+"""Shared parts of all plots: axes, styles, and zeros on logarithmic axes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ZERO = "0, on the axis"
 
 
 def axes(ax: Axes | None, width: float = 6.4, height: float = 4.0) -> Axes:
-    """The axes given, or those of a new figure of so many inches.
+    """The axes given, or those of a new figure, whose size is in inches.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -36,14 +36,14 @@ def axes(ax: Axes | None, width: float = 6.4, height: float = 4.0) -> Axes:
 
 
 def shade(i: int, count: int) -> Any:
-    """Colour i of so many: viridis without its lightest end, which falls together with paper."""
+    """Colour i of ``count``: viridis without its lightest end, which is hard to see on paper."""
     from matplotlib import colormaps
 
     return colormaps["viridis"](0.85 * i / max(1, count - 1))
 
 
 def log_line(ax: Axes, x: Any, y: Any, label: str, **style: Any) -> None:
-    """A line on logarithmic axes; zeros, which have no place there, become open marks at the lower edge."""
+    """A line on logarithmic axes; zeros become open marks at the lower end."""
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     shown = np.where(np.isfinite(y) & (y > 0), y, np.nan)
     ax.plot(x, shown, label=label, gid=label, **style)
@@ -63,7 +63,7 @@ def log_line(ax: Axes, x: Any, y: Any, label: str, **style: Any) -> None:
 
 
 def legend(ax: Axes) -> None:
-    """A legend to the right of the axes, where it covers nothing."""
+    """A legend to the right of the axes."""
     from matplotlib.lines import Line2D
 
     handles, labels = ax.get_legend_handles_labels()
@@ -97,7 +97,7 @@ def named(value: Any, name: str, example: str) -> dict[str, Any]:
     """A mapping from names to what is drawn under them.
 
     Raises:
-        TypeError: It is none.
+        TypeError: It is not a mapping.
         ValueError: It is empty.
     """
     if not isinstance(value, Mapping):

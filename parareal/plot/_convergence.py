@@ -30,8 +30,8 @@ def convergence(
 
     Args:
         runs: A solution, or some by name.
-        reference: The solution at the same edges against which errors are taken, most of the time of `serial`, or its
-            ``us``; runs are then those of ``solve(..., keep="all")``. ``None`` for increments.
+        reference: The solution at the same slice boundaries against which errors are taken, most of the time of
+            `serial`, or its ``us``; runs are then those of ``solve(..., keep="all")``. ``None`` for increments.
         bounds: By name, a function of the iteration k, such as
             ``lambda k: pr.theory.linear_bound(alpha, beta, k)``, or its values at k = 0, 1, 2, ...
         norm: Of errors: ``"max"``, the largest modulus, or ``"rms"``.
@@ -39,10 +39,10 @@ def convergence(
 
     Returns:
         The axes: iterations across, errors from the first guess, 0, on; increments from the first iteration on. The
-        largest is taken over all edges that hold a state, and over samples. Zeros are open marks on the axis.
+        largest is taken over all boundaries with a state, and over samples. Zeros are open marks on the axis.
 
     Raises:
-        TypeError: Something is not of its type.
+        TypeError: An argument has the wrong type.
         ValueError: A run has no iterations, or none kept where errors are wanted; shapes differ; or there is nothing
             to draw.
         ImportError: matplotlib is not installed.

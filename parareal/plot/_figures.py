@@ -1,4 +1,4 @@
-"""The numbers that pictures show, taken out of solutions: tables over iterations and slices, and distances."""
+"""The numbers of plots, from solutions: tables over iterations and slices, and distances."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_run(run: Any, name: str = "run") -> Solution:
 
 
 def record_of(run: Any, what: str) -> Record:
-    """What ``keep="all"`` has kept.
+    """The record of a run with ``keep="all"``.
 
     Raises:
         TypeError: It is no solution.
@@ -81,7 +81,7 @@ def check_sample(sample: Any, count: int | None) -> None:
 
 
 def distances(us: State, reference: State, kind: NormName, samples: bool, name: str = "reference") -> Floats:
-    """Norms of the differences at each edge, ``(N + 1,)``, or ``(N + 1, B)``.
+    """Norms of the differences at each boundary, ``(N + 1,)``, or ``(N + 1, B)``.
 
     Raises:
         TypeError: The reference holds no tensors.
@@ -114,9 +114,9 @@ def increments_of(run: Solution) -> tuple[Floats, Any]:
 
 
 def errors_of(run: Any, reference: Any, kind: NormName, what: str) -> tuple[Floats, Any]:
-    """Errors of iterates 0 ... K at the edges 1 ... N, ``(K + 1, N)`` or ``(K + 1, N, B)``, and which are held over.
+    """Errors of iterates 0 ... K at boundaries 1 ... N, ``(K + 1, N)`` or ``(K + 1, N, B)``, and which are older ones.
 
-    An edge that took no iterate of a number holds the one before.
+    A boundary without an iterate of a number holds the one before.
     """
     check_norm(kind)
     kept = record_of(run, what)

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DEPTH = 1e-16
-"""Colours reach down to so much of the largest value; what lies below has the last one."""
+"""Colours reach down to this part of the largest value; smaller ones have the last colour. A choice."""
 
 
 def increments(run: Solution, *, sample: int | None = None, ax: Axes | None = None) -> Axes:
-    """How far each slice's right edge moved in each iteration.
+    """How far each slice's right boundary moved in each iteration.
 
     Args:
         run: A solution of `solve`.
@@ -62,19 +62,19 @@ def errors(
     sample: int | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """How far each slice's right edge is from a reference, iterate by iterate.
+    """How far each slice's right boundary is from a reference, iterate by iterate.
 
     Args:
         run: A solution of ``solve(..., keep="all")``.
-        reference: A solution at the same edges, of `serial` most of the time, or its ``us``.
+        reference: A solution at the same slice boundaries, of `serial` most of the time, or its ``us``.
         norm: ``"max"``, the largest modulus, or ``"rms"``.
         sample: Which sample, of a run with ``samples=True``; ``None`` for the largest error of all.
         ax: Where to draw; ``None`` for a new figure.
 
     Returns:
         The axes: slices across, counted from 0, iterates downwards from the first guess, 0. Colours are logarithmic.
-        White, with dots, is an error of exactly 0; hatched are edges that took no such iterate and hold the one before,
-        since they are final or accepted; grey is what was not computed, or not finite.
+        White, with dots, is an error of exactly 0; hatched are boundaries that took no such iterate and hold the one
+        before, since they are final or accepted; grey is what was not computed, or not finite.
 
     Raises:
         TypeError: ``run`` is no solution, ``reference`` no state, or an argument of another type.

@@ -1,4 +1,4 @@
-"""Work-precision diagrams: the error at the end against what it cost."""
+"""Work-precision diagrams: the error at the end against the cost of the run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def work_precision(
     norm: NormName = "max",
     ax: Axes | None = None,
 ) -> Axes:
-    """The error of the final state against what the run cost, a line for each method.
+    """The error of the final state against the cost of the run, a line for each method.
 
     Args:
         runs: By name, solutions of one problem, such as those of several tolerances or numbers of steps. Their grids
@@ -43,7 +43,7 @@ def work_precision(
         the axis.
 
     Raises:
-        TypeError: Something is not of its type.
+        TypeError: An argument has the wrong type.
         ValueError: There is nothing to draw, the reference has other shapes, or ``against`` is unknown.
         ImportError: matplotlib is not installed.
 

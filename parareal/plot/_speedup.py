@@ -1,4 +1,4 @@
-"""Speed-up against workers: what theory lays out, what no order can exceed, and what plans predict."""
+"""Speed-up against workers: by `parareal.theory`, its limit, and the predictions of plans."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def speedup(
         pipelined estimate (Minion).
 
     Raises:
-        TypeError: Something is not of its type.
-        ValueError: The run made no iterations, the ratio is missing, or a plan was not asked about workers.
+        TypeError: An argument has the wrong type.
+        ValueError: The run made no iterations, the ratio is missing, or a plan has no ``workers``.
         ImportError: matplotlib is not installed.
 
     Examples:
@@ -94,7 +94,7 @@ def speedup(
 
 
 def _theory(ax: Axes, slices: int, iterations: int, ratio: float, counts: list[int]) -> list[float]:
-    """Draws what theory says; returns all the values."""
+    """Draws the speed-up by theory; returns all values."""
     heights: list[float] = []
     for i, (name, (schedule, placement)) in enumerate(CURVES.items()):
         x = [count for count in counts if placement != "manager" or count > 1]
@@ -158,6 +158,6 @@ def _planned(plans: Any, needed: bool) -> list[tuple[int, float]]:
     points: list[tuple[int, float]] = []
     for plan in plans:
         if plan.workers is None:
-            raise ValueError("a plan was not asked about workers; expected those of pr.plan(..., workers=P)")
+            raise ValueError("a plan has no workers; expected those of pr.plan(..., workers=P)")
         points.append((plan.workers, plan.speedup))
     return sorted(points)

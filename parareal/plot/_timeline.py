@@ -1,4 +1,4 @@
-"""The schedule as a timeline: who works at what, when."""
+"""The schedule as a timeline: which lane or worker computes which slice, and when."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 COARSE = "black"
 WRITTEN = 160
-"""So many bars of a layout have their slice's number on them; more would only be a blur."""
+"""Most bars of a layout with numbers of slices on them; more could not be read. A choice."""
 
 
 class Bar(NamedTuple):
-    """A lane or a solve: from ``start`` to ``end`` in a row, with the iterate it sets out from and its slice."""
+    """A lane or a solve: from ``start`` to ``end`` in a row, with the iterate it starts from and its slice."""
 
     row: float
     start: float
@@ -31,7 +31,7 @@ class Bar(NamedTuple):
 
 
 def timeline(run: Solution | Layout, *, sample: int | None = None, ax: Axes | None = None) -> Axes:
-    """Which slices are worked on when: of a run as the engine made it, or laid out on so many workers.
+    """Which slices are computed when: in a run, or in a layout on a number of workers.
 
     Args:
         run: A solution of ``solve(..., keep="all")``, or what `parareal.theory.layout` returns.
@@ -71,7 +71,7 @@ def timeline(run: Solution | Layout, *, sample: int | None = None, ax: Axes | No
         )
     lanes = record_of(run, "a timeline").lanes
     if lanes is None:
-        raise ValueError("the file of this solution is from a version that did not keep its rounds; make the run anew")
+        raise ValueError("the file of this solution is from a version that did not keep its rounds; make the run again")
     rows, slices = lanes.numpy(), run.history[-1].slices if run.history else len(run.ts) - 1
     if rows.shape[1] == 6:
         if sample is None:

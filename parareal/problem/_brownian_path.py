@@ -18,7 +18,7 @@ from parareal.problem._noise_path import NoisePath, weigh
 
 @dataclass(frozen=True, eq=False)
 class BrownianPath(NoisePath):
-    """Brownian motions that are a function of a seed: nothing is stored, and any atom can be asked for at any time.
+    """Brownian motions that are a function of a seed: nothing is stored, any increment can be computed at any time.
 
     Over atom i, in the direction of the points, W grows by sqrt(|clock(points[i+1]) - clock(points[i])|) N_i. The
     normals N_i come from the counter-based generator Philox4x32-10 with the seed as key, and sample, atom and element
@@ -107,7 +107,7 @@ class BrownianPath(NoisePath):
         endless = torch.isinf(variance)
         variance = torch.where(endless.any(0), endless.to(torch.float64), variance)
         total = variance[0]
-        for row in variance[1:]:  # one after the other: a lane's sum does not depend on those beside it
+        for row in variance[1:]:  # one after the other: the sum of a lane does not depend on the others
             total = total + row
         weights = torch.where(variance > 0, (variance / total).sqrt(), 0.0)
         return self.weighted(parts, weights, like, keys)

@@ -1,10 +1,10 @@
-"""How a user's function is called on many lanes at once, and what is checked of what it returns."""
+"""Calls a user's function on many lanes at once, and checks its results."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from parareal._core import autocast, trees
 from parareal._core.checks import described
+from parareal._core.host import known, values_of
+from parareal._core.scopes import add_note, scope
 from parareal._core.trees import State
 
 Batching: TypeAlias = Literal["vmap", "native", "fold", "loop"]
@@ -26,8 +28,8 @@ class OnLanes:
     Args:
         f: The user's function.
         batching: See `parareal.ODE`.
-        name: What errors call it.
-        check: Takes what ``f`` returned and the state it was given; returns it, or raises.
+        name: Its name in errors.
+        check: Takes the result of ``f`` and the state; returns the result, or raises.
 
     Raises:
         TypeError: ``f`` is not callable.
@@ -101,6 +103,8 @@ class OnLanes:
         lanes, batch = trees.leaves(u)[0].shape[:2]
         folded = trees.map(lambda leaf: leaf.flatten(0, 1), u)
         times = t if batch == 1 else t.repeat_interleave(batch)
+        if batch > 1 and (values := values_of(t)) is not t:
+            times = known(times, values.repeat_interleave(batch))
         value = self._checked(times, folded, *(trees.map(lambda leaf: leaf.flatten(0, 1), row) for row in rows))
         return trees.map(lambda leaf: leaf.reshape(lanes, batch, *leaf.shape[1:]), value)
 
@@ -108,7 +112,7 @@ class OnLanes:
         return trees.stack([self._call_one(*(trees.one(arg, i) for arg in args)) for i in range(args[0].shape[0])])
 
     def _call_one(self, t: Tensor, u: State, *rows: State) -> State:
-        # Copies on both sides: what numpy code does in place leaves no trace in torch's version counts.
+        # Copies on both sides: the version counts of torch do not show what numpy code does in place.
         given = trees.clone(u)
         before = versions(given)
         value = self._f(t, given, *rows)
@@ -152,7 +156,7 @@ def check_untouched(u: State, before: int, name: str) -> None:
 
 
 class Fresh:
-    """Notices a function that writes a result into memory that it returned before, where the old one is still needed.
+    """Detects a function that overwrites an earlier result that is still needed.
 
     Returning one constant again and again is fine. Memory written through numpy is not noticed.
     """
@@ -162,7 +166,7 @@ class Fresh:
         self._last: list[tuple[Tensor, int]] = []
 
     def check(self, value: State) -> State:
-        """Raises if ``value`` lies where the last one did and was changed in place since; returns it."""
+        """Raises if ``value`` is in the memory of the last result and has overwritten it; returns it."""
         for last, version in self._last:
             if versions(last) != version and _share_memory(last, value):
                 raise ValueError(
@@ -189,22 +193,23 @@ def _share_memory(last: Tensor, value: State) -> bool:
         return False
 
 
-@contextmanager
+@scope
 def noting_vmap(name: str) -> Generator[None, None, None]:
-    """Says, on errors that torch raises inside of vmap, what to do where vmap is the cause."""
+    """Adds to errors that torch raises inside vmap what to do if vmap is the cause."""
     try:
         yield
     except RuntimeError as error:
-        error.add_note(
+        add_note(
+            error,
             f"{name} was called under torch.func.vmap. If it works on a single state, vmap is the cause: some "
             "functions, such as torch.utils.checkpoint, cannot be called under it: "
             'write it for stacked lanes and pass batching="native" or "fold", or pass batching="loop" to have it '
-            "called once per lane."
+            "called once per lane.",
         )
         raise
 
 
-@contextmanager
+@scope
 def no_checkpoints(name: str) -> Generator[None, None, None]:
     """Has `torch.utils.checkpoint` raise where it is called under vmap: its backward pass would, inside of torch."""
     before = ExitStack()
@@ -234,7 +239,7 @@ def check_like(value: State, u: State, what: str) -> State:
         if trees.structure(value) != trees.structure(u):
             raise TypeError(
                 f"{what} returned {_describe(value)} for a state that is {_describe(u)}; "
-                "expected the same nest of tuples, lists and dicts, with one value for each tensor"
+                "expected the same pytree of tuples, lists and dicts, with one value for each tensor"
             )
         if autocast.set_aside() is not None:
             value = trees.map(lambda got, like: autocast.cast_back(got, like) if _two(got, like) else got, value, u)
@@ -262,7 +267,7 @@ def check_like(value: State, u: State, what: str) -> State:
 
 
 def _of_autocast(got: Tensor, expected: Tensor) -> str:
-    on = torch.is_autocast_enabled(expected.device.type)
+    on = autocast.is_on(expected.device.type)
     if not on or got.dtype != torch.get_autocast_dtype(expected.device.type):
         return ""
     return ". Autocast has lowered the precision: return value.to(u.dtype)"

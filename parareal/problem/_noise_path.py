@@ -1,7 +1,8 @@
-"""Noise is a path indexed by an interval of time: whoever asks about the same interval sees the same noise.
+"""Noise is a path indexed by an interval of time: the same interval always has the same noise.
 
-A path is made of atoms, the intervals between neighbouring points, whose increments are independent and known without
-each other. A step over many atoms takes the sum of theirs, so that coarse and fine propagators see one path.
+The *atoms* of a path are the intervals between neighbouring points. Their increments are independent, and each can be
+computed without the others. A step over many atoms takes the sum of theirs, so that coarse and fine propagators see one
+path.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from parareal._core import trees
 from parareal._core.trees import State
 
 _BUDGET = 1 << 18
-"""Most numbers, of all lanes and elements, that are drawn in one go where a step has many atoms."""
+"""Most numbers, over all lanes and elements, drawn at once where a step has many atoms. A choice: it limits memory."""
 
 
 class Parts(NamedTuple):
-    """The atoms that L steps run over, at most A of them each.
+    """The atoms that L steps run over, at most J of them each.
 
     Attributes:
-        atom: Numbers of the atoms, int64, ``(A, L)``.
-        share: The part of each that lies in the step, 0 ... 1, float64, ``(A, L)``.
+        atom: Numbers of the atoms, int64, ``(J, L)``.
+        share: The part of each that lies in the step, 0 ... 1, float64, ``(J, L)``.
     """
 
     atom: Tensor
@@ -35,37 +36,37 @@ class Parts(NamedTuple):
 
 
 class NoisePath(ABC):
-    """A path of Brownian motions over a row of points. Final classes say what its atoms bring.
+    """A path of Brownian motions over a row of points. Subclasses define the increments of atoms.
 
     Attributes:
         points: Ends of the atoms, float64, ``(n + 1,)``, strictly rising or strictly falling.
 
-    Inside of an atom the path runs straight from one end to the other: the points are its resolution.
+    Inside an atom the path runs straight from one end to the other: the points are its resolution.
     """
 
     points: Tensor
 
     @abstractmethod
     def keys(self, samples: int | None) -> Tensor:
-        """What tells the paths of samples apart, int64, ``(samples, 3)``; of one system, ``(1, 3)``, for ``None``."""
+        """The keys of the paths of samples, int64, ``(samples, 3)``; for ``None`` of one system, ``(1, 3)``."""
 
     @abstractmethod
     def draw(self, index: Tensor, like: State, keys: Tensor, area: bool) -> list[Tensor]:
-        """What atoms bring, in units of `scale`, and independent from atom to atom.
+        """The increments of atoms in units of `scale`, independent from atom to atom.
 
         Args:
-            index: Numbers of the atoms, ``(A, L)``.
+            index: Numbers of the atoms, ``(J, L)``.
             like: A tree of leaves ``(L, *shape)``.
             keys: As `keys` gives them, a row for each lane, ``(L, 3)``.
-            area: In place of increments, the integrals of what is left of the path after its straight part.
+            area: In place of increments, the integrals of the path without its straight part.
 
         Returns:
-            For each leaf of ``like`` float64 ``(A, L, *shape)``.
+            For each leaf of ``like`` float64 ``(J, L, *shape)``.
         """
 
     @abstractmethod
     def scale(self, index: Tensor, area: bool) -> Tensor:
-        """The unit of `draw` in each atom, float64, ``(A, L)``."""
+        """The unit of `draw` in each atom, float64, ``(J, L)``."""
 
     @abstractmethod
     def check(self, like: State) -> None:
@@ -89,11 +90,11 @@ class NoisePath(ABC):
                 device matter; Brownian motions are real where it is complex.
             keys: The rows of `keys` that belong to the lanes, ``(L, 3)``; ``None`` takes that of the first sample.
             area: Whether the integrals of W(s) - W(t0) ds from ``t0`` to ``t1`` are returned as well, jointly exact.
-            most: A number of atoms that no step exceeds. ``None`` counts them, for which a device has to be waited for.
+            most: A number of atoms that no step exceeds. ``None`` counts them, which waits for the device.
 
         Returns:
-            A tree of leaves ``(L, *shape)``; with ``area`` a pair of them. The increment of a step is, but for
-            rounding, the sum of those of its parts.
+            A tree of leaves ``(L, *shape)``; with ``area`` a pair of them. The increment of a step is the sum of
+            those of its parts, up to rounding.
 
         Raises:
             ValueError: Without ``most``, a step leaves the path, or runs against its direction.
@@ -125,9 +126,9 @@ class NoisePath(ABC):
         return max(1, int((last - first).max()))
 
     def at(self, name: str, device: torch.device) -> Tensor:
-        """A tensor of this object on a device, to which it goes once."""
+        """A tensor of this object on a device, copied once."""
         if (name, device) not in self._moved:
-            with torch.inference_mode(False):  # what is kept must also do where gradients are taken
+            with torch.inference_mode(False):  # the copy must be usable where gradients are taken, too
                 self._moved[name, device] = getattr(self, name).to(device)
         return self._moved[name, device]
 
@@ -157,9 +158,9 @@ class NoisePath(ABC):
         return Parts(index, torch.where(exists, share.clamp(min=0.0), 0.0))
 
     def weighted(self, parts: Parts, weights: Tensor, like: State, keys: Tensor | None) -> State:
-        """Sums of what atoms bring, with weights ``(A, L)``, as a tree like ``like``.
+        """Weighted sums over atoms, with weights ``(J, L)``, as a tree like ``like``.
 
-        One atom after the other is added: no lane's result depends on those beside it.
+        Atoms are added one after the other, so that the result of a lane does not depend on the others.
         """
         total, keys = _zeros(like), self._of_lanes(keys, parts)
         for now in _chunks(len(weights), like):
@@ -173,7 +174,7 @@ class NoisePath(ABC):
         return keys.expand(parts.atom.shape[1], 3)
 
     def _with_area(self, parts: Parts, weights: Tensor, like: State, keys: Tensor) -> tuple[State, State]:
-        """Increments and areas: an atom adds its own area and, over its length, what was there before it."""
+        """Increments and areas: an atom adds its own area, plus its length times the increment before it."""
         index, share = parts
         points = self.at("points", share.device)
         lengths = share * (points[index + 1] - points[index])

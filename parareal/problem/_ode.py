@@ -22,12 +22,12 @@ from parareal.problem._lane_calls import Batching, OnLanes
 from parareal.problem._structure import Structure
 
 Stages: TypeAlias = Generator[tuple[Any, ...], State, State]
-"""A computation on lanes that asks for function values by yielding ``(function, *arguments)``; it is sent the
+"""A computation on lanes that requests function values by yielding ``(function, *arguments)``; it is sent the
 value (leaves ``(L, *state)``) and returns its result."""
 
 
 class Problem(ABC):
-    """What `solve` solves. The final classes are `ODE`, `SemilinearODE` and `SDE`.
+    """The equation that `solve` solves: an `ODE`, a `SemilinearODE` or an `SDE`.
 
     Attributes:
         batching: How the user's function is called.
@@ -38,17 +38,17 @@ class Problem(ABC):
     per_sample: State
 
     def rows(self, samples: int | None, device: torch.device) -> State:
-        """What follows the samples into every request, free ones too: leaves ``(samples, ...)``, or ``None``.
+        """Data that follows the samples into every request, free ones too: leaves ``(samples, ...)``, or ``None``.
 
         Args:
             samples: How many there are, or ``None`` where the whole state is one system.
-            device: Where the state lies.
+            device: The device of the state.
         """
         return self.per_sample
 
     @abstractmethod
     def bind(self, u0: State, grid: Any, fine: Any) -> Problem:
-        """Returns the problem to be used for a run, before any work is done; raises where something does not fit.
+        """Returns the problem to be used for a run, before any work is done; raises if something does not fit.
 
         Args:
             u0: One system's initial state.

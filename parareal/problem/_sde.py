@@ -59,8 +59,9 @@ class SDE(Problem):
 
     Raises:
         TypeError: ``drift`` or ``diffusion`` is not callable, or another argument of the wrong type.
-        ValueError: ``noise``, ``calculus`` or ``batching`` is unknown, ``channels`` does not go with ``noise``, or
-            ``generator`` came with ``path``; from `solve`, that the path does not cover the grid, or has other shapes.
+        ValueError: ``noise``, ``calculus`` or ``batching`` is unknown, ``channels`` is not compatible with ``noise``,
+            or ``generator`` came with ``path``; from `solve`, that the path does not cover the grid, or has other
+            shapes.
 
     Source:
         P. E. Kloeden, E. Platen, Numerical Solution of Stochastic Differential Equations (Springer, 1992).
@@ -122,12 +123,12 @@ class SDE(Problem):
     # --- made ready -----------------------------------------------------------------------------------------------
 
     def rows(self, samples: int | None, device: torch.device) -> State:
-        """What decides each sample's path and, where there is any, ``per_sample``."""
+        """The keys of the path of each sample and, if given, ``per_sample``."""
         keys = brownian_keys(self.seed, samples) if self.path is None else self.path.keys(samples)
         return (keys.to(device),) if self.per_sample is None else (keys.to(device), self.per_sample)
 
     def bind(self, u0: State, grid: Any, fine: Any) -> SDE:
-        """This equation with a path over the grid, tried out."""
+        """This equation with a path over the grid, checked by a call."""
         path = self.path
         if path is None:
             points = Mesh.build(grid, fine.steps, torch.device("cpu")).points
@@ -154,11 +155,11 @@ class SDE(Problem):
         return self._calls.diffusion(t, u, _given(rows))
 
     def increments(self, steps: int | None = None, area: bool = False) -> Increments:
-        """What to ask for the noise: a step yields ``(problem.increments(...), t0, t1, u)``, at no cost.
+        """The function to request for the noise: a step yields ``(problem.increments(...), t0, t1, u)``, at no cost.
 
         Args:
-            steps: Those that the method makes in each slice.
-            area: Whether the integrals of the path over time are wanted as well.
+            steps: Steps of the method in each slice.
+            area: Whether the integrals of the path over time are returned as well.
 
         Returns:
             A function of ``(t0, t1, u)`` that returns dW, or ``(dW, dZ)``: trees like ``u``, or for scalar noise
@@ -169,7 +170,7 @@ class SDE(Problem):
     def product(self, g: State, dw: State) -> State:
         """The product g dW: leaves ``(L, *state)``.
 
-        Products are added one by one: matrix products and long sums may round a lane as its neighbours demand.
+        Products are added one by one: the rounding of matrix products and long sums may depend on the other lanes.
         """
         if self.channels is not None:
             columns = dw.unbind(1)
@@ -185,7 +186,7 @@ class SDE(Problem):
         return t if self.noise == "scalar" else u
 
     def most_atoms(self, steps: int | None) -> int | None:
-        """How many atoms of the path no step exceeds, for a method of ``steps`` steps a slice; ``None`` if not known.
+        """Most points of the fine grid in a step, for a method of ``steps`` steps a slice; ``None`` if not known.
 
         A method without ``steps`` may make the grid's own steps or one a slice.
         """
@@ -219,7 +220,7 @@ class Increments:
                 "made by hand, or pr.SDE(..., path=pr.BrownianPath(points, seed))"
             )
         keys = None if rows is None else rows[0].squeeze(1)
-        # On a device the host must not wait for the numbers in t0 and t1.
+        # On a device the host must not wait for the values of t0 and t1.
         most = None if t0.device.type == "cpu" else self.problem.most_atoms(self.steps)
         return path.increments(t0, t1, self.problem.like(t0, u), keys, self.area, most)
 

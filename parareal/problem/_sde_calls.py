@@ -1,4 +1,4 @@
-"""The two functions of a stochastic differential equation on many lanes, and what is checked of what they return."""
+"""Calls drift and diffusion on many lanes, and checks their results."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Semilinear equations: a linear part that is solved exactly, and the rest.
 
-An exponential integrator knows of an equation only its `Split`: what to evaluate, how states decay where there is
-nothing else, and in which variable the rest is smooth.
+An exponential integrator uses only the `Split` of an equation: what to evaluate, how states decay under the linear part
+alone, and in which variable the rest is smooth.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ _TERMS = 20
 
 
 class Weights(NamedTuple):
-    """What a step from ``t0`` to ``t1`` multiplies states with.
+    """The weights of a step from ``t0`` to ``t1``.
 
     With N a polynomial in x, which goes from 0 to 1 over the step, the sum of a_j x^j, the solution is
     u1 = keep u + the sum of j! a_j phi[j].
 
     Attributes:
         h: Length of the step in the variable in which N is interpolated, ``(L,)``; may be infinite.
-        keep: Of the state.
-        phi: Of N and its derivatives in x: phi[j] stands for h phi_{j+1}(c h), c the linear part.
-        unit: What makes of N something in units of the state, about the length of the step, ``(L,)``, finite, not zero.
+        keep: Weight of the state.
+        phi: Weights of N and its derivatives in x: phi[j] stands for h phi_{j+1}(c h), c the linear part.
+        unit: Converts N to units of the state, about the length of the step, ``(L,)``, finite, not zero.
         scale: The part of phi that is not h phi_{j+1}(c h), ``(L,)``: one, but where states are scaled over a step.
     """
 
@@ -57,7 +57,7 @@ class Split(NamedTuple):
     """How an equation is split into a linear part and the rest, N.
 
     Attributes:
-        function: What is to be evaluated at ``(t, u)``, on lanes.
+        function: The function to evaluate at ``(t, u)``, on lanes.
         rest: ``rest(t, u, value)`` is N, from the value of ``function``.
         level: The variable in which N is interpolated, at times ``t``; float64, may be infinite at the ends of a grid.
         time: The inverse of ``level``.
@@ -78,10 +78,10 @@ class Semilinear(ABC):
 
     @abstractmethod
     def split(self, prediction: Prediction) -> Split:
-        """How it is split.
+        """The split of the equation.
 
         Args:
-            prediction: Which way, for equations that have several: the model of a diffusion ODE may predict the
+            prediction: Which split, for equations that have several: the model of a diffusion ODE may predict the
                 clean data or the noise. Others have one split, and ignore this.
         """
 
@@ -209,8 +209,8 @@ def scaled_phis(h: Tensor, c: Tensor, n: int, scale: Tensor | float = 1.0, first
 
     ``first`` is the first of them where it is known better; then h may be infinite, with a scale of zero.
 
-    For one phi the formula is good everywhere; more of them follow from each other, upwards where c h is large, and
-    downwards from a series where it is small and upwards digits would be lost.
+    For one phi the formula is accurate everywhere. Others follow by recurrence: upwards where c h is large, and
+    downwards from a series where it is small, since the upward recurrence loses digits there.
     """
     z = c * h
     safe = torch.where(c == 0, 1, c)
@@ -262,7 +262,7 @@ def _scaled(factor: Tensor, leaf: Tensor) -> Tensor:
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """Without fused operations: torch's complex product depends on where in a stack its factors are."""
+    """Without fused operations: the complex product of torch depends on the position in the stack."""
     if not (a.is_complex() and b.is_complex()):
         return a * b
     return torch.complex(a.real * b.real - a.imag * b.imag, a.real * b.imag + a.imag * b.real)

@@ -1,4 +1,4 @@
-"""What each iteration did: reports, with the increments of all slices or with the largest alone."""
+"""The history of a run: one report for each iteration, with the increments of all slices or only the largest."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class IterationReport:
         iteration: Counted from 1.
         increments: How far each slice's right boundary moved, in the norm of the stopping rule and its own units,
             float64, shape ``(N,)``, or ``(B, N)`` with ``samples=True``. Zero where nothing was computed any more; NaN
-            or Inf where the new iterate was not finite, or where there was none before it. Not there in reports of a
-            history that is a summary, see `solve`: asking for it is an `AttributeError` then.
+            or Inf where the new iterate was not finite, or was the first one. A summary does not have them (see
+            `solve`), and reading them is an `AttributeError` then.
         increment: The largest of them, those that are NaN left out; NaN where all are. With ``samples=True`` one number
             for each sample, float64, shape ``(B,)``.
         slices: Number of slices, N.
@@ -80,7 +80,7 @@ class IterationReport:
         return f"IterationReport({cells})"
 
     def cells(self) -> tuple[str, ...]:
-        """What prints show of it; of a batch of samples the largest increment and the smallest frontier."""
+        """A short text; of a batch of samples the largest increment and the smallest frontier."""
         increment, frontier = self.increment, self.frontier
         if isinstance(increment, Tensor):
             increment = float(np.fmax.reduce(increment.numpy(), initial=np.nan))
@@ -166,15 +166,15 @@ class History(tuple[IterationReport, ...]):
 
 
 SHOWN = 16
-"""Most iterations that prints show."""
+"""Most iterations that are printed. A choice."""
 _COLUMNS = ("iteration", "frontier", "rounds", "evaluations", "increment")
 
 
 class Moved:
     """Increments of M systems of N slices in one iteration, which systems may complete one after another.
 
-    Of a window most are zeros, on its left, and NaN, on its right: these are left out, so that what is kept does not
-    grow with the number of slices.
+    In a window most are zero, on its left, or NaN, on its right. These are left out, so that the memory does not grow
+    with the number of slices.
 
     Args:
         systems: M.
@@ -186,14 +186,14 @@ class Moved:
         self._rows: dict[int, tuple[int, Floats]] = {}
 
     def put(self, system: int, row: Floats) -> None:
-        """A system's, ``(N,)``."""
+        """Those of one system, ``(N,)``."""
         nonzero, known = row != 0, ~np.isnan(row)
         first = int(nonzero.argmax()) if nonzero.any() else len(row)
         end = len(row) - int(known[::-1].argmax()) if known.any() else 0
         self._rows[system] = first, row[first : max(first, end)].copy()
 
     def table(self) -> Floats:
-        """All of them, ``(M, N)``; zero for systems that have not put theirs."""
+        """All of them, ``(M, N)``; zero for systems without any."""
         table = np.zeros(self._shape)
         for system, (first, values) in self._rows.items():
             table[system, first : first + len(values)] = values

@@ -1,4 +1,4 @@
-"""Everything that a run has computed, for those who study the iteration itself: `solve(..., keep="all")`."""
+"""All iterates and solutions of a run, to study the iteration itself: `solve(..., keep="all")`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from parareal._core import trees
 from parareal._core.arrays import Ints
 from parareal._core.described import brief_fields
+from parareal._core.host import index_to
 from parareal._core.multistep_state import without_history
 from parareal._core.trees import State
 from parareal.results._tensor_file import get_state, put, put_state
@@ -19,12 +20,12 @@ from parareal.results._tensor_file import get_state, put, put_state
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """Every iterate of a run, and what the propagators made of them.
+    """Every iterate of a run, with its coarse and fine solutions.
 
     Iterates are numbered: U_n^0 is the first guess of boundary n, U_n^k the k-th state that it took after that. With
-    `Barrier` all boundaries have taken theirs after k iterations; with `Wavefront` those on the left may be further on;
-    with `Windowed` each counts for itself. What was not computed is NaN, and False in the mask: a boundary that has
-    become final takes no further iterates.
+    `Barrier` all boundaries have taken theirs after k iterations; with `Wavefront` those on the left may be further
+    ahead; with `Windowed` each has a count of its own. What was not computed is NaN, and False in the mask: a boundary
+    that has become final takes no further iterates.
 
     Attributes:
         u: Iterates U_n^k: the tree of the initial state, leaves ``(K + 1, N + 1, *state)``, K the largest number; with
@@ -34,15 +35,15 @@ class Record:
         has_u: Which iterates there are, bool, ``(K + 1, N + 1)``, or ``(K + 1, N + 1, B)``.
         has_fine: The same of fine solutions, ``(K + 1, N)`` or ``(K + 1, N, B)``.
         has_coarse: The same of coarse solutions, or ``None``.
-        lanes: Who was in which round, int64, ``(E, 5)``: the round, the one after it, 0 for a coarse or 1 for a fine
-            lane, the iterate from which the lane started, and the slice; with ``samples=True`` the sample as well,
-            ``(E, 6)``. One row is one evaluation, except for methods whose requests take several rounds. ``None`` in
-            files of versions that did not keep it.
+        lanes: Which lanes were in which round, int64, ``(entries, 5)``: the round, the one after it, 0 for a coarse or
+            1 for a fine lane, the iterate from which the lane started, and the slice; with ``samples=True`` the sample
+            as well, ``(entries, 6)``. One row is one evaluation, except for methods whose requests take several rounds.
+            ``None`` in files of versions that did not keep it.
 
     Examples:
         >>> import torch, parareal as pr
         >>> problem, grid = pr.ODE(lambda t, u: -u * u), pr.TimeGrid.uniform(0.0, 2.0, slices=4, steps=8)
-        >>> call = dict(fine=pr.RK4(), coarse=pr.Euler(), stop=pr.Iterations(2))
+        >>> call = dict(fine=pr.RK4(), coarse=pr.Euler(), schedule=pr.Barrier(), stop=pr.Iterations(2))
         >>> kept = pr.solve(problem, torch.ones(3), grid, keep="all", **call).iterates
         >>> kept.u.shape, kept.fine.shape, kept.has_fine.sum(1).tolist()
         (torch.Size([3, 5, 3]), torch.Size([3, 4, 3]), [4, 3, 0])
@@ -86,15 +87,15 @@ class Record:
 
 
 class Recorder:
-    """Notes what comes, and makes a `Record` of it.
+    """Collects iterates and solutions, and makes a `Record` of them.
 
     Args:
         systems: Number of systems, M.
         slices: Slices of each, N.
         samples: Whether the systems are samples.
         coarse: Whether there is a coarse propagator.
-        before: What the run that is continued has recorded.
-        rounds: Rounds that it took.
+        before: The record of the run that is resumed.
+        rounds: Its rounds.
 
     Attributes:
         log: Which lanes were in which round, see `Counters`.
@@ -111,7 +112,7 @@ class Recorder:
 
     @property
     def continues(self) -> bool:
-        """Whether there is a record that this one continues."""
+        """Whether this record continues another one."""
         return self._before is not None
 
     def add(self, what: str, ids: Ints, iterate: Ints, value: State) -> None:
@@ -119,7 +120,7 @@ class Recorder:
         self._parts[what].append((ids, iterate.copy(), trees.clone(without_history(value))))
 
     def record(self) -> Record:
-        """All of it."""
+        """The complete record."""
         # The table is dense: a row for each iterate that any boundary has taken.
         last = max((int(part[1].max()) for parts in self._parts.values() for part in parts if len(part[1])), default=0)
         if self._before is not None:
@@ -151,7 +152,7 @@ class Recorder:
         for ids, iterate, value in self._parts[what]:
             rows = iterate * count + ids
             known[rows] = True
-            index = torch.from_numpy(rows).to(trees.leaves(like)[0].device)
+            index = index_to(trees.leaves(like)[0].device, rows)
             table = trees.map(lambda x, new, index=index: x.index_copy(0, index, new), table, value)
         mask = torch.from_numpy(known).reshape(last + 1, self._systems, places)
 
@@ -166,7 +167,7 @@ class Recorder:
         before: State = None if self._before is None else getattr(self._before, what)
         if self._before is None or before is None:
             return table, mask
-        # Where both runs have computed something, what the later one has is the iterate that it continued from.
+        # If both runs have an iterate, that of the later run is the one that it continued from.
         had: Tensor = getattr(self._before, f"has_{what}")
         old, mask = had & ~mask[: len(had)], mask.clone()
         mask[: len(had)] |= had

@@ -1,4 +1,4 @@
-"""What a run is a run of, as far as that can be compared: so that it is not resumed as another."""
+"""The identity of a run, as far as it can be compared, so that it is not resumed as another one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from parareal._core.trees import State
 
 @dataclass(frozen=True, eq=False)
 class Identity:
-    """What a run is a run of, as far as that can be compared.
+    """The identity of a run: problem, propagator, state, grid and data, as far as they can be compared.
 
     Attributes:
         problem: Kind of the problem: its function cannot be compared.
@@ -41,7 +41,7 @@ class Identity:
         return self.data if isinstance(self.data, str) else digest(trees.leaves(self.data))
 
     def check(self, other: Identity) -> None:
-        """Raises unless a run of ``other`` can continue from where this one has ended."""
+        """Raises unless a run of ``other`` can resume this one."""
         for name, what, fix in _COMPARED:
             then, now = getattr(self, name), getattr(other, name)
             if then != now:
@@ -73,7 +73,7 @@ def _grid(identity: Identity) -> str:
 
 
 def nameless(text: str) -> str:
-    """A repr without the addresses of functions, which are others in each process."""
+    """A repr without the addresses of functions, which differ between processes."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 

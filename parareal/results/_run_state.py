@@ -1,6 +1,6 @@
-"""Where a run stands, as plain numbers: one record, which the engine owns and nothing else writes to.
+"""The run state, as plain numbers: one record, which the engine owns and nothing else writes to.
 
-It lies below the engine, so that a solution can hold a copy of it. It knows no states: these lie in rings beside it.
+It is below the engine, so that a solution can hold a copy of it. It holds no states: these are in ring buffers.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from parareal.results._status import Status
 
 STATUSES = tuple(Status)
 RUNNING = -1
-"""In place of the position of a status in `STATUSES`: the system has not ended."""
+"""The system has not ended; in place of the position of a status in `STATUSES`."""
 PER_SYSTEM = ("iteration", "frontier", "proven", "errors", "status")
-"""What a decision changes; see `RunState.pack`."""
+"""The arrays that a decision changes; see `RunState.pack`."""
 _SHOWN = 4  # systems in a repr
 
 
@@ -26,12 +26,12 @@ _SHOWN = 4  # systems in a repr
 class LaneNumbers:
     """From which iterate lanes have started, of M systems of N slices, ``(M, N)`` each; -1 for none.
 
-    A lane of a slice is under way where ``started > arrived``. Numbers never decrease.
+    A slice has an active lane if ``started > arrived``. Numbers never decrease.
 
     Attributes:
         fine_started: The iterate from which the last fine lane started.
         fine_arrived: The same of the last one that has arrived.
-        fine_first: The iterate from which the first fine lane started: corrections look back no further.
+        fine_first: The iterate from which the first fine lane started: corrections use none before it.
         coarse_started: As ``fine_started``, of coarse lanes; read-only where there are none.
         coarse_arrived: As ``fine_arrived``, of coarse lanes.
         first_stage: The iterate at which the right-hand side is known on the left boundary.
@@ -55,17 +55,17 @@ class LaneNumbers:
 
 @dataclass(eq=False, slots=True, repr=False)
 class RunState:
-    """Where M systems of N slices stand.
+    """The state of a run of M systems of N slices.
 
     Slices are counted from the left: a ``frontier`` of n means that boundaries 0 ... n are not computed any more.
 
     Invariants, between two calls of the engine:
 
-    - ``proven <= settled <= frontier <= N`` for each system, and none of them decreases, but where a run is reopened.
+    - ``proven <= settled <= frontier <= N`` for each system, and none of them decreases, except when a run is reopened.
     - Boundaries up to ``proven`` are the sequential solution. Those from there to ``settled`` were accepted by a
       tolerance. Those from ``settled`` to ``frontier`` have become final since: as final as the one at ``settled``.
     - ``current[:, :frontier + 1] >= 0``, and a lane's number is at most ``current`` of its left boundary.
-    - A system is worked on exactly while its ``status`` is `RUNNING`.
+    - A system is active exactly while its ``status`` is `RUNNING`.
 
     Attributes:
         frontier: Slices final or accepted, ``(M,)``.
@@ -76,10 +76,10 @@ class RunState:
         iteration: Iterations completed, ``(M,)``.
         limit: Most iterations, ``(M,)``.
         status: How the system has ended, as a position in `STATUSES`, or `RUNNING`, ``(M,)``.
-        errors: Estimated error at the last boundary, in the norm of the rule, ``(M,)``; NaN where nothing is known.
+        errors: Estimated error at the last boundary, in the norm of the rule, ``(M,)``; NaN if unknown.
         residuals: Relative defects of right boundaries, as last seen, ``(M, N)``.
         current: The number of the iterate that each boundary has now, -1 for none, ``(M, N + 1)``.
-        first: The number of each boundary's first iterate, ``(M, N + 1)``: mixing corrections look back no further.
+        first: The number of each boundary's first iterate, ``(M, N + 1)``: mixing corrections use none before it.
         lanes: From which iterates lanes have started.
     """
 
@@ -98,7 +98,7 @@ class RunState:
 
     @classmethod
     def new(cls, systems: int, slices: int, limit: int | None = None, coarse: bool = True) -> RunState:
-        """Before anything was computed: the first boundary has its state, and no other has one."""
+        """The state before the first evaluation: only the first boundary has a state."""
         zeros = [np.zeros(systems, dtype=np.int64) for _ in range(5)]
         most = np.full(systems, slices if limit is None else min(limit, slices))
         current = np.full((systems, slices + 1), -1)
@@ -121,31 +121,31 @@ class RunState:
 
     @property
     def accepted(self) -> Bools:
-        """Systems whose frontier rests on a tolerance, and not on the recursion alone, ``(M,)``."""
+        """Systems with boundaries accepted by a tolerance, ``(M,)``."""
         return self.proven < self.settled
 
     @property
     def doubtful(self) -> Bools:
-        """Systems that were accepted to their end with more error than they may have, ``(M,)``."""
+        """Systems that were accepted to their end with an error above the tolerance, ``(M,)``."""
         return self.status == STATUSES.index(Status.UNCERTAIN)
 
     @property
     def statuses(self) -> tuple[Status | None, ...]:
-        """How each system has ended; ``None`` where it has not."""
+        """The status of each system; ``None`` if it has not ended."""
         return tuple(None if code == RUNNING else STATUSES[code] for code in self.status.tolist())
 
     def end(self, system: int, status: Status | None) -> None:
-        """Notes how a system has ended, if it has."""
+        """Sets the status of a system that has ended."""
         self.status[system] = RUNNING if status is None else STATUSES.index(status)
 
     def limit_to(self, most: int | None) -> None:
-        """At most so many iterations, and no more than it takes until all slices are final."""
+        """Sets the limit of iterations, at most the number after which all slices are final."""
         self.limit[:] = self.iteration + self.residuals.shape[1] - self.frontier
         if most is not None:
             np.minimum(self.limit, most, out=self.limit)
 
     def look_back(self, slices: Ints, boundaries: Ints | None) -> None:
-        """Iterates before the current ones are there again, so many of slices, ``(M, N)``, and of boundaries."""
+        """Earlier iterates were restored: their number for each slice, ``(M, N)``, and for each boundary."""
         number = self.current.max(1)[:, None]
         first = self.lanes.fine_first
         first[:] = np.where(slices > 0, number - slices, first)
@@ -155,17 +155,17 @@ class RunState:
     # --- copies, files and messages ---------------------------------------------------------------------------------
 
     def copy(self) -> RunState:
-        """A copy that later changes do not reach."""
+        """A copy, independent of later changes."""
         return self._each(np.copy)
 
     def restrict(self, systems: Ints) -> RunState:
-        """A copy of some systems alone."""
+        """A copy of some systems."""
         return self._each(lambda array: array[systems])
 
     def between_iterations(self, number: Ints, frontier: Ints) -> RunState:
-        """A copy as it is between two iterations: no lane is under way, all boundaries reached have one iterate.
+        """A copy as of the end of an iteration: no active lanes, and all boundaries reached have the same iterate.
 
-        The limit is left out: it is that of a call, and another call may have another one.
+        The limit is left out, because it belongs to a call, and another call may have another limit.
 
         Args:
             number: The number of that iterate, ``(M,)``.
@@ -176,13 +176,13 @@ class RunState:
         return new
 
     def final(self, frontier: Ints | None = None) -> Ints:
-        """Slices that are the sequential solution, where the frontier is as given, ``(M,)``."""
+        """Slices that are the sequential solution if the frontier is as given, ``(M,)``."""
         return np.where(self.accepted, self.proven, self.frontier if frontier is None else frontier)
 
     def pack(self, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray[Any, Any]]:
-        """Arrays by name, all of them new: what a file holds, or with ``names`` a part, for a message.
+        """New arrays by name: those of a file, or with ``names`` some of them, for a message.
 
-        Lanes are left out: they are started again. So is which boundary is further on than others: a file holds a
+        Lanes are left out, because they start again. So is which boundaries are ahead of others: a file holds a
         state between two iterations, where ``number`` is the iterate of all that are ``reached``.
         """
         packed: dict[str, np.ndarray[Any, Any]] = {
@@ -198,9 +198,9 @@ class RunState:
         return packed if names is None else {name: packed[name] for name in names}
 
     def unpack(self, packed: dict[str, np.ndarray[Any, Any]]) -> None:
-        """Takes over what `pack` gave, of the same systems and slices; what is not in it stays.
+        """Takes over the arrays of `pack`, of the same systems and slices; others stay.
 
-        What comes with a ``number`` is a state between two iterations: no lane is under way in it.
+        Arrays with a ``number`` are a state between two iterations, without active lanes.
         """
         for name in ("iteration", "frontier", "proven", "errors", "residuals", "status"):
             if name in packed:
@@ -241,7 +241,7 @@ class RunState:
 
 
 def _under_way(started: Ints, arrived: Ints) -> Ints:
-    """The iterates from which the last lanes under way have started; -1 for none."""
+    """The iterates from which the last active lanes have started; -1 for none."""
     return np.where(started > arrived, started, -1)
 
 

@@ -1,8 +1,8 @@
 """A snapshot of a run between two iterations: all that it takes to continue it, as plain data.
 
-That is the states at the slice boundaries and a copy of the `RunState`. Whatever else a run holds is computed from
-these: coarse values and first stages anew, at the price of one coarse step a slice. What corrections look back to
-(`Secant`, `Anderson`, and all with a multistep method) is kept beside it.
+That is the states at the slice boundaries and a copy of the `RunState`. All else is computed from these:
+coarse values and first stages again, at the cost of one coarse step a slice. Earlier iterates, which some corrections
+use (`Secant`, `Anderson`, and all with a multistep method), are stored with it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class EarlierIterates:
     """Iterates before the current ones and their solutions, of M systems of N slices.
 
     Attributes:
-        correction: The correction that looks back to them.
+        correction: The correction that uses them.
         slices: How many iterates before the last are known with their solutions, of each slice, ``(M, N)``.
         boundaries: How many are known with the recursion's updates, of each boundary, ``(M, N + 1)``.
-        states: By kind and how far back: "u.1" are the iterates before the last, leaves ``(K, *state)``, of the K
+        states: By kind and how far back: "u.1" are the iterates before the last, leaves ``(count, *state)``, of the
             boundaries that have them, in order. "fine.1" and "coarse.1" are those of slices, "update.1" again of
             boundaries.
     """
@@ -44,19 +44,33 @@ class EarlierIterates:
 
 
 @dataclass(frozen=True, eq=False)
+class SecantPairs:
+    """What the last two fine solutions of slices have in common, for a run that starts from this one.
+
+    Attributes:
+        moves: How far their inputs are apart, leaves ``(M * N, *state)``; zero where there is no pair.
+        changes: How far the solutions are apart, likewise.
+    """
+
+    moves: State
+    changes: State
+
+
+@dataclass(frozen=True, eq=False)
 class Snapshot:
-    """M systems of N slices between two iterations.
+    """A snapshot of M systems of N slices between two iterations.
 
     Attributes:
         u: States at the boundaries, system by system, leaves ``(M * (N + 1), *state)``; `parareal.Carried` where states
             carry the history of a multistep method.
-        own: Whether these differ from the states of the solution beside it, which may be further on at some boundaries.
+        own: Whether these differ from the states of the solution, which may be ahead at some boundaries.
         state: Frontiers, iterates and how systems have ended; those that can be continued are running.
         increments: Those of iterations that are not in the history yet, ``(M, N)`` each.
-        record: The error record: what the stopping rule keeps from iteration to iteration.
+        record: The error record of the stopping rule.
         rule: The stopping rule.
         earlier: What the correction looks back to, if it does.
         identity: What it was a run of.
+        pairs: Secant pairs of slices, where the correction makes use of such. They are not written to files.
     """
 
     u: State
@@ -67,6 +81,7 @@ class Snapshot:
     rule: str
     earlier: EarlierIterates | None
     identity: Identity
+    pairs: SecantPairs | None = None
 
 
 # Names in files are those of format version 1, which other versions read: "standing" is the snapshot, "account" the
@@ -102,7 +117,7 @@ def unpack_snapshot(packed: Any, tensors: dict[str, Tensor], device: torch.devic
     state = RunState.new(*arrays["residuals"].shape)
     state.unpack({**arrays, "status": np.array(codes)})
     identity: dict[str, Any] = packed["identity"]
-    # Most snapshots have the very states of the solution beside them: these are in the file once.
+    # Most snapshots have the same states as the solution: these are in the file once.
     own = packed["u"] is not None
     if own:
         u = get_state(tensors, "standing.u", packed["u"], device)

@@ -1,4 +1,4 @@
-"""What comes out of a run: states, how it ended in a sentence, what each iteration did and what all of it cost."""
+"""The result of a run: states, status, history and cost."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from parareal.results._tensor_file import get_state, put, put_state
 
 @dataclass(frozen=True)
 class Stats:
-    """What a run cost.
+    """The cost of a run.
 
     Attributes:
         rounds: Sequential calls of the right-hand side, the unit of latency: all lanes that could advance together
-            count as one, however the executor went about it.
+            count as one, whatever the executor does.
         evaluations: Lanes times rounds, the unit of work.
-        fine_evaluations: Those of the fine propagator.
-        coarse_evaluations: Those of the correction, directional derivatives included; a first stage that both share is
+        fine_evaluations: Evaluations of the fine propagator.
+        coarse_evaluations: Evaluations of the correction, with directional derivatives; a shared first stage is
             counted here, once.
         calls: Calls that the executor made: equal to ``rounds`` unless it went lane by lane or in chunks, or a round
             asked for two functions, as it does where a `Propagator` is one of fine and coarse.
         max_lanes: Most lanes in one round.
         wall_time: Seconds.
-        padded_lanes: Lanes that filled up calls, with ``pr.Batched(pad_to=...)``; no evaluations.
+        padded_lanes: Padding lanes of calls, with ``pr.Batched(pad_to=...)``; they are not evaluations.
     """
 
     rounds: int
@@ -53,7 +53,7 @@ class Stats:
         return asdict(self)
 
     def after(self, before: Stats | None) -> Stats:
-        """What both cost together."""
+        """The cost of both together."""
         if before is None:
             return self
         together = {name: value + getattr(before, name) for name, value in asdict(self).items()}
@@ -65,10 +65,10 @@ class Solution:
     """The outcome of `solve` or `serial`.
 
     Attributes:
-        us: States at the slice boundaries: the tree of the initial state, leaves ``(N + 1, *state)``, NaN where a run
-            cut short had not come to. With ``dense=False`` at the first and the last alone, ``(2, *state)``; if the run
-            was cut short the last is that of its frontier, at the time in ``ts``, and with ``samples=True`` NaN for
-            samples that were not at the end.
+        us: States at the slice boundaries: the tree of the initial state, leaves ``(N + 1, *state)``, NaN where an
+            interrupted run has none. With ``dense=False`` only at the first and the last, ``(2, *state)``; if the run
+            was interrupted, the last is that of its frontier, at the time in ``ts``, and with ``samples=True`` NaN for
+            samples that had not reached the end.
         ts: Their times, float64, shape ``(N + 1,)``, or ``(2,)``.
         status: How the run ended; ``status.value`` is a sentence. With ``samples=True`` the worst of all samples.
         iterations: Iterations made; with ``samples=True`` one number for each sample, int64, shape ``(B,)``.
@@ -76,17 +76,17 @@ class Solution:
             ``dense=False`` reports keep the largest increment alone; see ``solve(..., history=...)``.
         stats: Rounds, evaluations and wall time.
         error_estimate: Estimated distance of the final state from that of `serial`, in the norm of the `Tolerance` and
-            its own units; 0 where the result is the sequential solution itself, NaN where nothing is known.
-            With ``samples=True`` one number for each sample, float64, shape ``(B,)``. It rests on what the iterates
-            show and on the assumption that relative errors are carried on as they are: it is no bound.
-        residuals: Relative defect of every slice's right boundary, |F(U_n) - U_{n+1}| / |U_{n+1}|, as it was last seen
+            its own units; 0 where the result is the sequential solution itself, NaN if unknown.
+            With ``samples=True`` one number for each sample, float64, shape ``(B,)``. It is estimated from the iterates
+            and assumes that relative errors do not shrink on their way: it is not a bound.
+        residuals: Relative defect of every slice's right boundary, |F(U_n) - U_{n+1}| / |U_{n+1}|, as last measured
             in the run, in the norm of the stopping rule: float64, shape ``(N,)``, or ``(B, N)`` with ``samples=True``.
-            Zero where the boundary is final, NaN where none was ever computed. The state that is returned is one move
-            better than the one that was looked at, but for ``verify=True``, where it is that state itself.
-        iterates: With ``keep="all"`` every iterate and what the propagators made of them, a `Record`; else ``None``.
+            Zero where the boundary is final, NaN where none was ever computed. The state that is returned is one update
+            better than the measured one, except with ``verify=True``, which measures the returned state.
+        iterates: With ``keep="all"`` every iterate and its solutions, a `Record`; else ``None``.
         standing: What ``solve(..., resume=solution)`` continues; ``None`` with ``dense=False`` and from `serial`.
         sample_status: With ``samples=True`` the status of each sample, else ``None``.
-        serial_rounds: Rounds that the serial run takes; ``None`` where the fine propagator takes a number that varies.
+        serial_rounds: Rounds of the serial run; ``None`` if their number varies.
     """
 
     us: State
@@ -115,17 +115,17 @@ class Solution:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes all of it to one file, in the format of safetensors, which holds no code.
 
-        The file appears, or takes the place of an older one, once it is complete. Tensors are written as they are, bit
+        The file appears, or replaces an older one, once it is complete. Tensors are written as they are, bit
         for bit, without their graphs.
 
         Args:
-            path: Where to, such as ``"run.safetensors"``.
+            path: The file, such as ``"run.safetensors"``.
 
         Raises:
             TypeError: The state holds something other than tuples, lists and dicts with strings as keys.
             FileNotFoundError: There is no folder of that name to write to.
             ValueError: It is the name of a folder.
-            OSError: It cannot be written, because the disk is full, for example; an older file is left as it is.
+            OSError: It cannot be written, for example because the disk is full; an older file stays.
             ImportError: safetensors is not installed.
         """
         save(self, path)
@@ -136,14 +136,14 @@ class Solution:
 
         Args:
             path: The file.
-            device: Where its states shall lie.
+            device: The device for its states.
 
         Raises:
-            ValueError: The file is damaged, or none that `save` wrote.
-            FileNotFoundError: There is none.
+            ValueError: The file is damaged, or was not written by `save`.
+            FileNotFoundError: There is no such file.
             ImportError: safetensors is not installed.
         """
-        torch.empty(0, device=device)  # raises where there is no such device, before the file is blamed
+        torch.empty(0, device=device)  # raises if there is no such device, before the file is read
         packed, tensors = _tensor_file.load(path)
         try:
             return _unpack(packed, tensors, torch.device(device))
@@ -170,7 +170,7 @@ class Solution:
 
 
 class SolveError(RuntimeError):
-    """A run did not reach what was asked; ``error.solution`` holds what it did compute.
+    """A run did not reach its tolerance; ``error.solution`` is the partial result.
 
     Attributes:
         solution: The partial `Solution`.
@@ -236,5 +236,5 @@ def _unpack(packed: Any, tensors: dict[str, Tensor], device: torch.device) -> So
         residuals=tensors.get("residuals"),
         iterates=None if packed["iterates"] is None else unpack_record(packed["iterates"], tensors, device),
         standing=None if packed["standing"] is None else unpack_snapshot(packed["standing"], tensors, device, us),
-        serial_rounds=packed.get("serial_rounds"),  # files of older versions have none
+        serial_rounds=packed.get("serial_rounds"),  # missing in files of older versions
     )

@@ -1,4 +1,4 @@
-"""How a run has ended: a sentence that says what to do about it."""
+"""The status of a run: a sentence that says what to do about it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Status(Enum):
 
     @property
     def failed(self) -> bool:
-        """Whether the run ended without what was asked of it."""
+        """Whether the run ended without reaching its tolerance."""
         return self in (
             Status.MAX_ITERATIONS,
             Status.NONFINITE,
@@ -53,6 +53,6 @@ class Status(Enum):
 
     @staticmethod
     def worst(statuses: tuple[Status, ...]) -> Status:
-        """That of a batch whose samples ended so: the sequential solution itself is the best that there is."""
+        """The worst status of a batch; the sequential solution itself is the best."""
         order = [Status.FINAL, *(status for status in Status if status is not Status.FINAL)]
         return max(statuses, key=order.index)

@@ -1,6 +1,6 @@
-"""Solutions in files: tensors in the format of safetensors, all else as JSON in its header. Nothing in it is code.
+"""Solutions in files: tensors in the format of safetensors, all else as JSON in its header. It contains no code.
 
-A digest over everything tells a damaged file from a whole one.
+A digest over everything detects damaged files.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from parareal.results._run_identity import digest
 FORMAT, VERSION = "parareal.Solution", 1
 
 LEFT = 3600.0
-"""Seconds after which a half-written file of a process that is gone is removed: in containers that share a folder and
-a name, processes may be unknown to one another."""
+"""Seconds after which an incomplete file of a dead process is removed. A choice, and a long one: in containers that
+share a folder and a host name, a process may be alive although it is not seen."""
 
 
 def save(
@@ -41,7 +41,7 @@ def save(
     safetensors = _safetensors()
     check_place(path)
     packed = {"format": FORMAT, "version": VERSION, "written_by": __version__, **packed}
-    # The digest covers the JSON and every tensor: a file cut short or written twice at once does not pass for whole.
+    # The digest covers the JSON and every tensor: a file that is cut short, or written by two at once, is detected.
     metadata = {"parareal": json.dumps({**packed, "sha256": _digest(packed, tensors)})}
     path = Path(path)
     _remove_leftovers(path)
@@ -49,13 +49,13 @@ def save(
     name = path.with_name(f"{path.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex}.part")
     try:
         name.touch(exist_ok=False)
-        mode = name.stat().st_mode  # what safetensors makes is for nobody else to read
+        mode = name.stat().st_mode  # safetensors makes files that others cannot read
         safetensors.torch.save_file(tensors, name, metadata)
         name.chmod(mode)
         with name.open("r+b") as file:  # on the disk, and not in a buffer, before it takes another's place
             os.fsync(file.fileno())
         if previous is not None:
-            with suppress(FileNotFoundError):  # there is none, or another has just moved it
+            with suppress(FileNotFoundError):  # there is none, or another process has just moved it
                 os.replace(path, previous)
         os.replace(name, path)
     except safetensors.SafetensorError as error:
@@ -65,7 +65,7 @@ def save(
 
 
 def _not_written(path: Path, error: Exception) -> OSError:
-    """What safetensors says of the file system, as the error that it is."""
+    """Converts an error of the file system that safetensors raises to the usual one."""
     found = re.search(r"os error (\d+)", str(error))
     text = (
         f"the solution was not written ({error}); expected a place with enough room and the right to write: what was "
@@ -75,13 +75,13 @@ def _not_written(path: Path, error: Exception) -> OSError:
 
 
 def _host() -> str:
-    """This machine, as a part of a file's name."""
+    """The name of this machine, as a part of the name of a file."""
     return re.sub(r"[^A-Za-z0-9-]", "_", platform.node())
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Removes what killed processes of this machine have left half-written: those that are gone, and not lately."""
-    if os.name != "posix":  # elsewhere there is no asking for a process without ending it
+    """Removes old incomplete files of processes of this machine that were killed."""
+    if os.name != "posix":  # on other systems asking for a process would end it
         return
     part = re.compile(rf"{re.escape(path.name)}\.{re.escape(_host())}\.(\d+)\.[0-9a-f]{{32}}\.part")
     with suppress(OSError):
@@ -142,7 +142,7 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor
 
 
 def damaged(path: str | os.PathLike[str], why: str) -> ValueError:
-    """What is raised where a file is none that `save` wrote."""
+    """The error for a file that `save` has not written."""
     return ValueError(
         f"{str(path)!r} is damaged or no solution at all ({why}); expected a whole file that solution.save(path) "
         "wrote: copy it anew, or take an older one"
@@ -184,7 +184,7 @@ def put(tensors: dict[str, Tensor], name: str, leaf: Tensor) -> None:
 
 
 def put_state(tensors: dict[str, Tensor], name: str, state: State) -> Any:
-    """Its tensors; returns what is left: nests of lists, with the dtype of a tensor in its place."""
+    """Puts the tensors of a state; returns the rest: nested lists, with the dtype of a tensor in its place."""
     parts = list(_parts(state))
     for i, leaf in enumerate(parts):
         put(tensors, f"{name}.{i}", leaf)
@@ -192,7 +192,7 @@ def put_state(tensors: dict[str, Tensor], name: str, state: State) -> Any:
 
 
 def put_history(tensors: dict[str, Tensor], name: str, state: State) -> Any:
-    """The multistep history that travels with a state, if any."""
+    """The multistep history of a state, if any."""
     if not isinstance(state, Carried):
         return None
     put(tensors, f"{name}.clock", state.memory.clock)

@@ -1,4 +1,5 @@
 """When: of the lanes whose input is known, a schedule says which start now.
 
-It sees who stands where (`Progress`), never a state. This package imports problems, grids and `executors._base`.
+It sees the progress of each slice (`Progress`), never a state. This package imports problems, grids and
+`executors._base`.
 """

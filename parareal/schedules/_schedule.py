@@ -1,6 +1,6 @@
-"""A schedule says when: of the lanes whose input is known, which set out now.
+"""A schedule decides when lanes start: of those whose input is known, which ones start now.
 
-It sees only who stands where (`Progress`), never a state, and it answers with two masks. The engine does the rest.
+It sees the progress of each slice (`Progress`), never a state, and returns two masks. The engine does the rest.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from parareal.grid._mesh import Where
 Guess: TypeAlias = Callable[[Where, State, tuple[Any, ...]], State]
 
 AHEAD = 6
-"""The bound on speculative work by default; ``benchmarks/schedules.py`` prints what others would take."""
+"""The bound on speculative work by default; ``benchmarks/schedules.py`` prints the cost of others."""
 
 
 @dataclass
 class Progress:
-    """Where everything stands, for M systems of N slices; a batch of samples is M systems, otherwise M is 1.
+    """The progress of M systems of N slices; with a batch each sample is a system, otherwise M is 1.
 
     Attributes:
-        fine_ready: ``(M, N)``: the left edge holds an iterate from which no fine solve has set out yet.
-        fine_busy: ``(M, N)``: a fine lane is under way.
-        coarse_ready: ``(M, N)``: the left edge holds an iterate at which the coarse propagator was not evaluated.
-        coarse_busy: ``(M, N)``: a coarse lane is under way.
-        frontier: ``(M,)``: edges ``0 ... frontier`` are final.
+        fine_ready: ``(M, N)``: the left boundary has an iterate from which no fine lane has started yet.
+        fine_busy: ``(M, N)``: a fine lane is active.
+        coarse_ready: ``(M, N)``: the left boundary has an iterate from which no coarse lane has started yet.
+        coarse_busy: ``(M, N)``: a coarse lane is active.
+        frontier: ``(M,)``: boundaries ``0 ... frontier`` are final.
         iteration: ``(M,)``: iterations completed.
-        coarse: Whether the correction has a propagator, whose lanes these coarse ones are.
-        ahead: ``(M, N)``: by how many iterations the iterate at the left edge is ahead of the one at the end of the
+        coarse: Whether the correction has a coarse propagator.
+        ahead: ``(M, N)``: by how many iterations the left boundary is ahead of the end of the
             grid; ``None`` means 0 everywhere.
     """
 
@@ -55,7 +55,7 @@ class Schedule(ABC):
     """Chooses which ready lanes start.
 
     Attributes:
-        width: Most slices that are worked on at a time, from the frontier on; ``None`` for all.
+        width: Most slices computed at a time, from the frontier on; ``None`` for all.
         guess: First iterates in place of the correction's own; see `Correction.guess_run`.
     """
 
@@ -64,18 +64,18 @@ class Schedule(ABC):
 
     @abstractmethod
     def admit(self, progress: Progress) -> tuple[Bools, Bools]:
-        """Masks ``(M, N)`` of the fine and of the coarse lanes that set out now, each a part of those ready.
+        """Masks ``(M, N)`` of the fine and of the coarse lanes that start now, each a part of those that are ready.
 
-        Called whenever something has changed. A system that has lanes ready and none under way must be given some.
+        Called whenever the progress has changed. If a system has ready lanes and no active ones, some must start.
         """
 
     def joined(self, executor: Executor) -> AbstractContextManager[Executor]:
-        """What evaluates the rounds of one run of this schedule, for as long as it lasts."""
+        """The executor of one run of this schedule, as a context manager."""
         return executor.joined()
 
 
 def admitted(schedule: Schedule, progress: Progress) -> tuple[Bools, Bools]:
-    """What a schedule admits, checked: two masks ``(M, N)`` of lanes that are ready."""
+    """Calls `Schedule.admit` and checks the result: two masks ``(M, N)`` of lanes that are ready."""
     masks: Any = schedule.admit(progress)
     if not isinstance(masks, tuple | list) or len(masks) != 2:  # pyright: ignore[reportUnknownArgumentType]
         raise TypeError(
@@ -121,7 +121,7 @@ class Barrier(Schedule):
     """
 
     def admit(self, progress: Progress) -> tuple[Bools, Bools]:
-        """Coarse lanes while no fine lane is under way, fine lanes once the sweep is over."""
+        """Coarse lanes while no fine lane is active, fine lanes once the sweep has ended."""
         solving = progress.fine_busy.any(axis=1, keepdims=True)
         sweeping = (progress.coarse_ready | progress.coarse_busy).any(axis=1, keepdims=True)
         return progress.fine_ready & ~(sweeping | solving), progress.coarse_ready & ~solving
@@ -137,14 +137,14 @@ class Wavefront(Schedule):
 
     Lanes that start before it is known whether they will be needed are speculative work, and count as evaluations like
     any other. While the first iteration crosses N slices, those on the left have time for N / (S - 1) more, which are
-    for nothing where the run ends earlier: short slices and quick convergence waste most. ``ahead`` bounds this: a run
+    wasted if the run ends earlier: most with short slices and quick convergence. ``ahead`` bounds this: a run
     that takes no more iterations than ``ahead + 1`` takes the rounds of an unbounded one, and its fine evaluations are
     at most ``(k + ahead) / k`` times those of `Barrier`, and one more a round, of the slice at the frontier. A run of
     more iterations takes more rounds than unbounded, and its final states may overtake iterates that were held back.
 
-    Where every coarse lane takes fewer rounds than the fine lane beside it, each iteration moves every edge to where
-    `Barrier` moves it. When the run ends, edges on the left may already be an iterate further on; where coarse lanes
-    are as slow as fine ones, a final state may overtake an iterate, and what came of that iterate is left out.
+    Where every coarse lane takes fewer rounds than the fine lane beside it, each iteration moves every boundary as
+    `Barrier` does. When the run ends, boundaries on the left may already be one iterate ahead; where coarse lanes
+    are as slow as fine ones, a final state may overtake an iterate, whose results are then dropped.
 
     Args:
         ahead: By how many iterations the slices on the left may be ahead of the end of the grid; 0 for the lanes of
@@ -172,5 +172,5 @@ class Wavefront(Schedule):
         if self.ahead is None or p.ahead is None:
             return p.fine_ready, p.coarse_ready
         front = np.arange(p.fine_ready.shape[1]) == p.frontier[:, None]
-        # A fine lane makes the next iterate of its right edge; a coarse lane makes the same one as the edge it is from.
+        # A fine lane makes the next iterate of its right boundary, a coarse lane the one that its left boundary has.
         return p.fine_ready & (front | (p.ahead <= self.ahead)), p.coarse_ready & (front | (p.ahead <= self.ahead + 1))

@@ -22,22 +22,22 @@ from parareal.schedules._schedule import Guess, Progress, Schedule
 
 @dataclass(frozen=True)
 class Windowed(Schedule):
-    """A window of slices that slides with the frontier: at most ``width`` of them are worked on at a time.
+    """A window of slices that slides with the frontier: at most ``width`` are computed at a time.
 
     Slices leave it on the left as they become final or are accepted by the stopping rule, which a window always asks to
-    accept (``freeze``). Inside, everything goes as soon as it can, as in `Wavefront`. The slice at the frontier always
-    advances, so that it takes no more rounds than the sequential run. One case is excepted: a run that finds at its end
-    that errors it has accepted grew beyond the tolerance continues from the last proven slice boundary, and those
-    rounds come on top (with ``dense=False`` it ends as `Status.UNCERTAIN` instead). An iteration ends whenever the
+    accept (``freeze``). Inside, every lane starts as soon as it is ready, as in `Wavefront`. The slice at the frontier
+    always advances, so that it takes no more rounds than the sequential run. There is one exception: if accepted errors
+    turn out at the end to have grown beyond the tolerance, the run continues from the last proven slice boundary, and
+    those rounds are added (with ``dense=False`` it ends as `Status.UNCERTAIN` instead). An iteration ends whenever the
     frontier has moved.
 
     Args:
         width: Slices in the window, at least 1, and lanes in a round. Where the correction has a propagator its lanes
             count as well, and those of the slices at the frontier may be a few more.
         initial: First guesses on slices that enter: ``"coarse"``, the correction's own; ``"hold"``, the last state;
-            ``"extrapolate"``, the line through the last two edges; or ``guess(t0, t1, u)``, called once for many
+            ``"extrapolate"``, the line through the last two boundaries; or ``guess(t0, t1, u)``, called once for many
             slices with float64 times of shape ``(L,)`` and leaves ``(L, *state)``, which carries ``u`` from ``t0``,
-            the last edge that holds a state, to ``t1``.
+            the last boundary with a state, to ``t1``.
 
     Raises:
         TypeError: ``width`` is not an int.
@@ -69,9 +69,9 @@ class Windowed(Schedule):
 
     @property
     def guess(self) -> Guess | None:  # pyright: ignore
-        """What ``initial`` stands for."""
+        """The function that ``initial`` names."""
         if callable(self.initial):
-            return partial(_carried, self.initial)
+            return partial(carried, self.initial, "initial(t0, t1, u)")
         return INITIAL[self.initial]
 
     def admit(self, progress: Progress) -> tuple[Bools, Bools]:
@@ -107,13 +107,16 @@ def _extrapolated(at: Where, u: State, before: tuple[Any, ...]) -> State:
     return trees.map(leaf, u, before[0].u)
 
 
-def _carried(fn: Callable[[Tensor, Tensor, State], State], at: Where, u: State, before: tuple[Any, ...]) -> State:
+def carried(
+    fn: Callable[[Tensor, Tensor, State], State], name: str, at: Where, u: State, before: tuple[Any, ...]
+) -> State:
+    """Guesses of a user's ``fn(t0, t1, u)``, which errors call ``name``; see `Correction.guess_run`."""
     rows, length = at.shape
     many = trees.map(lambda leaf: leaf.repeat_interleave(length, dim=0), u)
     start = at.t0[:, :1].expand(rows, length).reshape(-1)
     with autocast.restored():
         value = fn(start, at.t1.reshape(-1), many)
-    return trees.fold(check_like(value, many, "initial(t0, t1, u)"), length)
+    return trees.fold(check_like(value, many, name), length)
 
 
 INITIAL: dict[str, Guess | None] = {

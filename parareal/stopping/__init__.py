@@ -1,4 +1,4 @@
 """When to stop: stopping rules, what they observe, and the estimate of the error that they decide by.
 
-All is figures in numpy; states are measured in `_increments` alone. This package imports `parareal._core`.
+Rules work on figures in numpy; only `_increments` measures states. This package imports `parareal._core`.
 """

@@ -1,4 +1,4 @@
-"""How boundaries moved: noted one by one as it happens, measured all together once an iteration is complete."""
+"""Moves of boundaries: recorded one by one, and measured all together once an iteration is complete."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
+from parareal._core.host import index_to
 from parareal._core.multistep_state import Carried, without_history
 from parareal._core.norms import NormName, norm
 from parareal._core.trees import State
 
 
 class Change:
-    """How slice ends moved in one iteration, on L lanes, and its norms, each computed once.
+    """The moves of L boundaries in one iteration, and their norms, each computed once.
 
     Args:
         new: The new iterates.
@@ -37,11 +38,15 @@ class Change:
         self._norms: dict[tuple[str, str], Tensor] = {}
 
     def norm(self, what: Literal["increment", "defect", "size", "carried"], kind: NormName) -> Tensor:
-        """Norm of the new iterate minus the old, of F(old input) minus the old iterate, or of the new iterate.
+        """The norm of one part of the moves.
 
-        Or of what the fine propagator made of the last move of its input, ``"carried"``; NaN where that is not known.
+        If states carry the history of a multistep method, the norm is the larger one of state and history.
 
-        Where a multistep method's history travels with the state, the larger of what both moved by.
+        Args:
+            what: ``"increment"``, the new iterate minus the old; ``"defect"``, F(old input) minus the old iterate;
+                ``"size"``, the new iterate; ``"carried"``, the change of the fine solution with the last move of its
+                input, NaN where that is unknown.
+            kind: The norm.
         """
         key = (what, kind)
         if what == "carried" and not self._grows:
@@ -49,7 +54,7 @@ class Change:
         if key not in self._norms:
             tree = self._parts[what]()
             value = norm(without_history(tree), kind)
-            if isinstance(tree, Carried) and what != "size":  # settled is what has settled with its history
+            if isinstance(tree, Carried) and what != "size":  # a state has settled only if its history has
                 parts = (*tree.memory.values, *tree.memory.states)
                 value = torch.stack([value, *(norm(part, kind) for part in parts)]).amax(0)
             self._norms[key] = value
@@ -57,7 +62,7 @@ class Change:
 
 
 class Changes:
-    """What has changed and was not measured yet.
+    """The moves that have not been measured yet.
 
     Args:
         slices: Slices of each system: slice ``n`` of system ``m`` has the number ``m * slices + n``.
@@ -70,16 +75,16 @@ class Changes:
     def add(
         self, ids: Ints, iterate: Ints, new: State, old: State, fine: State, earlier: State = None, final: bool = False
     ) -> None:
-        """Right boundaries of slices ``ids`` took the iterates numbered ``iterate``, or final ones; see `Change`."""
+        """Records that right boundaries of slices ``ids`` took iterates ``iterate``, or final states; see `Change`."""
         states = (new, old, fine) if earlier is None else (new, old, fine, earlier)
         self._parts.append((ids, iterate, np.full(len(ids), final), states))
 
     def newest_first(self) -> Iterator[tuple[Ints, State, Bools]]:
-        """Slices whose right boundaries moved and were not measured, their states before, and which became final."""
+        """Slices whose moves are not measured yet, with the states before, and which of them became final."""
         return ((ids, states[1], final) for ids, _, final, states in reversed(self._parts))
 
     def take(self, systems: Ints, last: Ints | None) -> tuple[Ints, Ints, Bools, Change]:
-        """Takes out the changes of some systems, up to iterate ``last[system]``, with slices and iterates."""
+        """Removes and returns moves of some systems, up to iterate ``last[system]``, with slices and iterates."""
         ids = np.concatenate([part[0] for part in self._parts])
         iterate = np.concatenate([part[1] for part in self._parts])
         final = np.concatenate([part[2] for part in self._parts])
@@ -91,7 +96,7 @@ class Changes:
         self._parts = []
         if not chosen.all():
             device = trees.leaves(states[0])[0].device
-            later, now = (torch.from_numpy(mask.nonzero()[0]).to(device) for mask in (~chosen, chosen))
+            later, now = (index_to(device, mask.nonzero()[0]) for mask in (~chosen, chosen))
             kept = tuple(trees.lanes(part, later) for part in states)
             self._parts = [(ids[~chosen], iterate[~chosen], final[~chosen], kept)]
             ids, iterate, final = ids[chosen], iterate[chosen], final[chosen]

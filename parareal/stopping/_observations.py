@@ -1,4 +1,4 @@
-"""What a stopping rule receives: how a run begins, and what each iteration has shown."""
+"""What a stopping rule receives: the shape of the run at its start, and the figures of each iteration."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class Start(NamedTuple):
 
     Attributes:
         systems: M.
-        width: Slices that are worked on at a time.
-        mismatch: What a correction may miss of a move, as a part of it, before any was seen; ``(N,)``.
+        width: Slices computed at a time.
+        mismatch: The part of a move that the correction expects to miss, before any was seen; ``(N,)``.
         mixed: Whether iterates are mixed, so that defects do not show what was missed of the move before.
-        carried: Whether states carry the history of a multistep method, whose errors come on top.
-        rounding: Of the states, relative: what moves that are hardly larger show is rounding.
+        carried: Whether states carry the history of a multistep method, whose errors are added.
+        rounding: Relative rounding unit of the states. Moves that are hardly larger show rounding only.
     """
 
     systems: int
@@ -28,19 +28,19 @@ class Start(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """An iteration of D systems.
+    """An iteration of Q systems, in which V boundaries have moved.
 
     Attributes:
-        systems: Their numbers, ``(D,)``.
-        figures: ``(D, N, C)``: zero at boundaries that were final before, NaN where nothing was computed yet.
-        system: Of P boundaries that have moved, in the order in which they did, the system, 0 ... D - 1; ``(P,)``.
-        n: The slices whose right boundaries they are, ``(P,)``.
-        number: The numbers of the iterates that they took, ``(P,)``.
-        exact: Whether they took their final state, from an input that is final, ``(P,)``.
-        values: Their figures, ``(P, C)``.
-        frontier: Slices final or accepted before it, ``(D,)``.
-        final: The same after it, ``(D,)``.
-        iteration: Iterations made, ``(D,)``.
+        systems: Numbers of the systems, ``(Q,)``.
+        figures: C figures of each right boundary, ``(Q, N, C)``: zero if it was final before, NaN if not computed yet.
+        system: The systems of the boundaries that have moved, in the order of their moves, 0 ... Q - 1; ``(V,)``.
+        n: The slices whose right boundaries they are, ``(V,)``.
+        number: The numbers of the iterates that they took, ``(V,)``.
+        exact: Whether they took their final state, from an input that is final, ``(V,)``.
+        values: Their figures, ``(V, C)``.
+        frontier: Slices final or accepted before the iteration, ``(Q,)``.
+        final: The same after it, ``(Q,)``.
+        iteration: Iterations made, ``(Q,)``.
     """
 
     systems: Ints

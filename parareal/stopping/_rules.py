@@ -1,6 +1,6 @@
-"""Stopping rules: what is measured at each slice boundary, and what follows from the figures.
+"""Stopping rules: what is measured at each slice boundary, and what is decided from these figures.
 
-A rule measures on the device and decides on the host, so that one iteration costs one synchronisation however rules
+A rule measures on the device and decides on the host. So one iteration costs one synchronisation, however many rules
 are combined.
 """
 
@@ -21,15 +21,15 @@ from parareal.stopping._observations import Seen, Start
 
 
 class Verdict(NamedTuple):
-    """What a rule says of D systems.
+    """The decision of a rule about the Q systems that have completed an iteration.
 
     Attributes:
-        stop: Whether to stop, ``(D,)``.
-        converged: Whether a tolerance was met, ``(D,)``.
-        accepted: How many slices it accepts, ``(D,)``.
-        error: Estimated distance of the final state from the sequential one, in the norm of the rule, ``(D,)``; NaN
+        stop: Whether to stop, ``(Q,)``.
+        converged: Whether a tolerance was met, ``(Q,)``.
+        accepted: How many slices are accepted, ``(Q,)``.
+        error: Estimated distance of the final state from the sequential one, in the norm of the rule, ``(Q,)``; NaN
             where there is no estimate.
-        sound: Whether that estimate keeps within the tolerance, ``(D,)``; ``None`` for rules that do not say.
+        sound: Whether that estimate is within the tolerance, ``(Q,)``; ``None`` for rules without an estimate.
     """
 
     stop: Bools
@@ -40,7 +40,7 @@ class Verdict(NamedTuple):
 
 
 class StoppingState:
-    """A rule at work in one run. This one decides on each iteration for itself; others keep an error record.
+    """The state of a rule in one run. This one has none; those of other rules keep an error record.
 
     Args:
         rule: The rule.
@@ -54,37 +54,37 @@ class StoppingState:
         return self.rule.decide(seen.figures, seen.iteration)
 
     def account(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Its error record, by name: the very arrays, so that another run's can be copied into them."""
+        """The error record, by name: the arrays themselves, so that those of another run can be copied into them."""
         return {}
 
     def reopen(self, systems: Bools, times: int) -> None:
-        """Slices of these systems that were accepted are open again, for the ``times``-th time."""
+        """Accepted slices of these systems are computed again, for the ``times``-th time."""
 
     def verified(self, system: int, residuals: Floats, size: Floats, begin: int) -> tuple[float, float]:
-        """The error that defects add up to at the end, relative, and what it may be.
+        """The relative error at the end that defects add up to, and the largest one allowed.
 
         Args:
             system: The system.
             residuals: Relative defects of all boundaries, ``(N,)``.
-            size: The norm of the states there, ``(N,)``.
-            begin: Slices that are final.
+            size: Norms of the states there, ``(N,)``.
+            begin: How many slices are final.
         """
         return float(residuals[begin:].sum()), 0.0
 
 
 def error_record(state: Any) -> dict[str, np.ndarray[Any, Any]]:
-    """The error record of a stopping state; nothing where it has no such method, as one's own may not."""
+    """The error record of a stopping state; empty for one without that method, as a user's may be."""
     return state.account() if hasattr(state, "account") else {}
 
 
 def reopen(state: Any, systems: Bools, times: int) -> None:
-    """Tells a stopping state that slices are open again; one's own may have nothing to do about it."""
+    """Calls `StoppingState.reopen`, which a user's stopping state may lack."""
     if hasattr(state, "reopen"):
         state.reopen(systems, times)
 
 
 def verified(state: Any, system: int, residuals: Floats, size: Floats, begin: int) -> tuple[float, float]:
-    """What defects add up to and may add up to; nothing, where a stopping state does not say."""
+    """Calls `StoppingState.verified`; without that method defects are added up, and no error is allowed."""
     method = getattr(state, "verified", None)
     error, allowed = (residuals[begin:].sum(), 0.0) if method is None else method(system, residuals, size, begin)
     return float(error), float(allowed)
@@ -104,41 +104,41 @@ class StoppingRule(ABC):
     @property
     @abstractmethod
     def uses_defect(self) -> bool:
-        """Whether `measure` asks for the defect; fine solutions are kept for it only then."""
+        """Whether `measure` uses the defect; fine solutions are kept for it only then."""
 
     @property
     def uses_growth(self) -> bool:
-        """Whether `measure` asks for what moves are carried to; earlier fine solutions are kept for it only then."""
+        """Whether `measure` uses changes of fine solutions; earlier ones are kept for it only then."""
         return False
 
     @property
     @abstractmethod
     def width(self) -> int:
-        """How many figures `measure` gives."""
+        """How many figures `measure` returns."""
 
     @abstractmethod
     def measure(self, change: Change) -> list[Tensor]:
-        """Figures of each lane that the decision needs: ``width`` float64 tensors of shape ``(L,)``."""
+        """The figures of each lane for the decision: ``width`` float64 tensors of shape ``(L,)``."""
 
     @abstractmethod
     def decide(self, figures: Floats, iteration: Ints) -> Verdict:
         """The decision after an iteration.
 
         Args:
-            figures: ``(D, N, C)``, the C figures of each right boundary, for D systems; zero where it did not move.
-            iteration: ``(D,)``: iterations completed.
+            figures: C figures of each right boundary, ``(Q, N, C)``; zero where it did not move.
+            iteration: Iterations completed, ``(Q,)``.
         """
 
     def spent(self, iteration: Ints) -> Bools:
-        """Whether it stops after so many iterations whatever the figures; ``(D,)``, as ``iteration``."""
+        """Whether the rule stops after that many iterations whatever the figures; ``(Q,)``, as ``iteration``."""
         return np.zeros(iteration.shape, dtype=bool)
 
     def accepting(self) -> StoppingRule:
-        """This rule, accepting slices as they pass, as a sliding window needs it."""
+        """This rule with early acceptance of slices, which a sliding window needs."""
         return self
 
     def begin(self, start: Start) -> StoppingState:
-        """The rule at work in a new run."""
+        """The state of this rule in a new run."""
         return StoppingState(self)
 
     def __or__(self, other: StoppingRule) -> StoppingRule:
@@ -172,20 +172,20 @@ class Iterations(StoppingRule):
 
     @property
     def uses_defect(self) -> bool:
-        """No."""
+        """False: no figures are used."""
         return False
 
     @property
     def width(self) -> int:
-        """No figures."""
+        """Zero."""
         return 0
 
     def measure(self, change: Change) -> list[Tensor]:
-        """Nothing."""
+        """No figures."""
         return []
 
     def spent(self, iteration: Ints) -> Bools:
-        """Once the count is reached."""
+        """Whether the count is reached."""
         return iteration >= self.count
 
     def decide(self, figures: Floats, iteration: Ints) -> Verdict:
@@ -204,35 +204,35 @@ class _Combined(StoppingRule):
 
     @property
     def norm(self) -> NormName:
-        """That of the first tolerance among the two."""
+        """The norm of the first of the two that is a tolerance."""
         return self.second.norm if isinstance(self.first, Iterations) else self.first.norm
 
     def spent(self, iteration: Ints) -> Bools:
-        """Either or both."""
+        """Whether either is spent, or both are."""
         first, second = self.first.spent(iteration), self.second.spent(iteration)
         return first | second if self.how == "|" else first & second
 
     def accepting(self) -> StoppingRule:
-        """Both."""
+        """Both rules with early acceptance."""
         return replace(self, first=self.first.accepting(), second=self.second.accepting())
 
     def begin(self, start: Start) -> StoppingState:
-        """Both at work."""
+        """The states of both rules."""
         return _Both(self, self.first.begin(start), self.second.begin(start))
 
     @property
     def uses_defect(self) -> bool:
-        """Where either does."""
+        """Whether either rule uses it."""
         return self.first.uses_defect or self.second.uses_defect
 
     @property
     def uses_growth(self) -> bool:
-        """Where either does."""
+        """Whether either rule uses it."""
         return self.first.uses_growth or self.second.uses_growth
 
     @property
     def width(self) -> int:
-        """The figures of both."""
+        """The number of figures of both rules."""
         return self.first.width + self.second.width
 
     def measure(self, change: Change) -> list[Tensor]:
@@ -240,13 +240,13 @@ class _Combined(StoppingRule):
         return self.first.measure(change) + self.second.measure(change)
 
     def decide(self, figures: Floats, iteration: Ints) -> Verdict:
-        """Either or both."""
+        """Decides by either rule, or by both."""
         cut = self.first.width
         first, second = figures[..., :cut], figures[..., cut:]
         return self.join(self.first.decide(first, iteration), self.second.decide(second, iteration))
 
     def join(self, a: Verdict, b: Verdict) -> Verdict:
-        """One decision of two."""
+        """Joins two decisions into one."""
         error = b.error if a.error is None else a.error
         converged = (a.stop & a.converged) | (b.stop & b.converged)
         sound = b.sound if a.sound is None else a.sound if b.sound is None else a.sound & b.sound
@@ -263,7 +263,7 @@ class _Both(StoppingState):
         self._join, self._first, self._second = rule.join, first, second
 
     def decide(self, seen: Seen) -> Verdict:
-        """Each on its own figures."""
+        """Lets each decide on its own figures, and joins the decisions."""
         cut = self._first.rule.width
         parts = (
             seen._replace(figures=seen.figures[..., part], values=seen.values[:, part])
@@ -272,17 +272,17 @@ class _Both(StoppingState):
         return self._join(*(state.decide(part) for state, part in zip((self._first, self._second), parts, strict=True)))
 
     def reopen(self, systems: Bools, times: int) -> None:
-        """Both."""
+        """Reopens both."""
         reopen(self._first, systems, times)
         reopen(self._second, systems, times)
 
     def verified(self, system: int, residuals: Floats, size: Floats, begin: int) -> tuple[float, float]:
-        """By the stricter of those that have a tolerance."""
+        """The figures of the stricter one of those with a tolerance."""
         parts = [verified(state, system, residuals, size, begin) for state in (self._first, self._second)]
         parts = [part for part in parts if part[1] > 0] or parts
         return min(parts, key=lambda part: part[1] - part[0])
 
     def account(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Of both."""
+        """The error records of both."""
         both = {"first": error_record(self._first), "second": error_record(self._second)}
         return {f"{which}.{name}": array for which, own in both.items() for name, array in own.items()}

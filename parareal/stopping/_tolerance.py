@@ -1,4 +1,4 @@
-"""`Tolerance`: a rule that measures how far the slice boundaries are from settled, or from the sequential solution."""
+"""`Tolerance`: stops when slice boundaries have settled, or when the estimated error is small enough."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from parareal._core.arrays import Bools, Floats, Ints
 from parareal._core.norms import NormName
-from parareal.stopping._error_estimate import Errors
+from parareal.stopping._error_estimate import ErrorEstimate
 from parareal.stopping._increments import Change
 from parareal.stopping._observations import Seen, Start
 from parareal.stopping._rules import RuleName, StoppingRule, StoppingState, Verdict
@@ -29,17 +29,18 @@ class Tolerance(StoppingRule):
         rule: What must be small: ``"increment"``, the change of U in this iteration; ``"defect"``, the distance
             of the last iterate from what the fine propagator made of it (the iterate that is returned is one better);
             or ``"error"``, the estimated distance of the final state from the sequential one, which `Windowed` always
-            takes. ``rtol`` and ``atol`` are then a promise about that distance: see `Solution.error_estimate`.
+            uses. ``rtol`` and ``atol`` then bound that distance: see `Solution.error_estimate`.
         freeze: ``False``: all slices must pass in the same iteration, the textbook rule. ``True``: slices that pass in
-            a row from the frontier on are accepted and no longer computed, which is cheaper and weaker: errors that
-            were accepted travel on.
+            a row from the frontier on are accepted and no longer computed. This is cheaper and weaker: accepted errors
+            propagate.
 
     Raises:
         TypeError: A tolerance is not a number.
         ValueError: A tolerance is negative or NaN; ``norm`` or ``rule`` is unknown.
 
     Examples:
-        >>> rule = Tolerance(rtol=1e-6, norm="max") | Iterations(20)
+        >>> import parareal as pr
+        >>> rule = pr.Tolerance(rtol=1e-6, norm="max") | pr.Iterations(20)
     """
 
     rtol: float = 1e-4
@@ -64,21 +65,21 @@ class Tolerance(StoppingRule):
                 )
 
     def accepting(self) -> Tolerance:
-        """With ``freeze`` and ``rule="error"``: what is accepted travels on, and goes into the error record."""
+        """This rule with ``freeze`` and ``rule="error"``: accepted errors propagate and are recorded."""
         return replace(self, freeze=True, rule="error")
 
     def begin(self, start: Start) -> StoppingState:
-        """With an error record."""
+        """A stopping state with an error record."""
         return ErrorStopping(self, start)
 
     @property
     def uses_defect(self) -> bool:
-        """Yes: errors are estimated from defects."""
+        """True: errors are estimated from defects."""
         return True
 
     @property
     def uses_growth(self) -> bool:
-        """Where errors decide."""
+        """Whether errors decide."""
         return self.rule == "error"
 
     @property
@@ -87,16 +88,16 @@ class Tolerance(StoppingRule):
         return 5
 
     def measure(self, change: Change) -> list[Tensor]:
-        """The norm of what must be small, of the iterate, the increment, the defect, and what a move was carried to."""
+        """Norms: of what must be small, the iterate, the increment, the defect, and the change of the fine solution."""
         rule = "defect" if self.rule == "defect" else "increment"
         return [change.norm(what, self.norm) for what in (rule, "size", "increment", "defect", "carried")]
 
     def decide(self, figures: Floats, iteration: Ints) -> Verdict:
-        """Stops where every boundary passes; with ``freeze`` accepts those that pass in a row."""
+        """Stops when every boundary passes; with ``freeze`` accepts those that pass in a row."""
         size = figures[..., 1]
         finite = np.isfinite(size)  # an infinite iterate has not settled, although Inf <= rtol * Inf
-        # Boundaries that did not change have figures of zero and pass. One that has just become final counts like any
-        # other: what lies to its right was made from its former state.
+        # Boundaries that did not change have figures of zero and pass. One that has just become final is checked like
+        # any other: what lies to its right was computed from its former state.
         passed = finite & (figures[..., 0] <= self.atol + self.rtol * np.where(finite, size, 0.0))
         run = np.cumprod(passed, axis=1).sum(axis=1)
         stop = run == passed.shape[1]
@@ -104,39 +105,39 @@ class Tolerance(StoppingRule):
 
 
 class ErrorStopping(StoppingState):
-    """A tolerance at work: it keeps an error record, and with ``rule="error"`` decides by them."""
+    """The state of a `Tolerance` in one run: it keeps an error record, and decides by it if ``rule="error"``."""
 
     def __init__(self, rule: Tolerance, start: Start) -> None:
         super().__init__(rule)
-        self._tolerance, self._errors = rule, Errors(start, rule.rtol, rule.atol)
+        self._tolerance, self._estimate = rule, ErrorEstimate(start, rule.rtol, rule.atol)
 
     def decide(self, seen: Seen) -> Verdict:
-        """By the errors, or by the rule's own figures."""
-        size, errors = seen.figures[..., 1], self._errors
-        errors.update(seen)
+        """Decides by the error estimate, or by the figures of the rule."""
+        size, estimate = seen.figures[..., 1], self._estimate
+        estimate.update(seen)
         if self._tolerance.rule == "error":
-            accepted = errors.passed(seen, size)
+            accepted = estimate.passed(seen, size)
             stop = accepted == size.shape[1]
             decision = Verdict(stop, stop, accepted if self._tolerance.freeze else np.zeros_like(accepted))
         else:
             decision = self._tolerance.decide(seen.figures, seen.iteration)
-        error, sound = errors.at_end(seen, size[:, -1], self._tolerance.rule == "error"), None
+        error, sound = estimate.at_end(seen, size[:, -1], self._tolerance.rule == "error"), None
         if self._tolerance.rule == "error":
             tolerance = self._tolerance.atol + self._tolerance.rtol * size[:, -1]
             sound = ~(error > tolerance * (1 + 1e-12))
-        errors.accept(seen, decision.accepted)
+        estimate.accept(seen, decision.accepted)
         return decision._replace(error=error, sound=sound)
 
     def account(self) -> dict[str, np.ndarray[Any, Any]]:
         """The error record."""
-        return self._errors.arrays()
+        return self._estimate.arrays()
 
     def reopen(self, systems: Bools, times: int) -> None:
-        """With stricter acceptance each time."""
-        self._errors.reopen(systems, times)
+        """Reopens the error record; acceptance is stricter each time."""
+        self._estimate.reopen(systems, times)
 
     def verified(self, system: int, residuals: Floats, size: Floats, begin: int) -> tuple[float, float]:
-        """Defects carried to the end as errors are."""
+        """The error at the end that defects propagate to, and the tolerance, both relative."""
         rule = self._tolerance
         allowed = rule.rtol + rule.atol / max(float(size[-1]), np.finfo(np.float64).tiny)
-        return self._errors.carried(system, residuals, begin), allowed
+        return self._estimate.carried(system, residuals, begin), allowed

@@ -1,7 +1,7 @@
-"""What Parareal is known to do: stability functions, bounds on its error, and counts of its work.
+"""Theory of Parareal: stability functions, bounds on the error, and counts of rounds and evaluations.
 
-Nothing here runs a solver. Numbers go in and numbers come out; the tests hold the engine's own counters and measured
-errors to them.
+Nothing here runs a solver. Functions map numbers to numbers; the tests compare them with the counters of the engine and
+with measured errors.
 """
 
 from parareal.theory._bounds import (

@@ -176,7 +176,7 @@ def generating_function_bound(
         0.0275
     """
     if initial is not None and gamma is not None:
-        raise ValueError(f"initial={initial!r} and gamma={gamma!r} both say how it begins; expected one of them")
+        raise ValueError(f"initial={initial!r} and gamma={gamma!r} both set the first iterates; expected one of them")
     alpha, beta = _numbers(alpha=alpha, beta=beta)
     _check(slices, iterations)
     if gamma is None:
@@ -245,7 +245,7 @@ def _superlinear(alpha: Floats, beta: Floats, power: int, n: int, k: int) -> Flo
 
 
 def _log_sum(beta: Floats, terms: int, k: int) -> Floats:
-    """The logarithm of the sum of (i + k - 1 choose i) beta^i over so many i, from 0 on."""
+    """The logarithm of the sum of (i + k - 1 choose i) beta^i over that many i, from 0 on."""
     if terms < 1:
         return np.full_like(beta, -np.inf)
     i = np.arange(1, terms, dtype=np.float64)
@@ -291,5 +291,5 @@ def _check(slices: int | None, iterations: int) -> None:
 
 
 def _plain(value: Any) -> Any:
-    value = np.where(np.isnan(value), np.inf, value)  # from infinite numbers, as at a pole: nothing is known there
+    value = np.where(np.isnan(value), np.inf, value)  # from infinite numbers, as at a pole: there is no bound
     return value if np.ndim(value) else float(value)

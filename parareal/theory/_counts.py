@@ -1,4 +1,4 @@
-"""Rounds and evaluations, as the engine counts them, from what a slice takes of each propagator."""
+"""Rounds and evaluations as the engine counts them, from the cost of a slice with each propagator."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from parareal.schedules._windowed import Windowed
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """What k iterations take.
+    """The cost of k iterations.
 
     Attributes:
-        lanes: Lanes of each round, int64, shape ``(rounds,)``: evaluations that are made side by side.
-        fine_evaluations: Those of the fine propagator.
-        coarse_evaluations: Those of the coarse one.
+        lanes: Lanes of each round, int64, shape ``(rounds,)``: evaluations made side by side.
+        fine_evaluations: Evaluations of the fine propagator.
+        coarse_evaluations: Evaluations of the coarse propagator.
     """
 
     lanes: Ints
@@ -74,7 +74,7 @@ def rounds(
         coarse: The coarse propagator or a correction; ``None`` for one step of a method of one evaluation.
 
     Raises:
-        TypeError: An argument is not of its type, or the schedule is another.
+        TypeError: An argument has the wrong type, or the schedule is another one.
         ValueError: A count is out of range, a method's evaluations vary, under `Wavefront` coarse lanes are
             overtaken in some slices only, or there are more iterations than its ``ahead + 1``.
 
@@ -133,10 +133,10 @@ def counts(
     fine: Integrator | None = None,
     coarse: Integrator | Correction | None = None,
 ) -> Counts:
-    """What k iterations take, round by round, with ``stop=Iterations(k)``.
+    """The cost of k iterations, round by round, with ``stop=Iterations(k)``.
 
     `Barrier` makes k N - k (k - 1) / 2 fine and N + k N - k (k + 1) / 2 coarse solves. `Wavefront` makes those and
-    whatever else starts before the end. An evaluation that both propagators begin with counts for the coarse one.
+    whatever else starts before the end. A first evaluation that both propagators share counts for the coarse one.
 
     Args:
         schedule: `Barrier`, `Wavefront`, or `Windowed` with a correction without propagator.
@@ -147,7 +147,7 @@ def counts(
         coarse: The coarse propagator or a correction; ``None`` for one step of a method of one evaluation.
 
     Raises:
-        TypeError: An argument is not of its type, or the schedule is another.
+        TypeError: An argument has the wrong type, or the schedule is another one.
         ValueError: A count is out of range, a method's evaluations vary, or they have no formula here: those of
             `Wavefront` where a coarse slice takes as many rounds as a fine one or where ``ahead`` is a bound, and of
             `Windowed` with a coarse
@@ -165,7 +165,7 @@ def counts(
     if isinstance(schedule, Windowed):
         if work.coarse.any() or np.ptp(work.fine):
             raise ValueError(
-                "evaluations in a window depend on how lanes come to fit into it; expected a correction without a "
+                "evaluations in a window depend on the order in which lanes enter it; expected a correction without a "
                 "propagator, such as pr.Identity(), and slices of as many steps each"
             )
         width = np.minimum(schedule.width, slices - np.arange(k))
@@ -176,7 +176,7 @@ def counts(
         if (work.coarse >= work.fine).any():
             raise ValueError(
                 f"a coarse slice takes {work.coarse.max()} rounds and a fine one {work.fine.min()}; expected fewer: "
-                "coarse lanes as slow as fine ones are overtaken by final states, and left half done"
+                "coarse lanes as slow as fine ones are overtaken by final states, and dropped"
             )
         return _wavefront(work, int(rounds(schedule, slices, steps, k, fine=fine, coarse=coarse)))
     raise _unknown(schedule)
@@ -235,7 +235,7 @@ def _evaluations(method: Integrator) -> int:
 
 
 class _AnyProblem:
-    """Names what methods ask for first without a problem: two that ask for the same share that evaluation."""
+    """Stands for a problem, to compare the first requests of methods: if they are equal, they share that evaluation."""
 
     rhs = terms = "the right-hand side"
 
@@ -246,7 +246,7 @@ class _AnyProblem:
         function: str = "the split"
 
     def split(self, prediction: str) -> Split:
-        """The one split."""
+        """The split, the same for every prediction."""
         return self.Split()
 
 
@@ -289,11 +289,11 @@ def _barrier(work: _Work, k: int) -> Counts:
 def _wavefront(work: _Work, end: int) -> Counts:
     """Every lane starts as soon as its input exists. Iterate j exists at boundary n once all its parts do."""
     slices = len(work.fine)
-    change = np.zeros(end + 1, dtype=np.int64)  # by how much a round has more lanes than the one before
+    change = np.zeros(end + 1, dtype=np.int64)  # lanes of a round minus those of the round before
     there = np.array([0])  # when each iterate exists at boundary n: iterates 0 ... n, the last of which is final
     fine = coarse = 0
     for n in range(slices):
-        late = end if (there >= end).any() else 0  # the next iterate: it comes too late, or is that after the final one
+        late = end if (there >= end).any() else 0  # the next iterate comes too late, or comes after the final one
         there = there[there < end]
         for start, stop in ((there + work.shared, there + work.fine[n]), (there, there + work.coarse[n])):
             np.add.at(change, np.minimum(start, end), 1)

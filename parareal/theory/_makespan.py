@@ -1,4 +1,4 @@
-"""How long k iterations take on so many workers: the tasks are laid out in time, one event after another."""
+"""The time of k iterations on P workers: the tasks are laid out in time, one event after another."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Note: TypeAlias = Callable[[int, Task, float, float], None]
 
 @dataclass(frozen=True)
 class Solve:
-    """One solve of one slice, in its place.
+    """One solve of one slice in a layout.
 
     Attributes:
-        worker: Who makes it, from 0 on.
+        worker: The worker that makes it, from 0 on.
         fine: Whether it is a fine one.
         iterate: The iterate from which it starts.
         slice: Which slice.
@@ -43,12 +43,12 @@ class Solve:
 
 @dataclass(frozen=True)
 class Layout:
-    """Who makes which solve when, see `layout`.
+    """The assignment of solves to workers and times, see `layout`.
 
     Attributes:
         solves: All of them, in the order in which they begin.
         slices: N.
-        workers: How many workers there are: P, or where they are not limited as many as are used.
+        workers: Number of workers: P, or the number used if it is not limited.
     """
 
     solves: tuple[Solve, ...]
@@ -74,10 +74,10 @@ def makespan(
     """Time from the start to the end of k iterations on P workers.
 
     A task is one solve of one slice and keeps one worker busy. Fine solves start from iterates 0 ... k - 1, coarse
-    ones from 0 ... k, slices known final take no part, nothing is speculative, and messages cost nothing. A worker that
-    is free takes, of the tasks that are ready and its own, a coarse one first, then one of the earliest iterate, then
-    the leftmost. The engine itself is one with as many workers as lanes, but for the first evaluation, which its
-    propagators share.
+    ones from 0 ... k, slices known final take no part, there are no speculative solves, and messages cost nothing. A
+    free worker takes, of the tasks that are ready and its own, a coarse one first, then one of the earliest iterate,
+    then the leftmost. The engine behaves like this with as many workers as lanes, except that its propagators share the
+    first evaluation.
 
     Args:
         schedule: `Barrier` or `Wavefront`.
@@ -86,14 +86,15 @@ def makespan(
         fine: Time of a fine solve, one number or N.
         coarse: Time of a coarse solve, one number or N; 0 for a correction that costs nothing.
         workers: P; ``None`` for as many as can be used.
-        placement: Who does what. ``"any"``: every worker any task. ``"owner"``: a worker has slices of its own,
-            neighbours, and does both kinds for them. ``"manager"``: one worker does all coarse solves and nothing else.
+        placement: Which worker makes which task. ``"any"``: every worker any task. ``"owner"``: each worker has a block
+            of neighbouring slices, and makes both kinds for them. ``"manager"``: one worker makes all coarse solves
+            only.
 
     Returns:
         The time, in the unit of ``fine`` and ``coarse``.
 
     Raises:
-        TypeError: An argument is not of its type, or the schedule is another.
+        TypeError: An argument has the wrong type, or the schedule is another one.
         ValueError: A number is out of range.
 
     Source:
@@ -123,7 +124,7 @@ def layout(
     workers: int | None = None,
     placement: Placement = "any",
 ) -> Layout:
-    """Who makes which solve when: what `makespan` is the end of. Arguments and errors are as there.
+    """Which worker makes which solve when; its end is the `makespan`. Arguments and errors are as there.
 
     `parareal.plot.timeline` draws it. Solves that take no time are left out.
 
@@ -224,7 +225,7 @@ def _barrier(fine: list[float], coarse: list[float], k: int, pools: _Pools, note
 
     total = sweep(0.0 * fine[0], 0)
     for j in range(k):
-        ends: list[list[float]] = [[] for _ in pools.sizes]  # of each pool, when its workers are free again
+        ends: list[list[float]] = [[] for _ in pools.sizes]  # when the workers of each pool are free again
         for n in range(j, len(fine)):
             pool = pools.of(n, 1)
             start = heapq.heappop(ends[pool]) if len(ends[pool]) >= pools.sizes[pool] else 0
@@ -245,7 +246,7 @@ def _wavefront(fine: list[float], coarse: list[float], k: int, pools: _Pools, no
     # coarse one of the iterate before.
     missing = [[1 if j in (0, n) else 3 for j in range(k + 1)] for n in range(slices + 1)]
 
-    touched: set[int] = set()  # pools whose workers may have something new to do
+    touched: set[int] = set()  # pools whose workers may have new tasks
 
     def enter(task: Task) -> None:
         pool = pools.of(task[2], task[0])

@@ -29,7 +29,7 @@ def speedup(
         placement: See `makespan`.
 
     Raises:
-        TypeError: An argument is not of its type, or the schedule is another.
+        TypeError: An argument has the wrong type, or the schedule is another one.
         ValueError: A number is out of range.
 
     Examples:
@@ -71,8 +71,8 @@ def classical_speedup(slices: int, iterations: int, ratio: float) -> float:
 def pipelined_speedup(slices: int, iterations: int, ratio: float) -> float:
     """The pipelined estimate: N / (N r + k (1 + r)), with a worker for each slice.
 
-    The first sweep is waited for; then each worker does a fine and a coarse solve an iteration, all of them a coarse
-    solve apart. `makespan` with ``placement="owner"`` and a worker for each slice takes just that time for k below N.
+    After the first sweep each worker makes a fine and a coarse solve in an iteration, one coarse solve after its
+    neighbour. `makespan` with ``placement="owner"`` and a worker for each slice takes exactly that time for k below N.
     Never above 1 / r nor N / k.
 
     Args:

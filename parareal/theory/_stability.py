@@ -1,4 +1,4 @@
-"""A one-step method turns u' = lambda u into multiplication by a function of z = lambda h."""
+"""Stability functions: a one-step method turns u' = lambda u into multiplication by a function of z = lambda h."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def stability_function(method: Integrator | Correction, steps: int | None = None
         check_count(steps, "steps")
     if isinstance(method, Coarse):
         return stability_function(method.propagator, steps)
-    _one_step(method)  # raises where there is none
+    _one_step(method)  # raises if there is none
     own = method.steps if isinstance(method, Integrator) else 1  # a correction covers the whole slice
     return StabilityFunction(method, own or steps or 1)
 

@@ -131,7 +131,8 @@ def test_who_asks_for_another_function_first_shares_nothing() -> None:
     problem = pr.SemilinearODE(-1.0, lambda t, u: torch.cos(t) * u)
     for coarse in (Split(), pr.ExponentialEuler(), pr.Euler()):
         counted = theory.counts(pr.Barrier(), 6, 4, 2, fine=Split(), coarse=coarse)
-        stats = pr.solve(problem, U0, GRID, fine=Split(), coarse=coarse, stop=pr.Iterations(2)).stats
+        call = {"fine": Split(), "coarse": coarse, "schedule": pr.Barrier()}
+        stats = pr.solve(problem, U0, GRID, **call, stop=pr.Iterations(2)).stats
         assert (counted.rounds, counted.evaluations) == (stats.rounds, stats.evaluations)
 
 
@@ -224,9 +225,10 @@ def test_a_wrapper_forwards_the_traits() -> None:
     own = pr.CorrectionTraits(uses_input=True)
     assert Pull(0.9).traits == OldPull(0.9).traits == own
     assert pr.Damped(Pull(0.9)).traits == own
-    assert pr.Secant(Pull(0.9), memory=2).traits == replace(own, lookback=2)
-    assert pr.Secant(Flow(0.9)).traits == replace(own, lookback=1, stacked=True)
-    assert pr.Anderson(pr.Secant(Flow(0.9)), memory=3).traits == replace(own, lookback=1, stacked=True, mixing=3)
+    assert pr.Secant(Pull(0.9), memory=2).traits == replace(own, lookback=2, pairs=True)
+    assert pr.Secant(Flow(0.9)).traits == replace(own, lookback=1, pairs=True, stacked=True)
+    mixed_traits = replace(own, lookback=1, pairs=True, stacked=True, mixing=3)
+    assert pr.Anderson(pr.Secant(Flow(0.9)), memory=3).traits == mixed_traits
     assert pr.Damped(pr.Jacobian()).traits.carries == 1
     around = pr.Secant(pr.Coarse(ByRecord()))
     assert around.propagator is around.traits.propagator

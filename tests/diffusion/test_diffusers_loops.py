@@ -73,7 +73,7 @@ FREE = [
 @pytest.mark.parametrize("name", FREE)
 def test_loops_that_do_the_same_in_all_steps(name: str) -> None:
     assert loops(name)
-    assert [(use.line, use.text, use.lasting) for use in uses(name)] == []
+    assert [(use.line, use.text, use.persists) for use in uses(name)] == []
 
 
 SWITCHED: dict[str, dict[str, set[str]]] = {
@@ -102,7 +102,7 @@ def test_loops_that_switch_by_their_number(name: str) -> None:
         assert any(arguments <= set(use.arguments) for use in matching), [use.arguments for use in matching]
 
 
-LASTING: dict[str, str] = {
+PERSISTING: dict[str, str] = {
     "StableDiffusionGLIGENPipeline": "calls self.enable_fuser",
     "SemanticStableDiffusionPipeline": "carries edit_momentum",
     "ChronoEditPipeline": "changes latents",
@@ -112,9 +112,9 @@ LASTING: dict[str, str] = {
 }
 
 
-@pytest.mark.parametrize("name", LASTING)
+@pytest.mark.parametrize("name", PERSISTING)
 def test_loops_whose_steps_leave_something_for_those_that_follow(name: str) -> None:
-    assert any(LASTING[name] in (use.lasting or "") for use in uses(name)), [use.lasting for use in uses(name)]
+    assert any(PERSISTING[name] in (use.persists or "") for use in uses(name)), [use.persists for use in uses(name)]
 
 
 def test_what_is_not_reached_is_guarded() -> None:

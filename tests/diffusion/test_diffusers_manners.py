@@ -460,7 +460,7 @@ def test_what_is_no_pipeline() -> None:
     class Empty:
         scheduler = diffusers.DDIMScheduler()
 
-    with pytest.raises(ValueError, match="no denoiser"):
+    with pytest.raises(ValueError, match="no known denoiser"):
         da.diffusers.parallelize(Empty())
 
 

@@ -553,7 +553,7 @@ FITTED_WRONG: list[tuple[Any, Any, type[Exception], str]] = [
     (DATA[:, :0], "scalar", ValueError, r"data has shape \(4, 0\); expected at least two samples"),
     (DATA[:, 0], "scalar", ValueError, r"data has shape \(4,\); expected at least two samples"),
     (DATA, "diagonal", ValueError, "kind='diagonal' is unknown; expected one of 'scalar', 'elementwise', 'full'"),
-    (DATA, None, ValueError, "kind=None is unknown"),
+    (DATA, None, TypeError, "kind is None; expected one of 'scalar', 'elementwise', 'full'"),
     *[
         (DATA * value, kind, ValueError, "data holds NaN or Inf")
         for kind in ("scalar", "full", "dct")

@@ -231,10 +231,13 @@ def test_slices_and_cost() -> None:
         assert network.rows == out.solution.stats.evaluations
         # One step of all slices at once, where guesses and corrections call no network.
         assert coarse == "same" or (network.calls, network.rows) == (1, 2 * 16)
-    network = Counting()
-    da.sample(da.DiffusionModel(network, da.VP()), normals(2, 4), steps=16, coarse="same", stop=pr.Iterations(1))
-    # 4 slices of 4 steps: 4 coarse rounds, 3 more fine ones (the first is shared), a coarse sweep over 3 slices.
-    assert network.calls == 4 + 3 + 3
+    # 4 slices of 4 steps: 4 coarse rounds, 3 more fine ones (the first is shared), a coarse sweep over 3 slices, which
+    # by default goes on while the fine slices on the right do.
+    for schedule, rounds in ((pr.Barrier(), 4 + 3 + 3), (None, 4 + 3)):
+        network = Counting()
+        call: dict[str, Any] = {"steps": 16, "coarse": "same", "schedule": schedule, "stop": pr.Iterations(1)}
+        da.sample(da.DiffusionModel(network, da.VP()), normals(2, 4), **call)
+        assert network.calls == rounds
 
 
 def test_an_empty_batch_calls_no_network() -> None:

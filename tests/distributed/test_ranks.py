@@ -238,7 +238,7 @@ def test_without_a_group_it_says_how_to_get_one() -> None:
 def test_settings_are_checked(made: Any) -> None:
     with pytest.raises(TypeError, match="timeout='1' is a str; expected seconds"):
         made(timeout="1")
-    with pytest.raises(ValueError, match=r"timeout=0\.0 is no time to wait"):
+    with pytest.raises(ValueError, match=r"timeout=0\.0 is not a time to wait"):
         made(timeout=0.0)
     with pytest.raises(TypeError, match="local is a Distributed; expected how one process"):
         pr.Distributed(local=pr.Distributed())

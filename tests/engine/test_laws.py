@@ -338,7 +338,8 @@ def test_rounds_and_evaluations_are_as_counted(
     if isinstance(coarse.propagator, pr.Propagator):
         coarse = pr.Coarse(pr.Propagator(black_box))
     u0 = torch.ones(2, dtype=torch.float64)
-    sol = pr.solve(pr.ODE(f), u0, grid, fine=fine, coarse=coarse, stop=pr.Iterations(k), executor=pr.Serial())
+    options: dict[str, Any] = {"schedule": pr.Barrier(), "stop": pr.Iterations(k), "executor": pr.Serial()}
+    sol = pr.solve(pr.ODE(f), u0, grid, fine=fine, coarse=coarse, **options)
     expected = costs(grid, fine, coarse, k)
     assert {name: getattr(sol.stats, name) for name in expected} == expected
     assert calls == expected["evaluations"]
@@ -360,6 +361,7 @@ def test_the_critical_path_of_one_coarse_step_a_slice(N: int, S: int, data: st.D
         pr.TimeGrid.uniform(0.0, 1.0, slices=N, steps=S),
         fine=pr.Euler(),
         coarse=pr.Euler(),
+        schedule=pr.Barrier(),
         stop=pr.Iterations(k),
     )
     assert sol.stats.rounds == N + k * (N + S - 1) - k * (k + 1) // 2
@@ -372,9 +374,8 @@ def test_the_critical_path_of_one_coarse_step_a_slice(N: int, S: int, data: st.D
 @given(own.cases(batch=(3,), with_stiff=False, one_step=True), own.methods(2).map(pr.Coarse))
 def test_samples_share_rounds_and_add_up_evaluations(case: Case, coarse: pr.Correction) -> None:
     u0 = on_leaves(lambda x: x * torch.tensor([1.0, 1e-3, 0.1], dtype=x.dtype).reshape(3, *[1] * (x.ndim - 1)), case.u0)
-    sol = pr.solve(
-        case.problem, u0, case.grid, fine=case.fine, coarse=coarse, samples=True, stop=pr.Tolerance(0.0, 1e-4)
-    )
+    options: dict[str, Any] = {"schedule": pr.Barrier(), "stop": pr.Tolerance(0.0, 1e-4)}
+    sol = pr.solve(case.problem, u0, case.grid, fine=case.fine, coarse=coarse, samples=True, **options)
     each = [costs(case.grid, case.fine, coarse, int(k)) for k in sol.iterations]
     assert sol.stats.evaluations == sum(cost["evaluations"] for cost in each)
     assert sol.stats.rounds == max(cost["rounds"] for cost in each)
@@ -442,7 +443,8 @@ def test_counting_algebra(k: int) -> None:
     u0 = torch.zeros(2, dtype=torch.float64).as_subclass(Counts)
     grid = pr.TimeGrid.from_edges(torch.arange(N + 1.0))
     problem = pr.ODE(lambda t, u: u)
-    sol = pr.solve(problem, u0, grid, fine=adds([1.0, 0.0]), coarse=adds([0.0, 1.0]), stop=pr.Iterations(k))
+    fine, coarse = adds([1.0, 0.0]), adds([0.0, 1.0])
+    sol = pr.solve(problem, u0, grid, fine=fine, coarse=coarse, schedule=pr.Barrier(), stop=pr.Iterations(k))
     assert isinstance(sol.us, Counts)
     assert sol.us[1:].tolist() == table[f"U^{k}"]
 
@@ -487,6 +489,7 @@ def test_linear_problems_have_a_closed_form(factors: list[tuple[float, float]], 
         grid,
         fine=by_slice(F),
         coarse=by_slice(G),
+        schedule=pr.Barrier(),
         stop=pr.Iterations(k),
         executor=pr.Serial(),
     )
@@ -508,7 +511,8 @@ def test_commuting_matrices_have_the_closed_form_too() -> None:
     u0 = torch.tensor([1.0, 0.5], dtype=torch.float64)
     fine, coarse = (pr.Propagator(lambda t0, t1, u, M=M: u @ M.T, batching="native") for M in (F, G))
     grid = pr.TimeGrid.from_edges(torch.arange(N + 1.0))
-    sol = pr.solve(pr.ODE(lambda t, u: u), u0, grid, fine=fine, coarse=coarse, stop=pr.Iterations(k))
+    options: dict[str, Any] = {"schedule": pr.Barrier(), "stop": pr.Iterations(k)}
+    sol = pr.solve(pr.ODE(lambda t, u: u), u0, grid, fine=fine, coarse=coarse, **options)
     power = torch.linalg.matrix_power
     for n in range(N + 1):
         terms = [comb(n, i) * power(F - G, i) @ power(G, n - i) @ u0 for i in range(min(k, n) + 1)]

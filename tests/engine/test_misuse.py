@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -192,12 +194,32 @@ class ClosedError(Exception):
         raise AttributeError(name)
 
 
-def test_an_exception_that_takes_no_attributes_still_comes_through() -> None:
-    def f(t: Tensor, u: Tensor) -> Tensor:
-        raise ClosedError
+class ClosedRuntimeError(RuntimeError):
+    """Another, of a kind that the library adds a note to."""
 
-    with pytest.raises(ClosedError):
-        pr.serial(pr.ODE(f), U0, GRID, fine=pr.RK4())
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(name)
+
+
+@pytest.mark.parametrize("error", [ClosedError, ClosedRuntimeError, StopIteration])
+@pytest.mark.parametrize("lowered", [False, True])
+@pytest.mark.parametrize("batching", ["vmap", "loop"])
+def test_an_exception_that_takes_no_attributes_still_comes_through(
+    batching: Any, lowered: bool, error: type[Exception], tmp_path: Path
+) -> None:
+    def f(t: Tensor, u: Tensor) -> Tensor:
+        raise error
+
+    problem, fine = pr.ODE(f, batching=batching), pr.RK4()
+    two = pr.Batched(devices=["cpu", "cpu"])
+    runs: list[Callable[[], pr.Solution]] = [
+        lambda: pr.serial(problem, U0, GRID, fine=fine),
+        lambda: pr.solve(problem, U0, GRID, fine=fine, coarse=pr.Euler(), checkpoint=str(tmp_path / "run")),
+        lambda: pr.solve(problem, U0, GRID, fine=fine, coarse=pr.Euler(), executor=two),
+    ]
+    for run in runs:
+        with pytest.raises(error), torch.autocast("cpu", enabled=lowered):
+            run()
 
 
 # --- how a run ended --------------------------------------------------------------------------------------------------

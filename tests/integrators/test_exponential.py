@@ -421,7 +421,7 @@ def test_the_first_value_of_a_slice_is_shared(fine: pr.Integrator, coarse: pr.In
     calls: list[Any] = []
     counted = pr.SemilinearODE(problem.linear, lambda t, u: calls.append(t) or rest(t, u), batching="loop")
     grid = pr.TimeGrid.uniform(0.0, 1.0, N, S)
-    sol = pr.solve(counted, u0, grid, fine=fine, coarse=coarse, stop=pr.Iterations(K))
+    sol = pr.solve(counted, u0, grid, fine=fine, coarse=coarse, schedule=pr.Barrier(), stop=pr.Iterations(K))
     e, g = fine.evaluations, coarse.evaluations
     assert sol.stats.fine_evaluations == sum((N - k) * (e * S - shared) for k in range(K))
     assert sol.stats.coarse_evaluations == N * g + sum((N - k - 1) * g for k in range(K))

@@ -436,6 +436,7 @@ def test_counts_of_a_run() -> None:
         real(slices=4),
         fine=pr.RadauIIA(2),
         coarse=pr.Trapezoid(),
+        schedule=pr.Barrier(),
         stop=pr.Iterations(1),
     )
     # 4 coarse steps for the guess and 3 in the sweep, whose first stages none of the fine steps uses.
@@ -682,8 +683,3 @@ def test_what_torch_cannot_differentiate_is_refused() -> None:
     # What is wrong with f itself is not put on the derivatives.
     with pytest.raises(RuntimeError, match="size"):
         pr.serial(pr.ODE(lambda t, u: u + torch.ones(2), batching="native"), u0, real(), fine=pr.ImplicitEuler())
-
-
-def test_a_jacobian_correction_refuses_implicit_methods() -> None:
-    with pytest.raises(ValueError, match="explicit one-step method"):
-        pr.solve(pr.ODE(lambda t, u: -u), torch.ones(2), real(), fine=pr.ImplicitEuler(), coarse=pr.Jacobian())

@@ -228,9 +228,8 @@ def iterations(slices: int, steps: int, coarse: Any, restart: bool, order: int =
     u0 = torch.tensor([1.0, 0.0], dtype=torch.float64)
     grid = pr.TimeGrid.uniform(0.0, end, slices=slices, steps=steps // slices)
     fine = pr.AdamsBashforth(order, restart=restart)
-    return pr.solve(
-        pr.ODE(pendulum), u0, grid, fine=fine, coarse=coarse, stop=pr.Tolerance(rtol=1e-6, atol=0.0)
-    ).iterations
+    options: dict[str, Any] = {"schedule": pr.Barrier(), "stop": pr.Tolerance(rtol=1e-6, atol=0.0)}
+    return pr.solve(pr.ODE(pendulum), u0, grid, fine=fine, coarse=coarse, **options).iterations
 
 
 @pytest.mark.parametrize(

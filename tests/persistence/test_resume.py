@@ -430,6 +430,7 @@ ENGINE = (
     "stopping/_increments.py",
     "stopping/_tolerance.py",
     "stopping/_error_estimate.py",
+    "stopping/_slice_record.py",
 )
 FREE = (pr.Euler(), pr.Identity(), pr.Secant(pr.Identity()), pr.Anderson(pr.Identity()))
 
@@ -490,7 +491,7 @@ def test_another_run_is_refused_before_any_work(what: str) -> None:
 
 def test_what_cannot_be_gone_on_from_is_refused() -> None:
     for sol in (pr.serial(pr.ODE(wave), U0, GRID, fine=pr.RK4()), run(dense=False)):
-        with pytest.raises(ValueError, match=r"does not say where its run stood.*dense=True"):
+        with pytest.raises(ValueError, match=r"without a snapshot of its run.*dense=True"):
             run(resume=sol)
     with pytest.raises(TypeError, match=r"resume is a str; expected Solution.*load"):
         run(resume="run.safetensors")

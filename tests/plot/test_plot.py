@@ -428,7 +428,7 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "half a worker": (lambda: plot.speedup(run(), ratio=0.1, workers=[0.5]), TypeError, "workers"),
     "no plans": (lambda: plot.speedup([]), ValueError, "no plans to draw"),
     "speed-up of a tensor": (lambda: plot.speedup(U0), TypeError, "expected a Solution with ratio"),
-    "a plan without workers": (lambda: plot.speedup([planned(None, 2.0)]), ValueError, "not asked about workers"),
+    "a plan without workers": (lambda: plot.speedup([planned(None, 2.0)]), ValueError, "a plan has no workers"),
     "plans with a ratio": (lambda: plot.speedup([planned(2, 2.0)], ratio=1.0), ValueError, "are for a solution"),
     "no runs": (lambda: plot.work_precision({}, U0), ValueError, "runs is empty"),
     "runs without a list": (lambda: plot.work_precision({"a": run()}, U0), TypeError, "expected a list of solutions"),

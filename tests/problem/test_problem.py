@@ -25,7 +25,8 @@ def shapes_seen(batching: Any, u0: Any, **options: Any) -> set[tuple[tuple[int, 
         assert t.dtype == torch.float64
         return -u
 
-    pr.solve(pr.ODE(f, batching=batching), u0, GRID, fine=pr.Euler(), coarse=pr.Euler(), stop=LAST, **options)
+    methods = {"fine": pr.Euler(), "coarse": pr.Euler(), "schedule": pr.Barrier()}
+    pr.solve(pr.ODE(f, batching=batching), u0, GRID, stop=LAST, **methods, **options)
     return seen
 
 

@@ -58,8 +58,8 @@ def test_a_summary_has_the_largest_increments_and_all_else(samples: bool, width:
         _ = brief.history[0].increments
     assert torch.equal(torch.as_tensor(full.us), torch.as_tensor(brief.us))
     assert "slices=24" in repr(brief)
+    assert repr(brief.history[0]) == repr(full.history[0])  # figures only, so that it fits in a line
     assert "increment=" in repr(brief.history[0])
-    assert "increments=" in repr(full.history[0])
 
 
 def test_without_dense_a_summary_is_what_is_kept_unless_asked_otherwise() -> None:

@@ -44,10 +44,10 @@ def test_keeping_all_changes_nothing(case: Case, coarse: pr.Correction, schedule
 @given(own.cases(one_step=True), own.corrections(one_step=True), st.data())
 def test_the_iterates_are_those_of_shorter_runs(case: Case, coarse: pr.Correction, data: st.DataObject) -> None:
     most = data.draw(st.integers(1, case.grid.num_slices), label="most")
-    kept = solve(case, coarse, stop=pr.Iterations(most), keep="all").iterates
+    kept = solve(case, coarse, schedule=pr.Barrier(), stop=pr.Iterations(most), keep="all").iterates
     assert len(kept.has_u) == most + 1
     k = data.draw(st.integers(1, most), label="k")
-    assert equal(kept.after(k), solve(case, coarse, stop=pr.Iterations(k)).us)
+    assert equal(kept.after(k), solve(case, coarse, schedule=pr.Barrier(), stop=pr.Iterations(k)).us)
 
 
 def propagated(case: Case, method: pr.Integrator, u: Any, n: int) -> Any:

@@ -53,7 +53,8 @@ def test_history() -> None:
 def test_stats_as_a_dict() -> None:
     stats = run(torch.ones(3)).stats
     figures = json.loads(json.dumps(stats.to_dict()))
-    names = ["rounds", "evaluations", "fine_evaluations", "coarse_evaluations", "calls", "max_lanes", "wall_time"]
+    names = ["rounds", "evaluations", "fine_evaluations", "coarse_evaluations", "calls", "max_lanes"]
+    names += ["wall_time", "padded_lanes"]
     assert list(figures) == names
     assert figures["evaluations"] == figures["fine_evaluations"] + figures["coarse_evaluations"]
     assert figures["wall_time"] > 0

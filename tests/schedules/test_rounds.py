@@ -200,12 +200,11 @@ def test_a_call_that_takes_several_rounds_is_waited_for_by_its_own_lanes() -> No
     """Slices start at 4, 3, 2 and 1 from the first guess on: whatever comes of 4 takes longest."""
     problem = pr.ODE(lambda t, u: -u)
     u0, grid = torch.tensor([4.0], dtype=torch.float64), pr.TimeGrid.uniform(0.0, 4.0, slices=4)
-    sol = pr.solve(problem, u0, grid, fine=InOne(), coarse=pr.Identity(), stop=pr.Iterations(4), keep="all")
+    options: dict[str, Any] = {"fine": InOne(), "coarse": pr.Identity(), "stop": pr.Iterations(4)}
+    sol = pr.solve(problem, u0, grid, schedule=pr.Barrier(), keep="all", **options)
     ref = pr.serial(problem, u0, grid, fine=InOne())
     assert ref.stats.rounds == 5 + 1 + 1 + 1  # Euler with steps of 1: zero after the first
-    final = pr.solve(
-        problem, u0, grid, fine=InOne(), coarse=pr.Identity(), schedule=pr.Wavefront(), stop=pr.Iterations(4)
-    )
+    final = pr.solve(problem, u0, grid, schedule=pr.Wavefront(), **options)
     assert final.stats.rounds == ref.stats.rounds < sol.stats.rounds
     assert sol.iterates is not None
     spans = sol.iterates.lanes[:, 1] - sol.iterates.lanes[:, 0]

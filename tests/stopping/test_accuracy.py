@@ -11,7 +11,7 @@ from strategies import examples
 from torch import Tensor
 
 import parareal as pr
-from parareal.stopping._error_estimate import Errors
+from parareal.stopping._error_estimate import ErrorEstimate
 from parareal.stopping._observations import Seen, Start
 
 SEEDS = range(min(6, examples(3).max_examples))
@@ -108,7 +108,13 @@ def test_nothing_is_estimated_where_the_result_is_the_sequential_one() -> None:
     both = pr.solve(problem, u0[:, None], grid, fine=pr.Euler(), coarse=pr.Heun(), samples=True)
     assert both.error_estimate.shape == (2,)
     joined = pr.solve(
-        problem, u0, grid, fine=pr.Euler(), coarse=pr.Heun(), stop=pr.Iterations(1) | pr.Tolerance(1e-9, 0.0)
+        problem,
+        u0,
+        grid,
+        fine=pr.Euler(),
+        coarse=pr.Heun(),
+        schedule=pr.Barrier(),
+        stop=pr.Iterations(1) | pr.Tolerance(1e-9, 0.0),
     )
     assert joined.error_estimate > 0
 
@@ -117,7 +123,7 @@ class Account:
     """A record of one system of as many slices as there are figures, fed by hand; all states are of size 2."""
 
     def __init__(self, slices: int, width: int, rtol: float = 1.0) -> None:
-        self.errors = Errors(Start(systems=1, width=width, mismatch=np.ones(slices)), rtol=rtol, atol=0.0)
+        self.errors = ErrorEstimate(Start(systems=1, width=width, mismatch=np.ones(slices)), rtol=rtol, atol=0.0)
         self.size = np.full((1, slices), 2.0)
 
     def see(

@@ -15,6 +15,7 @@ from parareal.stopping._rules import StoppingRule
 
 GRID = pr.TimeGrid.from_edges(torch.arange(4.0))
 IGNORED = pr.ODE(lambda t, u: u)
+CLASSICAL = pr.Barrier()
 
 
 def shifts(*amounts: float) -> pr.Propagator:
@@ -47,7 +48,7 @@ def test_increments_are_in_the_norms_own_units(kind: Any) -> None:
     """U^0 = 3, 6, 9; F(U_n^0) + G(U_n^1) - G(U_n^0) = U_n^1 + 1, so U^1 = 1, 2, 3: edges move by 2, 4, 6, then rest."""
     u0 = {"x": torch.zeros(4, dtype=torch.float64), "y": torch.zeros(2, 2, dtype=torch.float64)}
     stop = pr.Tolerance(rtol=123.0, atol=0.0, norm=kind) & pr.Iterations(2)
-    sol = pr.solve(IGNORED, u0, GRID, fine=shifts(1, 1, 1), coarse=shifts(3, 3, 3), stop=stop)
+    sol = pr.solve(IGNORED, u0, GRID, fine=shifts(1, 1, 1), coarse=shifts(3, 3, 3), stop=stop, schedule=CLASSICAL)
     assert sol.history[0].increments.tolist() == pytest.approx([2.0, 4.0, 6.0], rel=1e-15)
     assert sol.history[1].increments.tolist() == [0.0, 0.0, 0.0]
 
@@ -59,14 +60,17 @@ def test_rms_and_max_weigh_differently() -> None:
     fine = pr.Propagator(lambda t0, t1, u: u, batching="native")
     coarse = pr.Propagator(lambda t0, t1, u: u + 2 * first * (t0 == 0)[:, None], batching="native")
     for kind, size in (("rms", 1.0), ("max", 2.0)):
-        sol = pr.solve(IGNORED, u0, GRID, fine=fine, coarse=coarse, stop=pr.Tolerance(0.0, 0.0, norm=kind))
+        sol = pr.solve(
+            IGNORED, u0, GRID, fine=fine, coarse=coarse, stop=pr.Tolerance(0.0, 0.0, norm=kind), schedule=pr.Barrier()
+        )
         assert sol.history[0].increments.tolist() == [size] * 3
         within = pr.Tolerance(rtol=0.0, atol=1.5, norm=kind)
-        sol = pr.solve(IGNORED, u0, GRID, fine=fine, coarse=coarse, stop=within)
+        sol = pr.solve(IGNORED, u0, GRID, fine=fine, coarse=coarse, stop=within, schedule=CLASSICAL)
         assert sol.iterations == (1 if kind == "rms" else 2)
     rms, largest = (pr.Tolerance(rtol=0.0, atol=1.5, norm=kind) for kind in ("rms", "max"))
     for stop, expected in ((rms & largest, 2), (largest & rms, 2), (rms | largest, 1), (largest | rms, 1)):
-        assert pr.solve(IGNORED, u0, GRID, fine=fine, coarse=coarse, stop=stop).iterations == expected
+        sol = pr.solve(IGNORED, u0, GRID, fine=fine, coarse=coarse, stop=stop, schedule=CLASSICAL)
+        assert sol.iterations == expected
 
 
 def test_rtol_is_relative_to_the_new_iterate() -> None:
@@ -74,7 +78,9 @@ def test_rtol_is_relative_to_the_new_iterate() -> None:
     u0 = torch.zeros(1, dtype=torch.float64)
     for rtol, expected in ((2.001, 1), (1.999, 2)):
         stop = pr.Tolerance(rtol=rtol, atol=0.0)
-        sol = pr.solve(IGNORED, u0, GRID, fine=shifts(1, 1, 1), coarse=shifts(3, 3, 3), stop=stop)
+        sol = pr.solve(
+            IGNORED, u0, GRID, fine=shifts(1, 1, 1), coarse=shifts(3, 3, 3), stop=stop, schedule=pr.Barrier()
+        )
         assert sol.iterations == expected
         assert sol.status is pr.Status.CONVERGED
 
@@ -84,7 +90,7 @@ def test_an_edge_that_has_just_become_final_counts_like_any_other() -> None:
     u0 = torch.zeros(1, dtype=torch.float64)
     coarse = pr.Propagator(lambda t0, t1, u: torch.where((t0 == 0)[:, None], u + 100, 0 * u + 7), batching="native")
     fine = pr.Propagator(lambda t0, t1, u: 0 * u + 7, batching="native")
-    sol = pr.solve(IGNORED, u0, GRID, fine=fine, coarse=coarse, stop=pr.Tolerance(0.0, 0.0))
+    sol = pr.solve(IGNORED, u0, GRID, fine=fine, coarse=coarse, stop=pr.Tolerance(0.0, 0.0), schedule=CLASSICAL)
     assert [report.increments.tolist() for report in sol.history] == [[93.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
     assert sol.status is pr.Status.CONVERGED
 
@@ -110,7 +116,9 @@ def test_defect_is_the_distance_from_what_the_fine_propagator_makes_of_it() -> N
     u0 = torch.zeros(1, dtype=torch.float64)
     for atol, expected in ((2.001, 1), (1.999, 2)):
         stop = pr.Tolerance(rtol=0.0, atol=atol, rule="defect")
-        sol = pr.solve(IGNORED, u0, GRID, fine=shifts(1, 1, 1), coarse=shifts(3, 3, 3), stop=stop)
+        sol = pr.solve(
+            IGNORED, u0, GRID, fine=shifts(1, 1, 1), coarse=shifts(3, 3, 3), stop=stop, schedule=pr.Barrier()
+        )
         assert sol.iterations == expected
         assert sol.history[0].increments.tolist() == [2.0, 4.0, 6.0], "increments are reported all the same"
 
@@ -164,7 +172,9 @@ def test_both_rules_must_accept_or_either() -> None:
         (two & three, 2),
         (three | two, 3),
     ):
-        sol = pr.solve(IGNORED, u0, GRID, fine=shifts(1, 1, 1), coarse=shifts(3, 3, 3), stop=stop)
+        sol = pr.solve(
+            IGNORED, u0, GRID, fine=shifts(1, 1, 1), coarse=shifts(3, 3, 3), stop=stop, schedule=pr.Barrier()
+        )
         assert sol.history[0].frontier == expected
 
 

@@ -254,7 +254,8 @@ def test_measured_errors_of_linear_equations(
     k = data.draw(st.integers(1, slices))
     grid = pr.TimeGrid.uniform(0.0, float(slices), slices, steps=4)
     problem, u0 = pr.ODE(lambda t, u: z * u), torch.ones(1, dtype=torch.complex128)
-    sol = pr.solve(problem, u0, grid, fine=fine, coarse=coarse, stop=pr.Iterations(k), executor=pr.Serial())
+    call: dict[str, Any] = {"schedule": pr.Barrier(), "stop": pr.Iterations(k), "executor": pr.Serial()}
+    sol = pr.solve(problem, u0, grid, fine=fine, coarse=coarse, **call)
     ref = pr.serial(problem, u0, grid, fine=fine)
     measured = (ref.us - sol.us)[:, 0].numpy()
     F, G = (theory.stability_function(method, steps)(z) for method, steps in ((fine, 4), (coarse, 1)))
@@ -284,7 +285,8 @@ def test_measured_errors_of_nonlinear_maps(alpha: float, beta: float, c: float, 
     fine = pr.Propagator(lambda t0, t1, u: beta * torch.sin(u) + alpha * torch.cos(u) + c)
     grid, u0 = pr.TimeGrid.uniform(0.0, 1.0, slices), torch.tensor([0.8], dtype=torch.float64)
     problem = pr.ODE(lambda t, u: u)
-    sol = pr.solve(problem, u0, grid, fine=fine, coarse=coarse, stop=pr.Iterations(k), executor=pr.Serial())
+    call: dict[str, Any] = {"schedule": pr.Barrier(), "stop": pr.Iterations(k), "executor": pr.Serial()}
+    sol = pr.solve(problem, u0, grid, fine=fine, coarse=coarse, **call)
     ref = pr.serial(problem, u0, grid, fine=fine).us
     measured, gamma = (sol.us - ref).abs().max().item(), (alpha * torch.cos(ref[:-1]) + c).abs().max().item()
     sharp = theory.generating_function_bound(alpha, beta, k, slices=slices, gamma=gamma)
@@ -312,6 +314,7 @@ def test_bounds_are_attained_by_the_engine(alpha: float, beta: float, slices: in
         settings: dict[str, Any] = {
             "fine": fine,
             "coarse": pr.Propagator(coarse),
+            "schedule": pr.Barrier(),
             "stop": pr.Iterations(k),
             "executor": pr.Serial(),
         }

@@ -1,4 +1,4 @@
-"""What the wrappers of other libraries' solvers share: how one is loaded and what is checked."""
+"""Shared parts of the wrappers of other libraries' solvers: imports and checks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_name(value: Any, known: Collection[str], name: str, hint: str = "") ->
 
 
 def check_options(options: Any, known: Collection[str], of: str) -> None:
-    """Raises unless ``options`` is a dict with keys among ``known``: a mistyped key would otherwise do nothing."""
+    """Raises unless ``options`` is a dict with keys among ``known``: otherwise a mistyped key would be ignored."""
     if not isinstance(options, dict):
         raise TypeError(f"options is {described(options)}; expected a dict")
     for key in options:  # pyright: ignore[reportUnknownVariableType]

@@ -1,9 +1,8 @@
-"""Solvers that call the right-hand side themselves, made into steps that ask for it.
+"""Turns solvers that call the right-hand side into steps that request its values.
 
-A method of ours asks for a value by yielding; a solver of another library calls a function and waits. It therefore runs
-in a thread of its own, but never beside another: it is let run up to its next call, which becomes a request of the
-step like any other. The engine stacks these requests, counts them and puts them into rounds, and does not know that
-they come from elsewhere.
+A step of this library requests a value by yielding; a solver of another library calls a function and waits. So it runs
+in a thread of its own, but never at the same time as another: it runs up to its next call, which becomes a request of
+the step like any other. The engine stacks, counts and answers these requests like all others.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ Rhs: TypeAlias = Callable[[Tensor, State], State]
 """``f(t, u)``, of one lane (``t`` of shape ``()``) or of all (shape ``(L,)``)."""
 
 Solve: TypeAlias = Callable[[Rhs, Tensor, Tensor, State], State | None]
-"""``solve(f, t0, t1, u)``, the state of one lane at ``t1``, or ``None`` where the solver gave up."""
+"""``solve(f, t0, t1, u)``, the state of one lane at ``t1``, or ``None`` if the solver failed."""
 
 
 def as_stages(problem: Any, solve: Callable[[Rhs], Any], like: State, active: Tensor | None = None) -> Stages:
-    """``solve(f)``, which calls ``f`` on many lanes at once, as a step that asks for these values; returns its result.
+    """``solve(f)``, which calls ``f`` on many lanes at once, as a step that requests these values; returns its result.
 
     Args:
-        problem: The problem, of which ``rhs`` is asked for.
+        problem: The problem, whose ``rhs`` is requested.
         solve: Called once, with ``f(t, u)``.
         like: States of all lanes of the step, leaves ``(L, *state)``.
-        active: Which of them ``solve`` knows of, bool, shape ``(L,)``; ``None`` for all.
+        active: Which of them ``solve`` uses, bool, shape ``(L,)``; ``None`` for all.
     """
     first = trees.leaves(like)[0]
     index = None if active is None or bool(active.all()) else active.nonzero()[:, 0]
@@ -59,17 +58,17 @@ def as_stages(problem: Any, solve: Callable[[Rhs], Any], like: State, active: Te
 
 
 def lane_by_lane(problem: Any, solve: Solve, t0: Tensor, t1: Tensor, u: State) -> Stages:
-    """Each lane solved by its own run of ``solve``, as a step that asks for all their values together.
+    """Each lane solved by its own run of ``solve``, as a step that requests all their values together.
 
     Args:
-        problem: The problem, of which ``rhs`` is asked for.
+        problem: The problem, whose ``rhs`` is requested.
         solve: The solver, for one lane.
         t0: Where each lane starts, float64, shape ``(L,)``.
         t1: Where each lane ends.
         u: States, leaves ``(L, *state)``.
 
     Returns:
-        States at ``t1``, NaN where the solver gave up or the lane was not finite to begin with.
+        States at ``t1``, NaN where the solver failed or the lane was not finite to begin with.
     """
 
     def run(i: int) -> Callable[..., Any]:
@@ -82,15 +81,15 @@ def lane_by_lane(problem: Any, solve: Solve, t0: Tensor, t1: Tensor, u: State) -
 
 
 def side_by_side(problem: Any, lanes: Sequence[Coroutine | None], idle: Sequence[tuple[Any, ...]]) -> Stages:
-    """Coroutines, one for each lane, that ask ``(function, *arguments)``, as a step; those that wait ask for the same.
+    """Coroutines, one for each lane, as a step; those that wait must request the same function.
 
     Args:
         problem: The problem.
         lanes: The coroutines, ``None`` for a lane without one.
-        idle: Arguments that stand in for those of a lane that asks for nothing any more.
+        idle: Arguments in place of those of a lane that has finished.
 
     Returns:
-        What they returned, a list.
+        Their results, a list.
     """
     try:
         waiting = [i for i, lane in enumerate(lanes) if lane is not None and lane.advance(None)]
@@ -113,19 +112,19 @@ def side_by_side(problem: Any, lanes: Sequence[Coroutine | None], idle: Sequence
 
 
 def finite_lanes(u: State) -> Tensor:
-    """Which lanes hold finite numbers alone, bool, shape ``(L,)``."""
+    """Which lanes have only finite numbers, bool, shape ``(L,)``."""
     finite = [torch.isfinite(leaf).reshape(leaf.shape[0], -1).all(1) for leaf in trees.leaves(u)]
     return torch.stack(finite).all(0)
 
 
 def nan_like(u: State) -> State:
-    """NaN throughout."""
+    """A state of NaN."""
     return trees.map(lambda leaf: torch.full_like(leaf, float("nan")), u)
 
 
 @dataclass(frozen=True)
 class Some:
-    """The right-hand side of some lanes among those of a step: the others have arrived and cost nothing."""
+    """The right-hand side of some lanes among those of a step: the others have finished and cost nothing."""
 
     problem: Any
     varies = False
@@ -158,8 +157,8 @@ class Coroutine:
     """A function that runs up to its next call of the function it is given.
 
     Attributes:
-        asks: Arguments of the call that it waits in.
-        result: What it returned, once it has.
+        asks: Arguments of the call in which it waits.
+        result: Its result, once it has returned.
     """
 
     def __init__(self, run: Callable[[Callable[..., Any]], Any], like: Tensor) -> None:
@@ -173,7 +172,7 @@ class Coroutine:
         self._thread: threading.Thread | None = None
 
     def advance(self, value: Any) -> bool:
-        """Goes on with the value of the call, up to the next; returns whether there is one, raises what it raised."""
+        """Continues with the value of the call, up to the next one; returns whether there is one, raises its errors."""
         self._value, self.asks = value, ()
         if self._thread is None:
             context, enter = contextvars.copy_context(), _torch_state(self._like)
@@ -187,7 +186,7 @@ class Coroutine:
         return bool(self.asks)
 
     def abandon(self) -> None:
-        """Ends the thread, wherever it is."""
+        """Ends the thread, at any point."""
         self._abandoned = True
         if self._thread is not None:
             self._go.release()
@@ -216,7 +215,7 @@ class Coroutine:
 
 
 def _torch_state(like: Tensor) -> Callable[[ExitStack], None]:
-    """What torch keeps for each thread, taken from this one, to be entered in another."""
+    """The thread-local settings of torch in this thread, to be entered in another."""
     grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
     stream = torch.cuda.current_stream(like.device) if like.is_cuda else None
 

@@ -33,12 +33,12 @@ _LEAST_RTOL = 100 * float(np.finfo(np.float64).eps)
 
 
 class SciPy(Integrator):
-    """A solver of ``scipy.integrate.solve_ivp``, which carries a state over a slice.
+    """A solver of ``scipy.integrate.solve_ivp``, which propagates a state over a slice.
 
     Each lane takes its own steps, chosen anew in each slice; the lanes' calls of the right-hand side are stacked,
-    except for ``"LSODA"``, of which only one may be under way: its lanes are solved one after another. The state is one
-    float64 (or complex128) vector inside, all tensors end to end, and what comes out has the dtype that went in. Where
-    the solver gives up the state becomes NaN.
+    except for ``"LSODA"``, which can only run one at a time: its lanes are solved one after another. The state is one
+    float64 (or complex128) vector inside, all tensors end to end, and the result has the dtype of the state. Where
+    the solver fails the state becomes NaN.
 
     No gradient flows through it: states or right-hand sides that require one are refused.
 
@@ -51,7 +51,7 @@ class SciPy(Integrator):
             LSODA ``min_step``, ``lband``, ``uband``.
 
     Raises:
-        TypeError: An argument is not of its type; or when a run begins, a state of mixed dtypes or of one that the
+        TypeError: An argument has the wrong type; or when a run begins, a state of mixed dtypes or of one that the
             method cannot take.
         ValueError: An unknown method or option, a tolerance that is not positive, or a state that requires a gradient.
         ImportError: When a run begins and SciPy is not installed.
@@ -91,7 +91,7 @@ class SciPy(Integrator):
         return f"SciPy({self.method!r}, rtol={self.rtol!r}, atol={self.atol!r}{options})"
 
     def bind(self, problem: Any, u0: State, grid: Any) -> SciPy:
-        """Returns itself once SciPy is installed and the state is one that it can take."""
+        """Returns itself if SciPy is installed and supports the state."""
         load("scipy.integrate", "scipy>=1.11")
         check_one_dtype(u0, "scipy")
         dtype = trees.leaves(u0)[0].dtype
@@ -114,12 +114,12 @@ class SciPy(Integrator):
         return u
 
     def solve_lane(self, f: Rhs, t0: Tensor, t1: Tensor, u: State) -> State:
-        """One lane, from ``t0`` to ``t1``, NaN where it cannot be done; ``f(t, u)`` is called as often as needed."""
+        """One lane, from ``t0`` to ``t1``, NaN if that fails; ``f(t, u)`` is called as often as needed."""
         end = self._solve(f, t0, t1, u) if all(bool(torch.isfinite(leaf).all()) for leaf in trees.leaves(u)) else None
         return nan_like(u) if end is None else end
 
     def _solve(self, f: Rhs, t0: Tensor, t1: Tensor, u: State) -> State | None:
-        """``scipy.integrate.solve_ivp`` from ``t0`` to ``t1``; ``None`` where it gave up."""
+        """``scipy.integrate.solve_ivp`` from ``t0`` to ``t1``; ``None`` if it failed."""
         finite = True
 
         def fun(t: float, y: Any) -> Any:
@@ -134,7 +134,7 @@ class SciPy(Integrator):
         solve_ivp = load("scipy.integrate", "scipy>=1.11").solve_ivp
         start = flat(u, 0).cpu().numpy()
         start = start.astype(np.complex128 if np.iscomplexobj(start) else np.float64)
-        first = [fun(float(t0), start)]  # a slope that is not finite has some of SciPy's solvers go on for ever
+        first = [fun(float(t0), start)]  # with a slope that is not finite some solvers of SciPy never end
         if not finite:
             return None
 
@@ -142,7 +142,7 @@ class SciPy(Integrator):
             return first.pop() if first else fun(t, y)
 
         with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="lsoda:", category=UserWarning)  # said by the result as well
+            warnings.filterwarnings("ignore", message="lsoda:", category=UserWarning)  # the result has it as well
             try:
                 span = (float(t0), float(t1))
                 result = solve_ivp(
@@ -161,7 +161,7 @@ class SciPy(Integrator):
 class _OneAtATime:
     """Whole solves, one lane after another; equal for the same solver and the same problem, whose lanes then join.
 
-    Beside the states it gives the number of calls of each lane, from which it knows what it cost.
+    Returns also the number of calls of each lane, which is its cost.
     """
 
     solver: SciPy

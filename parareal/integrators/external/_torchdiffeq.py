@@ -20,7 +20,7 @@ from parareal.problem._ode import Stages
 
 ADAPTIVE = {"dopri8": 8, "dopri5": 5, "bosh3": 3, "fehlberg2": 2, "adaptive_heun": 2}
 FIXED = {"euler": (1, 1), "midpoint": (2, 2), "heun2": (2, 2), "heun3": (3, 3), "rk4": (4, 4)}
-"""Order and evaluations a step."""
+"""Order and evaluations a step of the fixed-step methods."""
 ADAMS = ("explicit_adams", "implicit_adams")
 
 _IN_TIME = ("first_step", "min_step", "max_step", "step_t", "jump_t")
@@ -31,7 +31,7 @@ _ADAMS_OPTIONS = (*_FIXED_OPTIONS, "max_order", "max_iters")
 
 @dataclass(frozen=True, eq=False)
 class TorchDiffEq(Integrator):
-    """A solver of torchdiffeq, which carries a state over a slice.
+    """A solver of torchdiffeq, which propagates a state over a slice.
 
     Adaptive methods choose their steps in each slice anew and for each lane apart, as if it were solved alone, while
     the lanes' calls of the right-hand side are stacked like those of any method. ``together=True`` lets all lanes of a
@@ -39,7 +39,7 @@ class TorchDiffEq(Integrator):
     within the tolerances, on the lanes beside it. Fixed-step methods make one step in each interval of the mesh, all
     lanes at once, and lanes never depend on each other.
 
-    Where the solver gives up (its step underflows, ``max_num_steps``) the state becomes NaN. Gradients flow through
+    Where the solver fails (its step underflows, ``max_num_steps``) the state becomes NaN. Gradients flow through
     the steps.
 
     Args:
@@ -49,12 +49,12 @@ class TorchDiffEq(Integrator):
         rtol: Relative tolerance of adaptive methods.
         atol: Absolute tolerance of adaptive methods.
         options: As in torchdiffeq, for each slice.
-        steps: Intervals in each slice, in each of which the solver starts anew. 1 is the whole slice; ``None`` takes
+        steps: Intervals in each slice; the solver restarts in each. 1 is the whole slice; ``None`` takes
             the grid's own points (fine) or one (coarse).
         together: See above; for adaptive methods.
 
     Raises:
-        TypeError: An argument is not of its type.
+        TypeError: An argument has the wrong type.
         ValueError: An unknown method or option, or a tolerance that is not positive.
         ImportError: When a run begins and torchdiffeq is not installed.
 
@@ -92,7 +92,7 @@ class TorchDiffEq(Integrator):
         object.__setattr__(self, "options", dict(options))
         if self.method in ADAMS and not {"step_size", "grid_constructor"} & options.keys():
             raise ValueError(
-                f"{self.method!r} needs several steps in a slice to remember, and has one; expected "
+                f"{self.method!r} needs several steps in a slice for its history, and has one; expected "
                 'options={"step_size": ...}, or a method such as "rk4"'
             )
         for key in _IN_TIME if self.together else ():
@@ -118,7 +118,7 @@ class TorchDiffEq(Integrator):
         )
 
     def bind(self, problem: Any, u0: State, grid: Any) -> TorchDiffEq:
-        """Returns itself once torchdiffeq is installed and the state is of one dtype."""
+        """Returns itself if torchdiffeq is installed and the state is of one dtype."""
         load("torchdiffeq", "torchdiffeq>=0.2.4")
         check_one_dtype(u0, "torchdiffeq")
         return self
@@ -129,7 +129,7 @@ class TorchDiffEq(Integrator):
             end = yield from as_stages(problem, lambda f: self._normalised(f, t0, t1, u), u)
             if end is not None:
                 return end
-            # One lane has made the steps of all too small; apart, it fails alone.
+            # One lane has made the steps of all too small; solved apart, only this lane fails.
         return (yield from lane_by_lane(problem, self._solve, t0, t1, u))
 
     @property
@@ -138,7 +138,7 @@ class TorchDiffEq(Integrator):
         return self.method in FIXED and not self.options
 
     def _normalised(self, f: Rhs, t0: Tensor, t1: Tensor, u: State) -> State | None:
-        """All lanes as one system du/dtheta = h f(t0 + theta h, u), theta in [0, 1]; None where the solver gave up."""
+        """All lanes as one system du/dtheta = h f(t0 + theta h, u), theta in [0, 1]; None if the solver failed."""
         h = t1 - t0
 
         def g(theta: Tensor, u: State) -> State:
@@ -150,8 +150,8 @@ class TorchDiffEq(Integrator):
         return self._integrate(lambda t, u: f(t.to(t0.dtype), u), t0, t1, u)
 
     def _integrate(self, f: Rhs, t0: Tensor, t1: Tensor, u: State) -> State | None:
-        """``torchdiffeq.odeint`` from ``t0`` to ``t1``; ``None`` where it gave up."""
-        # A tensor without axes would take the dtype of time where the two meet.
+        """``torchdiffeq.odeint`` from ``t0`` to ``t1``; ``None`` if it failed."""
+        # A tensor without axes would get the dtype of time in sums.
         shaped = trees.map(lambda leaf: leaf.reshape(1) if leaf.ndim == 0 else leaf, u)
         y0 = shaped if isinstance(u, Tensor) else tuple(trees.leaves(shaped))
 
@@ -169,7 +169,7 @@ class TorchDiffEq(Integrator):
             options["norm"] = partial(_norm_as_given, options["norm"], u)
         try:
             ys = odeint(func, y0, torch.stack([t0, t1]), method=self.method, options=options, **tolerances)
-        except AssertionError:  # how torchdiffeq says that its step underflows, or that there were too many
+        except AssertionError:  # the error of torchdiffeq for a step that underflows, or too many steps
             return None
         ends = [ys[-1]] if isinstance(u, Tensor) else [y[-1] for y in ys]
         return trees.rebuild([y.reshape(like.shape) for y, like in zip(ends, trees.leaves(u), strict=True)], u)

@@ -28,20 +28,20 @@ class TorchODE(Integrator):
 
     Lanes do not depend on each other, except by the rounding of batched arithmetic. A lane that has arrived is still
     evaluated until the last one has, and counted. Complex states are solved as their real and imaginary parts. Where
-    the solver gives up (an error estimate that is not finite, ``max_steps``) the state becomes NaN. Gradients flow
-    through the steps, whose sizes are taken for constants.
+    the solver fails (an error estimate that is not finite, ``max_steps``) the state becomes NaN. Gradients flow
+    through the steps, whose sizes count as constants.
 
     Args:
         method: ``"tsit5"``, ``"dopri5"`` or ``"heun"``.
         rtol: Relative tolerance.
         atol: Absolute tolerance.
-        max_steps: Most steps in a slice, so that a lane that went astray comes to an end.
+        max_steps: Most steps in a slice, so that a lane that diverges ends.
         pcoeff: Proportional coefficient of the PID controller of the step size.
         icoeff: Integral coefficient.
         dcoeff: Derivative coefficient.
 
     Raises:
-        TypeError: An argument is not of its type.
+        TypeError: An argument has the wrong type.
         ValueError: An unknown method, or a tolerance that is not positive.
         ImportError: When a run begins and torchode is not installed: ``pip install 'torch-parareal[torchode]'``.
 
@@ -73,7 +73,7 @@ class TorchODE(Integrator):
                 raise TypeError(f"{name}={value!r} is {described(value)}; expected a float")
 
     def bind(self, problem: Any, u0: State, grid: Any) -> TorchODE:
-        """Returns itself once torchode is installed and the state is of one dtype."""
+        """Returns itself if torchode is installed and the state is of one dtype."""
         load("torchode", "torch-parareal[torchode]")
         check_one_dtype(u0, "torchode")
         return self

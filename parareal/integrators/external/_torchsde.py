@@ -44,7 +44,7 @@ class TorchSDE(Integrator):
         steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse).
 
     Raises:
-        TypeError: An argument is not of its type.
+        TypeError: An argument has the wrong type.
         ValueError: An unknown method; when a run begins, an SDE that it is not for, or time that falls.
         ImportError: When a run begins and torchsde is not installed: ``pip install 'torch-parareal[torchsde]'``.
 

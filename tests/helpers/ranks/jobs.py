@@ -130,11 +130,12 @@ def samples_too(group: Any, examples: int) -> None:
         options: dict[str, Any] = {"stop": data.draw(stops()), "samples": True, "throw": False}
         one = solve(case, coarse, executor=pr.Serial(), **options)
         lanes = solve(case, coarse, executor=pr.Distributed(group, local=pr.Serial()), **options)
+        classical = solve(case, coarse, executor=pr.Serial(), schedule=pr.Barrier(), **options)
         blocks = solve(case, coarse, executor=pr.Serial(), schedule=pr.RankPipeline(group), **options)
 
         def compare() -> None:
             same_run(one, lanes)
-            same_run(one, blocks, NORMS)
+            same_run(classical, blocks, NORMS)
 
         together(group, compare)
 
@@ -152,7 +153,7 @@ def blocks_give_the_iterates_of_barrier(group: Any, examples: int) -> None:
     def check(data: st.DataObject) -> None:
         case = data.draw(cases(max_slices=9))
         coarse, stop = data.draw(coarse_propagators()), data.draw(stops())
-        one = solve(case, coarse, executor=pr.Serial(), stop=stop, throw=False)
+        one = solve(case, coarse, executor=pr.Serial(), stop=stop, throw=False, schedule=pr.Barrier())
         many = solve(case, coarse, executor=pr.Serial(), stop=stop, throw=False, schedule=pr.RankPipeline(group))
         together(group, lambda: same_run(one, many, NORMS))
 
@@ -168,7 +169,7 @@ def sums_in_other_rows_differ_by_rounding(group: Any, examples: int) -> None:
         case = data.draw(cases(max_slices=9, with_stiff=False))
         coarse = data.draw(st.sampled_from((pr.Identity(), pr.Zero(), pr.LinearFlow(shrinking))))
         stop = pr.Iterations(data.draw(st.integers(1, 9)))
-        one = solve(case, coarse, stop=stop, throw=False)
+        one = solve(case, coarse, stop=stop, throw=False, schedule=pr.Barrier())
         many = solve(case, coarse, stop=stop, throw=False, schedule=pr.RankPipeline(group))
 
         def compare() -> None:
@@ -248,7 +249,7 @@ class DoubtfulState:
 
 def opened_again(group: Any) -> bool:
     """A run that has accepted too much is opened again on all ranks, which end as one process does."""
-    one = plain(stop=Doubtful(1e-9, 0.0))
+    one = plain(stop=Doubtful(1e-9, 0.0), schedule=pr.Barrier())
     assert one.iterations > 2
     many = plain(stop=Doubtful(1e-9, 0.0), schedule=pr.RankPipeline(group, timeout=20.0))
     together(group, lambda: same_run(one, many, NORMS))

@@ -77,8 +77,11 @@ def runs(group: Any, kind: str) -> list[tuple[float, bool, str, int]]:
     make = options.pop("problem", lambda: pr.ODE(f))
     found: list[tuple[float, bool, str, int]] = []
     with torch.no_grad():
-        one = pr.solve(make(), **options)
-        for way in ({"executor": pr.Distributed(group)}, {"schedule": pr.RankPipeline(group)}):
+        for schedule, way in (
+            (None, {"executor": pr.Distributed(group)}),
+            (pr.Barrier(), {"schedule": pr.RankPipeline(group)}),
+        ):
+            one = pr.solve(make(), **options, schedule=schedule)
             many = pr.solve(make(), **options, **way)
             same = many.status is one.status and torch.equal(
                 torch.as_tensor(many.iterations), torch.as_tensor(one.iterations)

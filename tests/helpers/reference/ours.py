@@ -153,7 +153,8 @@ class Run:
         self.coarse = pr.Coarse(METHODS[setting.coarse[0]](steps=setting.coarse[1]))
 
     def solve(self, **options: Any) -> pr.Solution:
-        return pr.solve(self.problem, self.u0, self.grid, fine=self.fine, **{"coarse": self.coarse, **options})
+        call = {"fine": self.fine, "coarse": self.coarse, "schedule": pr.Barrier(), **options}
+        return pr.solve(self.problem, self.u0, self.grid, **call)
 
     def stopped(self, rule: str) -> pr.Solution:
         """Under a rule: ``"increment"``, ``"frozen"`` or ``"defect"``."""
@@ -219,7 +220,8 @@ def squared_errors(equation: str, slices: int, dw: Tensor) -> Tensor:
     problem = pr.SDE(drift, diffusion, noise=noise, batching="native", path=path)
     grid, u0 = pr.TimeGrid.uniform(0.0, 1.0, slices, steps=16), torch.ones(dw.shape[1], dtype=torch.float64)
     method = pr.EulerMaruyama()
-    sol = pr.solve(problem, u0, grid, fine=method, coarse=method, stop=pr.Iterations(3), keep="all")
+    call: dict[str, Any] = {"schedule": pr.Barrier(), "stop": pr.Iterations(3), "keep": "all"}
+    sol = pr.solve(problem, u0, grid, fine=method, coarse=method, **call)
     assert sol.iterates is not None
     return (sol.iterates.u[:, slices] - pr.serial(problem, u0, grid, fine=method).u).square()
 

@@ -1,0 +1,166 @@
+"""The sweep of `Secant` around a flow whose whitening is one number for each time, from one product of matrices.
+
+All that the sweep makes of a row of L slices lies in the span of 3 L + 1 vectors: the last moves m_n of the slices,
+what the flow missed of them, e_n, the defects d_n, and the change x_0 at the left boundary of the row. The products of
+the moves with all of these hold what is asked of states; everything else is arithmetic on small matrices, and a second
+product makes the change out of the vectors. In the flow's whitened coordinates, with S(t) its divisor,
+
+    y_{n+1} = y_n + d_n / S_{n+1} + sum_j r_nj e_nj c_nj / S_{n+1},    c_n = P_n <m_nj, S_n y_n>,
+
+where j runs over the slice's own pair and those of neighbours, r_nj is the ratio of their weights, and P_n the inverse
+of the damped products of their moves. What depends on the grid alone is computed on the host and sent in one piece.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parareal._core.arrays import Floats, Ints
+from parareal._core.host import to_device
+
+LONGEST = 256
+"""Slices of a row up to which the small matrices are small: their sides are as many as there are pairs in a row."""
+
+
+@dataclass(frozen=True, eq=False)
+class GridNumbers:
+    """What the sweep has to know of the grid, at its N + 1 boundaries or N slices, float64.
+
+    Attributes:
+        divisor: S(t) of the flow, ``(N + 1,)``.
+        clock: Times in which neighbouring slices are compared, ``(N + 1,)``.
+        weight: How much the flow misses in a slice, ``(N,)``.
+        places: How far to the left the neighbours are whose pairs are used.
+        damping: Of pairs that are pooled.
+    """
+
+    divisor: Floats
+    clock: Floats
+    weight: Floats
+    places: tuple[int, ...]
+    damping: float
+    _indices: dict[tuple[int, torch.device], tuple[Tensor, ...]] = field(default_factory=dict, init=False, repr=False)
+
+    def indices(self, length: int, device: torch.device) -> tuple[Tensor, ...]:
+        """Where products of pairs lie among products of moves, for rows of that many slices: made once for each length.
+
+        Returns:
+            Of the pairs ``(n, i)``: products of the moves of two pairs of one slice, products of any two pairs, of a
+            pair with what comes in at its slice, and the places of pairs in a matrix of slices.
+        """
+        key = length, device
+        if key not in self._indices:
+            n, source = np.arange(length), self.sources(length)[0]
+            within = source[:, :, None] * length + source[:, None, :]
+            flat, slices = source.reshape(-1), np.repeat(n, source.shape[1])
+            between = flat[:, None] * length + flat[None, :]
+            comes_in = flat * length + slices
+            lies = slices * length + flat
+            self._indices[key] = tuple(
+                torch.from_numpy(np.ascontiguousarray(part.reshape(-1))).to(device)
+                for part in (within, between, comes_in, lies)
+            )
+        return self._indices[key]
+
+    def sources(self, length: int) -> tuple[Ints, Ints]:
+        """The slices whose pairs slice n uses, ``(L, m)``, and whether there is one."""
+        places = np.array([0, *(place for place in self.places if place < length)])
+        source = np.arange(length)[:, None] - places
+        return np.maximum(source, 0), (source >= 0).astype(np.int64)
+
+    def coefficients(self, n: Ints) -> dict[str, Floats]:
+        """Numbers of rows of slices n, ``(R, L)``; see `gram_sweep`."""
+        rows, length = n.shape
+        source, there = self.sources(length)
+        with np.errstate(all="ignore"):  # a row of repetitions, or a slice in which the flow misses nothing
+            return self._coefficients(n, rows, length, source, there)
+
+    def _coefficients(self, n: Ints, rows: int, length: int, source: Ints, there: Ints) -> dict[str, Floats]:
+        left, right = self.divisor[n], self.divisor[n + 1]
+        strict, full = np.tri(length, k=-1), np.tri(length)
+        ratio = self.weight[n][:, :, None] / self.weight[n][:, source] * there  # (R, L, m)
+        inverse = 1 / right
+        pairs = there[:, :, None] * there[:, None, :] / left[:, :, None, None]
+        apart = self.clock[n][:, :, None] - self.clock[n][:, source]
+        damped = np.where(there > 0, self.damping + apart * apart, 1.0) / left[:, :, None]
+        slices = np.repeat(np.arange(length), source.shape[1])
+        earlier = slices[:, None] > slices[None, :]
+        column = (ratio * inverse[:, :, None]).reshape(rows, 1, -1)
+        first = np.broadcast_to((1 / left[:, :1])[:, None], (rows, length, 1))
+        comes = np.concatenate([strict * inverse[:, None, :], first], 2)
+        return {
+            "flow": right / left,  # what the flow makes of a move
+            "left": left,
+            "pairs": pairs,
+            "damped": damped[..., None] * np.eye(source.shape[1]),
+            "column": column,
+            "matrix": np.where(earlier, -column, 0.0),
+            "comes": comes.swapaxes(1, 2),  # of defects and x_0 in y_n
+            "through": full * right[:, :, None],
+            "out": comes * right[:, :, None],
+        }
+
+
+def sent(numbers: dict[str, Floats], like: Tensor) -> dict[str, Tensor]:
+    """All of them on the device in the dtype of the states, in one copy."""
+    flat = to_device(
+        torch.from_numpy(np.concatenate([part.reshape(-1) for part in numbers.values()])), like.device, like.dtype
+    )
+    parts = flat.split([part.size for part in numbers.values()])
+    return {name: part.reshape(numbers[name].shape) for name, part in zip(numbers, parts, strict=True)}
+
+
+def gram_sweep(
+    grid: GridNumbers, n: Ints, u: tuple[Tensor, Tensor], f: tuple[Tensor, Tensor], defects: Tensor, moved: Tensor
+) -> Tensor:
+    """J D of rows of L slices, ``(R, L, D)``.
+
+    Args:
+        grid: What depends on the grid alone.
+        n: The slices, ``(R, L)``.
+        u: States at left boundaries at the last iterate and at the one before, ``(R, L, D)`` each.
+        f: Fine solutions from them.
+        defects: ``(R, L, D)``.
+        moved: What the left boundaries of the rows have moved by, ``(R, D)``.
+    """
+    length = n.shape[1]
+    on = sent(grid.coefficients(n), defects)
+    within, between, comes_in, lies = grid.indices(length, defects.device)
+    moves = u[0] - u[1]
+    missed = torch.addcmul(f[0] - f[1], moves, on["flow"].unsqueeze(-1), value=-1)
+    vectors = torch.cat([moves, missed, defects, moved.unsqueeze(1)], 1)
+    inverse = _inverse_sizes(vectors, length)
+    # Products of the moves of unit length with all vectors; those with moves and with what was missed of them twice so.
+    products = (vectors[:, :length].conj() @ vectors.mT) * inverse.unsqueeze(-1)
+    with_moves, with_missed = (products[..., : 2 * length].unflatten(2, (2, length)) * inverse[:, None, None]).unbind(2)
+    matrix = with_missed.flatten(1).index_select(1, between).reshape(len(n), -1, between.shape[0] // len(comes_in))
+    matrix = matrix * on["matrix"]
+    known = (products[..., 2 * length :] @ on["comes"]).flatten(1).index_select(1, comes_in)
+    if grid.places:
+        pooled = with_moves.flatten(1).index_select(1, within).reshape(on["pairs"].shape)
+        mix = torch.linalg.inv_ex(torch.addcmul(on["damped"], pooled, on["pairs"]))[0]
+        by_slice = (*mix.shape[:3], -1)
+        matrix, known = (
+            (mix @ matrix.reshape(by_slice)).reshape(matrix.shape),
+            (mix @ known.reshape(by_slice)).flatten(1),
+        )
+    else:
+        matrix, known = matrix * on["left"].unsqueeze(-1), known * on["left"]
+    c = torch.linalg.solve_triangular(matrix, known.unsqueeze(-1), upper=False, unitriangular=True).squeeze(-1)
+    spread = torch.zeros(len(n), length * length, dtype=c.dtype, device=c.device)
+    spread.index_add_(1, lies, c * on["column"].squeeze(1))
+    of_missed = (on["through"] @ spread.reshape(len(n), length, length)) * inverse.unsqueeze(1)
+    return torch.cat([of_missed, on["out"]], 2) @ vectors[:, length:]
+
+
+def _inverse_sizes(vectors: Tensor, length: int) -> Tensor:
+    """One over the sizes of the moves, ``(R, L)``; zero for pairs that are not finite or did not move, made zero."""
+    sizes = torch.linalg.vector_norm(vectors[:, : 2 * length], dim=-1)
+    moves, largest = sizes[:, :length], sizes.unflatten(1, (2, length)).amax(1)
+    useless = ~((largest < torch.inf) & (moves > 0))
+    vectors[:, : 2 * length].unflatten(1, (2, length)).masked_fill_(useless[:, None, :, None], 0.0)
+    return moves.reciprocal().masked_fill_(useless, 0.0)

@@ -1,0 +1,195 @@
+"""What the moves of a run have shown about each slice: how much the correction misses, and how errors grow.
+
+A boundary *moves* when it takes its next iterate. Two ratios follow from moves:
+
+- the *mismatch* of a slice, |defect of its right boundary| / |move before of its left boundary|: the part of a move
+  that the correction missed;
+- the *growth* of a slice, |change of its fine solution| / |move of its left boundary|, relative to the sizes of the
+  states on both sides.
+
+A correction also says beforehand what it may miss (`Correction.mismatch`). That prior is a model of the problem and may
+be false, so it is never trusted alone. A slice without a mismatch of its own gets one from the last few slices that
+have one, scaled by the ratio of the priors. Before there are any, its mismatch counts as unknown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from parareal._core.arrays import Bools, Floats, Ints
+from parareal.stopping._observations import Start
+
+# The constants were found with benchmarks/rounds.py, and checked with benchmarks/trust.py on other configurations.
+_MEMORY = 0.7
+"""Weight of an earlier mismatch, or growth, in the next iteration: the last move may have been easy by chance."""
+_WEIGHT, _NARROW = 0.8, 0.25
+"""Weight of what slices add to the error: many contributions cancel in part. In a narrow window boundaries are accepted
+after one or two iterations, so the weight grows by this part of itself with each doubling of the number of windows."""
+_WEIGHT_CARRIED = 1.0
+"""With a carried multistep history an accepted error enters the next windows once more, so the weight is this times
+1 + log2(number of windows)."""
+_ROUNDING = 1e-16
+"""Lower limit of a mismatch, so that only boundaries that do not move have no error."""
+_UNKNOWN = 1e3
+"""The mismatch of a slice about which nothing is known: only moves of the size of rounding pass."""
+_TRUST, _WITNESSES = 1.3, 3
+"""An unseen mismatch is taken for this many times what the nearest slices with a mismatch suggest. There must be at
+least the second number of these slices."""
+_REACH, _DOUBT = 8.0, 2.0
+"""These slices count up to 8 windows away. Each window of distance multiplies the mismatch by the second factor."""
+_FLOOR = 0.5
+"""Lower limit of the factor by which other slices may lower the prior of a slice."""
+_SMALL, _FAR = 0.1, 30.0
+"""Moves up to this part of the state, on both sides of the slice, are small. Where only large moves have shown a
+mismatch, it is not trusted for moves that are smaller by the second factor: if F is flat far away, it is too small."""
+_FLAT = 2.0
+"""Lower limit of the mismatch of such a slice: if F is flat far away, it is steep somewhere else."""
+_CLEAR = 30.0
+"""A growth is measured only from moves that exceed rounding by this factor."""
+_FADING = 0.2
+"""Weight of an earlier growth in the sums of one iteration."""
+_MOST = 1e3
+"""Upper limit of the growth in one slice."""
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """What an error estimate depends on and never changes.
+
+    Attributes:
+        rtol: Relative tolerance.
+        atol: Absolute tolerance.
+        mixed: Whether iterates are mixed, so that defects do not show what was missed of the move before.
+        weight: Weight of what slices add to the error.
+        clear: Least relative size of a move from which a growth is measured.
+        near: Slices from which a mismatch is taken over without doubt.
+        prior: What the correction may miss, by its own account, ``(N,)``.
+        share: The part of the grid up to each boundary, ``(N + 1,)``.
+    """
+
+    rtol: float
+    atol: float
+    mixed: bool
+    weight: float
+    clear: float
+    near: int
+    prior: Floats
+    share: Floats
+
+    @classmethod
+    def of(cls, start: Start, rtol: float, atol: float) -> Settings:
+        """Those of a run."""
+        slices = len(start.mismatch)
+        windows = np.log2(slices / max(1, min(start.width, slices)))
+        carried, narrow = _WEIGHT_CARRIED * (1 + windows), _WEIGHT * (1 + _NARROW * windows)
+        return cls(
+            rtol=rtol,
+            atol=atol,
+            mixed=start.mixed,
+            weight=carried if start.carried else narrow,
+            clear=_CLEAR * start.rounding,
+            near=max(_WITNESSES, start.width),
+            prior=np.maximum(np.nan_to_num(start.mismatch, nan=1.0, posinf=1e300), _ROUNDING),
+            share=np.arange(slices + 1) / slices,
+        )
+
+
+class SliceRecord:
+    """Mismatch and growth of each slice, as moves have shown them; all arrays are ``(M, N)``.
+
+    Args:
+        settings: What never changes.
+        systems: M.
+
+    Attributes:
+        mismatch: The mismatch, NaN where no move has shown it.
+        first: The first mismatch seen, over the prior.
+        gentle: Whether a small move has shown it.
+        shown_by: The move that has shown it last.
+        growth: The growth of the last move.
+        most: The largest of several moves, of small ones where there are any.
+        calm: Whether there are small ones.
+        moved_by: What the left boundary moved by when the right one moved last.
+    """
+
+    def __init__(self, settings: Settings, systems: int) -> None:
+        shape = (systems, len(settings.prior))
+        self._settings = settings
+        self.mismatch = np.full(shape, np.nan)
+        self.first = np.full(shape, np.nan)
+        self.gentle = np.zeros(shape, dtype=bool)
+        self.shown_by = np.zeros(shape)
+        self.growth = np.ones(shape)
+        self.most = np.ones(shape)
+        self.calm = np.zeros(shape, dtype=bool)
+        self.moved_by = np.zeros(shape)
+
+    def learn(self, row: Ints, n: Ints, left: Floats, size: Floats, defect: Floats, carried: Floats) -> None:
+        """Notes what the last moves of left boundaries have shown.
+
+        Args:
+            row: The systems.
+            n: The slices.
+            left: Sizes of the states at left boundaries, NaN where unknown.
+            size: Sizes of the states at right boundaries.
+            defect: Defects of right boundaries.
+            carried: Changes of fine solutions.
+        """
+        before = self.moved_by[row, n]
+        left = np.where(left > 0, left, size)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            shown = np.where(before > 0, defect / before, 0.0)
+            shown = np.where(np.isfinite(shown), shown, np.inf)
+            known = self.mismatch[row, n]
+            ratio = np.fmax(self.first[row, n], shown / self._settings.prior[n])
+            grown = carried / before * left / np.maximum(size, np.finfo(np.float64).tiny)
+        new, gentle = shown > 0, (before > 0) & (before <= _SMALL * np.minimum(left, size))
+        self.mismatch[row, n] = np.where(new, np.fmax(shown, _MEMORY * known), known)
+        self.first[row, n] = np.where(np.isnan(known) & new, ratio, self.first[row, n])
+        self.gentle[row, n] |= gentle & new
+        self.shown_by[row, n] = np.where(new, before, self.shown_by[row, n])
+        self._learn_growth(row, n, grown, (before > self._settings.clear * left) & np.isfinite(grown), gentle)
+
+    def _learn_growth(self, row: Ints, n: Ints, grown: Floats, clear: Bools, gentle: Bools) -> None:
+        """Notes the growth of moves that are ``clear`` of rounding."""
+        grown = np.where(clear, np.clip(grown, 1 / _MOST, _MOST), 1.0)
+        growth, most = self.growth[row, n], self.most[row, n]
+        self.growth[row, n] = np.where(clear, np.maximum(grown, _faded(growth, _FADING)), growth)
+        # Large moves count only where there were no small ones.
+        calm = self.calm[row, n]
+        self.most[row, n] = np.where(clear & (gentle | ~calm), np.maximum(grown, _faded(most, _MEMORY)), most)
+        self.most[row, n] = np.where(clear & gentle & ~calm, grown, self.most[row, n])
+        self.calm[row, n] |= clear & gentle
+
+    def missed(self, row: Ints, n: Ints, moved_by: Floats) -> Floats:
+        """The mismatch of slices ``n`` for moves of size ``moved_by``, seen on themselves or on other slices."""
+        missed = self.mismatch[row, n]
+        unseen = np.isnan(missed)
+        # What a large move has shown may be false for small ones: if F is flat far away, it is too small.
+        far = self.shown_by[row, n] > _FAR * moved_by
+        doubtful = ~unseen & ~self.gentle[row, n] & far
+        missed = np.where(doubtful, np.maximum(missed, _FLAT), missed)
+        prior = self._settings.prior
+        for system in np.unique(row[unseen]):
+            here = unseen & (row == system)
+            shown = (~np.isnan(self.first[system])).nonzero()[0]
+            missed[here] = _UNKNOWN
+            if len(shown) >= _WITNESSES:
+                ratio = self.first[system, shown[-_WITNESSES:]].max()
+                away = np.maximum(n - shown[-1], 0) / self._settings.near
+                close = here & (away <= _REACH)
+                missed[close] = prior[n[close]] * np.maximum(_FLOOR, ratio * _TRUST * _DOUBT ** away[close])
+        return np.maximum(missed, _ROUNDING)
+
+    def ahead(self, systems: Ints) -> Floats:
+        """By how much errors at all boundaries may grow up to any boundary on their right, ``(Q, N + 1)``."""
+        log = np.cumsum(np.pad(np.log(self.most[systems]), ((0, 0), (1, 0))), axis=1)
+        most = np.maximum.accumulate(log[:, ::-1], axis=1)[:, ::-1]
+        return np.exp(np.minimum(most - log, 600.0))
+
+
+def _faded(growth: Floats, part: float) -> Floats:
+    """The weight that an earlier growth still has."""
+    return 1 + part * np.maximum(growth - 1, 0.0)
