@@ -155,8 +155,9 @@ def solve_kept(
 
     With a factor that is kept, corrections shrink by a rate q, measured from two of them; what is still missing is
     then q / (1 - q) of the last. A lane whose rate asks for more than `PATIENCE` further iterations gets a new factor
-    at the point where it is. Where corrections grow with a factor from an earlier step, it begins anew, as if it had
-    had none.
+    at the point where it is. Where corrections grow, the last one is taken back, or with a factor from an earlier step
+    all of them, before a new factor is made. A correction with a new factor is an iteration of Newton's method, and of
+    these each lane has ``options.most``.
 
     Args:
         problem: The problem.
@@ -179,31 +180,41 @@ def solve_kept(
     allowed = _Allowed(base, h, options.rtol)
     renew: Bools = ~((h - slot.h).abs() <= SAME_STEP * h.abs()).cpu().numpy()
     own = renew.copy()  # lanes whose factor was made for this very system
+    made = np.zeros(len(alive), dtype=np.int64)
     before = np.full(len(alive), np.inf)
     active: Bools = alive.numpy().copy()
     failed: Bools = ~active
-    for _ in range(options.most):
+    for _ in range(options.most * (PATIENCE + 2)):
+        failed = failed | (active & renew & (made == options.most))
+        active = active & ~failed
         if not active.any():
             break
         makes = bool((renew & active).any())
+        made = made + (renew & active)
         masks = torch.from_numpy(active), torch.from_numpy(renew)
         delta, stiffness, took, new = yield Iteration(problem, a, makes), t, h, base, k, *masks, tuple(slot)
         asked = asked or bool(took[:, 2].any())
         slot = Slot(*new) if makes else slot
-        k = k + delta
+        last, k = k, k + delta
         progress = allowed.progress(delta, k, stiffness, before)
-        again = active & progress.grows & ~own
-        renew = active & ~progress.done & (progress.slow | again)
-        failed = failed | (active & ~progress.finite & own)
+        # Corrections that grow are taken back, unless they are Newton's own, with a factor from this very point.
+        back = active & progress.grows & ~renew
+        failed = failed | (active & ~progress.finite & renew)
+        active = active & ~progress.done & ~failed
+        before = np.where(back, np.where(own, before, np.inf), progress.change)
+        if back.any():
+            k = torch.where(_on_lanes(back, k), torch.where(_on_lanes(own, k), last, guess), k)
+        renew = active & (progress.slow | back)
         own = own | renew
-        active, before = active & ~progress.done & ~failed, progress.change
-        if again.any():
-            k = torch.where(torch.from_numpy(again).to(k.device)[:, None, None], guess, k)
-            before = np.where(again, np.inf, before)
     solved = torch.from_numpy(~(failed | active))
     if asked and torch.is_grad_enabled():
         k = yield from with_gradient(problem, a, t, h, base, k, solved)
     return k, solved, slot
+
+
+def _on_lanes(mask: Bools, like: Tensor) -> Tensor:
+    """A mask of lanes beside slopes, ``(L, 1, 1)``."""
+    return torch.from_numpy(mask).to(like.device)[:, None, None]
 
 
 class _Progress(NamedTuple):
