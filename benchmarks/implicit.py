@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 
 import parareal as pr
 
-POINTS, STEPS, LENGTH, REPEATS = 256, 100, 1e-3, 5
+POINTS, STEPS, LENGTH, REPEATS = 256, 100, 1e-3, 15
 X = torch.linspace(0, 1, POINTS + 2, dtype=torch.float64)[1:-1]
 WIDTH = 1 / (POINTS + 1)
 SECOND = (torch.eye(POINTS).roll(1, 0).tril() + torch.eye(POINTS).roll(-1, 0).triu()).double()

@@ -64,7 +64,7 @@ class Implicit(Integrator):
 
     def bind(self, problem: Any, u0: State, grid: Any) -> Implicit:
         """Returns itself; raises where torch.func has nothing to differentiate."""
-        by_gmres = self._options(problem, self._stages, numbers(u0, 0)).krylov
+        by_gmres = self._options(problem, numbers(u0, 0)).krylov
         if problem.batching == "loop" and (by_gmres or derivatives_of(problem).matrix is None):
             raise ValueError(
                 f'{type(self).__name__} came with a problem with batching="loop", of which torch.func takes no '
@@ -76,7 +76,7 @@ class Implicit(Integrator):
 
     def begin_slice(self, problem: Any, u: State) -> tuple[Slot, ...] | None:
         """Room for factorisations: one for each diagonal coefficient, or one for stages that are solved together."""
-        if not self._keeps(problem, u) or derivatives_of(problem).kept is not None:
+        if derivatives_of(problem).kept is not None or not self._keeps(problem, numbers(u)):
             return None
         return tuple(new_slot(problem, u, self._stages) for _ in self._systems)
 
@@ -91,7 +91,8 @@ class Implicit(Integrator):
         memory: Any = u.memory if isinstance(u, Carried) else None
         plain = without_history(u)
         slots = self.begin_slice(problem, plain) if memory is None else memory
-        options, keeps = self._options(problem, self._stages, numbers(plain)), self._keeps(problem, plain)
+        size = numbers(plain)
+        options, keeps = self._options(problem, size), self._keeps(problem, size)
         given = {} if slots is None else dict(zip(self._systems, slots, strict=True))
         return StageSolver(problem, options, keeps, given, memory is not None)
 
@@ -141,7 +142,7 @@ class Implicit(Integrator):
         """Whether the systems of one state ``u`` are solved with a matrix that may be whole, not by GMRES."""
         size = numbers(u, 0)
         whole = derivatives_of(problem).structure is None or self._stages * size <= MOST_DENSE
-        return whole and not self._options(problem, self._stages, size).krylov
+        return whole and not self._options(problem, size).krylov
 
     @property
     def _stages(self) -> int:
@@ -157,17 +158,17 @@ class Implicit(Integrator):
         diagonal = dict.fromkeys(row[i] for i, row in enumerate(table.a) if row[i])
         return tuple(((weight,),) for weight in diagonal)
 
-    def _keeps(self, problem: Any, u: State) -> bool:
+    def _keeps(self, problem: Any, size: int) -> bool:
         """Whether systems are solved by simplified Newton: small ones take fewer rounds with new derivatives."""
-        known, size = derivatives_of(problem), numbers(u)
-        if self._options(problem, self._stages, size).krylov:
+        known = derivatives_of(problem)
+        if self._options(problem, size).krylov:
             return False
         return known.linear or known.structure is not None or self._stages * size > FEW
 
-    def _options(self, problem: Any, stages: int, elements: int) -> Options:
-        known = derivatives_of(problem)
+    def _options(self, problem: Any, size: int) -> Options:
+        known, unknowns = derivatives_of(problem), self._stages * size
         most = MOST_SHARED if known.kept is not None else MOST_DENSE
-        krylov = known.structure is None and stages * elements > most if self.krylov is None else self.krylov
+        krylov = known.structure is None and unknowns > most if self.krylov is None else self.krylov
         return Options(self.rtol, self.max_newton, krylov)
 
 

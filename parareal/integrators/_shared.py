@@ -1,7 +1,7 @@
 """One matrix for all lanes of a run, where f is affine in the state and its matrix the same at all times.
 
-The matrix is taken at a reference, zero at the start of the run, and factorised for a step of 36 binary digits. Neither
-depends on which lane asks first, so that what a lane gets is what it gets alone.
+The matrix is taken at a reference, zero at the start of the run, and factorised for a step close to that of the lane,
+see `near`. Neither depends on which lane asks first, so that what a lane gets is what it gets alone.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Solution:
         index = None if active.all() else active.nonzero()[:, 0].to(k.device)
         if index is not None:
             t, h, base, k = t[index], h[index], trees.lanes(base, index), k.index_select(0, index)
-        took = torch.zeros(len(active), 2, dtype=torch.int64)
         if not len(k):
+            took = torch.zeros(len(active), 2, dtype=torch.int64)
             nothing = (k.new_full((len(active), *k.shape[1:], k.shape[2]), torch.nan),) if self.keep else ()
             return k.new_full((len(active), *k.shape[1:]), torch.nan), took, *nothing
         system = System(self.problem, self.a, t, h, base, k, rows)
@@ -62,7 +62,7 @@ class Solution:
             jacobian = _matrix(self.problem, system, base)
             delta = _solved(self.problem, self.a, system, jacobian)
             given = (_whole(system, jacobian[0, 0]).expand(len(active), system.s, -1, -1),) if self.keep else ()
-        took[active] = torch.tensor([k.shape[1], int(system.residual.requires_grad)])
+        took = torch.tensor([k.shape[1], int(system.residual.requires_grad)]) * active[:, None]
         if index is not None:
             delta = delta.new_full((len(active), *delta.shape[1:]), torch.nan).index_copy(0, index, delta)
         return delta, took, *given
@@ -89,8 +89,16 @@ def solve_shared(
     return k, alive, given[0] if given else None
 
 
-def rounded(h: float) -> float:
-    """A step, to 36 binary digits: steps of a uniform grid differ in their last ones alone."""
+def near(h: float, times: tuple[float, float]) -> float:
+    """The step to factorise for: a function of the step and the run alone, the same for all steps of a uniform grid.
+
+    These differ in their last digits. An equal share of the run within 36 binary digits is taken, or, where there is
+    none, the step to so many digits.
+    """
+    span = times[1] - times[0]
+    count = round(span / h) if h else 0
+    if count and abs(span / count - h) <= 2.0**-36 * abs(h):
+        return span / count
     fraction, exponent = math.frexp(h)
     return math.ldexp(round(math.ldexp(fraction, 36)), exponent - 36)
 
@@ -105,29 +113,33 @@ def _solved(problem: Any, a: Matrix, system: System, jacobian: Tensor) -> Tensor
         h = torch.tensor([step], dtype=k.dtype, device=k.device)
         return factors.of(jacobian.expand(1, system.s, *jacobian.shape[2:]), system.a, h)
 
-    exact = system.h.double().tolist()
-    steps = [rounded(step) for step in exact]
+    latest = system.t.abs().unflatten(0, (system.L, system.s)).amax(1)
+    exact, sizes = torch.stack([system.h.double(), latest]).tolist()
+    steps = [near(step, system.known.kept.times) for step in exact]
     different = dict.fromkeys(steps)
     kept = {step: system.known.kept.get((*place, step), lambda step=step: parts(step)) for step in different}
+    # A difference within the rounding of the grid's points is none.
+    off = [
+        step / one - 1 if abs(step - one) > 2.0**-51 * size else 0.0
+        for step, one, size in zip(exact, steps, sizes, strict=True)
+    ]
     if len(different) == 1:
-        return _refined(factors, kept[steps[0]], system.residual, exact, steps)
+        return _refined(factors, kept[steps[0]], system.residual, off)
     delta = torch.empty_like(system.residual)
     for step in different:
         lanes = [i for i, one in enumerate(steps) if one == step]
         index = torch.tensor(lanes, device=k.device)
-        mine = [exact[i] for i in lanes]
-        delta[index] = _refined(factors, kept[step], system.residual[index], mine, [step] * len(lanes))
+        delta[index] = _refined(factors, kept[step], system.residual[index], [off[i] for i in lanes])
     return delta
 
 
-def _refined(factors: Factors, parts: Parts, rhs: Tensor, exact: list[float], steps: list[float]) -> Tensor:
-    """Solutions for the exact steps from factors for rounded ones.
+def _refined(factors: Factors, parts: Parts, rhs: Tensor, off: list[float]) -> Tensor:
+    """Solutions for steps that are off those of the factors by a little, relative to these.
 
-    With M = I - h J A for a rounded h, the system of a step h (1 + q) is M x - q (x - M x) = rhs. So one solution lacks
+    With M = I - h J A for such an h, the system of a step h (1 + q) is M x - q (x - M x) = rhs. So one solution lacks
     q M^-1 (x - rhs), but for q^2, which is below rounding.
     """
     x = factors.solve(parts, rhs)
-    off = [step / near - 1 if near else 0.0 for step, near in zip(exact, steps, strict=True)]
     if not any(off):
         return x
     return x + torch.tensor(off, dtype=x.dtype, device=x.device)[:, None, None] * factors.solve(parts, x - rhs)

@@ -184,7 +184,7 @@ def solve_kept(
     before = np.full(len(alive), np.inf)
     active: Bools = alive.numpy().copy()
     failed: Bools = ~active
-    for _ in range(options.most * (PATIENCE + 2)):
+    for _ in range(options.most * 3 * PATIENCE):
         failed = failed | (active & renew & (made == options.most))
         active = active & ~failed
         if not active.any():

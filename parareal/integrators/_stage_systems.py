@@ -5,6 +5,7 @@ The unknowns are the slopes k of s stages, which solve k_i = f(t_i, u + h sum_j 
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -28,11 +29,15 @@ def to_vector(tree: State, lead: int) -> Tensor:
 
     A derivative along both of them is right for any function of complex numbers, holomorphic or not.
     """
+    if isinstance(tree, Tensor) and not tree.is_complex():
+        return flat(tree, lead)
     return flat(trees.map(_as_real, tree), lead)
 
 
 def to_state(vector: Tensor, like: State, lead: int) -> State:
     """The inverse of `to_vector`, for a state like ``like``."""
+    if isinstance(like, Tensor) and not like.is_complex():
+        return unflat(vector, like, lead)
 
     def leaf(part: Tensor, original: Tensor) -> Tensor:
         return torch.complex(part[..., 0], part[..., 1]) if original.is_complex() else part
@@ -54,7 +59,7 @@ class System:
     """
 
     def __init__(self, problem: Any, a: Matrix, t: Tensor, h: Tensor, base: State, k: Tensor, rows: State) -> None:
-        self.problem, self.like, self.a = problem, base, k.new_tensor(a)
+        self.problem, self.like, self._a = problem, base, a
         self.known = derivatives_of(problem)
         self.t, self.h, self.k = t.flatten(), h.to(k.dtype), k
         self.L, self.s, self.D = k.shape
@@ -66,6 +71,11 @@ class System:
         # Linear algebra is about numbers alone: gradients of iterations by GMRES are those of the solution.
         self.fixed = self.stages.detach()
         self.stiffness = torch.zeros_like(h)
+
+    @cached_property
+    def a(self) -> Tensor:
+        """The weights that couple the stages, ``(s, s)``."""
+        return self.k.new_tensor(self._a)
 
     def slope(self, stages: Tensor, lanes: Tensor | None = None) -> Tensor:
         """The right-hand side as a function of vectors, ``(L * s, D)``, or of some lanes'."""
