@@ -39,7 +39,8 @@ class Jacobian(Correction):
     discrete method; `torch.func` gives the derivatives of the right-hand side. Convergence is quadratic, and an affine
     equation is solved in one iteration. The correction costs no rounds, but it does cost work: every evaluation also
     computes one directional derivative for each tangent. They count as evaluations of the correction. The step of an
-    implicit method has its derivatives at hand, and carries tangents without further evaluations. A `Propagator` with
+    implicit method has its derivatives at hand, and carries tangents without further evaluations, or, where it keeps a
+    factorisation, with derivatives at the solution. A `Propagator` with
     ``differentiable=True`` is differentiated as a whole. Sweeps go by blocks of slices, a few sqrt(N) operations.
 
     Args:
@@ -219,6 +220,7 @@ def _check_differentiable(problem: Any, u0: State, fine: Any) -> None:
         )
     if implicit and not fine.eliminates(problem, u0):
         raise ValueError(
-            f"Jacobian came with {fine!r}, which solves its systems by GMRES, without the matrix that carries tangents "
-            "through a step; expected krylov=False, or another correction: pr.Secant"
+            f"Jacobian came with {fine!r}, which solves its systems without the whole matrix that carries tangents through "
+            "a step, by GMRES or with structure= above 512 unknowns; expected a smaller state, krylov=False where there is "
+            "no structure=, or another correction: pr.Secant"
         )

@@ -243,7 +243,9 @@ class ImplicitRungeKutta(Implicit):
     iteration beyond what any tolerance would take. A linear problem takes two, the second of which confirms the first.
 
     For a state of d real numbers (a complex element is two) and a system of s stages, one iteration takes s (1 + d)
-    evaluations in one round: a directional derivative counts as one, and all are taken side by side. Systems of more
+    evaluations in one round: a directional derivative counts as one, and all are taken side by side. Above 16 unknowns,
+    and where `ODE` says ``linear=True`` or has a ``structure``, a Jacobian and its factorisation are kept while they
+    serve, and most iterations take s evaluations. Systems of more
     than 512 unknowns are solved by GMRES without a matrix. An iteration with m products then takes s (1 + m)
     evaluations in 1 + m rounds; there is no preconditioner, and for stiff diffusion m is large: ``krylov=False`` makes
     the matrix whatever its size. The host asks the device once in each iteration whether lanes continue, and with GMRES
@@ -258,7 +260,7 @@ class ImplicitRungeKutta(Implicit):
         steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse).
         rtol: Error of the solution of the stages relative to the largest element of the state; ``None`` for the
             rounding unit of its dtype.
-        max_newton: Most iterations for one system.
+        max_newton: Most iterations for one system, or most new factorisations where these are kept.
         krylov: Whether linear systems are solved by GMRES; ``None`` decides by their size.
 
     Raises:

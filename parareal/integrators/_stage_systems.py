@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal._core.forward_mode import derivatives_for
+from parareal._core.forward_mode import derivatives_for, differentiating
 from parareal._core.trees import State
 from parareal._core.vectors import flat, unflat
 from parareal.integrators._factors import coupled, pattern_of
@@ -104,7 +104,8 @@ class System:
             t, rows = (self.t, self.rows) if points is None else (self.t[points], None)
             if points is not None and self.rows is not None:
                 rows = trees.lanes(self.rows, points)
-            whole = self.known.matrix(t, to_state(stages, self.like, 1), *(() if rows is None else (rows,)))
+            with differentiating():  # as it may be torch.func.jacfwd(f, 1)
+                whole = self.known.matrix(t, to_state(stages, self.like, 1), *(() if rows is None else (rows,)))
             found = whole.to(self.k.dtype) if pattern is None else pattern.picked(whole.to(self.k.dtype))
         else:
             eye = torch.eye(self.D, dtype=self.k.dtype, device=self.k.device)
@@ -165,7 +166,8 @@ class System:
             t, rows = t[points], None if rows is None else trees.lanes(rows, points)
         gamma = (h * self.a.diagonal()).flatten().double()
         u, given = (to_state(part, self.like, 1) for part in (stages, v.reshape(-1, self.D)))
-        value = self.known.preconditioner(t, u, gamma, given, rows)
+        with differentiating():
+            value = self.known.preconditioner(t, u, gamma, given, rows)
         return to_vector(check_like(value, u, "preconditioner(t, u, gamma, v)"), 1).reshape(v.shape)
 
     def _near_transposed(self, v: Tensor, lanes: Tensor | None) -> Tensor:

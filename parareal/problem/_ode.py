@@ -84,7 +84,7 @@ class ODE(Problem):
             With ``samples=True`` a state is a batch of one sample, and ``(1, D, D)`` will do as well. It may be an
             approximation: implicit methods then take more iterations to the same result. ``None`` differentiates ``f``.
         linear: Says that ``f`` is affine in u, with a matrix that does not depend on t: implicit methods then make
-            one Jacobian in a run and one factorisation for each step size. It is checked at two states and three times.
+            one Jacobian in a run and one factorisation for each step size. It is checked at two states and 16 times.
         structure: Where df/du has entries, a `Banded` or `Sparse`.
         preconditioner: ``preconditioner(t, u, gamma, v)``, called as ``f`` is, gives about the solution x of
             (I - gamma df/du) x = v, linear in v: for implicit methods that solve systems by GMRES.
