@@ -245,11 +245,10 @@ class ImplicitRungeKutta(Implicit):
     For a state of d real numbers (a complex element is two) and a system of s stages, one iteration takes s (1 + d)
     evaluations in one round: a directional derivative counts as one, and all are taken side by side. Above 16 unknowns,
     and where `ODE` says ``linear=True`` or has a ``structure``, a Jacobian and its factorisation are kept while they
-    serve, and most iterations take s evaluations. Systems of more
-    than 512 unknowns are solved by GMRES without a matrix. An iteration with m products then takes s (1 + m)
-    evaluations in 1 + m rounds; there is no preconditioner, and for stiff diffusion m is large: ``krylov=False`` makes
-    the matrix whatever its size. The host asks the device once in each iteration whether lanes continue, and with GMRES
-    once for each product.
+    serve, and most iterations take s evaluations. Systems of more than 512 unknowns are solved by GMRES without a
+    matrix. An iteration with m products then takes s (1 + m) evaluations in 1 + m rounds; without the problem's
+    ``preconditioner`` m is large for stiff diffusion: ``krylov=False`` makes the matrix whatever its size. The host
+    asks the device once in each iteration whether lanes continue, and with GMRES once for each product.
 
     Where Newton's method fails the state becomes NaN. In a coarse propagator this slows convergence; in the fine one,
     from a final state, the run ends with `Status.UNSOLVED`. Gradients flow through the step. They are right to what
