@@ -76,6 +76,7 @@ from parareal.problem._noise_path import NoisePath
 from parareal.problem._ode import ODE, Problem
 from parareal.problem._sde import SDE
 from parareal.problem._semilinear import Prediction, Semilinear, SemilinearODE, Split, Weights, scaled_phis
+from parareal.problem._structure import Banded, Sparse
 from parareal.results._history import History, IterationReport
 from parareal.results._record import Record
 from parareal.results._solution import Solution, SolveError, Stats
@@ -98,6 +99,7 @@ __all__ = [
     "SSPRK33",
     "AdamsBashforth",
     "Anderson",
+    "Banded",
     "Barrier",
     "Batched",
     "BogackiShampine",
@@ -166,6 +168,7 @@ __all__ = [
     "Serial",
     "Solution",
     "SolveError",
+    "Sparse",
     "Split",
     "Stats",
     "Status",

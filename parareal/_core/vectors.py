@@ -18,6 +18,9 @@ def flat(tree: State, lead: int) -> Tensor:
 
 def unflat(vector: Tensor, like: State, lead: int) -> State:
     """The inverse of `flat`, for leaves of the shapes and dtypes that ``like`` has behind its ``lead`` axes."""
+    if isinstance(like, Tensor):
+        part = vector.reshape((*vector.shape[:-1], *like.shape[lead:]))
+        return (part.real if part.is_complex() and not like.is_complex() else part).to(like.dtype)
     leaves, start = [], 0
     for leaf in trees.leaves(like):
         shape = leaf.shape[lead:]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
 from parareal.executors._base import Executor
 from parareal.grid._time_grid import TimeGrid
@@ -80,6 +81,8 @@ def fill(problem: Problem, fine: Integrator, grid: TimeGrid, us: State, executor
     device = trees.leaves(us)[0].device
     start, points = torch.tensor(grid.bounds[:-1]), grid.points
     u = trees.map(lambda leaf: leaf[:-1], us)
+    if (kept := fine.begin_slice(problem, u)) is not None:
+        u = Carried(u, kept)
     found, where = [us], [torch.tensor(grid.bounds)]
     for step in range(int(counts.max()) - 1):
         lanes = (counts > step + 1).nonzero()[:, 0]  # slices with a point of their own after this step
@@ -87,7 +90,7 @@ def fill(problem: Problem, fine: Integrator, grid: TimeGrid, us: State, executor
         u = trees.lanes(u, lanes.to(device))
         stages = fine.step(problem, points[at].to(device), points[at + 1].to(device), u)
         u = _play(stages, executor, len(lanes))
-        found.append(u)
+        found.append(without_history(u))
         where.append(at + 1)
         start, counts = start[lanes], counts[lanes]
     order = torch.cat(where).argsort().to(device)

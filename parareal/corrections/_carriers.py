@@ -10,11 +10,12 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.forward_mode import derivatives_for
+from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator
 from parareal.integrators._implicit import Implicit
-from parareal.integrators._newton import Matrix, to_state, to_vector
 from parareal.integrators._propagator import Propagator
+from parareal.integrators._stage_systems import Matrix, to_state, to_vector
 from parareal.integrators._traits import IntegratorTraits
 from parareal.problem._ode import Stages
 
@@ -42,22 +43,30 @@ class ImplicitCarrier(Carrier):
     """An implicit method: the slopes K of tangents V solve K_i = J_i (V + h sum_j a_ij K_j).
 
     The J_i are the derivatives with which Newton's method made its last correction, so that tangents cost no further
-    evaluation and no round. They are off by as little as that correction was.
+    evaluation and no round. They are off by as little as that correction was. Where systems are solved with a
+    factorisation that is kept, they are taken at the solution, in one more round, or are the matrix of the run.
     """
 
     method: Implicit
 
+    def begin_slice(self, problem: Any, u: State) -> Any:
+        """The factorisations that the method keeps."""
+        return self.method.begin_slice(problem.plain, u[0])
+
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
         """One step of states and tangents."""
-        method, (state, tangents), kept = self.method, u, list[Tensor]()
-        k, alive = yield from method.slopes(problem.plain, t0, t1, state, kept)
-        new = method.stepped(t1 - t0, state, k, alive)
+        method, (state, tangents) = self.method, without_history(u)
+        solver = method.solver(problem.plain, Carried(state, u.memory) if isinstance(u, Carried) else state)
+        solver.derivatives = []
+        k, alive = yield from method.slopes(solver, t0, t1, state)
+        new, jacobian = method.stepped(t1 - t0, state, k, alive), torch.cat(solver.derivatives, 1)
         table, h = method.table, (t1 - t0).to(k.dtype)
         a = tuple((*row, *[0.0] * (len(table.b) - len(row))) for row in table.a)
         if self.jacobian.kind == "full":
             rows = to_vector(tangents, 2)
-            return new, to_state(_stepped(a, table.b, h, torch.cat(kept, 1), rows), tangents, 2)
-        slopes = _diagonals(torch.cat(kept, 1), state)
+            moved = to_state(_stepped(a, table.b, h, jacobian, rows), tangents, 2)
+            return solver.carried((new, moved))
+        slopes = _diagonals(jacobian, state)
 
         def each(part: Tensor, diagonal: Tensor) -> Tensor:
             # Elements on their own: systems of one number.
@@ -66,7 +75,7 @@ class ImplicitCarrier(Carrier):
             moved = torch.func.vmap(lambda x, d: _stepped(a, table.b, h, d, x.unsqueeze(1)))(numbers, factors)
             return moved.transpose(0, 1).reshape(part.shape)
 
-        return new, trees.map(each, tangents, slopes)
+        return solver.carried((new, trees.map(each, tangents, slopes)))
 
 
 def _stepped(a: Matrix, b: tuple[float, ...], h: Tensor, jacobian: Tensor, rows: Tensor) -> Tensor:

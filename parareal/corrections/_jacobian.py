@@ -39,7 +39,8 @@ class Jacobian(Correction):
     discrete method; `torch.func` gives the derivatives of the right-hand side. Convergence is quadratic, and an affine
     equation is solved in one iteration. The correction costs no rounds, but it does cost work: every evaluation also
     computes one directional derivative for each tangent. They count as evaluations of the correction. The step of an
-    implicit method has its derivatives at hand, and carries tangents without further evaluations. A `Propagator` with
+    implicit method has its derivatives at hand, and carries tangents without further evaluations, or, where it keeps a
+    factorisation, with derivatives at the solution. A `Propagator` with
     ``differentiable=True`` is differentiated as a whole. Sweeps go by blocks of slices, a few sqrt(N) operations.
 
     Args:
@@ -217,8 +218,9 @@ def _check_differentiable(problem: Any, u0: State, fine: Any) -> None:
             'batching "vmap", "native" or "fold", stepped by an integrator, or a propagator of torch operations that '
             "says so, pr.Propagator(fn, differentiable=True), or another correction: pr.Secant"
         )
-    if implicit and not fine.eliminates(u0):
+    if implicit and not fine.eliminates(problem, u0):
         raise ValueError(
-            f"Jacobian came with {fine!r}, which solves its systems by GMRES, without the matrix that carries tangents "
-            "through a step; expected krylov=False, or another correction: pr.Secant"
+            f"Jacobian came with {fine!r}, which solves its systems by GMRES, or above 512 unknowns with structure=, and "
+            "so without the whole matrix that carries tangents through a step; expected krylov=False in place of GMRES, a "
+            "smaller state, or another correction: pr.Secant"
         )

@@ -163,6 +163,8 @@ class ActiveLanes:
             else:
                 number = np.stack([np.zeros(len(ids), dtype=np.int64), count[slices]], 1)
                 u = Carried(u, multistep.begin(u))
+        elif (kept := self.method.integrator.begin_slice(self.method.problem, u)) is not None:
+            u = Carried(u, kept)
         fresh = np.ones(len(ids), dtype=bool)
         lanes = Lanes(ids, count[slices], at, mesh.times(at), u, rows, fresh, number)
         if first is None:

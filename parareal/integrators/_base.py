@@ -64,6 +64,21 @@ class Integrator(ABC):
         """
         return self
 
+    def begin_slice(self, problem: Any, u: State) -> Any:
+        """What lanes carry through the steps of one slice beside their states, such as a factorisation.
+
+        Where it is not ``None``, steps are given `parareal.Carried` states and return such. Every slice begins with
+        what this gives, so that a slice remains a function of where it starts.
+
+        Args:
+            problem: The problem.
+            u: States at the left boundaries of slices, leaves ``(L, *state)``.
+
+        Returns:
+            A tree of tensors ``(L, ...)``, or ``None`` for nothing.
+        """
+        return None
+
     def first_function(self, problem: Any) -> Any:
         """The function that a step requests first, at its left end: the right-hand side by default."""
         return problem.rhs

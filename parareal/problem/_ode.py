@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.trees import State
+from parareal.problem._derivatives import Derivatives, Kept, checked, numbers
 from parareal.problem._lane_calls import Batching, OnLanes
+from parareal.problem._structure import Structure
 
 Stages: TypeAlias = Generator[tuple[Any, ...], State, State]
 """A computation on lanes that requests function values by yielding ``(function, *arguments)``; it is sent the
@@ -75,12 +78,23 @@ class ODE(Problem):
         per_sample: Data that belongs to the samples of a batch and follows them into every call, such as class
             labels: a tree of tensors whose leading axis is the number of samples. ``f`` is then called as
             ``f(t, u, rows)``, where ``rows`` holds, in the layout of the state's leaves, each lane's entries.
+        jacobian: ``jacobian(t, u)``, called as ``f`` is, gives df/du of one state as a real matrix ``(D, D)`` over its
+            numbers in flat order: leaf after leaf, each as by ``flatten``, a complex element as two numbers. With
+            ``"native"`` that is ``(L, D, D)``, with ``"fold"`` one matrix for each row, ``(L*B, d, d)``.
+            With ``samples=True`` a state is a batch of one sample, and ``(1, D, D)`` will do as well. It may be an
+            approximation: implicit methods then take more iterations to the same result. ``None`` differentiates ``f``.
+        linear: Says that ``f`` is affine in u, with a matrix that does not depend on t: implicit methods then make
+            one Jacobian in a run and one factorisation for each step size. It is checked at two states and 16 times.
+        structure: Where df/du has entries, a `Banded` or `Sparse`.
+        preconditioner: ``preconditioner(t, u, gamma, v)``, called as ``f`` is, gives about the solution x of
+            (I - gamma df/du) x = v, linear in v: for implicit methods that solve systems by GMRES.
 
     Time is float64 whatever the dtype of the state. Cast it (``t.to(u.dtype)``) where dtypes would mix.
 
     Raises:
-        TypeError: ``f`` is not callable, or ``per_sample`` holds something other than tensors.
-        ValueError: ``batching`` is unknown.
+        TypeError: ``f`` is not callable, ``per_sample`` holds something other than tensors, or another argument is
+            not of its type.
+        ValueError: ``batching`` is unknown. From `solve`: a Jacobian has another shape, or ``f`` is not affine.
 
     Examples:
         >>> import torch, parareal as pr
@@ -94,22 +108,44 @@ class ODE(Problem):
     f: Callable[..., Any]
     batching: Batching = "vmap"
     per_sample: State = None
+    jacobian: Callable[..., Any] | None = field(default=None, kw_only=True)
+    linear: Any = field(default=False, kw_only=True)
+    structure: Structure | None = field(default=None, kw_only=True)
+    preconditioner: Callable[..., Any] | None = field(default=None, kw_only=True)
+    derivatives: Derivatives = field(init=False, repr=False)
     _calls: OnLanes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self._prepare(checked(self.jacobian, self.linear, self.structure, self.preconditioner, self.batching))
+
+    def _prepare(self, derivatives: Derivatives) -> None:
         object.__setattr__(self, "_calls", OnLanes(self.f, self.batching))
+        object.__setattr__(self, "derivatives", derivatives)
         check_rows(self.per_sample)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.f, self.batching, self.per_sample)
+        more = self.jacobian, self.linear, self.structure, self.preconditioner
+        return _ode, (type(self), self.f, self.batching, self.per_sample, *more)
 
     def bind(self, u0: State, grid: Any, fine: Any) -> ODE:
-        """Returns itself: an ODE needs nothing from the run."""
-        return self
+        """Returns itself, or, where lanes share a matrix, a copy that keeps it for this run."""
+        if self.structure is not None:
+            self.structure.pattern(numbers(u0, 0))  # raises where it does not fit
+        if not self.derivatives.linear or self.per_sample is not None:
+            return self
+        bound, times = copy(self), (float(grid.edges[0]), float(grid.edges[-1]))
+        object.__setattr__(bound, "derivatives", replace(self.derivatives, kept=Kept(times)))
+        return bound
 
     def rhs(self, t: Tensor, u: State, rows: State = None) -> State:
         """du/dt on L lanes: ``t`` of shape ``(L,)``, leaves ``(L, *state)``; the engine counts one round a call."""
         return self._calls(t, u, rows)
+
+
+def _ode(kind: type[ODE], *args: Any) -> ODE:
+    f, batching, per_sample, jacobian, linear, structure, preconditioner = args
+    more = {"jacobian": jacobian, "linear": linear, "structure": structure, "preconditioner": preconditioner}
+    return kind(f, batching, per_sample, **more)
 
 
 def check_rows(per_sample: State) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.trees import State
+from parareal.problem._derivatives import PLAIN
 from parareal.problem._lane_calls import Batching
 from parareal.problem._ode import ODE
 
@@ -126,7 +127,7 @@ class SemilinearODE(ODE, Semilinear):
         self.__post_init__()
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        self._prepare(PLAIN)  # linear is another thing here
         parts = [self.linear] if isinstance(self.linear, Number) else trees.leaves(self.linear)
         for part in parts:
             if isinstance(part, bool) or not isinstance(part, Number | Tensor):

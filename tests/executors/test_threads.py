@@ -157,3 +157,20 @@ def test_a_turn_ends_with_an_error() -> None:
         with pytest.raises(ZeroDivisionError), differentiating():
             _ = 1 / 0
     assert states("ImplicitEuler", pr.Serial())[0].isfinite().all()
+
+
+def test_a_jacobian_and_a_preconditioner_may_take_derivatives_themselves() -> None:
+    def near(t: Tensor, u: Tensor, gamma: Tensor, v: Tensor) -> Tensor:
+        return v - gamma * torch.func.jvp(lambda x: f(t, x), (u,), (v,))[1]
+
+    given = pr.ODE(f, jacobian=torch.func.jacfwd(f, 1), preconditioner=near)
+    options: dict[str, Any] = {"coarse": pr.ImplicitEuler(1), "stop": pr.Iterations(2)}
+    for fine in (pr.ImplicitEuler(), pr.ImplicitEuler(krylov=True, rtol=1e-6)):
+
+        def run(executor: pr.Executor, fine: pr.Integrator = fine) -> list[Tensor]:
+            return [pr.solve(given, START, GRID, fine=fine, executor=executor, **options).us]
+
+        alone = run(pr.Serial())
+        calls = [lambda run=run: run(pr.Serial())] * 2
+        for together in [*at_once(calls, 2), run(pr.Batched(max_lanes=1, devices=["cpu", "cpu"]))]:
+            assert torch.equal(alone[0], together[0])
