@@ -46,6 +46,9 @@ _SMALL, _FAR = 0.1, 30.0
 mismatch, it is not trusted for moves that are smaller by the second factor: if F is flat far away, it is too small."""
 _FLAT = 2.0
 """Lower limit of the mismatch of such a slice: if F is flat far away, it is steep somewhere else."""
+_FINER, _STEEP = 100.0, 0.3
+"""The same for a mismatch that small moves have shown, for moves that are smaller by the first factor: between states
+that F treats alike there may be a narrow region where it changes, as between the components of a mixture."""
 _CLEAR = 30.0
 """A growth is measured only from moves that exceed rounding by this factor."""
 _FADING = 0.2
@@ -168,9 +171,9 @@ class SliceRecord:
         missed = self.mismatch[row, n]
         unseen = np.isnan(missed)
         # What a large move has shown may be false for small ones: if F is flat far away, it is too small.
-        far = self.shown_by[row, n] > _FAR * moved_by
-        doubtful = ~unseen & ~self.gentle[row, n] & far
-        missed = np.where(doubtful, np.maximum(missed, _FLAT), missed)
+        gentle, shown_by = self.gentle[row, n], self.shown_by[row, n]
+        doubtful = ~unseen & (shown_by > np.where(gentle, _FINER, _FAR) * moved_by)
+        missed = np.where(doubtful, np.maximum(missed, np.where(gentle, _STEEP, _FLAT)), missed)
         prior = self._settings.prior
         for system in np.unique(row[unseen]):
             here = unseen & (row == system)
