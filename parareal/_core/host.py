@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,10 +26,12 @@ def index_to(device: torch.device, index: Ints | Bools) -> Tensor:
 
 def entries(table: Tensor, index: Ints) -> Tensor:
     """``table[index]``: a view where the index is a range, for which nothing has to get to the device."""
-    flat = index.reshape(-1)
-    if len(flat) and bool((np.diff(flat) == 1).all()):
-        first = int(flat[0])
-        return table[first : first + len(flat)].reshape(index.shape)
+    flat = index if index.ndim == 1 else index.reshape(-1)
+    if count := len(flat):
+        first, last = int(flat[0]), int(flat[-1])
+        if last - first == count - 1 and (count < 3 or bool((flat[1:] > flat[:-1]).all())):
+            part = table[first : last + 1]
+            return part if index.ndim == 1 else part.reshape(index.shape)
     return table[index_to(table.device, index)]
 
 

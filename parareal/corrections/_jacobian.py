@@ -220,7 +220,7 @@ def _check_differentiable(problem: Any, u0: State, fine: Any) -> None:
         )
     if implicit and not fine.eliminates(problem, u0):
         raise ValueError(
-            f"Jacobian came with {fine!r}, which solves its systems by GMRES, or above 512 unknowns with structure=, and "
-            "so without the whole matrix that carries tangents through a step; expected krylov=False in place of GMRES, a "
-            "smaller state, or another correction: pr.Secant"
+            f"Jacobian came with {fine!r}, which solves its systems by GMRES, or above 512 unknowns with structure=, "
+            "and so without the whole matrix that carries tangents through a step; expected krylov=False in place of "
+            "GMRES, a smaller state, or another correction: pr.Secant"
         )

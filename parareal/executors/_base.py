@@ -89,6 +89,8 @@ def cut(lanes: int, most: int | None, sizes: tuple[int, ...] = ()) -> list[tuple
         most: Most lanes in one call; ``None`` for no limit.
         sizes: The only numbers of lanes that a call may have, rising; empty for any number.
     """
+    if lanes and not sizes and (most is None or most >= lanes):
+        return [(lanes, lanes)]
     most = sizes[-1] if sizes else most or lanes
     parts = [min(most, lanes - begin) for begin in range(0, lanes, most)] if lanes else []
     return [(part, next((size for size in sizes if size >= part), part)) for part in parts]

@@ -220,7 +220,7 @@ def factors_for(problem: Any, vector: Tensor, stages: int) -> Factors:
 
 @lru_cache(maxsize=16)
 def pattern_of(structure: Structure, size: int) -> Pattern:
-    """The pattern of a structure for states of so many numbers."""
+    """The pattern of a structure for states of that many numbers."""
     return structure.pattern(size)
 
 

@@ -93,7 +93,7 @@ def near(h: float, times: tuple[float, float]) -> float:
     """The step to factorise for: a function of the step and the run alone, the same for all steps of a uniform grid.
 
     These differ in their last digits. An equal share of the run within 36 binary digits is taken, or, where there is
-    none, the step to so many digits.
+    none, the step to that many digits.
     """
     span = times[1] - times[0]
     count = round(span / h) if h else 0
