@@ -188,3 +188,14 @@ def _axpy(u: Tensor, h: Tensor, weights: Sequence[float], slopes: Sequence[Tenso
         term = k if w == 1.0 else k * w
         total = term if total is None else total + term
     return u if total is None else (per_lane(h, u) * total).add_(u)
+
+
+def flattened(tree: Any) -> tuple[list[Any], Any]:
+    """All leaves of a tree, tensors or not, and its structure, which is hashable and which `unflattened` takes."""
+    found, how = pytree.tree_flatten(tree)
+    return found, how
+
+
+def unflattened(parts: Sequence[Any], how: Any) -> Any:
+    """The inverse of `flattened`."""
+    return pytree.tree_unflatten(list(parts), how)
