@@ -139,9 +139,8 @@ class Captured(nn.Module):
             raise TypeError(f"fn is {described(given)}; expected a function or a module")
         check_count(max_graphs, "max_graphs")
         self.fn, self.max_graphs = fn, max_graphs
-        if isinstance(fn, nn.Module):
-            self.training = fn.training
         self._start()
+        super().train(getattr(fn, "training", False) is True)  # a plain function has no mode
 
     def _start(self) -> None:
         self._graphs: dict[Hashable, Graph | None] = {}
