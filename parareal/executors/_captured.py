@@ -94,7 +94,20 @@ class Graph:
         return trees.map(_copied, self.value)
 
 
-class Captured(nn.Module):
+class _Held:
+    """The graphs of a function. It has no ``__dict__``: a copy of the function for another device has its own."""
+
+    __slots__ = ("graphs", "lock", "recorder", "standing", "warned")
+
+    def __init__(self) -> None:
+        self.graphs: dict[Hashable, Graph | None] = {}
+        self.lock = threading.RLock()
+        self.recorder = RECORDER()
+        self.standing: Any = None
+        self.warned = False
+
+
+class Captured:
     """A function whose calls on a GPU are captured as CUDA graphs, one for each shape of its arguments, and replayed.
 
     A call then costs what its kernels take, and not what Python takes to start them. Use it for a network or a
@@ -107,12 +120,13 @@ class Captured(nn.Module):
     - ask for no value on the host: no ``.item()``, no ``if`` about a tensor.
 
     A function that cannot be captured is called as it is, after a warning; so it is where its values need gradients.
-    Calls whose arguments carry derivatives are made as they are.
-    What else it does in Python happens only while it is captured. After parameters have been replaced, and not
-    changed in place, call `forget`; ``to``, ``train`` and ``eval`` of this module do so themselves.
+    Calls whose arguments carry derivatives are made as they are. What else it does in Python happens only while it is
+    captured. A module that is moved, cast, or set to another mode is captured anew; after its tensors have been
+    replaced in other ways, and not changed in place, call `forget`.
 
     Args:
-        fn: The function, or module: of tensors and of anything hashable, to tensors in tuples, lists and dicts.
+        fn: The function, module or method ``module.forward``: of tensors and of anything hashable, to tensors in
+            tuples, lists and dicts.
         max_graphs: Most graphs: each keeps memory for its intermediate values. Calls of further shapes are made as they
             are, after a warning.
 
@@ -133,38 +147,43 @@ class Captured(nn.Module):
     """
 
     def __init__(self, fn: Callable[..., Any], max_graphs: int = 16) -> None:
-        super().__init__()
         given: Any = fn
         if not callable(given):
             raise TypeError(f"fn is {described(given)}; expected a function or a module")
         check_count(max_graphs, "max_graphs")
         self.fn, self.max_graphs = fn, max_graphs
-        self._start()
-        super().train(getattr(fn, "training", False) is True)  # a plain function has no mode
+        self._held = _Held()
 
-    def _start(self) -> None:
-        self._graphs: dict[Hashable, Graph | None] = {}
-        self._lock = threading.RLock()
-        self._recorder = RECORDER()
-        self._warned = False
+    def __repr__(self) -> str:
+        return f"Captured({self._name}, max_graphs={self.max_graphs})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.fn, self.max_graphs)
 
     def forget(self) -> None:
         """Drops all graphs; the next calls are captured anew."""
-        with self._lock:
-            self._graphs.clear()
-            self._recorder = RECORDER()
+        held = self._held
+        with held.lock:
+            held.graphs.clear()
+            held.recorder = RECORDER()
 
     @property
     def graphs(self) -> int:
         """How many graphs there are."""
-        return sum(graph is not None for graph in self._graphs.values())
+        return sum(graph is not None for graph in self._held.graphs.values())
 
-    def extra_repr(self) -> str:
-        """A function that is no module, and the limit."""
-        own = "" if isinstance(self.fn, nn.Module) else f"{self.fn!r}, "
-        return f"{own}max_graphs={self.max_graphs}"
+    @property
+    def module(self) -> nn.Module | None:
+        """The module that is called, if it is one, or one's method."""
+        owner = getattr(self.fn, "__self__", None) if not isinstance(self.fn, nn.Module | Captured) else self.fn
+        return owner.module if isinstance(owner, Captured) else owner if isinstance(owner, nn.Module) else None
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    @property
+    def _name(self) -> str:
+        owner = self.module
+        return type(owner).__name__ if owner is not None else getattr(self.fn, "__name__", type(self.fn).__name__)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The value of the function."""
         parts, how = trees.flattened((args, kwargs))
         device = self._device(parts)
@@ -176,13 +195,25 @@ class Captured(nn.Module):
         key = (how, shapes, others, device, _modes(device))
         if not _hashable(key):
             return self.fn(*args, **kwargs)
-        with self._lock:
-            if key not in self._graphs:
-                self._graphs[key] = self._captured(parts, how, device)
-            graph = self._graphs[key]
+        held = self._held
+        with held.lock:
+            if (standing := self._standing()) != held.standing:
+                self.forget()
+                held.standing = standing
+            if key not in held.graphs:
+                held.graphs[key] = self._captured(parts, how, device)
+            graph = held.graphs[key]
             if graph is not None:
                 return graph(tensors)
         return self.fn(*args, **kwargs)
+
+    def _standing(self) -> Any:
+        """What changes where a module is moved, cast, or set to another mode."""
+        owner = self.module
+        if owner is None:
+            return None
+        first = next(owner.parameters(), None)
+        return owner.training, None if first is None else first.data_ptr()
 
     def _device(self, parts: list[Any]) -> torch.device | None:
         """The device of all tensors among the arguments, if a call with them can be captured."""
@@ -191,11 +222,11 @@ class Captured(nn.Module):
             return None
         device = tensors[0].device
         alike = all(part.device == device for part in tensors)
-        return device if alike and self._recorder.takes(device) else None
+        return device if alike and self._held.recorder.takes(device) else None
 
     def _captured(self, parts: list[Any], how: Any, device: torch.device) -> Graph | None:
         """The graph of a call, ``None`` where there can be none."""
-        name = type(self.fn).__name__ if isinstance(self.fn, nn.Module) else getattr(self.fn, "__name__", repr(self.fn))
+        name = self._name
         if self.graphs >= self.max_graphs:
             self._warn(
                 f"{name} is called with more than max_graphs={self.max_graphs} shapes of arguments, and with further "
@@ -211,12 +242,12 @@ class Captured(nn.Module):
             return self.fn(*args, **kwargs)
 
         with _Uncached(device):
-            values = [self._recorder.warm_up(call, own, device) for _ in range(2)]
+            values = [self._held.recorder.warm_up(call, own, device) for _ in range(2)]
             if why := _why_not(values[-1], device):
                 self._warn(f"{name} {why}")
                 return None
             try:
-                value, replay = self._recorder.record(call, own, device)
+                value, replay = self._held.recorder.record(call, own, device)
             except RuntimeError as error:
                 said = str(error).strip().splitlines() or [type(error).__name__]
                 self._warn(
@@ -227,26 +258,9 @@ class Captured(nn.Module):
         return Graph(own, value, replay)
 
     def _warn(self, text: str) -> None:
-        if not self._warned:
-            self._warned = True
+        if not self._held.warned:
+            self._held.warned = True
             warnings.warn(text, RuntimeWarning, stacklevel=2)
-
-    def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        self.forget()
-        return super()._apply(*args, **kwargs)
-
-    def train(self, mode: bool = True) -> Captured:
-        """See `torch.nn.Module.train`."""
-        self.forget()
-        return super().train(mode)
-
-    def __getstate__(self) -> dict[str, Any]:
-        own = ("_graphs", "_lock", "_recorder", "_warned")
-        return {name: part for name, part in self.__dict__.items() if name not in own}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._start()
 
 
 class _Uncached:
