@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,8 +24,36 @@ def to_device(numbers: Tensor, device: torch.device, dtype: torch.dtype | None =
 
 
 def index_to(device: torch.device, index: Ints | Bools) -> Tensor:
-    """An index, or a mask, on the device; see `to_device`."""
-    return to_device(torch.from_numpy(index), device)
+    """An index, or a mask, on the device, which is not written to; see `to_device`.
+
+    The same few come again and again, within a round and from round to round: what was sent lately is kept.
+    """
+    values = torch.from_numpy(index)
+    if device.type == "cpu":
+        return values
+    if index.size > _LARGE:
+        return known(to_device(values, device), values)
+    # A copy that was made on another stream may not have arrived for this one.
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    key = (device, stream, index.dtype.char, index.shape, index.tobytes())
+    found = _SENT.pop(key, None)
+    if found is None:
+        found = known(to_device(values.clone(), device), values.clone())
+        while len(_SENT) >= _MOST:
+            _SENT.pop(next(iter(_SENT)), None)
+    _SENT[key] = found  # at the end again: the first is the one that has not been asked for longest
+    return found
+
+
+_SENT: dict[Any, Tensor] = {}
+_MOST, _LARGE = 256, 4096
+
+
+def beside(index: Tensor, leaf: Tensor) -> Tensor:
+    """An index where a leaf lies: most leaves lie on the device, and the times of histories on the host."""
+    if index.device == leaf.device:
+        return index
+    return values_of(index).to(leaf.device)
 
 
 def entries(table: Tensor, index: Ints) -> Tensor:
@@ -48,3 +79,30 @@ def known(numbers: Tensor, values: Tensor) -> Tensor:
 def values_of(numbers: Tensor) -> Tensor:
     """The same numbers on the host, where it knows them; otherwise themselves."""
     return getattr(numbers, "_parareal_values", numbers)
+
+
+def still_known(new: Tensor, olds: Sequence[Tensor], fn: Callable[[Sequence[Tensor]], Tensor]) -> Tensor:
+    """``new``, made by ``fn`` of tensors, whose values the host knows if it knows all of theirs."""
+    if new.device.type != "cpu" and all(hasattr(old, "_parareal_values") for old in olds):
+        return known(new, fn([values_of(old) for old in olds]))
+    return new
+
+
+def on_host(numbers: Tensor) -> Tensor:
+    """The same numbers on the host, from the device if it does not know them."""
+    return values_of(numbers).cpu()
+
+
+def sent(device: torch.device, *numbers: Tensor | float, dtype: torch.dtype | None = None) -> list[Any]:
+    """Numbers of each lane on a device, in one copy if they lie on the host; floats stay.
+
+    Args:
+        device: The device.
+        numbers: Tensors, ``(L,)`` or ``()``, of one dtype.
+        dtype: Another dtype for them.
+    """
+    tensors = [number for number in numbers if isinstance(number, Tensor)]
+    if not tensors or tensors[0].device == device:
+        return [n.to(dtype) if dtype is not None and isinstance(n, Tensor) else n for n in numbers]
+    arrived = iter(to_device(torch.stack(torch.broadcast_tensors(*tensors)), device, dtype))
+    return [next(arrived) if isinstance(number, Tensor) else number for number in numbers]

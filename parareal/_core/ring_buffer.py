@@ -7,7 +7,7 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
-from parareal._core.host import index_to
+from parareal._core.host import beside, index_to
 from parareal._core.trees import State
 
 
@@ -60,7 +60,7 @@ class Ring:
             if isinstance(index, slice):
                 leaf[index] = new
             else:
-                leaf.index_copy_(0, index, new)
+                leaf.index_copy_(0, beside(index, leaf), new.to(leaf.device))
 
     def has(self, ids: Ints, iterate: Ints) -> Bools:
         """Whether these iterates are still held."""
@@ -96,5 +96,5 @@ class Ring:
         if len(held):
             here, there = (index_to(self._device, index) for index in (held, rows))
             for leaf, former in zip(trees.leaves(tree), trees.leaves(self.tree), strict=True):
-                leaf.index_copy_(0, there, former.index_select(0, here))
+                leaf.index_copy_(0, beside(there, leaf), former.index_select(0, beside(here, leaf)))
         self.tree, self._iterate, self.depth = tree, numbers, depth  # all at once: Ctrl-C may come at any time
