@@ -33,16 +33,46 @@ def index_to(device: torch.device, index: Ints | Bools) -> Tensor:
         return values
     if index.size > _LARGE:
         return known(to_device(values, device), values)
-    # A copy that was made on another stream may not have arrived for this one.
-    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-    key = (device, stream, index.dtype.char, index.shape, index.tobytes())
+    key = _key(device, index)
     found = _SENT.pop(key, None)
     if found is None:
-        found = known(to_device(values.clone(), device), values.clone())
-        while len(_SENT) >= _MOST:
-            _SENT.pop(next(iter(_SENT)), None)
-    _SENT[key] = found  # at the end again: the first is the one that has not been asked for longest
+        values = values.clone()
+        found = known(to_device(values, device), values)
+    _keep(key, found)
     return found
+
+
+def send_ahead(device: torch.device, indices: Sequence[Ints]) -> None:
+    """Sends indices that `index_to` is about to be asked for, in one copy; without this it sends each for itself."""
+    if device.type == "cpu":
+        return
+    wanted = [index for index in indices if 1 < index.size <= _LARGE and index.dtype == np.int64 and not _rises(index)]
+    new = {_key(device, index): index for index in wanted}
+    new = {key: index for key, index in new.items() if key not in _SENT}
+    if len(new) < 2:
+        return
+    values = torch.from_numpy(np.concatenate([index.reshape(-1) for index in new.values()]))
+    sizes = [index.size for index in new.values()]
+    parts = zip(to_device(values, device).split(sizes), values.split(sizes), strict=True)
+    for (key, index), (there, here) in zip(new.items(), parts, strict=True):
+        _keep(key, known(there.reshape(index.shape), here.reshape(index.shape)))
+
+
+def _rises(index: Ints) -> bool:
+    """Whether it is a range, for which a view takes the place of an index."""
+    return bool((np.diff(index.reshape(-1)) == 1).all())
+
+
+def _key(device: torch.device, index: Ints | Bools) -> Any:
+    # A copy that was made on another stream may not have arrived for this one.
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    return device, stream, index.dtype.char, index.shape, index.tobytes()
+
+
+def _keep(key: Any, found: Tensor) -> None:
+    while len(_SENT) >= _MOST:
+        _SENT.pop(next(iter(_SENT)), None)  # the one that has not been asked for longest
+    _SENT[key] = found
 
 
 _SENT: dict[Any, Tensor] = {}
@@ -58,10 +88,9 @@ def beside(index: Tensor, leaf: Tensor) -> Tensor:
 
 def entries(table: Tensor, index: Ints) -> Tensor:
     """``table[index]``: a view where the index is a range, for which nothing has to get to the device."""
-    flat = index.reshape(-1)
-    if len(flat) and bool((np.diff(flat) == 1).all()):
-        first = int(flat[0])
-        return table[first : first + len(flat)].reshape(index.shape)
+    if index.size and _rises(index):
+        first = int(index.flat[0])
+        return table[first : first + index.size].reshape(index.shape)
     return table[index_to(table.device, index)]
 
 

@@ -62,6 +62,11 @@ class Ring:
             else:
                 leaf.index_copy_(0, beside(index, leaf), new.to(leaf.device))
 
+    def wanted(self, ids: Ints, iterate: Ints) -> list[Ints]:
+        """The index that these states are read or written with, if it takes one; see `host.send_ahead`."""
+        rows = self._rows(ids, iterate)
+        return [] if len(rows) < 2 or bool((np.diff(rows) == 1).all()) else [rows]
+
     def has(self, ids: Ints, iterate: Ints) -> Bools:
         """Whether these iterates are still held."""
         return self._iterate[self._rows(ids, iterate)] == iterate
