@@ -66,7 +66,8 @@ def _rises(index: Ints) -> bool:
 def _key(device: torch.device, index: Ints | Bools) -> Any:
     # A copy that was made on another stream may not have arrived for this one.
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-    return device, stream, index.dtype.char, index.shape, index.tobytes()
+    # Autograd takes no tensors that were made in inference mode.
+    return device, stream, torch.is_inference_mode_enabled(), index.dtype.char, index.shape, index.tobytes()
 
 
 def _keep(key: Any, found: Tensor) -> None:

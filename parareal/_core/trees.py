@@ -104,7 +104,8 @@ def lanes(tree: State, index: slice | Tensor) -> State:
 
 
 def _part(leaf: Tensor, index: slice) -> Tensor:
-    return still_known(leaf[index], [leaf], lambda values: values[0][index])
+    part = leaf[index]
+    return part if leaf.device.type == "cpu" else still_known(part, [leaf], lambda values: values[0][index])
 
 
 def clone(tree: State) -> State:
