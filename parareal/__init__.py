@@ -22,6 +22,7 @@ from parareal.distributed._lane_parallel import Distributed
 from parareal.distributed._process_group import RankError
 from parareal.distributed._rank_pipeline import RankPipeline
 from parareal.executors._base import Executor
+from parareal.executors._captured import Captured
 from parareal.executors._local import Batched, Serial
 from parareal.grid._time_grid import TimeGrid
 from parareal.integrators import (
@@ -106,6 +107,7 @@ __all__ = [
     "BrownianPath",
     "ButcherTableau",
     "Candidate",
+    "Captured",
     "Carried",
     "CashKarp",
     "Change",

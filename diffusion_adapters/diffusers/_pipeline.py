@@ -147,6 +147,7 @@ def parallelize(
     check: bool | None = None,
     verify: bool = False,
     warm_start: bool = False,
+    executor: pr.Executor | None = None,
 ) -> ParallelPipeline:
     """A diffusers pipeline whose denoising loop runs in parallel in time, to the same result.
 
@@ -181,6 +182,9 @@ def parallelize(
             and the noise levels the same ends: fewer rounds where little has changed, such as a guidance scale or a
             word of the prompt. With another number of steps states are interpolated; with latents of another shape the
             call starts as the first one does. Results keep the same tolerance.
+        executor: How the timesteps of a round are computed: ``pr.Batched(max_lanes=...)`` bounds the network's batch,
+            ``pr.Batched(pad_to=...)`` gives it fixed ones, for networks that are compiled, captured or exported. A lane
+            is one sample at one timestep: with guidance the network gets two rows for each.
 
     Returns:
         A `ParallelPipeline`.
@@ -216,7 +220,7 @@ def parallelize(
         default_rtol=RTOL,
         default_width=WIDTH,
     )
-    setup = Setup(options, dtype, check, warm_start)
+    setup = Setup(options, dtype, check, warm_start, executor)
     return ParallelPipeline(pipe, setup)
 
 

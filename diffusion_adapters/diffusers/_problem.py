@@ -36,6 +36,7 @@ class Setup:
         dtype: The dtype of states between calls of the network.
         check: Whether the result is compared with the scheduler's own steps; ``None`` for wherever that is possible.
         warm_start: Whether calls start from the states of those before.
+        executor: How the lanes of a round are evaluated; ``None`` for all in one call.
         eta: What the pipeline passes on to ``step``.
         use_clipped: Likewise ``use_clipped_model_output``.
         guidance: The scale of the call's guidance, 1 without.
@@ -46,6 +47,7 @@ class Setup:
     dtype: torch.dtype = torch.float32
     check: bool | None = None
     warm_start: bool = False
+    executor: pr.Executor | None = None
     eta: float = 0.0
     use_clipped: bool = False
     guidance: float = 1.0
@@ -61,6 +63,17 @@ class Setup:
         if not isinstance(warm, bool):
             raise TypeError(
                 f"warm_start is {kind_of(warm)}; expected True or False: with True each call starts from the one before"
+            )
+
+        executor: Any = self.executor
+        if executor is None:
+            return
+        if not isinstance(executor, pr.Executor):
+            raise TypeError(f"executor is {kind_of(executor)}; expected an executor such as pr.Batched(pad_to=(4, 16))")
+        if isinstance(executor, pr.Distributed) or getattr(executor, "devices", None) is not None:
+            raise ValueError(
+                f"executor={executor!r} calls the network on several devices or processes, and a pipeline has one; "
+                "expected pr.Batched(max_lanes=...), pr.Batched(pad_to=...) or pr.Serial()"
             )
 
     @property
@@ -210,6 +223,7 @@ def prepare(
             fine=fine,
             coarse=correction,
             schedule=window,
+            executor=setup.executor,
             stop=rule if rtol is None else options.rule(window, rtol),
             max_iterations=options.max_iterations,
             samples=True,

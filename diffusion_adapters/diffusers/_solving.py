@@ -64,6 +64,10 @@ class Run:
         self._engine.abandon()
 
 
+def _none(lanes: int) -> int:
+    return 0
+
+
 @dataclass(eq=False)
 class Round:
     """A request of the engine. Each group of steps with lanes in it is answered in a turn of the loop of its own.
@@ -71,11 +75,13 @@ class Round:
     Attributes:
         request: The request.
         waiting: Groups that have no answer yet: the number of the group, and of the lanes in it (``None`` for all).
+        padding: How many lanes are added to some of the request, so that the network gets a batch that it knows.
         answers: The lanes of the others, and their values.
     """
 
     request: Request
     waiting: list[tuple[int, Tensor | None]]
+    padding: Callable[[int], int] = _none
     answers: list[tuple[Tensor | None, Tensor]] = field(default_factory=list[tuple["Tensor | None", Tensor]])
 
     @property
@@ -85,8 +91,17 @@ class Round:
 
     @property
     def lanes(self) -> Lanes:
-        """The lanes of this turn."""
-        return self.request.lanes.some(self.waiting[0][1])
+        """The lanes of this turn, the last of them repeated where the network's batch is fixed."""
+        rows = self.waiting[0][1]
+        if rows is not None and self.added:
+            rows = torch.cat([rows, rows[-1:].expand(self.added)])
+        return self.request.lanes.some(rows)
+
+    @property
+    def added(self) -> int:
+        """How many lanes of this turn are repetitions. Those of a whole request are the executor's."""
+        rows = self.waiting[0][1]
+        return 0 if rows is None else self.padding(len(rows))
 
     def prefer(self, group: int) -> bool:
         """Moves the lanes of a group to the front; returns whether there are any."""
@@ -96,7 +111,8 @@ class Round:
 
     def answer(self, value: Tensor) -> None:
         """Keeps the values of this turn's lanes."""
-        self.answers.append((self.waiting.pop(0)[1], value))
+        rows = self.waiting.pop(0)[1]
+        self.answers.append((rows, value if rows is None else value[: len(rows)]))
 
 
 class Solving:
@@ -130,7 +146,7 @@ class Solving:
     ) -> None:
         self._call, self.steps, self._batch, self._networks, self._draw = call, steps, batch, networks, draw
         self.run = Run(checker, batch.latents)
-        self.turns = 0
+        self.turns = self._added = 0
         self._shown = batch.as_kept(batch.latents.clone())
         self._answered: tuple[Request, Tensor] | None = None
         self.round = self._next_round(None)
@@ -148,7 +164,10 @@ class Solving:
         solution = self.run.solution
         if solution is None or not self.steps.many:
             return solution
-        return replace(solution, stats=replace(solution.stats, rounds=self.turns, calls=self.turns))
+        padded = solution.stats.padded_lanes + self._added
+        return replace(
+            solution, stats=replace(solution.stats, rounds=self.turns, calls=self.turns, padded_lanes=padded)
+        )
 
     def next_timestep(self) -> Tensor:
         """The timestep of the next turn. The loop's ``enumerate`` gives its number."""
@@ -166,7 +185,11 @@ class Solving:
     def _next_round(self, value: Tensor | None) -> Round | None:
         self._networks.known.next_round()
         request = self.run.advance(value)
-        return None if request is None else Round(request, split(self.steps.of_grid, request.lanes.at))
+        if request is None:
+            return None
+        executor = self._call.setup.executor
+        padding = _none if executor is None else executor.padded
+        return Round(request, split(self.steps.of_grid, request.lanes.at), padding)
 
     def _current(self) -> Round:
         if self.round is None:
@@ -212,6 +235,7 @@ class Solving:
             self._see_first(sample, given.get("generator"), model_output.dtype)
         self.turns += 1
         now, checker = self._current(), self.run.checker
+        self._added += now.added
         now.answer(self._of_lanes(model_output, now.lanes))
         if now.waiting:
             return self._shown

@@ -17,6 +17,7 @@ from diffusion_adapters._validate import one_of
 from diffusion_adapters.models._prediction import Levels, Row, per_row
 from diffusion_adapters.noise_schedules._base import NoiseSchedule
 from diffusion_adapters.noise_schedules._named import Flow
+from parareal.extend import per_lane, sent, values_of
 
 _SMALL_SIGNAL = 1e-3
 """Below this alpha at the noisy end, z = x/alpha would lose more than three of the seven digits of x0 in float32."""
@@ -73,9 +74,24 @@ class Coordinates(ABC):
 
     def split(self, tau: Tensor, u: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
         """The x0 and eps of a state and du/dtau there, ``tau`` of shape ``(B,)`` or ``()``."""
-        a, b = (per_row(share, u) for share in self.shares(tau))
+        a, b = (per_row(share, u) for share in self._shares_beside(tau, u))
         rate = self.rate  # a b' - b a' is 1 in both coordinates
         return rate.b * u - b * slope, a * slope - rate.a * u
+
+    def x0_lanes(self, tau: Tensor, u: Tensor, slope: Tensor) -> Tensor:
+        """The x0 of `split_lanes` alone."""
+        _, b = self._shares_beside(tau, u)
+        whole = u if self.rate.b == 1.0 else self.rate.b * u
+        return whole - per_lane(b, u) * slope
+
+    def eps_lanes(self, tau: Tensor, u: Tensor, slope: Tensor) -> Tensor:
+        """The eps of `split_lanes` alone."""
+        a, _ = self._shares_beside(tau, u)
+        return per_lane(a, u) * slope - self.rate.a * u
+
+    def _shares_beside(self, tau: Tensor, u: Tensor) -> list[Tensor]:
+        """`shares` where ``u`` lies; computed on the host where that knows ``tau``."""
+        return sent(u.device, *self.shares(values_of(tau)))
 
     def split_lanes(self, tau: Tensor, u: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
         """`split` on lanes of batches: ``tau`` of shape ``(L,)``, the others ``(L, B, *rest)``."""

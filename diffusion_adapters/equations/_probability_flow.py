@@ -18,7 +18,7 @@ from diffusion_adapters.models._model import DiffusionModel
 from diffusion_adapters.models._prediction import ROWS, combined, factors_between, per_row
 from diffusion_adapters.models._training_mode import check_mode
 from diffusion_adapters.noise_schedules._check import check_schedule
-from parareal.extend import select, to_device, values_of
+from parareal.extend import select, sent, values_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,19 +197,10 @@ class RightHandSide:
             levels = levels._replace(alpha_dot=schedule.alpha_dot(t), sigma_dot=schedule.sigma_dot(t))
         scale = coordinates.scale(levels)
         factors = () if direct else factors_between(levels, ROWS[model.prediction](levels), coordinates.rate)
-        t, scale, *factors = _sent(there, t, scale, *factors)
+        t, scale, *factors = sent(there, t, scale, *factors)
         x = per_row(scale, u) * u
         value = model.evaluate(x, t, self.join(rows or []), self.dtype)
         return value if direct else combined(value, x, *factors)
-
-
-def _sent(device: torch.device, *numbers: Tensor | float) -> list[Any]:
-    """Numbers of each row on the device, in one copy where they were computed on the host; floats stay."""
-    tensors = [number for number in numbers if isinstance(number, Tensor)]
-    if tensors[0].device == device:
-        return [*numbers]
-    sent = iter(to_device(torch.stack(torch.broadcast_tensors(*tensors)), device))
-    return [next(sent) if isinstance(number, Tensor) else number for number in numbers]
 
 
 def check_start(model: DiffusionModel) -> None:
@@ -236,8 +227,14 @@ def diffusion_split(problem: DiffusionODE, coordinates: Coordinates, prediction:
         return b != 0 if data else a == 0
 
     def rest(tau: Tensor, u: Tensor, slope: Tensor) -> Tensor:
-        x0, eps = coordinates.split_lanes(tau, u, slope)
-        return select(takes_data(*coordinates.shares(tau)), x0, eps)
+        mask = takes_data(*coordinates.shares(values_of(tau)))
+        if mask.device == u.device:
+            return select(mask, *coordinates.split_lanes(tau, u, slope))
+        if bool(mask.all()):  # the host knows which of the two is needed
+            return coordinates.x0_lanes(tau, u, slope)
+        if not bool(mask.any()):
+            return coordinates.eps_lanes(tau, u, slope)
+        return select(mask, *coordinates.split_lanes(tau, u, slope))
 
     def weights(t0: Tensor, t1: Tensor, n: int) -> pr.Weights:
         h = coordinates.level(t1) - coordinates.level(t0)
@@ -250,4 +247,4 @@ def diffusion_split(problem: DiffusionODE, coordinates: Coordinates, prediction:
         phi = pr.scaled_phis(h, h.new_tensor(-1.0 if data else 1.0), n, scale, first)
         return pr.Weights(h, (keep,), [(part,) for part in phi], phi[0], scale)
 
-    return pr.Split(problem.rhs, rest, coordinates.level, coordinates.at_level, weights, endless=True)
+    return pr.Split(problem.rhs, rest, coordinates.level, coordinates.at_level, weights, endless=True, on_host=True)

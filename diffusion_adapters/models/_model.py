@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import parareal as pr
 from diffusion_adapters._validate import check_floating, finite, kind_of
 from diffusion_adapters.models._conditioning import check_conditioning, expand, map_tensors, stack_branches
 from diffusion_adapters.models._prediction import Prediction, check_prediction, convert, levels_at, per_row
@@ -110,9 +111,10 @@ class DiffusionModel:
     @property
     def dtype(self) -> torch.dtype | None:
         """The dtype that the network computes in: that of a module's first floating-point parameter, else x's own."""
-        if not isinstance(self.network, nn.Module):
+        network: Any = self.network.module if isinstance(self.network, pr.Captured) else self.network
+        if not isinstance(network, nn.Module):
             return None
-        return next((p.dtype for p in self.network.parameters() if p.is_floating_point()), None)
+        return next((p.dtype for p in network.parameters() if p.is_floating_point()), None)
 
     @property
     def guidance(self) -> float:

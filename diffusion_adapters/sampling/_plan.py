@@ -12,7 +12,7 @@ from torch import Tensor
 import parareal as pr
 from diffusion_adapters._validate import count, explain_keywords, kind_of
 from diffusion_adapters.equations._reverse_sde import NoisyFlow
-from diffusion_adapters.models._conditioning import map_tensors
+from diffusion_adapters.models._conditioning import map_tensors, split
 from diffusion_adapters.models._model import DiffusionModel
 from diffusion_adapters.models._training_mode import check_mode
 from diffusion_adapters.noise_schedules._base import Spacing
@@ -39,6 +39,7 @@ def plan(
     generator: Any = None,
     budget: float = 60.0,
     start: StartGuess | None = None,
+    executor: pr.Executor | None = None,
 ) -> pr.Plan:
     """Measures which settings of `sample` are fastest on this device, or that nothing beats the serial sampler.
 
@@ -57,6 +58,8 @@ def plan(
         generator: As in `sample`.
         budget: Seconds after which no further candidate is tried.
         start: As in `sample`, where calls will have one: all trials start from it.
+        executor: As in `sample`, where calls will have one. With ``pr.Batched(pad_to=...)`` calls are timed on those
+            numbers of rows.
 
     Returns:
         A `parareal.Plan`, whose ``settings`` are arguments of `sample`: ``coarse`` and ``width``.
@@ -87,8 +90,8 @@ def plan(
     widths = sorted(count(width, "widths") for width in widths)
     number = len(model.noise_schedule.times(steps, spacing)) - 1
     points = torch.arange(number + 1.0, dtype=torch.float64)
-    most = [one.resolve(points).grid.num_slices for one in settings]
-    ways = [(min(width, n), one) for one, n in zip(several, most, strict=True) for width in widths]
+    slices = [one.resolve(points).grid.num_slices for one in settings]
+    ways = [(min(width, n), one) for one, n in zip(several, slices, strict=True) for width in widths]
     ways = list(dict.fromkeys(ways))
     fine = options_of(solver, "none").fine()
     if not ways or not len(state):
@@ -97,16 +100,23 @@ def plan(
             "expected at least one of each"
         )
     check_mode(model.network)
-    times = time_rounds(_calls(model, state), max(width for width, _ in ways) * len(state), state.device)
+    executor = pr.Batched() if executor is None else executor
+    if not isinstance(executor, pr.Executor) or isinstance(executor, pr.Distributed):
+        raise TypeError(
+            f"executor is {kind_of(executor)}; expected one of one process, such as pr.Batched(pad_to=(4, 16))"
+        )
+    most = max(width for width, _ in ways) * len(state)
+    with executor.joined() as joined:
+        times = time_rounds(_calls(model, state, joined), most, state.device, joined)
 
     seed = generator if NoisyFlow in fine.solves else None
 
-    def draw(executor: pr.Executor, **more: Any) -> SampleResult:
-        return sample(model, state, **given, executor=executor, generator=seed, start=start, **more)
+    def draw(recording: pr.Executor, **more: Any) -> SampleResult:
+        return sample(model, state, **given, executor=recording, generator=seed, start=start, **more)
 
     def trial_of(width: int, one: Any) -> Trial:
-        def run(executor: pr.Executor) -> pr.Solution:
-            return draw(executor, coarse=one, width=width).solution
+        def run(recording: pr.Executor) -> pr.Solution:
+            return draw(recording, coarse=one, width=width).solution
 
         name = f"{one if isinstance(one, str) else type(one).__name__}, width {width}"
         memory = (number + 1 + 8 * width) * state_bytes(state)
@@ -114,12 +124,12 @@ def plan(
         return Trial(name, {"coarse": one, "width": width}, run, rows, memory, f"calls on {rows} rows fail")
 
     rounds = number * (fine.evaluations or 1)
-    seconds = serial_seconds(lambda executor: draw(executor, parallel=False), rounds, state.device)
-    tried = try_out([trial_of(*way) for way in ways], seconds, times, state.device, begun + budget)
+    seconds = serial_seconds(lambda one: draw(one, parallel=False), rounds, state.device, executor)
+    tried = try_out([trial_of(*way) for way in ways], seconds, times, state.device, begun + budget, executor)
     return conclude(tried, seconds, rounds, times, time.perf_counter() - begun)
 
 
-def _calls(model: DiffusionModel, noise: Tensor) -> Callable[[int], Callable[[], Any]]:
+def _calls(model: DiffusionModel, noise: Tensor, executor: pr.Executor) -> Callable[[int], Callable[[], Any]]:
     """A call of the network on that many rows, at different times."""
     schedule, dtype = model.noise_schedule, model.dtype
     span = torch.tensor([schedule.t_max, schedule.t_min], dtype=torch.float64)
@@ -132,6 +142,11 @@ def _calls(model: DiffusionModel, noise: Tensor) -> Callable[[int], Callable[[],
             lambda tensor: tensor if len(tensor) == 1 else tensor[index.to(tensor.device)],
             dict(model.conditioning or {}),
         )
-        return lambda: model.evaluate(x, t, conditioning, dtype)
+        leaves, join = split(conditioning)
+
+        def evaluate(x: Tensor, t: Tensor, *own: Tensor) -> Tensor:
+            return model.evaluate(x, t, join([*own]), dtype)
+
+        return lambda: executor.evaluate(evaluate, (x, t, *leaves), rows)
 
     return call

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.host import index_to
 from parareal._core.trees import State
 
 
@@ -21,7 +22,8 @@ class Memory(NamedTuple):
         values: Values of earlier steps, newest first, in units of the state: trees of leaves ``(L, *state)``. A run
             has not settled before these have.
         states: Earlier states, likewise.
-        clock: Numbers that say when these were taken, float64, shape ``(L, c)``; all zero before the first step.
+        clock: Numbers that say when these were taken, float64, shape ``(L, c)``; all zero before the first step. On
+            the device of the states, or on the host, where weights are computed from it without waiting for a device.
     """
 
     values: tuple[State, ...]
@@ -56,7 +58,12 @@ def follow(new: State, fine: Carried, before: Carried) -> Carried:
     """
     change, seen = trees.sub(new, fine.u), trees.sub(fine.u, before.u)
     along, length = _inner(change, seen), _inner(seen, seen)
-    like = (fine.memory.clock == before.memory.clock).all(1) & (length > 0)
+    alike = (fine.memory.clock == before.memory.clock).all(1)
+    like = length > 0
+    if alike.device == like.device:
+        like = alike & like
+    elif not bool(alike.all()):
+        like = index_to(like.device, alike.numpy()) & like
     share = torch.where(like, along / torch.where(like, length, 1.0), 0.0).nan_to_num(0.0).clamp(-1.0, 1.0)
 
     def carry(now: Tensor, old: Tensor) -> Tensor:

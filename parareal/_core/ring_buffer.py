@@ -7,7 +7,7 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
-from parareal._core.host import index_to
+from parareal._core.host import beside, index_to
 from parareal._core.trees import State
 
 
@@ -60,7 +60,12 @@ class Ring:
             if isinstance(index, slice):
                 leaf[index] = new
             else:
-                leaf.index_copy_(0, index, new)
+                leaf.index_copy_(0, beside(index, leaf), new.to(leaf.device))
+
+    def wanted(self, ids: Ints, iterate: Ints) -> list[Ints]:
+        """The index that these states are read or written with, if it takes one; see `host.send_ahead`."""
+        rows = self._rows(ids, iterate)
+        return [] if len(rows) < 2 or bool((np.diff(rows) == 1).all()) else [rows]
 
     def has(self, ids: Ints, iterate: Ints) -> Bools:
         """Whether these iterates are still held."""
@@ -96,5 +101,5 @@ class Ring:
         if len(held):
             here, there = (index_to(self._device, index) for index in (held, rows))
             for leaf, former in zip(trees.leaves(tree), trees.leaves(self.tree), strict=True):
-                leaf.index_copy_(0, there, former.index_select(0, here))
+                leaf.index_copy_(0, beside(there, leaf), former.index_select(0, beside(here, leaf)))
         self.tree, self._iterate, self.depth = tree, numbers, depth  # all at once: Ctrl-C may come at any time

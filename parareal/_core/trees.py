@@ -14,6 +14,8 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from parareal._core.host import beside, still_known, to_device
+
 State: TypeAlias = Any
 """A tensor, or a pytree of tensors: nested tuples, lists and dicts."""
 
@@ -62,7 +64,7 @@ def cat(trees: Sequence[State]) -> State:
     if len(trees) == 1:
         return trees[0]
     if isinstance(trees[0], Tensor):
-        return torch.cat(list(trees))
+        return still_known(torch.cat(list(trees)), trees, torch.cat)  # pyright: ignore
 
     def leaf(*parts: Tensor) -> Tensor:
         return torch.cat(parts)
@@ -97,8 +99,13 @@ def one(tree: State, i: int) -> State:
 def lanes(tree: State, index: slice | Tensor) -> State:
     """Some lanes of a tree: a view for a slice, a copy for an index tensor."""
     if isinstance(index, slice):
-        return tree[index] if isinstance(tree, Tensor) else map(lambda leaf: leaf[index], tree)
-    return map(lambda leaf: leaf.index_select(0, index), tree)
+        return _part(tree, index) if isinstance(tree, Tensor) else map(lambda leaf: _part(leaf, index), tree)
+    return map(lambda leaf: leaf.index_select(0, beside(index, leaf)), tree)
+
+
+def _part(leaf: Tensor, index: slice) -> Tensor:
+    part = leaf[index]
+    return part if leaf.device.type == "cpu" else still_known(part, [leaf], lambda values: values[0][index])
 
 
 def clone(tree: State) -> State:
@@ -161,9 +168,11 @@ def per_lane(scalars: Tensor, leaf: Tensor) -> Tensor:
     The cast is to the real dtype of the leaf: time is float64, the state keeps its own dtype. A tensor of that shape
     and dtype is returned unchanged.
     """
-    if scalars.ndim == leaf.ndim and scalars.dtype == leaf.dtype:
+    if scalars.ndim == leaf.ndim and scalars.dtype == leaf.dtype and scalars.device == leaf.device:
         return scalars
     scalars = scalars.to(leaf.real.dtype if leaf.is_complex() else leaf.dtype)
+    if scalars.device != leaf.device:
+        scalars = to_device(scalars, leaf.device)
     return scalars.reshape(-1, *[1] * (leaf.ndim - 1)) if leaf.ndim > 1 else scalars
 
 
@@ -188,3 +197,14 @@ def _axpy(u: Tensor, h: Tensor, weights: Sequence[float], slopes: Sequence[Tenso
         term = k if w == 1.0 else k * w
         total = term if total is None else total + term
     return u if total is None else (per_lane(h, u) * total).add_(u)
+
+
+def flattened(tree: Any) -> tuple[list[Any], Any]:
+    """All leaves of a tree, tensors or not, and its structure, which is hashable and which `unflattened` takes."""
+    found, how = pytree.tree_flatten(tree)
+    return found, how
+
+
+def unflattened(parts: Sequence[Any], how: Any) -> Any:
+    """The inverse of `flattened`."""
+    return pytree.tree_unflatten(list(parts), how)

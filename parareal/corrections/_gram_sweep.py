@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from parareal._core.arrays import Floats, Ints
-from parareal._core.host import to_device
+from parareal._core.host import index_to, to_device
 
 LONGEST = 256
 """Pairs of a row, apart from those of neighbours, up to which the small matrices are small: these are their sides."""
@@ -67,8 +67,7 @@ class GridNumbers:
             comes_in = flat * length + slices
             lies = slices * moves + flat
             self._indices[key] = tuple(
-                torch.from_numpy(np.ascontiguousarray(part.reshape(-1))).to(device)
-                for part in (within, between, comes_in, lies)
+                index_to(device, np.ascontiguousarray(part.reshape(-1))) for part in (within, between, comes_in, lies)
             )
         return self._indices[key]
 

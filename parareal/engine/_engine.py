@@ -13,6 +13,7 @@ import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Floats, Ints
+from parareal._core.host import send_ahead
 from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
 from parareal.corrections._base import Correction, bound_correction
@@ -229,6 +230,10 @@ class Engine:
         it, layout, parts = self.iterates, self.iterates.layout, self.parts
         system, n = mask.nonzero()
         ids, iterate = system * layout.slices + n, it.note_started(mask, started)
+        if not layout.on_host:
+            at = lanes.method.mesh.start[n]
+            wanted = [at, at + 1, *it.rings.u.wanted(ids + system, iterate)]
+            send_ahead(layout.device, wanted if parts.rows is None else [*wanted, system])
         rows = parts.rows_of(system, layout.device)
         # A copy: the value of a later iterate may arrive while lanes still use this one as a stage of their step.
         shared = lanes is self.fine and parts.shares_first_stage

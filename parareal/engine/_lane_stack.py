@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
-from parareal._core.host import index_to
+from parareal._core.host import index_to, still_known, values_of
 from parareal._core.trees import State
 
 
@@ -43,7 +42,8 @@ class Lanes:
         index = index_to(self.t.device, mask.nonzero()[0])
         u, rows = trees.lanes(self.u, index), None if self.rows is None else trees.lanes(self.rows, index)
         number = None if self.number is None else self.number[mask]
-        return Lanes(self.ids[mask], self.left[mask], self.at[mask], self.t[index], u, rows, self.fresh[mask], number)
+        t = still_known(self.t[index], [self.t], lambda values: values[0][values_of(index)])
+        return Lanes(self.ids[mask], self.left[mask], self.at[mask], t, u, rows, self.fresh[mask], number)
 
 
 def merged(parts: list[Lanes]) -> Lanes:
@@ -52,7 +52,7 @@ def merged(parts: list[Lanes]) -> Lanes:
         ids=np.concatenate([part.ids for part in parts]),
         left=np.concatenate([part.left for part in parts]),
         at=np.concatenate([part.at for part in parts]),
-        t=torch.cat([part.t for part in parts]),
+        t=trees.cat([part.t for part in parts]),
         u=trees.cat([part.u for part in parts]),
         rows=None if parts[0].rows is None else trees.cat([part.rows for part in parts]),
         fresh=np.concatenate([part.fresh for part in parts]),

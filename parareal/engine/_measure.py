@@ -37,7 +37,9 @@ def measured(rule: StoppingRule, change: Change, front: State, executor: Executo
     columns += [change.norm("defect", kind), change.norm("size", kind)]
     count = len(trees.leaves(front)[0])
     # x - x is zero for finite numbers alone, of complex and real ones alike.
-    finite = [(leaf - leaf == 0).reshape(count, -1).all(1) for leaf in trees.leaves(front)]
+    # The times of a history, on the host, are finite.
+    leaves = [leaf for leaf in trees.leaves(front) if leaf.device == columns[0].device]
+    finite = [(leaf - leaf == 0).reshape(count, -1).all(1) for leaf in leaves]
     sound = finite[0] if len(finite) == 1 else torch.stack(finite).all(0)
     packed = executor.agree(torch.cat([*columns, sound]).cpu()).numpy()
     return packed[:-count].reshape(len(columns), -1).T, packed[-count:] > 0

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.arrays import Ints
+from parareal._core.host import index_to
 from parareal._core.trees import State
 from parareal.corrections._base import Known
 
@@ -34,7 +35,7 @@ def with_pair(known: Known, move: State, change: State, iterate: Ints, first: In
         deeper = extended(now.before, np.maximum(at - 1, first))
         if own.all():
             return now._replace(before=deeper)
-        return now._replace(before=_chosen(torch.from_numpy(own).to(device), deeper, given))
+        return now._replace(before=_chosen(index_to(device, own), deeper, given))
 
     return extended(known, iterate)
 

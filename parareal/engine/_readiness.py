@@ -102,6 +102,11 @@ class Layout:
         return self.end - self.start == self.slices
 
     @property
+    def on_host(self) -> bool:
+        """Whether the states lie where indices do, so that none has to be sent."""
+        return self.device.type == "cpu"
+
+    @property
     def windowed(self) -> bool:
         """Whether fewer slices are computed at a time than there are."""
         return self.width < self.slices

@@ -12,7 +12,7 @@ import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
-from parareal._core.host import index_to
+from parareal._core.host import beside, index_to
 from parareal._core.multistep_state import Memory, without_history
 from parareal._core.ring_buffer import Ring
 from parareal._core.trees import State
@@ -247,7 +247,7 @@ class StoredStates(Readiness):
         given = self.setup.given
         if given is None or given.pairs is None or lookback != self.setup.traits.lookback:
             return known
-        places = torch.from_numpy(place).to(self.layout.device)
+        places = index_to(self.layout.device, place)
         move, change = (trees.lanes(part, places) for part in (given.pairs.moves, given.pairs.changes))
         return with_pair(known, move, change, at, self.state.lanes.fine_first[system, n])
 
@@ -315,4 +315,8 @@ class StoredStates(Readiness):
         if there.all():
             return state
         mask = index_to(self.layout.device, there)
-        return trees.map(lambda x: torch.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, float("nan")), state)
+
+        def leaf(x: torch.Tensor) -> torch.Tensor:
+            return torch.where(beside(mask, x).reshape(-1, *[1] * (x.ndim - 1)), x, float("nan"))
+
+        return trees.map(leaf, state)

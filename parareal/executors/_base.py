@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.host import still_known
 from parareal._core.trees import State
 
 
@@ -117,4 +118,7 @@ def chunked(
 
 def _filled_up(leaf: Tensor, more: int) -> Tensor:
     # A real lane, and not zeros, for which a function may return NaN or raise.
-    return torch.cat([leaf, leaf[-1:].expand(more, *leaf.shape[1:])])
+    def filled(parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat([parts[0], parts[0][-1:].expand(more, *parts[0].shape[1:])])
+
+    return still_known(filled([leaf]), [leaf], filled)

@@ -15,7 +15,7 @@ from parareal._core.multistep_state import Carried, Memory
 from parareal._core.trees import State
 from parareal.integrators._base import Multistep, check_steps
 from parareal.integrators._exponential import etdrk4_step
-from parareal.integrators._history import no_history, recall, remember
+from parareal.integrators._history import no_history, placed, remember
 from parareal.integrators._interpolation import Moments, exact, node_weights
 from parareal.integrators._runge_kutta import RK4, Heun, explicit_step
 from parareal.integrators._traits import IntegratorTraits
@@ -34,16 +34,16 @@ def extrapolate(
     split: Split, t0: Tensor, t1: Tensor, state: Carried, order: int, moments: Moments = exact
 ) -> Generator[tuple[Any, ...], State, Carried]:
     """One step with a polynomial through N at ``t0`` and at up to ``order - 1`` earlier steps."""
-    u, history = state.u, recall(state.memory)
+    u, (history, (begin, end)) = state.u, placed(split, state.memory, t0, t1)
     value = yield split.function, t0, u
     rest = split.rest(t0, u, value)
-    weights = split.weights(t0, t1, order)
-    nodes, usable = history.nodes(split, weights, t0)
+    weights = split.weights(begin, end, order)
+    nodes, usable = history.nodes(split, weights, begin)
     nodes = nodes[: order - 1]
     each: list[Factors] = node_weights(weights, nodes, usable.clamp(max=order - 1), moments)
     terms = [(weights.keep, u), (each[0], rest)]
     terms += [(history.factor(each[j + 1], j), history.values[j]) for j in range(len(nodes))]
-    return Carried(lincomb(terms), remember(history, t0, rest, weights.unit))
+    return Carried(lincomb(terms), remember(history, begin, rest, weights.unit))
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,8 @@ class AdamsBashforth(Multistep):
         slope = yield problem.rhs, t0, u.u
         table = Heun.tableau if self.order == 2 else RK4.tableau
         new = yield from given_first(explicit_step(table, problem, t0, t1, u.u), slope)
-        return Carried(new, remember(recall(u.memory), t0, slope, t1 - t0))
+        history, (begin, end) = placed(split, u.memory, t0, t1)
+        return Carried(new, remember(history, begin, slope, end - begin))
 
 
 def given_first(stages: Stages, first: State) -> Stages:
@@ -183,8 +184,9 @@ class DEIS(Multistep):
             return (yield from extrapolate(split, t0, t1, u, min(variant, self.order)))
         value = yield split.function, t0, u.u
         new = yield from given_first(etdrk4_step(split, t0, t1, u.u), value)
-        unit = split.weights(t0, t1, 1).unit
-        return Carried(new, remember(recall(u.memory), t0, split.rest(t0, u.u, value), unit))
+        history, (begin, end) = placed(split, u.memory, t0, t1)
+        unit = split.weights(begin, end, 1).unit
+        return Carried(new, remember(history, begin, split.rest(t0, u.u, value), unit))
 
 
 def midpoint(weights: Weights, m: int) -> list[Factors]:

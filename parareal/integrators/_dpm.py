@@ -19,7 +19,7 @@ from parareal._core.multistep_state import Carried, Memory
 from parareal._core.trees import State
 from parareal.integrators._adams import check_order, extrapolate, midpoint
 from parareal.integrators._base import Multistep, check_steps
-from parareal.integrators._history import no_history, recall, store
+from parareal.integrators._history import no_history, placed, store
 from parareal.integrators._interpolation import Moments, exact, node_weights
 from parareal.integrators._traits import IntegratorTraits
 from parareal.problem._ode import Stages
@@ -96,8 +96,9 @@ class _DPM(Multistep):
 
 def _in_group(split: Split, t0: Tensor, t1: Tensor, state: Carried, place: int, rule: Rule) -> Stages:
     """Step number ``place`` of a group: from where the group began to ``t1``, through all N since."""
-    u, history = state.u, recall(state.memory)
+    u, (history, (begin, end)) = state.u, placed(split, state.memory, t0, t1)
     rest = split.rest(t0, u, (yield split.function, t0, u))
+    t0, t1 = begin, end
     # A lane without the beginning of the group, or with an infinitely long step, begins a group here.
     oldest = max(place - 2, 0)
     since = history.times[oldest] if place > 1 else t0

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.host import on_host
 from parareal._core.multistep_state import Memory
 from parareal._core.trees import State
-from parareal.problem._semilinear import Factors, Split, Weights
+from parareal.problem._semilinear import Factors, Split, Weights, beside_factor
 
 
 class History(NamedTuple):
@@ -48,15 +49,22 @@ class History(NamedTuple):
         """The factor of ``values[j]`` that gives its N a weight."""
         unit = self.units[j]
         unit = torch.where(unit == 0, 1.0, unit)
-        return tuple(part / (unit.reshape(-1, *[1] * (part.ndim - 1)) if part.ndim > 1 else unit) for part in weight)
+        return tuple(part / beside_factor(unit, part) for part in weight)
 
 
 def no_history(u: State, depth: int, kept: int = 0) -> Memory:
     """The history of a method that has made no step, of ``depth`` values and ``kept`` states."""
     leaf = trees.leaves(u)[0]
     zeros = trees.map(torch.zeros_like, u)
-    clock = torch.zeros(leaf.shape[0], 1 + 2 * depth, dtype=torch.float64, device=leaf.device)
+    clock = torch.zeros(leaf.shape[0], 1 + 2 * depth, dtype=torch.float64)
     return Memory((zeros,) * depth, (zeros,) * kept, clock)
+
+
+def placed(split: Split, memory: Memory, *times: Tensor) -> tuple[History, list[Tensor]]:
+    """A history, and times, where the weights of a split are computed: on the host if they can be."""
+    if split.on_host:
+        return recall(memory._replace(clock=memory.clock.cpu())), [on_host(time) for time in times]
+    return recall(memory._replace(clock=memory.clock.to(times[0].device))), [*times]
 
 
 def recall(memory: Memory) -> History:

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from parareal.problem._semilinear import Factors, Weights
+from parareal.problem._semilinear import Factors, Weights, beside_factor
 
 Moments: TypeAlias = Callable[[Weights, int], list[Factors]]
 """``moments(weights, m)``: with m nodes beside the one at 0, the contributions of x^1 ... x^m to the step."""
@@ -45,11 +45,11 @@ def node_weights(weights: Weights, nodes: Sequence[Tensor], known: Tensor, momen
     for part in range(parts):
         like = weights.phi[0][part]
         if all_known:
-            x = [_shaped(node, like) for node in nodes]
+            x = [beside_factor(node, like) for node in nodes]
             y = _vandermonde(x, [moment[part] for moment in moments(weights, m)])
             chosen = [y[j] / x[j] for j in range(m)]
         else:
-            x = [_shaped(torch.where(known > j, node, float(j + 2)), like) for j, node in enumerate(nodes)]
+            x = [beside_factor(torch.where(known > j, node, float(j + 2)), like) for j, node in enumerate(nodes)]
             chosen = _of_each_count(x, known, weights, moments, part)
         first = like
         for weight in chosen:
@@ -61,17 +61,13 @@ def node_weights(weights: Weights, nodes: Sequence[Tensor], known: Tensor, momen
 def _of_each_count(x: list[Tensor], known: Tensor, weights: Weights, moments: Moments, part: int) -> list[Tensor]:
     """The weights of the known nodes of each lane."""
     like = weights.phi[0][part]
-    count = _shaped(known, like)
+    count = beside_factor(known, like)
     chosen = [torch.zeros_like(like) for _ in x]
     for c in range(1, len(x) + 1):
         y = _vandermonde(x[:c], [moment[part] for moment in moments(weights, c)])
         for j in range(c):
             chosen[j] = torch.where(count == c, y[j] / x[j], chosen[j])
     return chosen
-
-
-def _shaped(value: Tensor, like: Tensor) -> Tensor:
-    return value.reshape(-1, *[1] * (like.ndim - 1)) if like.ndim > 1 else value
 
 
 def _vandermonde(x: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:

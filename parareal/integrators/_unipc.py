@@ -14,11 +14,11 @@ from parareal._core.multistep_state import Carried, Memory
 from parareal._core.trees import State
 from parareal.integrators._adams import check_order
 from parareal.integrators._base import Multistep, check_steps
-from parareal.integrators._history import History, no_history, recall, remember
+from parareal.integrators._history import History, no_history, placed, remember
 from parareal.integrators._interpolation import exact, node_weights
 from parareal.integrators._traits import IntegratorTraits
 from parareal.problem._ode import Stages
-from parareal.problem._semilinear import Factors, Prediction, Semilinear, Split, Weights, chosen, lincomb
+from parareal.problem._semilinear import Factors, Prediction, Semilinear, Split, Weights, beside_factor, chosen, lincomb
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,10 @@ class UniPC(Multistep):
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: Carried, variant: int = 1) -> Stages:
         """One step on L lanes; see `Multistep.step`."""
-        split, state, history = problem.split(self.prediction), u.u, recall(u.memory)
+        split, state = problem.split(self.prediction), u.u
+        history, (begin, end) = placed(split, u.memory, t0, t1)
         rest = split.rest(t0, state, (yield split.function, t0, state))
+        t0, t1 = begin, end
         before = min(self.order, variant + 1) if self.lower_order_final else self.order
         state = self._corrected(split, history, t0, state, rest, before)
         weights = split.weights(t0, t1, variant)
@@ -115,7 +117,7 @@ class UniPC(Multistep):
         if self.variant == "bh2":
             return tuple(part / 2 for part in weights.phi[0])
         half = weights.scale * weights.h / 2
-        return tuple(half.reshape(-1, *[1] * (part.ndim - 1)).expand_as(part) for part in weights.phi[0])
+        return tuple(beside_factor(half, part).expand_as(part) for part in weights.phi[0])
 
     def _predicted(self, weights: Weights, m: int) -> list[Factors]:
         return [self._half(weights)] if m == 1 else exact(weights, m)

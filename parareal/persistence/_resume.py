@@ -8,7 +8,7 @@ import numpy as np
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Floats, Ints
-from parareal._core.host import index_to
+from parareal._core.host import beside, index_to
 from parareal._core.trees import State
 from parareal.persistence import _earlier_iterates
 from parareal.results._run_identity import Identity, nameless
@@ -67,7 +67,10 @@ def _undone(engine: Engine, u: State, back: Bools, frontier: Ints) -> tuple[Stat
             where, rows = index_to(layout.device, where), index_to(layout.device, rows)
             # The place of a first iterate had nothing before: what is not finite keeps the newer state.
             before = trees.finite_or(trees.lanes(old, where), trees.lanes(u, rows))
-            u, own = trees.map(lambda leaf, new, rows=rows: leaf.index_copy(0, rows, new), u, before), True
+            u, own = (
+                trees.map(lambda leaf, new, rows=rows: leaf.index_copy(0, beside(rows, leaf), new), u, before),
+                True,
+            )
             np.minimum.at(frontier, system[chosen & final], n[chosen & final])
     return u, own
 

@@ -24,7 +24,7 @@ class RoundTimes:
     """Seconds of a round against its number of lanes, measured.
 
     Attributes:
-        lanes: Numbers of lanes, rising from 1.
+        lanes: Numbers of lanes, rising: from 1, or from the smallest that a call may have.
         seconds: Seconds of a call on that many lanes, the least of a few calls.
         failed: Numbers of lanes at which the call failed, with the message: out of memory, for instance.
     """
@@ -48,18 +48,21 @@ class RoundTimes:
         return self.lanes[-1] if self.failed else None
 
 
-def time_rounds(call: Callable[[int], Callable[[], Any]], most: int, device: torch.device) -> RoundTimes:
+def time_rounds(
+    call: Callable[[int], Callable[[], Any]], most: int, device: torch.device, executor: Executor | None = None
+) -> RoundTimes:
     """Times a call on 1, 2, 4, ... lanes, up to ``most``.
 
     Args:
         call: Makes, for a number of lanes, the call to time.
         most: Most lanes.
         device: The device to synchronise with.
+        executor: If it pads its calls, each of these numbers is replaced by that with the padding.
 
     Raises:
-        Exception: What the call raises on a single lane; from two on it is recorded, and ends the series.
+        Exception: What the call raises on the fewest lanes; on more it is recorded, and ends the series.
     """
-    sizes = sorted({*(2**k for k in range(most.bit_length())), most})
+    sizes = sorted({with_padding(executor, lanes) for lanes in (*(2**k for k in range(most.bit_length())), most)})
     lanes: list[int] = []
     seconds: list[float] = []
     failed: dict[int, str] = {}
@@ -67,7 +70,7 @@ def time_rounds(call: Callable[[int], Callable[[], Any]], most: int, device: tor
         try:
             taken = _least(call(size), device)
         except (RuntimeError, MemoryError, ValueError) as error:  # torch's out-of-memory errors are RuntimeErrors
-            if size == 1:
+            if not lanes:
                 raise
             failed[size] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             if device.type == "cuda":
@@ -76,6 +79,11 @@ def time_rounds(call: Callable[[int], Callable[[], Any]], most: int, device: tor
         lanes.append(size)
         seconds.append(taken)
     return RoundTimes(tuple(lanes), tuple(seconds), failed)
+
+
+def with_padding(executor: Executor | None, lanes: int) -> int:
+    """Lanes that an executor computes for that many, padding included."""
+    return lanes if executor is None else lanes + executor.padded(lanes)
 
 
 def _least(call: Callable[[], Any], device: torch.device) -> float:

@@ -183,7 +183,7 @@ def plan(
     rows = None if data is None else as_lanes(data, count if samples else None)
     most = max(lanes_of(cut, schedule) for cut, _, schedule in ways) * (count if samples else 1)
     with executor.joined() as joined:
-        times = time_rounds(first_call(problem, fine, own, systems, rows, joined), most, device)
+        times = time_rounds(first_call(problem, fine, own, systems, rows, joined), most, device, joined)
 
     def run_serial(part: TimeGrid) -> Solution:
         return serial(problem, u0, part, fine=fine, samples=samples, executor=executor)

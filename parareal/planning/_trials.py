@@ -13,7 +13,7 @@ import torch
 from parareal.executors._base import Executor
 from parareal.executors._local import Batched
 from parareal.grid._time_grid import TimeGrid
-from parareal.planning._cost_model import Hopeless, Recording, RoundTimes, synchronize
+from parareal.planning._cost_model import Hopeless, Recording, RoundTimes, synchronize, with_padding
 from parareal.results._solution import Solution
 
 SLOW = "ended: slower than what is known"
@@ -93,7 +93,8 @@ def trial(
         own = 0.0
         note, finished = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:60], False
     # The shorter time counts, of this run or of single calls: both can only be too long.
-    calls = sum(min(taken, times(lanes)) for taken, lanes in zip(recording.seconds, recording.lanes, strict=True))
+    widths = [with_padding(inner, lanes) for lanes in recording.lanes]
+    calls = sum(min(taken, times(lanes)) for taken, lanes in zip(recording.seconds, widths, strict=True))
     return Candidate(
         name,
         settings,
@@ -171,17 +172,20 @@ def try_out(
     return tried
 
 
-def serial_seconds(run: Callable[[Executor], Any], rounds: int, device: torch.device) -> float:
+def serial_seconds(
+    run: Callable[[Executor], Any], rounds: int, device: torch.device, executor: Executor | None = None
+) -> float:
     """Seconds of a serial run, from its progress in a fifth of a second, or from all of it.
 
     Args:
         run: Solves in sequence with a given executor.
         rounds: Rounds of the whole run.
         device: The device to synchronise with.
+        executor: Evaluates the lanes; ``None`` for `parareal.Batched`.
     """
     best = float("inf")
     for _ in range(2):  # the first calls of anything are slow
-        recording = Recording(device, 0.2)
+        recording = Recording(device, 0.2, executor or Batched())
         recording.started = begun = time.perf_counter()
         with suppress(Hopeless):
             run(recording)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.host import index_to, sent, to_device
 from parareal._core.trees import State
 from parareal.problem._derivatives import PLAIN
 from parareal.problem._lane_calls import Batching
@@ -63,6 +64,8 @@ class Split(NamedTuple):
         time: The inverse of ``level``.
         weights: ``weights(t0, t1, n)`` are the `Weights` of a step, with ``n`` entries of ``phi``.
         endless: Whether ``level`` may be infinite at the ends of a grid.
+        on_host: Whether ``level``, ``time`` and ``weights`` also take times on the host, whatever the device of the
+            states: weights are then computed there, and sent.
     """
 
     function: Callable[..., State]
@@ -71,6 +74,7 @@ class Split(NamedTuple):
     time: Callable[[Tensor], Tensor]
     weights: Callable[[Tensor, Tensor, int], Weights]
     endless: bool = False
+    on_host: bool = False
 
 
 class Semilinear(ABC):
@@ -183,12 +187,12 @@ class SemilinearODE(ODE, Semilinear):
 
     def split(self, prediction: Prediction = "data") -> Split:
         """The linear part is ``linear``, N is f, and time is the variable."""
-        return Split(self.nonlinear, _value, _same, _same, partial(linear_weights, self._parts))
+        return Split(self.nonlinear, _value, _same, _same, partial(linear_weights, self._parts), on_host=True)
 
 
 def plain_split(problem: ODE) -> Split:
     """No linear part: N is the right-hand side."""
-    return Split(problem.rhs, _value, _same, _same, partial(linear_weights, [torch.zeros(())]))
+    return Split(problem.rhs, _value, _same, _same, partial(linear_weights, [torch.zeros(())]), on_host=True)
 
 
 def linear_weights(linear: list[Tensor], t0: Tensor, t1: Tensor, n: int) -> Weights:
@@ -197,8 +201,10 @@ def linear_weights(linear: list[Tensor], t0: Tensor, t1: Tensor, n: int) -> Weig
     one = torch.ones_like(h)
     if len(linear) == 1 and linear[0].ndim == 0 and linear[0] == 0:
         return Weights(h, (one,), [(h / factorial(k),) for k in range(1, n + 1)], h, one)
-    c = [part.to(device=h.device, dtype=torch.promote_types(part.dtype, torch.float64)) for part in linear]
-    steps = [h.reshape(-1, *[1] * part.ndim) for part in c]
+    # Numbers go where the times are, and times to where larger factors are.
+    c = [part.to(dtype=torch.promote_types(part.dtype, torch.float64)) for part in linear]
+    c = [part.to(h.device) if part.ndim == 0 or h.device.type != "cpu" else part for part in c]
+    steps = [(h if part.device == h.device else to_device(h, part.device)).reshape(-1, *[1] * part.ndim) for part in c]
     keep = tuple(torch.exp(part * step) for part, step in zip(c, steps, strict=True))
     each = [scaled_phis(step, part, n) for part, step in zip(c, steps, strict=True)]
     return Weights(h, keep, [tuple(phis[k] for phis in each) for k in range(n)], h, one)
@@ -237,16 +243,45 @@ def lincomb(terms: list[tuple[Factors, State]]) -> State:
     sums: list[Tensor] = []
     for i in range(len(leaves[0])):
         total: Tensor | None = None
-        for (factors, _), parts in zip(terms, leaves, strict=True):
-            term = _scaled(factors[i if len(factors) > 1 else 0], parts[i])
+        each = _beside([factors[i if len(factors) > 1 else 0] for factors, _ in terms], leaves[0][i])
+        for factor, parts in zip(each, leaves, strict=True):
+            term = _scaled(factor, parts[i])
             total = term if total is None else total.add_(term)
         assert total is not None
         sums.append(total)
     return trees.rebuild(sums, like)
 
 
+def beside_factor(numbers: Tensor, factor: Tensor) -> Tensor:
+    """Numbers of each lane, shaped so that they go with a factor, on its device."""
+    if numbers.device != factor.device:
+        numbers = to_device(numbers, factor.device)
+    return numbers.reshape(-1, *[1] * (factor.ndim - 1)) if factor.ndim > 1 else numbers
+
+
+def _beside(factors: list[Tensor], leaf: Tensor) -> list[Tensor]:
+    """Factors on the device of a leaf; those that are numbers of each lane get there together, in its dtype."""
+    away = [factor for factor in factors if factor.device != leaf.device]
+    if not away:
+        return factors
+    numbers = [factor for factor in away if factor.ndim == 1]
+    arrived = iter(sent(leaf.device, *numbers, dtype=_dtype(numbers[0], leaf)) if numbers else ())
+    here: list[Tensor] = []
+    for factor in factors:
+        if factor.device != leaf.device:
+            factor = next(arrived) if factor.ndim == 1 else to_device(factor, leaf.device)
+        here.append(factor)
+    return here
+
+
 def chosen(mask: Tensor, a: State, b: Any) -> State:
     """``a`` on lanes of the mask, elsewhere ``b``, a state or a function of ``a``'s leaves."""
+    if mask.device != (device := trees.leaves(a)[0].device):
+        if bool(mask.all()):
+            return a
+        if not bool(mask.any()):
+            return trees.map(b, a) if callable(b) else b
+        mask = index_to(device, mask.numpy())
 
     def leaf(x: Tensor, y: Tensor) -> Tensor:
         return torch.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, y)

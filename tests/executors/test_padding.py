@@ -120,25 +120,6 @@ def test_gradients_pass() -> None:
     torch.testing.assert_close(found[1], found[0])
 
 
-def test_a_compiled_network_has_a_graph_for_each_size() -> None:
-    import torch._dynamo as dynamo
-    from torch._dynamo.utils import counters
-
-    dynamo.reset()
-    counters.clear()
-    model = da.load_digits()
-    network = torch.compile(model.network, backend="eager", dynamic=False)
-    compiled = da.DiffusionModel(network, model.noise_schedule, model.prediction)
-    sizes = (4, 16)
-    for seed in range(8):
-        noise = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
-        out = da.sample(compiled, noise, steps=16, executor=pr.Batched(pad_to=sizes))
-        ref = da.sample(model, noise, steps=16)
-        torch.testing.assert_close(out.samples, ref.samples, rtol=1e-4, atol=1e-4)
-    assert counters["stats"]["unique_graphs"] <= len(sizes)
-    dynamo.reset()
-
-
 def test_a_callable_of_one_fixed_batch() -> None:
     """As one exported, or captured, for a fixed batch is."""
 
