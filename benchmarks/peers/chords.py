@@ -48,9 +48,7 @@ class _Core:
     done: bool = False
 
 
-def chords(
-    f: Callable[[Tensor, Tensor], Tensor], u0: Tensor, taus: Tensor, first: Sequence[int]
-) -> list[Output]:
+def chords(f: Callable[[Tensor, Tensor], Tensor], u0: Tensor, taus: Tensor, first: Sequence[int]) -> list[Output]:
     """All outputs, from that of the fastest core to that of the first, which is the sequential solution.
 
     Args:
