@@ -2,9 +2,9 @@
 
 Diffusion Models are Secretly Exchangeable: Parallelizing DDPMs via Autospeculation, arXiv 2505.03983. In terms of
 t = (alpha/sigma)^2 and y = t x/alpha, a step of DDPM is y' = y + h m(t, y) + sqrt(h) xi, where m is the predicted clean
-data. A prediction held fixed proposes all steps ahead; one wide call evaluates the model at the proposals; each is accepted
-or rejected, and reflected at the first that is rejected, so that the sample is one of DDPM's law. It is not the sample
-that the sequential run draws from the same numbers.
+data. A prediction held fixed proposes all steps ahead; one wide call evaluates the model at the proposals; each is
+accepted or rejected, and reflected at the first that is rejected, so that the sample is one of DDPM's law. It is not
+the sample that the sequential run draws from the same numbers.
 """
 
 from __future__ import annotations
