@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def test_autospeculation_has_the_law_of_the_sequential_steps(reuse: bool) -> Non
     start = 0.3 + 0.1 * torch.randn(count, 1, **normals)
     found, rounds, evaluations = autospeculative(mean, t, start, generator, reuse)
     y = 0.3 + 0.1 * torch.randn(count, 1, **normals)
-    for begin, end in zip(t[:-1], t[1:], strict=True):
+    for begin, end in pairwise(t):
         y = y + (end - begin) * mean(begin, y) + (end - begin).sqrt() * torch.randn(count, 1, **normals)
     assert ks_2samp(found[:, 0].numpy(), y[:, 0].numpy()).pvalue > 1e-3
     assert rounds <= 10
@@ -58,7 +59,7 @@ def test_the_first_core_of_chords_is_the_sequential_run_and_the_fastest_comes_fi
     torch.testing.assert_close(outputs[-1].state, serial, rtol=1e-14, atol=1e-14)
     errors = [float((one.state - serial).norm()) for one in outputs]
     assert errors[0] < 0.3 * float(serial.norm())
-    assert all(later <= earlier + 1e-14 for earlier, later in zip(errors[:-1], errors[1:], strict=True))
+    assert all(later <= earlier + 1e-14 for earlier, later in pairwise(errors))
 
 
 def test_chords_is_exact_at_once_where_the_slope_depends_on_nothing() -> None:
