@@ -1,6 +1,7 @@
-"""Newton's method over many slices: its CPU time beside the serial run's, and what its sweep costs either way.
+"""Newton's method over many slices: its CPU time beside the serial run's and others', and what its sweep costs.
 
-`python benchmarks/newton.py` prints CPU times of one process with one thread, the least of a few runs each. `--sweeps`
+`python benchmarks/newton.py` prints CPU times of one process with one thread, the least of a few runs each: beside DEER
+in plain torch (`benchmarks/peers/deer.py`), and on stiff equations beside pyzag, where it is installed. `--sweeps`
 prints in addition what a sweep takes by blocks and slice after slice, from which the choice between the two is made.
 """
 
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peers import chunks, deer
 from torch import Tensor
 
 import parareal as pr
@@ -48,43 +50,6 @@ def least(call: Callable[[], Any], times: int = 3) -> tuple[float, Any]:
     return min(seconds), value
 
 
-def deer(problem: Callable[[Tensor, Tensor], Tensor], u0: Tensor, grid: pr.TimeGrid, rtol: float) -> tuple[Tensor, int]:
-    """Newton's method as in DEER (arXiv 2309.12252), in plain torch: explicit Euler and an associative scan.
-
-    With u_{n+1} = F_n(u_n), one iteration solves u_{n+1} = J_n u_n + (F_n - J_n u_n at the old iterate) for all n.
-    """
-    points = grid.points
-    h, steps = (points[1:] - points[:-1])[:, None], len(points) - 1
-    us = u0.expand(steps + 1, -1).clone()
-
-    def one(t: Tensor, length: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        new = u + length * problem(t, u)
-        return new, new
-
-    both = torch.func.vmap(torch.func.jacfwd(one, argnums=2, has_aux=True))
-    for iteration in range(1, steps + 1):
-        jacobian, value = both(points[:-1], h, us[:-1])
-        rest = value - (jacobian @ us[:-1, :, None])[..., 0]
-        rest[0] += jacobian[0] @ u0
-        new = torch.cat([u0[None], associative(jacobian, rest)])
-        moved = (new - us).square().mean(1).sqrt()
-        us = new
-        if bool((moved <= rtol * us.square().mean(1).sqrt()).all()):
-            return us, iteration
-    return us, steps
-
-
-def associative(a: Tensor, b: Tensor) -> Tensor:
-    """All x_{n+1} = A_n x_n + b_n from x_0 = 0: pairs are composed, then pairs of pairs, in log2(N) steps."""
-    size, apart = len(a), 1
-    while apart < size:
-        later, earlier = slice(apart, None), slice(None, -apart)
-        b = torch.cat([b[:apart], b[later] + (a[later] @ b[earlier, :, None])[..., 0]])
-        a = torch.cat([a[:apart], a[later] @ a[earlier]])
-        apart *= 2
-    return b
-
-
 @contextmanager
 def each_slice() -> Generator[None]:
     """Sweeps go slice after slice, whatever would be cheaper."""
@@ -113,7 +78,7 @@ def equations() -> None:
             loop, _ = least(
                 lambda p=problem, u=u0, g=grid, s=stop: pr.solve(p, u, g, fine=pr.Euler(), coarse=pr.Jacobian(), stop=s)
             )
-        plain, (_, iterations) = least(lambda f=f, u=u0, g=grid: deer(f, u, g, 1e-8))
+        plain, (_, iterations) = least(lambda f=f, u=u0, g=grid: deer.explicit_euler(f, u, g.points, 1e-8))
         apart = float((sol.us - ref.us).norm() / ref.us.norm())
         print(
             f"{name:11} {len(u0):7} {slices:6} {sol.iterations:10} {serial:8.3f} {newton:8.3f} "
@@ -121,15 +86,48 @@ def equations() -> None:
         )
 
 
+def reaction(t: Tensor, u: Tensor) -> Tensor:
+    """Sixteen points of a bistable reaction with diffusion: stiff, with a front that moves."""
+    left, right = torch.cat([u[:1], u[:-1]]), torch.cat([u[1:], u[-1:]])
+    return 400.0 * (left - 2 * u + right) + 20.0 * u * (1 - u) * (u - 0.3)
+
+
 def stiff() -> None:
-    """Newton around implicit steps."""
-    print("\nstiff equation, 64 slices of implicit Euler: iterations, rounds, serial rounds, difference")
-    problem, grid = pr.ODE(robertson), pr.TimeGrid.uniform(0.0, 40.0, 64)
-    u0 = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    ref = pr.serial(problem, u0, grid, fine=pr.ImplicitEuler())
-    sol = pr.solve(problem, u0, grid, fine=pr.ImplicitEuler(), coarse=pr.Jacobian(), stop=pr.Tolerance(1e-8, 0.0))
-    apart = float((sol.us - ref.us).norm() / ref.us.norm())
-    print(f"{sol.iterations} {sol.stats.rounds} {ref.stats.rounds} {apart:.0e}")
+    """Newton around steps of implicit Euler, by this library, by DEER in plain torch and by pyzag."""
+    print("\nstiff equations, implicit Euler, slices of one step; differences are those to the serial run, the largest")
+    print(f"{'':44}{'CPU s':>8}{'iterations':>11}{'rounds':>7}{'difference':>11}")
+    tenth = torch.linspace(0.0, 1.0, 16, dtype=torch.float64)
+    cases: list[tuple[str, Any, Tensor, float, int]] = [
+        ("Robertson", robertson, torch.tensor([1.0, 0.0], dtype=torch.float64), 40.0, 64),
+        ("Robertson", robertson, torch.tensor([1.0, 0.0], dtype=torch.float64), 40.0, 512),
+        ("reaction-diffusion", reaction, torch.sigmoid(20 * (0.3 - tenth)), 1.0, 256),
+    ]
+    for name, f, u0, end, slices in cases:
+        problem, grid, stop = pr.ODE(f), pr.TimeGrid.uniform(0.0, end, slices), pr.Tolerance(1e-8, 0.0)
+        fine = pr.ImplicitEuler()
+        pr.serial(problem, u0, pr.TimeGrid.uniform(0.0, end / slices, 1), fine=fine)  # the first call sets things up
+        seconds, ref = least(lambda p=problem, u=u0, g=grid, m=fine: pr.serial(p, u, g, fine=m), 1)
+        print(f"{f'{name}, {slices} steps: serial':44}{seconds:8.3f}{'-':>11}{ref.stats.rounds:7}{'-':>11}")
+
+        def line(what: str, seconds: float, iterations: int, rounds: int | str, us: Tensor, ref: Any = ref) -> None:
+            apart = float(((us - ref.us).norm(dim=1) / ref.us.norm(dim=1)).max())
+            print(f"  {what:42}{seconds:8.3f}{iterations:11}{rounds:>7}{apart:11.0e}", flush=True)
+
+        call = {"fine": fine, "coarse": pr.Jacobian(), "stop": stop}
+        seconds, sol = least(lambda p=problem, u=u0, g=grid, c=call: pr.solve(p, u, g, **c))
+        line("pr.Jacobian()", seconds, sol.iterations, sol.stats.rounds, sol.us)
+        seconds, (us, count) = least(lambda f=f, u=u0, g=grid: deer.implicit_euler(f, u, g.points, 1e-8))
+        line("plain DEER", seconds, count, count, us)
+        if chunks.found() is None:
+            print("  pyzag is not installed")
+            continue
+        for chunk, scan in ((1, False), (16, False), (slices, False), (slices, True)):
+            seconds, (us, count) = least(
+                lambda f=f, u=u0, g=grid, c=chunk, s=scan: chunks.implicit_euler(f, u, g.points, c, 1e-8, s),
+                1 if chunk == 1 else 3,
+            )
+            what = f"pyzag, chunks of {chunk}{', cyclic reduction' if scan else ''}"
+            line(what, seconds, count, count, us)
 
 
 def sweeps() -> None:
@@ -154,9 +152,11 @@ def sweeps() -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sweeps", action="store_true", help="also print what sweeps take")
+    parser.add_argument("--stiff", action="store_true", help="print nothing but the stiff equations")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    equations()
+    if not chosen.stiff:
+        equations()
     stiff()
     if chosen.sweeps:
         sweeps()

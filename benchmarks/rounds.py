@@ -91,8 +91,10 @@ def mixture(scale: float, seed: int) -> tuple[da.DiffusionModel, Tensor]:
     return da.guided(model, scale, {"label": label}, {"label": none}), noise
 
 
-def picard(model: da.DiffusionModel, noise: Tensor, steps: int, width: int) -> tuple[Tensor, pr.Solution]:
-    """A window of Picard iteration in coordinates where it is at its best."""
+def picard(
+    model: da.DiffusionModel, noise: Tensor, steps: int, width: int, coarse: pr.Correction | None = None
+) -> tuple[Tensor, pr.Solution]:
+    """A window of Picard iteration, or of another correction, in coordinates where Picard iteration is at its best."""
     flow = da.probability_flow(model, coordinates="share")
     times = model.noise_schedule.times(steps)
     grid = flow.grid(times, steps)
@@ -103,7 +105,7 @@ def picard(model: da.DiffusionModel, noise: Tensor, steps: int, width: int) -> t
             start,
             grid,
             fine=pr.Euler(),
-            coarse=pr.Identity(),
+            coarse=coarse or pr.Identity(),
             schedule=pr.Windowed(width),
             stop=pr.Tolerance(RTOL, 0.0),
             samples=True,

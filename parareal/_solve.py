@@ -94,7 +94,9 @@ def solve(
             over the same span of time (interpolated linearly where grids differ); states at the slice boundaries,
             leaves ``(N + 1, *state)``; or ``fn(t0, t1, u) -> guess``, as in `Windowed`. With ``samples=True`` one
             sample, ``(N + 1, 1, *rest)``, may stand for all. It is a guess: a bad one costs iterations, and nothing
-            that is promised of the result rests on it. Where it is not finite, the state on its left stands in.
+            that is promised of the result rests on it. Where it is not finite, the state on its left stands in. No
+            gradient flows into it; that of a run which it makes short is right with `Jacobian`, and may be far off
+            with other corrections, see ``docs/resume.md``.
         checkpoint: A file that is written after each iteration, see `Solution.save`, and continued from where it exists
             already: the same call, made again after a crash, does the rest. The file before it is kept as
             ``checkpoint + ".previous"``, and is taken with a warning where the last one is damaged.

@@ -6,6 +6,7 @@ boundaries without care for accuracy, and whatever is not finite among them is l
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
@@ -45,9 +46,26 @@ def first_iterates(start: StartGuess, inputs: Inputs) -> First:
         states = at_boundaries(states, given.ts, inputs.grid.edges)
         states = _laid_out(states, inputs)
         return First(states=_with_history(states, given, inputs), pairs=_pairs(given, inputs))
-    if not isinstance(given, Tensor) and callable(given):
+    if callable(given) and not isinstance(given, Tensor | type):
+        _check_arguments(given)
         return First(guess=partial(carried, given, "start(t0, t1, u)"))
-    return First(states=_laid_out(_checked(given, inputs.grid.num_slices + 1, inputs, "start"), inputs))
+    states = _checked(given, inputs.grid.num_slices + 1, inputs, "the states in start")
+    return First(states=_laid_out(states, inputs))
+
+
+def _check_arguments(fn: Callable[..., Any]) -> None:
+    """Raises unless a function takes three arguments; what has no signature is called as it is."""
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(None, None, None)
+    except TypeError as wrong:
+        raise TypeError(
+            f"start is a function of {signature} ({wrong}); expected fn(t0, t1, u) -> guess, of the times where slices "
+            "begin, the times where they end, and the states where they begin"
+        ) from None
 
 
 def _check_solution(start: Solution, grid: TimeGrid) -> None:
@@ -73,12 +91,7 @@ def _checked(states: State, count: int, inputs: Inputs, what: str) -> State:
     One sample stands for all of a batch.
     """
     like, prefix = inputs.u0, (count,)
-    leaves = trees.leaves(states)
-    if not leaves or not all(isinstance(leaf, Tensor) for leaf in leaves):
-        raise TypeError(
-            f"start is {described(states)}; expected a Solution, states at the slice boundaries (leaves "
-            f"({inputs.grid.num_slices + 1}, *state)), or a function fn(t0, t1, u) -> guess"
-        )
+    _check_leaves(states, inputs)
     states = trees.in_order_of(states, like)
     if trees.structure(states) != trees.structure(like):
         raise ValueError(
@@ -87,6 +100,10 @@ def _checked(states: State, count: int, inputs: Inputs, what: str) -> State:
         )
 
     def leaf(came: Tensor, one: Tensor) -> Tensor:
+        if came.layout != torch.strided or came.is_meta:
+            how = "on the meta device, without values" if came.is_meta else f"of layout {came.layout}"
+            fix = "tensors with values" if came.is_meta else "ordinary tensors: start=states.to_dense()"
+            raise TypeError(f"{what} are {how}; expected {fix}")
         shape = (*prefix, *one.shape)
         broadcast = inputs.samples and tuple(came.shape) == (*prefix, 1, *one.shape[1:])
         if tuple(came.shape) != shape and not broadcast:
@@ -103,6 +120,25 @@ def _checked(states: State, count: int, inputs: Inputs, what: str) -> State:
         return came.detach().to(one.device).expand(shape)
 
     return trees.map(leaf, states, like)
+
+
+def _check_leaves(states: Any, inputs: Inputs) -> None:
+    """Raises unless there are tensors, and nothing else."""
+    leaves, count = trees.leaves(states), inputs.grid.num_slices + 1
+    if leaves and all(isinstance(leaf, Tensor) for leaf in leaves):
+        if isinstance(states, list | tuple) and len(states) == count and isinstance(inputs.u0, Tensor):
+            raise ValueError(
+                f"start is {described(states)} of {count} states, and the initial state is one tensor; expected one "
+                f"tensor as well, ({count}, *state): start=torch.stack(states)"
+            )
+        return
+    odd = next((leaf for leaf in leaves if not isinstance(leaf, Tensor)), states)
+    inside = "" if odd is states else f" that holds {described(odd)}"
+    fix = ". Use torch.from_numpy(array)" if type(odd).__module__ == "numpy" else ""
+    raise TypeError(
+        f"start is {described(states)}{inside}; expected a Solution, states at the slice boundaries (leaves "
+        f"({count}, *state), tensors), or a function fn(t0, t1, u) -> guess{fix}"
+    )
 
 
 def _fix(came: Tensor, one: Tensor, count: int, inputs: Inputs) -> str:

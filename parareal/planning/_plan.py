@@ -11,7 +11,9 @@ from parareal._core import trees
 from parareal._core.checks import check_count, check_instance
 from parareal._core.trees import State
 from parareal._input_checks import as_lanes, check_state
+from parareal._inputs import Inputs
 from parareal._solve import serial, solve
+from parareal._start import StartGuess, first_iterates
 from parareal.corrections._base import Correction
 from parareal.corrections._traits import CorrectionTraits
 from parareal.distributed._lane_parallel import Distributed
@@ -120,6 +122,7 @@ def plan(
     samples: bool = False,
     workers: int | None = None,
     budget: float = 60.0,
+    start: StartGuess | None = None,
 ) -> Plan:
     """Measures what solves a problem fastest on this device, or that nothing beats the serial run.
 
@@ -145,6 +148,8 @@ def plan(
             nothing. Trials then run to their end, since what is slow on one device may be fast on many. Neither
             `Windowed` nor methods whose evaluations vary are predicted.
         budget: Seconds after which no further candidate is tried.
+        start: As in `solve`, where calls will have one: all trials start from it. States at the slice boundaries fit
+            one number of slices; a `Solution` or a function fits all.
 
     Returns:
         A `Plan`.
@@ -179,6 +184,9 @@ def plan(
         raise ValueError(
             "schedules has RankPipeline, and one process plans; expected pr.Wavefront(), and workers=P for P"
         )
+    if start is not None:
+        for cut in {cut.num_slices: cut for cut, _, _ in ways}.values():
+            first_iterates(start, Inputs.checked(problem, u0, cut, fine, executor, samples))  # for its checks
     data = problem.rows(count if samples else None, device)
     rows = None if data is None else as_lanes(data, count if samples else None)
     most = max(lanes_of(cut, schedule) for cut, _, schedule in ways) * (count if samples else 1)
@@ -194,9 +202,8 @@ def plan(
         settings: dict[str, Any] = {"grid": cut, "coarse": correction, "schedule": schedule}
 
         def run(recording: Executor) -> Solution:
-            return solve(
-                problem, u0, fine=fine, stop=stop, samples=samples, throw=False, executor=recording, **settings
-            )
+            given: dict[str, Any] = {"stop": stop, "samples": samples, "start": start, **settings}
+            return solve(problem, u0, fine=fine, throw=False, executor=recording, **given)
 
         name = f"{name_of(correction)}, {cut.num_slices} slices, {name_of(schedule)}"
         lanes = lanes_of(cut, schedule)

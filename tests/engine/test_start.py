@@ -285,6 +285,13 @@ WRONG: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "samples": (torch.ones(5, 3, 2), {"u0": torch.ones(4, 2), "samples": True}, ValueError, r"\(5, 1, 2\), one sample"),
     "no samples": (torch.ones(5, 2), {"u0": torch.ones(4, 2), "samples": True}, ValueError, "unsqueeze"),
     "function": (lambda t0, t1, u: u[:1], {}, ValueError, r"start\(t0, t1, u\) returned shape"),
+    "function of two": (lambda t, u: u, {}, TypeError, r"function of \(t, u\) .*expected fn\(t0, t1, u\)"),
+    "class": (pr.Solution, {}, TypeError, "start is the class Solution; expected"),
+    "list of states": ([torch.ones(2)] * 5, {}, ValueError, r"list of 5 states.*torch\.stack"),
+    "array": (torch.ones(5, 2).numpy(), {}, TypeError, r"start is a ndarray.*torch\.from_numpy"),
+    "number inside": ({"x": torch.ones(5, 2), "v": 3.0}, {"u0": NEST}, TypeError, "a dict that holds a float"),
+    "sparse": (torch.ones(5, 2).to_sparse(), {}, TypeError, r"torch\.sparse_coo.*to_dense"),
+    "without values": (torch.ones(5, 2, device="meta"), {}, TypeError, "meta device"),
     "function of less": (lambda t0, t1, u: None, {}, TypeError, r"start\(t0, t1, u\) returned"),
 }
 
@@ -313,6 +320,26 @@ def test_solutions_that_do_not_fit_are_named() -> None:
     assert solve(one).converged  # of one slice, and dense
     with pytest.raises(ValueError, match="start came with resume"):
         solve(one, resume=one)
+
+
+def test_a_plan_starts_every_trial_from_it_and_refuses_what_fits_only_some() -> None:
+    problem, u0 = pr.ODE(lambda t, u: -u), torch.ones(2)
+    options: dict[str, Any] = {"fine": pr.RK4(), "coarse": pr.Secant(pr.Identity()), "budget": 5.0}
+    cold = pr.plan(problem, u0, GRID, slices=[4], **options).candidates
+    warm = pr.plan(problem, u0, GRID, slices=[4], start=few(), **options).candidates
+    assert [one.name for one in warm] == [one.name for one in cold]
+    calls: list[int] = []
+
+    def guess(t0: Tensor, t1: Tensor, u: Tensor) -> Tensor:
+        calls.append(len(t0))
+        return u
+
+    pr.plan(problem, u0, GRID, slices=[2, 8], start=guess, **options)
+    assert len(calls) >= 2
+    with pytest.raises(ValueError, match=r"states in start have shape \(5, 2\); expected \(9, 2\)"):
+        pr.plan(problem, u0, GRID, slices=[4, 8], start=torch.ones(5, 2), **options)
+    with pytest.raises(ValueError, match="expected the same span"):
+        pr.plan(problem, u0, (0.0, 3.0, 8), slices=[4], start=few(), **options)
 
 
 def test_keys_may_come_in_another_order() -> None:
