@@ -236,6 +236,8 @@ def _coarse(inputs: Inputs, correction: Correction, one: State) -> Slices | None
 def _one_step(slices: Slices, u: State, inputs: Inputs) -> State:
     """One step of the first system's first slice."""
     rows = None if inputs.rows is None else trees.map(lambda leaf: leaf[:1].detach(), inputs.rows)
+    if slices.carries_history:
+        u = Carried(u, slices.fine.begin(u))  # pyright: ignore[reportAttributeAccessIssue]
     return slices.through(np.zeros(1, dtype=np.int64), slices.opened(u), rows, 0, 1, Spent())
 
 

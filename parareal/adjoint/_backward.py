@@ -12,7 +12,7 @@ from torch import Tensor
 
 from parareal._core import autocast, trees
 from parareal._core.trees import State
-from parareal.adjoint._recursion import Answer, Task, on_all, solve_recursion
+from parareal.adjoint._recursion import Answer, Task, on_all, solve_recursion, with_starts
 from parareal.adjoint._slices import Spent, Totals
 from parareal.adjoint._transpose import Linearised, cost_rows
 from parareal.grid._time_grid import TimeGrid
@@ -69,10 +69,11 @@ class BackwardPass:
 
     def gradients(self, at: Linearised, direct: State, wanted: Wanted) -> Found:
         """Gradients from those at the boundaries themselves, ``direct``, leaves ``(M, N + 1, *state)``."""
-        started, task = time.perf_counter(), replace(self.task, at=at)
+        started = time.perf_counter()
         with self._set_aside(), torch.no_grad():
+            task, before = with_starts(replace(self.task, at=at))
             answer = solve_recursion(task, direct)
-            adjoint, stats, found = answer.adjoint, answer.stats, Found(None, {}, None, {})
+            adjoint, stats, found = answer.adjoint, answer.stats.after(before), Found(None, {}, None, {})
             if wanted.beside or not answer.exact:
                 found, more = self._through(task, answer, wanted)
                 stats = more.after(stats)
@@ -116,7 +117,8 @@ class BackwardPass:
                 None if part is None else trees.map(lambda leaf: _chosen(leaf, where, again), part)
                 for part in (right, inner)
             )
-            left = task.fine.pull(slices, u, cotangent, data, mine, within, totals, system)
+            starts = at.inside(system, slices)
+            left = task.fine.pull(slices, u, cotangent, data, mine, within, totals, system, starts=starts)
             return *trees.leaves(left), *cost_rows(mine, len(slices))
 
         parts, stats = on_all(task, pulled, Spent())

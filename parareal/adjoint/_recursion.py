@@ -7,7 +7,7 @@ transposed derivative of the coarse propagator as the coarse one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -105,7 +105,7 @@ def _scanned(task: Task, direct: State) -> Answer:
         unit = torch.eye(vector.shape[1], dtype=vector.dtype, device=vector.device)
         unit = unit[:, None].expand(-1, len(vector), -1)
         basis = unflat(unit, trees.map(lambda leaf: leaf.unsqueeze(0), u), 2)
-        image = task.fine.pull(slices, u, basis, data, mine, basis=True)
+        image = task.fine.pull(slices, u, basis, data, mine, basis=True, starts=at.inside(system, slices))
         return flat(image, 2).transpose(0, 1), *cost_rows(mine, len(slices))
 
     (factors,), stats = on_all(task, matrices, spent)
@@ -123,10 +123,10 @@ def _by_parareal(task: Task, direct: State) -> Answer:
     at, grid = task.at, task.grid
     packed = at.packed(direct)
     reversed_grid = TimeGrid(grid.points.flip(0), tuple(grid.num_steps - bound for bound in reversed(grid.bounds)))
-    fine = Transposed(Pull(task.fine, at, packed, grid, carries=True))
+    fine = Transposed(Pull(task.fine, at, packed, grid, fine=True))
     correction: Correction = Identity()
     if task.coarse is not None:
-        correction = Coarse(Transposed(Pull(task.coarse, at, packed, grid, not task.fine.carries_history)))
+        correction = Coarse(Transposed(Pull(task.coarse, at, packed, grid, fine=False)))
     device = trees.leaves(packed)[0].device
     problem = Backward(torch.arange(at.systems, device=device))
     last = trees.map(lambda leaf: leaf[:, -1], packed)
@@ -147,6 +147,26 @@ def _schedule(schedule: Schedule) -> Schedule:
     if isinstance(schedule, Windowed):
         return Windowed(schedule.width)
     return schedule if isinstance(schedule, Barrier | Wavefront) else Wavefront(AHEAD)
+
+
+def with_starts(task: Task) -> tuple[Task, Stats | None]:
+    """The task with the states inside slices from which each pass begins its parts, where there are several parts."""
+    at = task.at
+    if len(task.fine.parts) < 3:
+        return task, None
+
+    def starts(system: Tensor, n: Tensor) -> tuple[Tensor, ...]:
+        mine, slices = Spent(), n.numpy()
+        u, data = at.at(system, slices)
+        found = task.fine.starts(slices, u, data, mine)
+        like.append(found[0])
+        return *[leaf for state in found for leaf in trees.leaves(state)], *cost_rows(mine, len(slices))
+
+    like: list[State] = []
+    parts, stats = on_all(task, starts, Spent())
+    count = len(trees.leaves(like[0]))
+    found = [trees.rebuild(parts[i : i + count], like[0]) for i in range(0, len(parts), count)]
+    return replace(task, at=replace(at, starts=found)), stats
 
 
 def on_all(

@@ -169,6 +169,7 @@ class Slices:
         totals: Totals | None = None,
         system: Tensor | None = None,
         basis: bool = False,
+        starts: list[State] | None = None,
     ) -> State:
         """The transposed derivative of slices, applied to ``cotangent``.
 
@@ -183,13 +184,39 @@ class Slices:
             totals: Takes the gradients with respect to all else.
             system: The systems of the lanes, ``(L,)``, for ``totals``.
             basis: Whether cotangents are many for each lane, leaves ``(K, L, *state)``, and so is the result.
+            starts: What `starts` returns for these lanes, if it is known.
 
         Returns:
             Gradients with respect to ``u``.
         """
         job = _Job(self, n, rows, spent, inner, totals, system, basis)
         with torch.no_grad():
-            return job.back(0, self.steps, u, cotangent)
+            return job.back(0, self.steps, u, cotangent, starts)
+
+    @property
+    def parts(self) -> list[int]:
+        """Where slices are cut, at the highest level: numbers of steps, from 0 to that of the longest slice."""
+        return _cuts(0, self.steps)
+
+    def starts(self, n: Ints, u: State, rows: State, spent: Spent) -> list[State]:
+        """States at the cuts inside slices, from those at their left boundaries."""
+        return self.between(self.parts, n, u, rows, spent)
+
+    def between(self, cuts: list[int], n: Ints, u: State, rows: State, spent: Spent) -> list[State]:
+        """States at all cuts but the first and the last."""
+        out: list[State] = []
+        u = self.opened(u) if cuts[0] == 0 else u
+        for a, b in zip(cuts[:-2], cuts[1:-1], strict=True):
+            u = self.through(n, u, rows, a, b, spent)
+            out.append(u)
+        return out
+
+
+def _cuts(begin: int, end: int) -> list[int]:
+    size = PART
+    while size * BRANCHES < end - begin:
+        size *= BRANCHES
+    return [*range(begin, end, size), end]
 
 
 @dataclass(eq=False)
@@ -205,18 +232,14 @@ class _Job:
     system: Tensor | None
     basis: bool
 
-    def back(self, begin: int, end: int, u: State, cotangent: State) -> State:
+    def back(self, begin: int, end: int, u: State, cotangent: State, starts: list[State] | None = None) -> State:
         """Through the steps from ``begin`` to before ``end``."""
         if end - begin <= PART:
             return self._differentiated(begin, end, u, cotangent)
-        size = PART
-        while size * BRANCHES < end - begin:
-            size *= BRANCHES
-        cuts = [*range(begin, end, size), end]
-        starts = [u]
-        for a, b in zip(cuts[:-2], cuts[1:-1], strict=True):
-            state = self.slices.opened(starts[-1]) if a == 0 else starts[-1]
-            starts.append(self.slices.through(self.n, state, self.rows, a, b, self.spent))
+        cuts = _cuts(begin, end)
+        if starts is None:
+            starts = self.slices.between(cuts, self.n, u, self.rows, self.spent)
+        starts = [u, *starts]
         for a, b in reversed([*zip(cuts[:-1], cuts[1:], strict=True)]):
             cotangent = self.back(a, b, starts.pop(), cotangent)
         return cotangent

@@ -18,6 +18,7 @@ from torch import Tensor
 from parareal._core import trees
 from parareal._core.arrays import Ints
 from parareal._core.host import index_to, values_of
+from parareal._core.multistep_state import Carried
 from parareal._core.trees import State
 from parareal.adjoint._slices import Slices, Spent
 from parareal.grid._time_grid import TimeGrid
@@ -36,18 +37,27 @@ class Linearised:
         rows: Per-sample data, leaves ``(M, ...)``, or ``None``.
         systems: M.
         slices: N.
+        starts: States inside slices, where the fine propagator's parts begin, leaves ``(M * N, *state)`` each.
     """
 
     states: State
     rows: State
     systems: int
     slices: int
+    starts: list[State] | None = None
 
     def at(self, system: Tensor, n: Ints) -> tuple[State, State]:
         """States at the left boundaries of slices ``n`` of systems ``system``, and their data, on L lanes."""
         where = system * (self.slices + 1) + index_to(system.device, n)
         u = trees.map(lambda leaf: leaf.flatten(0, 1).index_select(0, where), self.states)
         return u, None if self.rows is None else trees.lanes(self.rows, system)
+
+    def inside(self, system: Tensor, n: Ints) -> list[State] | None:
+        """States inside these slices, if they are known."""
+        if self.starts is None:
+            return None
+        where = system * self.slices + index_to(system.device, n)
+        return [trees.lanes(start, where) for start in self.starts]
 
     def packed(self, tree: State) -> State:
         """A tree as the engine carries it: a tuple of its leaves that have elements, or a single one."""
@@ -88,11 +98,11 @@ class Pull:
         at: Where it is linearised.
         direct: Gradients at the boundaries themselves, packed, leaves ``(M, N + 1, *state)``.
         grid: The time grid of the run, not reversed.
-        carries: Whether ``slices`` carries all that is in the states; a coarse method has no history.
+        fine: Whether it is the fine propagator. A coarse one has no history.
     """
 
-    def __init__(self, slices: Slices, at: Linearised, direct: State, grid: TimeGrid, carries: bool) -> None:
-        self._slices, self._at, self._direct, self._carries = slices, at, direct, carries
+    def __init__(self, slices: Slices, at: Linearised, direct: State, grid: TimeGrid, fine: bool) -> None:
+        self._slices, self._at, self._direct, self._fine = slices, at, direct, fine
         edges = grid.edges
         self._sign = 1.0 if edges[-1] > edges[0] else -1.0
         self._edges = self._sign * edges
@@ -104,8 +114,9 @@ class Pull:
         u, data = at.at(system, n)
         spent = Spent()
         cotangent = at.unpacked(trees.map(lambda leaf: leaf.squeeze(1), packed), (len(n),), 2)
-        if self._carries:
-            pulled = self._slices.pull(n, u, cotangent, data, spent)
+        if self._fine or not isinstance(u, Carried):
+            starts = at.inside(system, n) if self._fine else None
+            pulled = self._slices.pull(n, u, cotangent, data, spent, starts=starts)
         else:  # its derivative is that of the state alone
             new = self._slices.pull(n, u.u, cotangent.u, data, spent)
             pulled = type(u)(new, trees.map(torch.zeros_like, u.memory))
