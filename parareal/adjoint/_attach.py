@@ -99,8 +99,9 @@ class Adjoint:
         rtol = max(_SHARPER * min(_tolerances(stop), default=0.0), rounding)
         nowhere = Linearised(None, None, len(trees.leaves(inputs.systems)[0]), inputs.grid.num_slices)
         matrices = isinstance(correction, Jacobian) and correction.kind == "full"
-        task = Task(fine, coarse, nowhere, inputs.grid, executor, schedule, rtol, matrices)
-        back = BackwardPass(task, found, params is None, autocast.set_aside(), AdjointReport())
+        known = found if params is None else None
+        task = Task(fine, coarse, nowhere, inputs.grid, executor, schedule, rtol, matrices, known)
+        back = BackwardPass(task, found, autocast.set_aside(), AdjointReport())
         return cls(inputs, back, saved)
 
     def attached(self, solution: Solution) -> Solution:

@@ -56,14 +56,12 @@ class BackwardPass:
     Attributes:
         task: The recursion, linearised at no states yet.
         params: The tensors that the right-hand side depends on.
-        strict: Whether other tensors that turn up are an error.
         precision: The autocast that the run set aside.
         report: Takes the cost.
     """
 
     task: Task
     params: list[Tensor]
-    strict: bool
     precision: autocast.SetAside | None
     report: AdjointReport
 
@@ -74,7 +72,7 @@ class BackwardPass:
             task, before = with_starts(replace(self.task, at=at))
             answer = solve_recursion(task, direct)
             adjoint, stats, found = answer.adjoint, answer.stats.after(before), Found(None, {}, None, {})
-            if wanted.beside or not answer.exact:
+            if wanted.beside or answer.way == "parareal":
                 found, more = self._through(task, answer, wanted)
                 stats = more.after(stats)
             # What the slices themselves give at the left boundaries is one iteration better.
@@ -104,7 +102,8 @@ class BackwardPass:
         """
         task, totals = replace(self.task, at=at), None
         if wanted.beside:
-            totals = Totals(self.params, wanted.params, at.rows, wanted.row_leaves, wanted.points, self.strict)
+            params = [self.params[i] for i in wanted.params]
+            totals = Totals(params, at.rows, wanted.row_leaves, wanted.points)
 
         def pulled(system: Tensor, n: Tensor) -> tuple[Tensor, ...]:
             slices, mine = n.numpy(), Spent()
@@ -118,7 +117,9 @@ class BackwardPass:
                 for part in (right, inner)
             )
             starts = at.inside(system, slices)
-            left = task.fine.pull(slices, u, cotangent, data, mine, within, totals, system, starts=starts)
+            left = task.fine.pull(
+                slices, u, cotangent, data, mine, within, totals, system, starts=starts, known=task.known
+            )
             return *trees.leaves(left), *cost_rows(mine, len(slices))
 
         parts, stats = on_all(task, pulled, Spent())

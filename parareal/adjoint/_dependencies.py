@@ -15,6 +15,9 @@ from torch import Tensor
 
 from parareal._core.references import tensors_of
 
+_CAST = "ToCopyBackward0"
+"""The copy of a parameter in another precision, which autocast keeps from earlier calls."""
+
 Edge = tuple[Any, int]
 """A node of an autograd graph, and the number of its output."""
 
@@ -60,7 +63,7 @@ def reached(outputs: Iterable[Tensor], mark: int, known: Iterable[Tensor] = ()) 
             out.leaves.append(node.variable)
         elif (node, number) in inner:
             out.inner.append(inner[node, number])
-        elif node._sequence_nr() < mark:
+        elif node._sequence_nr() < mark and node.name() != _CAST:
             out.unknown.append(node.name())
         else:
             waiting.extend((more, at) for more, at in node.next_functions if more is not None)

@@ -50,6 +50,7 @@ class Task:
         schedule: The schedule of the forward run.
         rtol: Relative tolerance of the recursion.
         matrices: Whether derivatives as matrices are wanted whatever the size of the state.
+        known: The tensors that the right-hand side depends on, if others are an error.
     """
 
     fine: Slices
@@ -60,6 +61,7 @@ class Task:
     schedule: Schedule
     rtol: float
     matrices: bool
+    known: list[Tensor] | None
 
     @property
     def most_lanes(self) -> int:
@@ -69,18 +71,13 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """Lambda at all boundaries, leaves ``(M, N + 1, *state)``, and what it took.
-
-    Attributes:
-        exact: Whether it solves the recursion up to rounding.
-    """
+    """Lambda at all boundaries, leaves ``(M, N + 1, *state)``, and what it took."""
 
     adjoint: State
     stats: Stats
     iterations: int
     status: Status
     way: Literal["scan", "parareal"]
-    exact: bool
 
 
 def solve_recursion(task: Task, direct: State) -> Answer:
@@ -105,7 +102,8 @@ def _scanned(task: Task, direct: State) -> Answer:
         unit = torch.eye(vector.shape[1], dtype=vector.dtype, device=vector.device)
         unit = unit[:, None].expand(-1, len(vector), -1)
         basis = unflat(unit, trees.map(lambda leaf: leaf.unsqueeze(0), u), 2)
-        image = task.fine.pull(slices, u, basis, data, mine, basis=True, starts=at.inside(system, slices))
+        starts = at.inside(system, slices)
+        image = task.fine.pull(slices, u, basis, data, mine, basis=True, starts=starts, known=task.known)
         return flat(image, 2).transpose(0, 1), *cost_rows(mine, len(slices))
 
     (factors,), stats = on_all(task, matrices, spent)
@@ -116,7 +114,7 @@ def _scanned(task: Task, direct: State) -> Answer:
     moved = carried(factors, vector[:, -1].to(factors.dtype), gained) + gained
     found = torch.cat([moved.index_select(1, order), vector[:, -1:].to(factors.dtype)], 1)
     status = Status.CONVERGED if bool(torch.isfinite(found).all()) else Status.NONFINITE
-    return Answer(unflat(found, direct, 2), stats, 1, status, "scan", True)
+    return Answer(unflat(found, direct, 2), stats, 1, status, "scan")
 
 
 def _by_parareal(task: Task, direct: State) -> Answer:
@@ -138,8 +136,7 @@ def _by_parareal(task: Task, direct: State) -> Answer:
     found = trees.map(lambda leaf: leaf.flip(0).transpose(0, 1), solution.us)
     adjoint = at.unpacked(found, (at.systems, at.slices + 1), 2)
     made: Any = solution.iterations
-    exact = solution.status is Status.FINAL
-    return Answer(adjoint, solution.stats, int(made.max()), solution.status, "parareal", exact)
+    return Answer(adjoint, solution.stats, int(made.max()), solution.status, "parareal")
 
 
 def _schedule(schedule: Schedule) -> Schedule:

@@ -60,35 +60,26 @@ class Totals:
     """Sums of gradients over lanes, beside those of their states.
 
     Attributes:
-        known: The tensors that the right-hand side depends on.
-        chosen: Numbers of those that need gradients.
+        params: The tensors that need gradients, of those that the right-hand side depends on.
         rows: Per-sample data of the systems, leaves ``(M, ...)``, of which those in ``row_leaves`` need gradients.
         row_leaves: Numbers of leaves of ``rows``.
         points: Whether times need gradients.
-        strict: Whether tensors that are not ``known`` are an error.
-        param_sums: Gradients of those that are chosen, ``None`` where nothing depends on one.
+        param_sums: Gradients of ``params``, ``None`` where nothing depends on one.
         row_sums: Gradients of the leaves of ``rows``.
         point_sum: The gradient with respect to the points of the mesh.
     """
 
-    known: list[Tensor]
-    chosen: list[int]
+    params: list[Tensor]
     rows: State
     row_leaves: list[int]
     points: bool
-    strict: bool
     param_sums: list[Tensor | None] = field(default_factory=list)
     row_sums: list[Tensor] = field(default_factory=list)
     point_sum: Tensor | None = None
 
-    @property
-    def params(self) -> list[Tensor]:
-        """The tensors that need gradients."""
-        return [self.known[i] for i in self.chosen]
-
     def __post_init__(self) -> None:
         leaves = [] if self.rows is None else trees.leaves(self.rows)
-        self.param_sums = [None] * len(self.chosen)
+        self.param_sums = [None] * len(self.params)
         self.row_sums = [torch.zeros_like(leaves[i]) for i in self.row_leaves]
 
 
@@ -170,6 +161,7 @@ class Slices:
         system: Tensor | None = None,
         basis: bool = False,
         starts: list[State] | None = None,
+        known: list[Tensor] | None = None,
     ) -> State:
         """The transposed derivative of slices, applied to ``cotangent``.
 
@@ -185,11 +177,13 @@ class Slices:
             system: The systems of the lanes, ``(L,)``, for ``totals``.
             basis: Whether cotangents are many for each lane, leaves ``(K, L, *state)``, and so is the result.
             starts: What `starts` returns for these lanes, if it is known.
+            known: The tensors that the right-hand side depends on: others that need gradients are an error. ``None``
+                where nobody asks.
 
         Returns:
             Gradients with respect to ``u``.
         """
-        job = _Job(self, n, rows, spent, inner, totals, system, basis)
+        job = _Job(self, n, rows, spent, inner, totals, system, basis, known)
         with torch.no_grad():
             return job.back(0, self.steps, u, cotangent, starts)
 
@@ -231,6 +225,7 @@ class _Job:
     totals: Totals | None
     system: Tensor | None
     basis: bool
+    known: list[Tensor] | None
 
     def back(self, begin: int, end: int, u: State, cotangent: State, starts: list[State] | None = None) -> State:
         """Through the steps from ``begin`` to before ``end``."""
@@ -266,10 +261,10 @@ class _Job:
             outputs += trees.leaves(slices.closed(state) if end == slices.steps else state)
             gradients += trees.leaves(cotangent)
         wanted = trees.leaves(u)
+        if self.known is not None:
+            mine = [leaf for leaf in trees.leaves((u, rows, points)) if isinstance(leaf, Tensor)]
+            check_all_known(outputs, mark, [*self.known, *mine])
         if totals is not None:
-            if totals.strict:
-                mine = [leaf for leaf in trees.leaves((u, rows, points)) if isinstance(leaf, Tensor)]
-                check_all_known(outputs, mark, [*totals.known, *mine])
             wanted = [*wanted, *totals.params, *[trees.leaves(rows)[i] for i in totals.row_leaves]]
             wanted += [] if points is None else [points]
         found = self._gradients(outputs, wanted, gradients)
@@ -306,7 +301,7 @@ class _Job:
 
     def _add(self, totals: Totals, found: list[Tensor | None], points: bool) -> None:
         """Adds gradients to the totals."""
-        count = len(totals.chosen)
+        count = len(totals.params)
         for i, gradient in enumerate(found[:count]):
             if gradient is not None:
                 before = totals.param_sums[i]

@@ -135,7 +135,7 @@ class TimeGrid:
 
 def _as_number(value: Any, name: str) -> float:
     try:
-        return float(value)
+        return float(value.detach() if isinstance(value, Tensor) else value)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected one real number") from None
 
