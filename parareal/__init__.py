@@ -9,6 +9,7 @@ from parareal._core.multistep_state import Carried, Memory
 from parareal._core.version import __version__ as __version__
 from parareal._solve import serial, solve
 from parareal.compat._odeint import odeint
+from parareal.compat._odeint_adjoint import odeint_adjoint
 from parareal.corrections._anderson import Anderson
 from parareal.corrections._base import Coarse, Correction, Edge, Known, Sweep
 from parareal.corrections._damped import Damped
@@ -76,6 +77,7 @@ from parareal.problem._noise_path import NoisePath
 from parareal.problem._ode import ODE, Problem
 from parareal.problem._sde import SDE
 from parareal.problem._semilinear import Prediction, Semilinear, SemilinearODE, Split, Weights, scaled_phis
+from parareal.results._adjoint_report import AdjointReport
 from parareal.results._history import History, IterationReport
 from parareal.results._record import Record
 from parareal.results._solution import Solution, SolveError, Stats
@@ -97,6 +99,7 @@ __all__ = [
     "SRA1",
     "SSPRK33",
     "AdamsBashforth",
+    "AdjointReport",
     "Anderson",
     "Barrier",
     "Batched",
@@ -188,6 +191,7 @@ __all__ = [
     "check_propagator",
     "extend",
     "odeint",
+    "odeint_adjoint",
     "plan",
     "plot",
     "scaled_phis",

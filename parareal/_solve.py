@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.autocast import without_autocast
@@ -21,7 +19,7 @@ from parareal._inputs import Inputs
 from parareal._run import Callback, Method, Options, Run
 from parareal._sequential import sequential
 from parareal._start import StartGuess, first_iterates
-from parareal.adjoint._attach import Adjoint, check_adjoint
+from parareal.adjoint._attach import Adjoint, Request, check_adjoint
 from parareal.corrections._base import Coarse, Correction, check_correction
 from parareal.executors._base import Executor
 from parareal.executors._local import Batched
@@ -132,7 +130,7 @@ def solve(
         True
     """
     with without_autocast(device_kind(u0)):
-        return _solve(
+        return solve_as(
             problem,
             u0,
             grid,
@@ -157,7 +155,20 @@ def solve(
         )
 
 
-def _solve(
+def solve_by_adjoint(
+    request: Request, problem: Problem, u0: State, grid: TimeGrid, *, max_iterations: int | None, **options: Any
+) -> Solution:
+    """`solve` with ``gradients="adjoint"``, and all that a request may say of it."""
+    defaults: dict[str, Any] = dict.fromkeys(("history", "resume", "start", "checkpoint", "callback"))
+    defaults |= {"samples": False, "dense": True, "keep": "last", "verify": False, "throw": True, "progress": False}
+    defaults |= options
+    with without_autocast(device_kind(u0)):
+        return solve_as(
+            problem, u0, grid, max_iterations=max_iterations, gradients="adjoint", request=request, **defaults
+        )
+
+
+def solve_as(
     problem: Problem,
     u0: State,
     grid: TimeGrid,
@@ -180,8 +191,9 @@ def _solve(
     throw: bool,
     progress: bool,
     callback: Callback | None,
-    params: Iterable[Tensor] | None = None,
+    request: Request | None = None,
 ) -> Solution:
+    """`solve` with all arguments, autocast set aside; ``request`` says more about the adjoint."""
     executor = Batched() if executor is None else executor
     check_instance(executor, Executor, "executor", "pr.Batched()")
     schedule = Wavefront(AHEAD) if schedule is None else schedule
@@ -222,8 +234,8 @@ def _solve(
         )
         adjoint = None
         if gradients == "adjoint":
-            adjoint = Adjoint.of_run(inputs, correction, schedule, joined, stop, params)
-        with nullcontext() if saved is None else raising(), torch.no_grad() if adjoint else nullcontext():
+            adjoint = Adjoint.of_run(inputs, correction, schedule, joined, stop, request or Request())
+        with nullcontext() if saved is None else raising(), torch.no_grad() if gradients == "adjoint" else nullcontext():
             if saved is not None:
                 resume = saved.load() or resume
             method = Method(correction, schedule, stop, max_iterations, first)

@@ -48,6 +48,21 @@ def check_adjoint(executor: Any, schedule: Schedule, dense: bool) -> None:
         )
 
 
+@dataclass(eq=False)
+class Request:
+    """How a run is to be differentiated.
+
+    Attributes:
+        params: The tensors that need gradients; ``None`` to find them.
+        rtol: Relative tolerance of the recursion; ``None`` for a part of that of the states.
+        made: The adjoint of the run, once that is done.
+    """
+
+    params: Iterable[Tensor] | None = None
+    rtol: float | None = None
+    made: Adjoint | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Adjoint:
     """The adjoint of one run, made before it.
@@ -70,7 +85,7 @@ class Adjoint:
         schedule: Schedule,
         executor: Executor,
         stop: StoppingRule,
-        params: Iterable[Tensor] | None = None,
+        request: Request,
     ) -> Adjoint | None:
         """The adjoint of a run; ``None`` where nothing needs a gradient.
 
@@ -83,26 +98,28 @@ class Adjoint:
             schedule: Its schedule.
             executor: Its executor.
             stop: Its stopping rule.
-            params: The tensors that need gradients; ``None`` to find them.
+            request: What is asked for.
         """
         if not torch.is_grad_enabled() or inputs.batch == 0:
             return None
         one = trees.one(inputs.systems, 0)
         fine = _slices(inputs, inputs.fine, one, None)
         coarse = _coarse(inputs, correction, one)
-        found, saved = _params(inputs, fine, params)
+        found, saved = _params(inputs, fine, request.params)
         rows = [] if inputs.rows is None else trees.leaves(inputs.rows)
         if not (found or inputs.grid.given is not None or _any(trees.leaves(inputs.u0)) or _any(rows)):
             return None
         dtypes = [leaf.dtype for leaf in trees.leaves(inputs.u0)]
         rounding = 16 * max(torch.finfo(dtype).eps for dtype in dtypes)
-        rtol = max(_SHARPER * min(_tolerances(stop), default=0.0), rounding)
+        rtol = _SHARPER * min(_tolerances(stop), default=0.0) if request.rtol is None else request.rtol
+        rtol = max(rtol, rounding)
         nowhere = Linearised(None, None, len(trees.leaves(inputs.systems)[0]), inputs.grid.num_slices)
         matrices = isinstance(correction, Jacobian) and correction.kind == "full"
-        known = found if params is None else None
+        known = found if request.params is None else None
         task = Task(fine, coarse, nowhere, inputs.grid, executor, schedule, rtol, matrices, known)
         back = BackwardPass(task, found, autocast.set_aside(), AdjointReport())
-        return cls(inputs, back, saved)
+        request.made = cls(inputs, back, saved)
+        return request.made
 
     def attached(self, solution: Solution) -> Solution:
         """The solution with states from which gradients flow."""
@@ -249,7 +266,7 @@ def _params(inputs: Inputs, fine: Slices, params: Iterable[Tensor] | None) -> tu
         return given, len(given)
     u = trees.map(lambda leaf: leaf[:1].detach(), inputs.systems)
     with torch.enable_grad():
-        mark = now()
+        mark = now(fine.threads)
         stepped = trees.leaves(_one_step(fine, u, inputs))
     apart = [] if inputs.problem.per_sample is None else trees.leaves(inputs.problem.per_sample)
     used, others = dependencies([inputs.problem, inputs.fine], stepped, mark, apart)

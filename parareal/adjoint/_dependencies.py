@@ -36,8 +36,13 @@ class Reached(NamedTuple):
     unknown: list[str]
 
 
-def now() -> int:
-    """A mark: nodes of graphs that are made after this moment, in this thread, have at least this number."""
+def now(threads: bool = False) -> int:
+    """A mark: nodes of graphs that are made after this moment, in this thread, have at least this number.
+
+    Nodes of other threads have numbers of their own: with ``threads`` none counts as older.
+    """
+    if threads:
+        return -1
     with torch.enable_grad():
         node: Any = torch.zeros((), requires_grad=True).view_as(torch.zeros(())).grad_fn
     return node._sequence_nr()

@@ -100,6 +100,11 @@ class Slices:
     carries_history: bool
 
     @property
+    def threads(self) -> bool:
+        """Whether steps may be made in other threads, as those of other libraries' solvers."""
+        return ".external." in type(self.fine).__module__
+
+    @property
     def steps(self) -> int:
         """Steps of the longest slice."""
         return int(self.mesh.count.max())
@@ -240,7 +245,7 @@ class _Job:
         return cotangent
 
     def _differentiated(self, begin: int, end: int, u: State, cotangent: State) -> State:
-        slices, totals, spent, mark = self.slices, self.totals, Spent(), now()
+        slices, totals, spent, mark = self.slices, self.totals, Spent(), now(self.slices.threads)
         u = trees.map(lambda leaf: leaf.detach().requires_grad_(), u)
         rows, points = self.rows, None
         if totals is not None and totals.row_leaves:
@@ -285,7 +290,8 @@ class _Job:
             return [None] * len(wanted)
         outputs, cotangents = [one for one, _ in pairs], [to for _, to in pairs]
         if not self.basis:
-            return list(torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True))
+            # Kept, for what the right-hand side has computed before the run may be part of the graph.
+            return list(torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True, retain_graph=True))
         try:
             return list(
                 torch.autograd.grad(
