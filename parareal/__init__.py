@@ -87,6 +87,8 @@ from parareal.schedules._windowed import Windowed
 from parareal.stopping._increments import Change
 from parareal.stopping._rules import Iterations, StoppingRule
 from parareal.stopping._tolerance import Tolerance, Verdict
+from parareal.studies._study import study
+from parareal.studies._table import Study
 
 __all__ = [
     "DEIS",
@@ -173,6 +175,7 @@ __all__ = [
     "Stats",
     "Status",
     "StoppingRule",
+    "Study",
     "Sweep",
     "ThreeEighths",
     "TimeGrid",
@@ -197,5 +200,6 @@ __all__ = [
     "scaled_phis",
     "serial",
     "solve",
+    "study",
     "theory",
 ]

@@ -103,7 +103,7 @@ def solve(
             already: the same call, made again after a crash, does the rest. The file before it is kept as
             ``checkpoint + ".previous"``, and is taken with a warning where the last one is damaged.
         gradients: ``"unroll"``: of the iterates, by the graph of all that was computed, whose memory grows with
-            iterations and fine steps. ``"adjoint"``: of the sequential run through the slice boundaries that were found.
+            iterations and fine steps. ``"adjoint"``: of the sequential run through the boundary states that were found.
             The run keeps these alone, and the backward pass computes the slices once more, in parallel; its recursion
             is solved in parallel in time as well. First derivatives alone; for tensors that the right-hand side refers
             to, ``u0``, ``per_sample``, and the points of the grid. See ``docs/training.md``.
@@ -235,7 +235,10 @@ def solve_as(
         adjoint = None
         if gradients == "adjoint":
             adjoint = Adjoint.of_run(inputs, correction, schedule, joined, stop, request or Request())
-        with nullcontext() if saved is None else raising(), torch.no_grad() if gradients == "adjoint" else nullcontext():
+        with (
+            nullcontext() if saved is None else raising(),
+            torch.no_grad() if gradients == "adjoint" else nullcontext(),
+        ):
             if saved is not None:
                 resume = saved.load() or resume
             method = Method(correction, schedule, stop, max_iterations, first)

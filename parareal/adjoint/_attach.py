@@ -127,9 +127,7 @@ class Adjoint:
         states = self._states(solution)
         rows = [] if inputs.rows is None else trees.leaves(inputs.rows)
         times = inputs.grid.points if inputs.grid.given is None else inputs.grid.given
-        outputs: Any = _Function.apply(
-            self, states, *trees.leaves(inputs.systems), *rows, times, *self.back.params
-        )
+        outputs: Any = _Function.apply(self, states, *trees.leaves(inputs.systems), *rows, times, *self.back.params)
         us = inputs.unstacked(trees.rebuild(list(outputs), inputs.systems))
         return replace(solution, us=us, adjoint=self.back.report)
 
@@ -202,7 +200,7 @@ class _Function(torch.autograd.Function):
         with torch.no_grad():
             found = ctx.adjoint.gradients(states, ctx.like, list(direct), list(ctx.needs_input_grad[2:]))
         if torch.is_grad_enabled():
-            found = _once(found)
+            found = once(found)
         return None, None, *found
 
 
@@ -221,7 +219,8 @@ class _Once(torch.autograd.Function):
         )
 
 
-def _once(found: list[Any]) -> list[Any]:
+def once(found: list[Any]) -> list[Any]:
+    """Gradients of a backward pass whose graph somebody wants, which there is not: see `_Once`."""
     anchor, places = torch.zeros((), requires_grad=True), [i for i, one in enumerate(found) if one is not None]
     marked: Any = _Once.apply(anchor, *[found[i] for i in places])
     out = list(found)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.trees import State
-from parareal.adjoint._attach import Adjoint
+from parareal.adjoint._attach import Adjoint, once
 from parareal.adjoint._backward import Wanted
 from parareal.adjoint._transpose import Linearised
 
@@ -41,27 +41,33 @@ class _Fill(torch.autograd.Function):
         return tuple(trees.leaves(states))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *direct: Tensor) -> tuple[Any, ...]:
-        adjoint, needed = ctx.adjoint, ctx.needs_input_grad[3:]
-        grid, params = adjoint.inputs.grid, adjoint.back.params
-        bounds, steps = torch.tensor(grid.bounds), max(grid.steps_per_slice)
-        after = bounds[:-1, None] + torch.arange(1, steps + 1)
-        inside = after < bounds[1:, None]
-        at = torch.where(inside, after, 0)
+        with torch.no_grad():
+            found = _backward(ctx, direct)
+        return None, None, None, *(once(found) if torch.is_grad_enabled() else found)
 
-        def within(leaf: Tensor) -> Tensor:
-            part = leaf[at.to(leaf.device)]
-            return part.masked_fill(~inside.to(leaf.device).reshape(*inside.shape, *[1] * (leaf.ndim - 1)), 0)
 
-        inner = trees.rebuild([within(leaf) for leaf in direct], ctx.like)
-        states = trees.rebuild([leaf.unsqueeze(0) for leaf in ctx.saved_tensors[: ctx.count]], ctx.like)
-        right = trees.map(lambda leaf: torch.zeros_like(leaf[0, 1:]), states)
-        wanted = Wanted(True, [], needed[ctx.count], [i for i in range(len(params)) if needed[ctx.count + 1 + i]])
-        at_states = Linearised(states, None, 1, grid.num_slices)
-        found, _ = adjoint.back.through(at_states, right, inner, wanted)
-        lefts = trees.leaves(found.boundaries)
-        own = [leaf[bounds.to(leaf.device)] for leaf in direct]
-        for leaf, left in zip(own, lefts, strict=True):
-            leaf[:-1] += left[0]
-        return None, None, None, *own, found.points, *[found.params.get(i) for i in range(len(params))]
+def _backward(ctx: Any, direct: tuple[Tensor, ...]) -> list[Any]:
+    """Gradients with respect to the tensors that `fill_by_adjoint` has named."""
+    adjoint, needed = ctx.adjoint, ctx.needs_input_grad[3:]
+    grid, params = adjoint.inputs.grid, adjoint.back.params
+    bounds, steps = torch.tensor(grid.bounds), max(grid.steps_per_slice)
+    after = bounds[:-1, None] + torch.arange(1, steps + 1)
+    inside = after < bounds[1:, None]
+    at = torch.where(inside, after, 0)
+
+    def within(leaf: Tensor) -> Tensor:
+        part = leaf[at.to(leaf.device)]
+        return part.masked_fill(~inside.to(leaf.device).reshape(*inside.shape, *[1] * (leaf.ndim - 1)), 0)
+
+    inner = trees.rebuild([within(leaf) for leaf in direct], ctx.like)
+    states = trees.rebuild([leaf.unsqueeze(0) for leaf in ctx.saved_tensors[: ctx.count]], ctx.like)
+    right = trees.map(lambda leaf: torch.zeros_like(leaf[0, 1:]), states)
+    wanted = Wanted(True, [], needed[ctx.count], [i for i in range(len(params)) if needed[ctx.count + 1 + i]])
+    at_states = Linearised(states, None, 1, grid.num_slices)
+    found, _ = adjoint.back.through(at_states, right, inner, wanted)
+    lefts = trees.leaves(found.boundaries)
+    own = [leaf[bounds.to(leaf.device)] for leaf in direct]
+    for leaf, left in zip(own, lefts, strict=True):
+        leaf[:-1] += left[0]
+    return [*own, found.points, *[found.params.get(i) for i in range(len(params))]]

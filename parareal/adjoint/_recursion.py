@@ -166,9 +166,7 @@ def with_starts(task: Task) -> tuple[Task, Stats | None]:
     return replace(task, at=replace(at, starts=found)), stats
 
 
-def on_all(
-    task: Task, fn: Callable[..., tuple[Tensor, ...]], spent: Spent
-) -> tuple[tuple[Tensor, ...], Stats]:
+def on_all(task: Task, fn: Callable[..., tuple[Tensor, ...]], spent: Spent) -> tuple[tuple[Tensor, ...], Stats]:
     """``fn(system, n)`` on all lanes, as the executor does it, without the cost in its last two; and the cost.
 
     Where a window was asked for no more lanes are computed at a time than it has.
@@ -183,5 +181,7 @@ def on_all(
         calls, padded = calls + executor.calls(len(ids)), padded + executor.padded(len(ids))
         values.append(value)
     parts = tuple(torch.cat(part) for part in zip(*[value[:-2] for value in values], strict=True))
-    stats = Stats(spent.rounds, spent.evaluations, spent.evaluations, 0, calls, min(lanes, task.most_lanes), 0.0, padded)
+    stats = Stats(
+        spent.rounds, spent.evaluations, spent.evaluations, 0, calls, min(lanes, task.most_lanes), 0.0, padded
+    )
     return parts, stats

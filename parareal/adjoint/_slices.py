@@ -8,6 +8,7 @@ part and of a few states, whatever the number of steps.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -205,7 +206,7 @@ class Slices:
         """States at all cuts but the first and the last."""
         out: list[State] = []
         u = self.opened(u) if cuts[0] == 0 else u
-        for a, b in zip(cuts[:-2], cuts[1:-1], strict=True):
+        for a, b in pairwise(cuts[:-1]):
             u = self.through(n, u, rows, a, b, spent)
             out.append(u)
         return out
@@ -240,7 +241,7 @@ class _Job:
         if starts is None:
             starts = self.slices.between(cuts, self.n, u, self.rows, self.spent)
         starts = [u, *starts]
-        for a, b in reversed([*zip(cuts[:-1], cuts[1:], strict=True)]):
+        for a, b in reversed([*pairwise(cuts)]):
             cotangent = self.back(a, b, starts.pop(), cotangent)
         return cotangent
 
@@ -318,5 +319,3 @@ class _Job:
                 into.index_add_(0, self.system, gradient)
         if points and found[-1] is not None:
             totals.point_sum = found[-1] if totals.point_sum is None else totals.point_sum + found[-1]
-
-

@@ -43,7 +43,8 @@ def loss(us: Any) -> Tensor:
 def assert_same(found: Any, expected: Any, close: float = CLOSE) -> None:
     for a, b in zip(found, expected, strict=True):
         if b is None or a is None:
-            assert (a is None or not a.any()) and (b is None or not b.any())
+            assert a is None or not a.any()
+            assert b is None or not b.any()
             continue
         assert a.shape == b.shape
         assert a.dtype == b.dtype
@@ -51,7 +52,12 @@ def assert_same(found: Any, expected: Any, close: float = CLOSE) -> None:
 
 
 def both(
-    make: Callable[[], pr.Problem], u0: Any, wanted: list[Tensor], grid: pr.TimeGrid = GRID, fine: Any = None, **options: Any
+    make: Callable[[], pr.Problem],
+    u0: Any,
+    wanted: list[Tensor],
+    grid: pr.TimeGrid = GRID,
+    fine: Any = None,
+    **options: Any,
 ) -> pr.Solution:
     """Asserts that both ways give the same gradients; returns the solution of the adjoint run."""
     fine, samples = fine or pr.RK4(), options.get("samples", False)
@@ -171,7 +177,14 @@ def test_gradients_with_respect_to_times(fine: pr.Integrator, make: str) -> None
     solution = run(
         times,
         lambda grid: pr.solve(
-            pr.ODE(net), u0, grid, fine=fine, coarse=pr.Euler(), stop=TIGHT, gradients="adjoint", schedule=pr.Windowed(2)
+            pr.ODE(net),
+            u0,
+            grid,
+            fine=fine,
+            coarse=pr.Euler(),
+            stop=TIGHT,
+            gradients="adjoint",
+            schedule=pr.Windowed(2),
         ),
     )
     (found,) = torch.autograd.grad(loss(solution.us), times)
@@ -244,7 +257,7 @@ def test_hidden_tensors_are_an_error_and_not_a_missing_gradient() -> None:
     late = iter([weight] * 1000)
     problem = pr.ODE(lambda t, u: -u * next(late) if float(t) > 1.0 else -u, batching="loop")
     solution = pr.solve(problem, u0, GRID, **options)
-    with pytest.raises(RuntimeError, match="of which the step .* knew nothing"):
+    with pytest.raises(RuntimeError, match="knew nothing"):
         solution.u.sum().backward()
 
 
