@@ -49,6 +49,11 @@ class Study(Sequence[dict[str, Any]]):
         """The last row of each run."""
         return Study(tuple({row["run"]: row for row in self.rows}.values()))
 
+    def first(self, below: float) -> Study:
+        """The first row of each run whose error is at most ``below``; none for runs that never get there."""
+        rows = [row for row in self.rows if row["error"] <= below]
+        return Study(tuple({row["run"]: row for row in reversed(rows)}.values())[::-1])
+
     def to_dict(self) -> dict[str, list[Any]]:
         """Columns by name."""
         return {name: [row[name] for row in self.rows] for name in self.columns}

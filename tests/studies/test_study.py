@@ -77,6 +77,8 @@ def test_a_table_without_and_with_pandas() -> None:
     assert isinstance(frame, pandas.DataFrame)
     assert list(frame.columns) == table.columns == list(columns)
     assert len(table.where(iteration=2, coarse="Heun()")) == 2
+    assert [row["iteration"] for row in table.first(below=1e9)] == [0] * len(table.last())
+    assert not table.first(below=-1.0)
     assert isinstance(table[:2], pr.Study)
     assert "Heun()" in str(table)
     assert "12 rows" in repr(table)
