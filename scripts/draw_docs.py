@@ -1,8 +1,8 @@
-"""Draws the pictures of the start page, of `docs/architecture.md`, `docs/plots.md`, `docs/studies.md` and `docs/gallery.md`.
+"""Draws the pictures of the start page and of the pages architecture, plots, studies and gallery in `docs/`.
 
-Those of `plots.md` and `studies.md` are what their own snippets draw: the figure that stands last when the picture is named. Those of the
-gallery are drawn here, from the parts of the scripts in examples/. All of them go into docs/images. Run it with
-`python scripts/draw_docs.py`, and give names of pictures to draw these alone.
+Those of `plots.md` and `studies.md` are what their own snippets draw: the figure that stands last when the picture is
+named. Those of the gallery are drawn here, from the parts of the scripts in examples/. All of them go into docs/images.
+Run it with `python scripts/draw_docs.py`, and give names of pictures to draw these alone.
 """
 
 from __future__ import annotations

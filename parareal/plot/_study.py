@@ -51,16 +51,34 @@ def study(rows: Sequence[Mapping[str, Any]], *, bounds: bool | Sequence[str] = T
     ax, drawn = axes(ax), list[float]()
     ax.set_yscale("log")
     for i, (name, run) in enumerate(runs.items()):
+        before = "" if len(runs) == 1 else f"{name}: "
         k, error = (np.asarray([row[column] for row in run], dtype=np.float64) for column in ("iteration", "error"))
         color = shade(i, len(runs))
-        log_line(ax, k, error, str(name), color=color, marker=MARKERS[i % len(MARKERS)], ms=5, lw=1.5)
+        log_line(
+            ax,
+            k,
+            error,
+            "measured" if len(runs) == 1 else str(name),
+            color=color,
+            marker=MARKERS[i % len(MARKERS)],
+            ms=5,
+            lw=1.5,
+        )
         drawn += [*error]
         floor = min((one for one in error if one > 0), default=1e-16)
         for j, label in enumerate(wanted):
             values = np.asarray([row[f"bound_{label}"] for row in run], dtype=np.float64)
             values = np.where(values < 0.1 * floor, np.nan, values)
             if np.isfinite(values).any():
-                log_line(ax, k, values, f"{name}: {label}", color=color, ls=DASHES[j % len(DASHES)], lw=1.0)
+                log_line(
+                    ax,
+                    k,
+                    values,
+                    label if len(runs) == 1 else f"{name}: {label}",
+                    color=color,
+                    ls=DASHES[j % len(DASHES)],
+                    lw=1.0,
+                )
                 drawn += [*values[np.isfinite(values)]]
     ax.set(xlabel="iteration", ylabel="largest error")
     ax.grid(alpha=0.25)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -12,7 +13,6 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal._core.arrays import Floats
 from parareal._core.checks import described
 from parareal._core.trees import State
 from parareal._solve import serial, solve
@@ -235,8 +235,21 @@ _EXAMPLES = {
 
 
 def _label(one: Any) -> str:
-    """How it prints, without what is left to defaults."""
-    return repr(one).replace("steps=None", "").replace("(, ", "(").replace("Coarse(propagator=", "Coarse(")
+    """How it prints, without what is left to defaults; a coarse propagator for the correction with it."""
+    if isinstance(one, Coarse):
+        return _label(one.propagator)
+    if not isinstance(one, Integrator | Correction | Schedule) or not dataclasses.is_dataclass(one):
+        return repr(one)
+    shown: list[str] = []
+    for part in dataclasses.fields(one):
+        value = getattr(one, part.name, None)
+        if part.init and part.repr and not (value is part.default or (_plain(value) and value == part.default)):
+            shown.append(f"{part.name}={_label(value)}")
+    return f"{type(one).__name__}({', '.join(shown)})"
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str | tuple)
 
 
 def _cut(grids: dict[str, TimeGrid], slices: Any) -> list[tuple[str, int, TimeGrid]]:
