@@ -1,8 +1,9 @@
 """The adjoint recursion as an initial value problem that runs backward in time, for the engine that solves it.
 
 At slice boundaries it is lambda_n = J_n^T lambda_{n+1} + d_n, with J_n the derivative of the fine propagator at the
-boundary state, and d_n the gradient that the caller's function has there itself. One slice is one step of a method, `Transposed`, whose fine propagator has the derivative of the fine method, and whose coarse one that of the
-coarse method.
+boundary state, and d_n the gradient that the caller's function has there itself. One slice is one step of a method,
+`Transposed`, whose fine propagator has the derivative of the fine method, and whose coarse one that of the coarse
+method.
 """
 
 from __future__ import annotations
