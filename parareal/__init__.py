@@ -9,6 +9,7 @@ from parareal._core.multistep_state import Carried, Memory
 from parareal._core.version import __version__ as __version__
 from parareal._solve import serial, solve
 from parareal.compat._odeint import odeint
+from parareal.compat._odeint_adjoint import odeint_adjoint
 from parareal.corrections._anderson import Anderson
 from parareal.corrections._base import Coarse, Correction, Edge, Known, Sweep
 from parareal.corrections._damped import Damped
@@ -78,6 +79,7 @@ from parareal.problem._ode import ODE, Problem
 from parareal.problem._sde import SDE
 from parareal.problem._semilinear import Prediction, Semilinear, SemilinearODE, Split, Weights, scaled_phis
 from parareal.problem._structure import Banded, Sparse
+from parareal.results._adjoint_report import AdjointReport
 from parareal.results._history import History, IterationReport
 from parareal.results._record import Record
 from parareal.results._solution import Solution, SolveError, Stats
@@ -87,6 +89,8 @@ from parareal.schedules._windowed import Windowed
 from parareal.stopping._increments import Change
 from parareal.stopping._rules import Iterations, StoppingRule
 from parareal.stopping._tolerance import Tolerance, Verdict
+from parareal.studies._study import study
+from parareal.studies._table import Study
 
 __all__ = [
     "DEIS",
@@ -99,6 +103,7 @@ __all__ = [
     "SRA1",
     "SSPRK33",
     "AdamsBashforth",
+    "AdjointReport",
     "Anderson",
     "Banded",
     "Barrier",
@@ -175,6 +180,7 @@ __all__ = [
     "Stats",
     "Status",
     "StoppingRule",
+    "Study",
     "Sweep",
     "ThreeEighths",
     "TimeGrid",
@@ -193,10 +199,12 @@ __all__ = [
     "check_propagator",
     "extend",
     "odeint",
+    "odeint_adjoint",
     "plan",
     "plot",
     "scaled_phis",
     "serial",
     "solve",
+    "study",
     "theory",
 ]

@@ -21,6 +21,15 @@ def check_keep(keep: Any, dense: bool) -> None:
         raise ValueError("keep='all' came with dense=False, which keeps none; expected one of them")
 
 
+def check_gradients(gradients: Any) -> str:
+    """How gradients are taken; raises for an unknown way."""
+    if not (isinstance(gradients, str) and gradients in ("unroll", "adjoint")):
+        raise ValueError(
+            f"gradients={gradients!r} is unknown; expected 'unroll', through the graph of the iterates, or 'adjoint'"
+        )
+    return gradients
+
+
 def check_history(history: Any, dense: bool) -> bool:
     """Whether a summary of the history is kept; raises for an unknown value."""
     if history is None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
+
+import torch
 
 from parareal._core import trees
 from parareal._core.autocast import without_autocast
 from parareal._core.checks import check_count, check_instance
 from parareal._core.signals import raising
 from parareal._core.trees import State
-from parareal._input_checks import check_half, check_history, check_keep, check_solves, device_kind
+from parareal._input_checks import check_gradients, check_half, check_history, check_keep, check_solves, device_kind
 from parareal._inputs import Inputs
 from parareal._run import Callback, Method, Options, Run
 from parareal._sequential import sequential
 from parareal._start import StartGuess, first_iterates
+from parareal.adjoint._attach import Adjoint, Request, check_adjoint
 from parareal.corrections._base import Coarse, Correction, check_correction
 from parareal.executors._base import Executor
 from parareal.executors._local import Batched
@@ -50,6 +53,7 @@ def solve(
     resume: Solution | None = None,
     start: StartGuess | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    gradients: Literal["unroll", "adjoint"] = "unroll",
     throw: bool = True,
     progress: bool = False,
     callback: Callback | None = None,
@@ -57,8 +61,8 @@ def solve(
     """Solves an initial value problem in parallel in time.
 
     After k iterations the first k slices equal the result of `serial` with the same ``fine`` propagator; after as many
-    iterations as there are slices, all do. Gradients flow through as through any torch code: call it under
-    ``torch.no_grad()`` if you need none.
+    iterations as there are slices, all do. Gradients flow through as through any torch code, or by the adjoint with
+    ``gradients="adjoint"``: call it under ``torch.no_grad()`` if you need none.
 
     Args:
         problem: The equation.
@@ -100,6 +104,11 @@ def solve(
         checkpoint: A file that is written after each iteration, see `Solution.save`, and continued from where it exists
             already: the same call, made again after a crash, does the rest. The file before it is kept as
             ``checkpoint + ".previous"``, and is taken with a warning where the last one is damaged.
+        gradients: ``"unroll"``: of the iterates, by the graph of all that was computed, whose memory grows with
+            iterations and fine steps. ``"adjoint"``: of the sequential run through the boundary states that were found.
+            The run keeps these alone, and the backward pass computes the slices once more, in parallel; its recursion
+            is solved in parallel in time as well. First derivatives alone; for tensors that the right-hand side refers
+            to, ``u0``, ``per_sample``, and the points of the grid. See ``docs/training.md``.
         throw: Raise `SolveError` when the run does not reach what was asked; otherwise return what there is.
         progress: Show a progress bar (needs tqdm).
         callback: Called with an `IterationReport` after each iteration; returning True (or
@@ -123,7 +132,7 @@ def solve(
         True
     """
     with without_autocast(device_kind(u0)):
-        return _solve(
+        return solve_as(
             problem,
             u0,
             grid,
@@ -141,13 +150,27 @@ def solve(
             resume=resume,
             start=start,
             checkpoint=checkpoint,
+            gradients=gradients,
             throw=throw,
             progress=progress,
             callback=callback,
         )
 
 
-def _solve(
+def solve_by_adjoint(
+    request: Request, problem: Problem, u0: State, grid: TimeGrid, *, max_iterations: int | None, **options: Any
+) -> Solution:
+    """`solve` with ``gradients="adjoint"``, and all that a request may say of it."""
+    defaults: dict[str, Any] = dict.fromkeys(("history", "resume", "start", "checkpoint", "callback"))
+    defaults |= {"samples": False, "dense": True, "keep": "last", "verify": False, "throw": True, "progress": False}
+    defaults |= options
+    with without_autocast(device_kind(u0)):
+        return solve_as(
+            problem, u0, grid, max_iterations=max_iterations, gradients="adjoint", request=request, **defaults
+        )
+
+
+def solve_as(
     problem: Problem,
     u0: State,
     grid: TimeGrid,
@@ -166,16 +189,21 @@ def _solve(
     resume: Solution | None,
     start: StartGuess | None,
     checkpoint: str | os.PathLike[str] | None,
+    gradients: Literal["unroll", "adjoint"],
     throw: bool,
     progress: bool,
     callback: Callback | None,
+    request: Request | None = None,
 ) -> Solution:
+    """`solve` with all arguments, autocast set aside; ``request`` says more about the adjoint."""
     executor = Batched() if executor is None else executor
     check_instance(executor, Executor, "executor", "pr.Batched()")
     schedule = Wavefront(AHEAD) if schedule is None else schedule
     check_instance(schedule, Schedule, "schedule", "pr.Wavefront()")
     with schedule.joined(executor) as joined:
         check_keep(keep, dense)
+        if check_gradients(gradients) == "adjoint":
+            check_adjoint(joined, schedule, dense)
         summary = check_history(history, dense)
         inputs = Inputs.checked(problem, u0, grid, fine, joined, samples)
         options = Options(dense, keep, verify, summary, callback, progress)
@@ -206,7 +234,13 @@ def _solve(
                 "settings": f"{max_iterations=}, {dense=}, {keep=}, {history=}, checkpoint={saved is not None}",
             },
         )
-        with nullcontext() if saved is None else raising():
+        adjoint = None
+        if gradients == "adjoint":
+            adjoint = Adjoint.of_run(inputs, correction, schedule, joined, stop, request or Request())
+        with (
+            nullcontext() if saved is None else raising(),
+            torch.no_grad() if gradients == "adjoint" else nullcontext(),
+        ):
             if saved is not None:
                 resume = saved.load() or resume
             method = Method(correction, schedule, stop, max_iterations, first)
@@ -214,6 +248,8 @@ def _solve(
             solution = replace(solution, serial_rounds=_serial_rounds(grid, fine))
             if saved is not None:
                 saved.save(solution)
+        if adjoint is not None:
+            solution = adjoint.attached(solution)
     if throw and solution.status.failed:
         raise SolveError(solution)
     return solution

@@ -1,8 +1,8 @@
-"""Draws the pictures of the start page, of `docs/architecture.md`, `docs/plots.md` and `docs/gallery.md`.
+"""Draws the pictures of the start page and of the pages architecture, plots, studies and gallery in `docs/`.
 
-Those of `plots.md` are what its own snippets draw: the figure that stands last when the picture is named. Those of the
-gallery are drawn here, from the parts of the scripts in examples/. All of them go into docs/images. Run it with
-`python scripts/draw_docs.py`, and give names of pictures to draw these alone.
+Those of `plots.md` and `studies.md` are what their own snippets draw: the figure that stands last when the picture is
+named. Those of the gallery are drawn here, from the parts of the scripts in examples/. All of them go into docs/images.
+Run it with `python scripts/draw_docs.py`, and give names of pictures to draw these alone.
 """
 
 from __future__ import annotations
@@ -211,14 +211,14 @@ def gain() -> None:
 
 
 LAYERS = (
-    ("your call", ("solve, serial", "odeint", "plan", "check_propagator", "plot", "theory")),
-    ("the run", ("_run", "persistence", "distributed")),
+    ("your call", ("solve, serial", "odeint", "plan", "study", "check_propagator", "plot", "theory")),
+    ("the run", ("_run", "adjoint", "persistence", "distributed")),
     ("the recursion", ("engine",)),
     ("the axes", ("corrections", "schedules", "executors", "stopping")),
     ("the equation", ("problem", "grid", "integrators")),
     ("shared", ("results", "_core")),
 )
-FOLDERS = {"odeint": "compat", "plan": "planning", "check_propagator": "diagnostics"}
+FOLDERS = {"odeint": "compat", "plan": "planning", "study": "studies", "check_propagator": "diagnostics"}
 DIFFUSION = ("diffusers", "sampling", "equations", "models", "noise_schedules")
 
 
@@ -263,8 +263,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="pictures to draw (default: all)")
     names = parser.parse_args().names
-    if not names or any(name.startswith("plot_") for name in names):
-        draw_snippets(ROOT / "docs" / "plots.md", names)
+    for page, prefix in (("plots", "plot_"), ("studies", "study_")):
+        if not names or any(name.startswith(prefix) for name in names):
+            draw_snippets(ROOT / "docs" / f"{page}.md", names)
     for name, draw in GALLERY.items():
         if not names or name in names:
             draw()

@@ -18,8 +18,8 @@ from parareal._core import trees
 from parareal._core.checks import check_count, check_instance
 from parareal._core.trees import State
 from parareal._input_checks import check_state
-from parareal._solve import solve
-from parareal.compat._dense_output import at_times, fill, points_of
+from parareal.compat._by_adjoint import fill, solve
+from parareal.compat._dense_output import at_times, points_of
 from parareal.compat._step_callbacks import call_for_steps, warn_of_callbacks
 from parareal.corrections._base import Correction
 from parareal.executors._base import Executor

@@ -172,6 +172,22 @@ class ActiveLanes:
         else:
             self._begin(lanes, first)
 
+    def launch_at(self, ids: Ints, at: Ints, left: Ints, u: State, rows: State, number: Ints | None) -> None:
+        """Starts lanes inside slices, from the points ``at`` of the mesh, for the next ``left`` steps.
+
+        Args:
+            ids: Their ids.
+            at: Numbers of points, ``(L,)``.
+            left: Steps to make, ``(L,)``.
+            u: States; for a multistep method with their history.
+            rows: Per-sample data, or ``None``.
+            number: As in `Lanes`.
+        """
+        if self.queue is not None:
+            self.queue.started(ids)
+        fresh = np.zeros(len(ids), dtype=bool)
+        self._between_steps.append(Lanes(ids, left, at, self.method.mesh.times(at), u, rows, fresh, number))
+
     def drop(self, wanted: Bools) -> None:
         """Drops lanes whose place, ``ids % len(wanted)``, is not ``wanted``: they make no further step."""
         under_way = bool(self._between_steps or self.groups)

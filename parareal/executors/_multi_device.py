@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from parareal._core import autocast, trees
+from parareal._core.references import filled, foreign, names
 from parareal._core.scopes import scope
 from parareal._core.trees import State
 from parareal.executors._base import Executor, blocks, chunked, cut
@@ -173,16 +174,16 @@ class _Copier:
         return self._object(thing)
 
     def _function(self, fn: types.FunctionType) -> Any:
-        cells = [cell.cell_contents if _filled(cell) else None for cell in fn.__closure__ or ()]
-        named = () if _foreign(fn.__module__) else _names(fn.__code__)
-        names = {name: fn.__globals__[name] for name in named if name in fn.__globals__}
-        names = {name: part for name, part in names.items() if not isinstance(part, type | types.ModuleType)}
-        new_cells, new_names = [self.of(part) for part in cells], {name: self.of(part) for name, part in names.items()}
+        cells = [cell.cell_contents if filled(cell) else None for cell in fn.__closure__ or ()]
+        named = () if foreign(fn.__module__) else names(fn.__code__)
+        used = {name: fn.__globals__[name] for name in named if name in fn.__globals__}
+        used = {name: part for name, part in used.items() if not isinstance(part, type | types.ModuleType)}
+        new_cells, new_names = [self.of(part) for part in cells], {name: self.of(part) for name, part in used.items()}
         defaults, keywords = self.of(fn.__defaults__ or ()), self.of(fn.__kwdefaults__ or {})
         same = all(a is b for a, b in zip(new_cells, cells, strict=True))
         same &= defaults is fn.__defaults__ or not fn.__defaults__
         same &= keywords is fn.__kwdefaults__ or not fn.__kwdefaults__
-        if same and all(new_names[name] is part for name, part in names.items()):
+        if same and all(new_names[name] is part for name, part in used.items()):
             return fn
         closure = tuple(map(types.CellType, new_cells)) if cells else None
         made = types.FunctionType(fn.__code__, {**fn.__globals__, **new_names}, fn.__name__, defaults or None, closure)
@@ -192,7 +193,7 @@ class _Copier:
 
     def _object(self, thing: Any) -> Any:
         """Of any class: its attributes."""
-        if isinstance(thing, type | types.ModuleType) or _foreign(type(thing).__module__):
+        if isinstance(thing, type | types.ModuleType) or foreign(type(thing).__module__):
             return thing
         attributes = getattr(thing, "__dict__", None)
         if not attributes:
@@ -203,31 +204,3 @@ class _Copier:
         for name, part in changed.items():
             object.__setattr__(made, name, part)
         return made if changed else thing
-
-
-def _foreign(module: str | None) -> bool:
-    """Whether code of that module uses a user's tensors only as arguments."""
-    return (module or "").split(".")[0] in (
-        "builtins",
-        "torch",
-        "numpy",
-        "scipy",
-        "threading",
-        "logging",
-        "_thread",
-        "_io",
-    )
-
-
-def _filled(cell: types.CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True
-
-
-def _names(code: types.CodeType) -> set[str]:
-    """Names of globals that a function's code, or that of functions in it, may ask for."""
-    inner = [_names(part) for part in code.co_consts if isinstance(part, types.CodeType)]
-    return set(code.co_names).union(*inner)

@@ -6,7 +6,7 @@ has a sign.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ class TimeGrid:
     Attributes:
         points: All time points, float64, shape ``(num_steps + 1,)``, strictly rising or strictly falling.
         bounds: Indices into ``points`` of the slice boundaries, rising from 0 to ``num_steps``.
+        given: The points with their graph, if they came with one; ``points`` has none. Only
+            ``solve(..., gradients="adjoint")`` gives gradients with respect to times.
 
     Raises:
         TypeError: ``points`` is not a one-dimensional tensor or numpy array of real numbers.
@@ -37,9 +39,12 @@ class TimeGrid:
 
     points: Tensor
     bounds: tuple[int, ...]
+    given: Tensor | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        points = _as_points(self.points, "points")
+        given, points = self.points, _as_points(self.points, "points")
+        if isinstance(given, Tensor) and given.requires_grad and torch.is_grad_enabled():  # pyright: ignore
+            object.__setattr__(self, "given", given.to(device="cpu", dtype=torch.float64))
         bounds = tuple(int(b) for b in self.bounds)
         if len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != len(points) - 1 or any(np.diff(bounds) < 1):
             raise ValueError(
@@ -59,11 +64,17 @@ class TimeGrid:
         """
         check_count(slices, "slices")
         check_count(steps, "steps")
-        t0, t1 = _as_number(t0, "t0"), _as_number(t1, "t1")
+        ends = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in (t0, t1))
+        given, (t0, t1) = (t0, t1), (_as_number(t0, "t0"), _as_number(t1, "t1"))
         if not (np.isfinite(t0) and np.isfinite(t1)) or t0 == t1:
             raise ValueError(f"t0={t0} and t1={t1} span no interval; expected two different finite numbers")
         points = torch.from_numpy(np.linspace(t0, t1, slices * steps + 1))
-        return cls(points, tuple(range(0, slices * steps + 1, steps)))
+        grid = cls(points, tuple(range(0, slices * steps + 1, steps)))
+        if ends:
+            first, last = (torch.as_tensor(t).to(device="cpu", dtype=torch.float64) for t in given)
+            share = torch.linspace(0.0, 1.0, len(points), dtype=torch.float64)
+            object.__setattr__(grid, "given", first * (1 - share) + last * share)
+        return grid
 
     @classmethod
     def from_points(cls, points: Tensor, slices: int | None = None) -> TimeGrid:
@@ -78,8 +89,7 @@ class TimeGrid:
             TypeError: ``points`` is a list or of another type that is not a tensor or numpy array.
             ValueError: Points repeat, change direction or are not finite, or there are more slices than steps.
         """
-        points = _as_points(points, "points")
-        steps = len(points) - 1
+        steps = len(_as_points(points, "points")) - 1
         if slices is None:
             slices = max(1, round(steps**0.5))
         check_count(slices, "slices")
@@ -95,7 +105,7 @@ class TimeGrid:
     @classmethod
     def from_edges(cls, edges: Tensor) -> TimeGrid:
         """Slice boundaries alone, shape ``(num_slices + 1,)``: one fine step a slice unless the integrator has more."""
-        edges = _as_points(edges, "edges")
+        _as_points(edges, "edges")
         return cls(edges, tuple(range(len(edges))))
 
     @property
@@ -125,7 +135,7 @@ class TimeGrid:
 
 def _as_number(value: Any, name: str) -> float:
     try:
-        return float(value)
+        return float(value.detach() if isinstance(value, Tensor) else value)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected one real number") from None
 

@@ -9,6 +9,7 @@ from parareal.plot._convergence import convergence
 from parareal.plot._heat import errors, increments
 from parareal.plot._precision import work_precision
 from parareal.plot._speedup import speedup
+from parareal.plot._study import study
 from parareal.plot._timeline import timeline
 
-__all__ = ["convergence", "errors", "increments", "speedup", "timeline", "work_precision"]
+__all__ = ["convergence", "errors", "increments", "speedup", "study", "timeline", "work_precision"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,50 +14,13 @@ from parareal._core import trees
 from parareal._core.described import brief, ends
 from parareal._core.trees import State
 from parareal.results import _tensor_file
+from parareal.results._adjoint_report import AdjointReport
 from parareal.results._history import History, unpack_history
 from parareal.results._record import Record, pack_record, unpack_record
 from parareal.results._snapshot import Snapshot, pack_snapshot, unpack_snapshot
+from parareal.results._stats import Stats as Stats
 from parareal.results._status import Status
 from parareal.results._tensor_file import get_state, put, put_state
-
-
-@dataclass(frozen=True)
-class Stats:
-    """The cost of a run.
-
-    Attributes:
-        rounds: Sequential calls of the right-hand side, the unit of latency: all lanes that could advance together
-            count as one, whatever the executor does.
-        evaluations: Lanes times rounds, the unit of work.
-        fine_evaluations: Evaluations of the fine propagator.
-        coarse_evaluations: Evaluations of the correction, with directional derivatives; a shared first stage is
-            counted here, once.
-        calls: Calls that the executor made: equal to ``rounds`` unless it went lane by lane or in chunks, or a round
-            asked for two functions, as it does where a `Propagator` is one of fine and coarse.
-        max_lanes: Most lanes in one round.
-        wall_time: Seconds.
-        padded_lanes: Padding lanes of calls, with ``pr.Batched(pad_to=...)``; they are not evaluations.
-    """
-
-    rounds: int
-    evaluations: int
-    fine_evaluations: int
-    coarse_evaluations: int
-    calls: int
-    max_lanes: int
-    wall_time: float
-    padded_lanes: int = 0
-
-    def to_dict(self) -> dict[str, int | float]:
-        """All figures by name."""
-        return asdict(self)
-
-    def after(self, before: Stats | None) -> Stats:
-        """The cost of both together."""
-        if before is None:
-            return self
-        together = {name: value + getattr(before, name) for name, value in asdict(self).items()}
-        return Stats(**{**together, "max_lanes": max(self.max_lanes, before.max_lanes)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +50,7 @@ class Solution:
         standing: What ``solve(..., resume=solution)`` continues; ``None`` with ``dense=False`` and from `serial`.
         sample_status: With ``samples=True`` the status of each sample, else ``None``.
         serial_rounds: Rounds of the serial run; ``None`` if their number varies.
+        adjoint: With ``gradients="adjoint"`` the cost of the last backward pass, else ``None``.
     """
 
     us: State
@@ -101,6 +65,7 @@ class Solution:
     iterates: Record | None = None
     standing: Snapshot | None = field(default=None, repr=False)
     serial_rounds: int | None = None
+    adjoint: AdjointReport | None = field(default=None, repr=False)
 
     @property
     def u(self) -> State:

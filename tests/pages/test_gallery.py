@@ -29,6 +29,7 @@ def test_the_page_shows_what_is_printed(name: str, capsys: pytest.CaptureFixture
 def test_every_example_has_its_place() -> None:
     scripts = {path.stem for path in (ROOT / "examples").glob("*.py")}
     elsewhere = {"diffusers_tiny": "diffusers", "distributed_ode": "distributed", "distributed_digits": "distributed"}
+    elsewhere |= {"neural_ode": "training", "latent_training": "training"}
     assert set(SHOWN) == scripts - set(elsewhere)
     for name, page in elsewhere.items():
         assert f"examples/{name}.py" in (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
