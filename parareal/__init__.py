@@ -25,6 +25,8 @@ from parareal.executors._base import Executor
 from parareal.executors._local import Batched, Serial
 from parareal.grid._time_grid import TimeGrid
 from parareal.integrators import (
+    ARS222,
+    ARS443,
     DEIS,
     ETDRK2,
     ETDRK4,
@@ -46,11 +48,14 @@ from parareal.integrators import (
     GaussLegendre,
     Heun,
     Heun3,
+    IMEXEuler,
+    IMEXRungeKutta,
     ImplicitEuler,
     ImplicitMidpoint,
     ImplicitRungeKutta,
     Integrator,
     Kutta3,
+    Lie,
     LobattoIIIC,
     Midpoint,
     Milstein,
@@ -60,6 +65,8 @@ from parareal.integrators import (
     Ralston,
     RungeKutta,
     SciPy,
+    StoermerVerlet,
+    Strang,
     ThreeEighths,
     TorchDiffEq,
     TorchODE,
@@ -76,6 +83,7 @@ from parareal.problem._noise_path import NoisePath
 from parareal.problem._ode import ODE, Problem
 from parareal.problem._sde import SDE
 from parareal.problem._semilinear import Prediction, Semilinear, SemilinearODE, Split, Weights, scaled_phis
+from parareal.problem._separable import SeparableODE
 from parareal.results._history import History, IterationReport
 from parareal.results._record import Record
 from parareal.results._solution import Solution, SolveError, Stats
@@ -87,6 +95,8 @@ from parareal.stopping._rules import Iterations, StoppingRule
 from parareal.stopping._tolerance import Tolerance, Verdict
 
 __all__ = [
+    "ARS222",
+    "ARS443",
     "DEIS",
     "ETDRK2",
     "ETDRK4",
@@ -127,6 +137,8 @@ __all__ = [
     "Heun",
     "Heun3",
     "History",
+    "IMEXEuler",
+    "IMEXRungeKutta",
     "Identity",
     "ImplicitEuler",
     "ImplicitMidpoint",
@@ -138,6 +150,7 @@ __all__ = [
     "Jacobian",
     "Known",
     "Kutta3",
+    "Lie",
     "Linear",
     "LinearFlow",
     "LobattoIIIC",
@@ -163,13 +176,16 @@ __all__ = [
     "Secant",
     "Semilinear",
     "SemilinearODE",
+    "SeparableODE",
     "Serial",
     "Solution",
     "SolveError",
     "Split",
     "Stats",
     "Status",
+    "StoermerVerlet",
     "StoppingRule",
+    "Strang",
     "Sweep",
     "ThreeEighths",
     "TimeGrid",
