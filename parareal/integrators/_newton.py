@@ -165,7 +165,8 @@ def _derivatives(slope: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
     def along(direction: Tensor) -> Tensor:
         return torch.func.jvp(slope, (points,), (direction.expand_as(points),))[1]
 
-    return _differentiated(lambda: torch.func.vmap(along)(eye)).permute(1, 2, 0)
+    # For states without axes torch may return derivatives of another precision.
+    return _differentiated(lambda: torch.func.vmap(along)(eye)).to(points.dtype).permute(1, 2, 0)
 
 
 class _System:
@@ -215,7 +216,7 @@ class _System:
         stages, h = self._of(lanes)
         mixed = torch.einsum("ij,ljd->lid", self.a, v.reshape(-1, *self.shape[1:])).flatten(0, 1)
         image = _differentiated(lambda: torch.func.jvp(lambda y: self.slope(y, lanes), (stages,), (mixed,))[1])
-        image = h * image.reshape(v.shape)
+        image = h * image.to(v.dtype).reshape(v.shape)
         ratio = torch.linalg.vector_norm(image, dim=1) / torch.linalg.vector_norm(v, dim=1)
         if lanes is None:
             self.stiffness = torch.maximum(self.stiffness, ratio.double())

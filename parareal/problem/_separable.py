@@ -14,7 +14,7 @@ from parareal._core import trees
 from parareal._core.checks import described
 from parareal._core.trees import State
 from parareal.problem._lane_calls import Batching, OnLanes
-from parareal.problem._ode import ODE
+from parareal.problem._ode import ODE, check_rows
 
 
 def halves(u: State) -> tuple[State, State]:
@@ -102,7 +102,8 @@ class SeparableODE(ODE):
         self.__post_init__()
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        object.__setattr__(self, "_calls", OnLanes(self.f, self.batching, "force"))
+        check_rows(self.per_sample)
         given, calls = self.velocity, None
         if isinstance(given, bool) or not (callable(given) or isinstance(given, Number | Tensor)):
             raise TypeError(
@@ -114,7 +115,6 @@ class SeparableODE(ODE):
                 raise ValueError("velocity is not finite; expected what multiplies p, such as 1 / mass")
         else:
             calls = OnLanes(given, self.batching, "velocity")
-        object.__setattr__(self, "_calls", OnLanes(self.f, self.batching, "force"))
         object.__setattr__(self, "_velocity", calls)
         object.__setattr__(self, "parts", (ODE(self._drift_alone, "native"), ODE(self._kick_alone, "native")))
 

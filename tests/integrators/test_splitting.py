@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def exact(f: Callable[..., Any], start: Any, interval: tuple[float, float]) -> A
 
 def slope(problem: pr.Problem, u0: Any, method: pr.Integrator, end: Any, interval: tuple[float, float]) -> float:
     """The measured order, by regression."""
-    steps, errors = np.array([24, 36, 54]), []
+    steps, errors = np.array([20, 30, 45] if method.order == 1 else [10, 15, 22]), []
     for n in steps:
         grid = pr.TimeGrid.uniform(*interval, slices=1, steps=int(n))
         errors.append(distance(pr.serial(problem, u0, grid, fine=method).u, end))
@@ -69,6 +70,7 @@ def slope(problem: pr.Problem, u0: Any, method: pr.Integrator, end: Any, interva
 @pytest.mark.parametrize("interval", [(0.0, 1.0), (1.5, 0.7)], ids=["rising", "falling"])
 @pytest.mark.parametrize("problem", [SPLIT, SEMILINEAR], ids=["split", "semilinear"])
 @pytest.mark.parametrize("name", PARTED)
+@pytest.mark.sweep(6)
 def test_measured_order(name: str, problem: pr.ODE, interval: tuple[float, float]) -> None:
     end = torch.from_numpy(exact(lambda t, u: stiff(t, u) + rest(t, u), START, interval))
     method = PARTED[name]()
@@ -134,7 +136,7 @@ def numpy_step(name: str, t: float, h: float, u: Any) -> Any:
 @pytest.mark.parametrize("name", ["Lie", "Strang", "IMEXEuler", "ARS222"])
 def test_steps_are_those_of_a_loop(name: str) -> None:
     points, u = np.linspace(0.0, 1.0, 8) ** 1.2, START
-    for a, b in zip(points, points[1:], strict=False):
+    for a, b in pairwise(points):
         u = numpy_step(name, a, b - a, u)
     grid = pr.TimeGrid.from_points(torch.from_numpy(points), slices=3)
     ref = pr.serial(SPLIT, torch.from_numpy(START), grid, fine=PARTED[name]())
@@ -146,7 +148,7 @@ def test_verlet_steps_are_those_of_a_loop(form: Any) -> None:
     points = np.linspace(0.0, 2.0, 12) ** 1.1
     q, p = np.array([1.0, -0.3]), np.array([0.2, 0.5])
     u0 = {"x": torch.from_numpy(q), "v": torch.from_numpy(p)}
-    for a, b in zip(points, points[1:], strict=False):
+    for a, b in pairwise(points):
         h = b - a
         if form == "velocity":
             p = p - h / 2 * np.sin(q)
@@ -195,13 +197,13 @@ def test_the_energy_of_verlet_does_not_drift() -> None:
     verlet, heun = off(pr.StoermerVerlet()), off(pr.Heun())
     assert verlet.max() < 0.02
     assert verlet[-500:].max() < 1.05 * verlet[:500].max()
-    assert heun[-500:].max() > 3 * heun[:500].max()
+    assert heun[-500:].max() > 2 * heun[:500].max()
 
 
 @pytest.mark.parametrize(("method", "symplectic"), [(pr.StoermerVerlet(), True), (pr.RK4(), False)], ids=repr)
 def test_the_flow_of_verlet_is_symplectic(method: pr.Integrator, symplectic: bool) -> None:
     u0 = tuple(torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in ([1.0, -0.4], [0.3, 0.2]))
-    coupled = pr.SeparableODE(lambda t, q: -torch.sin(q) - q.flip(0) * q.sum(), torch.tensor([1.0, 0.5]))
+    coupled = pr.SeparableODE(lambda t, q: -torch.sin(q) - q.flip(0) * q.prod(), torch.tensor([1.0, 0.5]))
     end = torch.cat(pr.serial(coupled, u0, pr.TimeGrid.uniform(0.0, 2.0, slices=1, steps=5), fine=method).u)
     rows = [torch.cat(torch.autograd.grad(x, u0, retain_graph=True)) for x in end]
     flow, eye = torch.stack(rows), torch.eye(2, dtype=torch.float64)
@@ -213,7 +215,7 @@ def test_the_flow_of_verlet_is_symplectic(method: pr.Integrator, symplectic: boo
 
 
 @given(own.split_runs(), st.data())
-@own.examples(20)
+@own.examples(8)
 def test_after_k_iterations_the_first_k_boundaries_are_the_serial_solution(
     run: tuple[own.SplitCase, pr.Correction], data: st.DataObject
 ) -> None:
@@ -229,7 +231,7 @@ def test_after_k_iterations_the_first_k_boundaries_are_the_serial_solution(
 
 
 @given(own.split_runs(), st.data())
-@own.examples(10)
+@own.examples(4)
 def test_windows_end_in_the_serial_solution_too(run: tuple[own.SplitCase, pr.Correction], data: st.DataObject) -> None:
     case, coarse = run
     plan = pr.Windowed(data.draw(st.integers(1, case.grid.num_slices), label="width"))
@@ -307,7 +309,7 @@ def test_rounds_of_verlet_are_those_of_the_formula(form: Any) -> None:
     for schedule in (pr.Barrier(), pr.Wavefront()):
         options: dict[str, Any] = {"fine": method, "coarse": method, "schedule": schedule, "stop": pr.Iterations(2)}
         sol = pr.solve(PENDULUM, SWUNG, grid, **options)
-        counted = pr.theory.rounds(5, 4, 2, schedule, fine=method, coarse=method)
+        counted = pr.theory.rounds(schedule, 5, 4, 2, fine=method, coarse=method)
         assert sol.stats.rounds == counted
 
 
@@ -340,7 +342,7 @@ def test_exact_flows_solve_a_problem_that_need_not_be_split() -> None:
 
 def test_an_imex_method_is_bounded_where_the_rest_of_it_alone_allows() -> None:
     problem = pr.ODE(split=(lambda t, u: -1e6 * (u - torch.cos(t)), lambda t, u: torch.sin(u)))
-    u0, grid = torch.ones(1, dtype=torch.float64), pr.TimeGrid.uniform(0.0, 2.0, slices=5, steps=4)
+    u0, grid = torch.ones(1, dtype=torch.float64), pr.TimeGrid.uniform(0.0, 2.0, slices=3, steps=6)
     for method in (pr.IMEXEuler(), pr.ARS222(), pr.ARS443()):
         ref = pr.serial(problem, u0, grid, fine=method)
         assert ref.status is pr.Status.FINAL
@@ -377,7 +379,7 @@ def test_a_given_tableau_is_the_named_method() -> None:
 
 
 def test_other_methods_see_the_sum() -> None:
-    u0, grid = torch.from_numpy(START), pr.TimeGrid.uniform(0.0, 1.0, slices=4, steps=5)
+    u0, grid = torch.from_numpy(START), pr.TimeGrid.uniform(0.0, 1.0, slices=2, steps=3)
     whole = pr.ODE(lambda t, u: stiff(t, u) + rest(t, u))
     both = pr.ODE(lambda t, u: stiff(t, u) + rest(t, u), split=(stiff, rest))
     for fine in (pr.RK4(), pr.ImplicitEuler(), pr.AdamsBashforth(2)):
@@ -422,6 +424,7 @@ def test_split_problems_can_be_pickled() -> None:
 
 ONE = torch.ones(2, dtype=torch.float64)
 PAIR = (ONE, ONE)
+GRID = pr.TimeGrid.uniform(0.0, 1.0, slices=2)
 DAMPED = pr.ODE(lambda t, u: (u[1], -u[0] - 0.1 * u[1]))
 
 
@@ -475,7 +478,7 @@ def test_a_problem_that_does_not_split_is_refused(problem: Any, u0: Any, method:
         (lambda: pr.StoermerVerlet(steps=0), ValueError, "steps=0"),
         (lambda: pr.ARS222(rtol=2.0), ValueError, "rtol=2.0 is out of range"),
         (lambda: pr.ARS222(implicit_part=-1), ValueError, "implicit_part=-1"),
-        (lambda: pr.IMEXRungeKutta(pr.ImplicitEuler().table, ((), (1.0,))), TypeError, "tableau"),
+        (lambda: pr.IMEXRungeKutta(pr.Heun().tableau, None), TypeError, "tableau is None"),
     ],
 )
 def test_bad_arguments(make: Callable[[], Any], error: type[Exception], words: str) -> None:
@@ -498,11 +501,9 @@ def test_tableaus_that_do_not_fit_together() -> None:
 @pytest.mark.parametrize("method", [pr.Lie(), pr.Strang(), pr.ARS222()], ids=repr)
 def test_newton_refuses_methods_that_split(method: pr.Integrator) -> None:
     with pytest.raises(ValueError, match="Jacobian came with"):
-        pr.solve(SPLIT, ONE, pr.TimeGrid.uniform(0.0, 1.0, slices=2), fine=method, coarse=pr.Jacobian())
+        pr.solve(SPLIT, ONE, GRID, fine=method, coarse=pr.Jacobian())
     with pytest.raises(ValueError, match="Jacobian came with"):
-        pr.solve(
-            PENDULUM, SWUNG, pr.TimeGrid.uniform(0.0, 1.0, slices=2), fine=pr.StoermerVerlet(), coarse=pr.Jacobian()
-        )
+        pr.solve(PENDULUM, SWUNG, GRID, fine=pr.StoermerVerlet(), coarse=pr.Jacobian())
 
 
 def test_a_part_that_returns_another_shape_is_named() -> None:
