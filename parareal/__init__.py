@@ -75,6 +75,7 @@ from parareal.integrators import (
     UniPC,
 )
 from parareal.integrators._traits import IntegratorTraits
+from parareal.planning._lyapunov import Lyapunov, lyapunov_exponent
 from parareal.planning._plan import Plan, plan
 from parareal.planning._trials import Candidate
 from parareal.problem._brownian_path import BrownianPath
@@ -91,6 +92,7 @@ from parareal.results._status import Status
 from parareal.schedules._schedule import Barrier, Progress, Schedule, Wavefront
 from parareal.schedules._windowed import Windowed
 from parareal.stopping._increments import Change
+from parareal.stopping._proximity import Proximity
 from parareal.stopping._rules import Iterations, StoppingRule
 from parareal.stopping._tolerance import Tolerance, Verdict
 
@@ -154,6 +156,7 @@ __all__ = [
     "Linear",
     "LinearFlow",
     "LobattoIIIC",
+    "Lyapunov",
     "Memory",
     "Midpoint",
     "Milstein",
@@ -165,6 +168,7 @@ __all__ = [
     "Progress",
     "Propagator",
     "PropagatorReport",
+    "Proximity",
     "RadauIIA",
     "Ralston",
     "RankError",
@@ -203,6 +207,7 @@ __all__ = [
     "Zero",
     "check_propagator",
     "extend",
+    "lyapunov_exponent",
     "odeint",
     "plan",
     "plot",
