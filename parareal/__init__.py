@@ -16,6 +16,7 @@ from parareal.corrections._jacobian import Jacobian
 from parareal.corrections._linear import Identity, Linear, LinearFlow, Whitened, Zero
 from parareal.corrections._secant import Secant
 from parareal.corrections._traits import CorrectionTraits
+from parareal.corrections._trust_region import TrustRegion
 from parareal.diagnostics._check_propagator import check_propagator
 from parareal.diagnostics._report import Finding, PropagatorReport
 from parareal.distributed._lane_parallel import Distributed
@@ -198,6 +199,7 @@ __all__ = [
     "TorchODE",
     "TorchSDE",
     "Trapezoid",
+    "TrustRegion",
     "UniPC",
     "Verdict",
     "Wavefront",
