@@ -121,9 +121,8 @@ class ODE(Problem):
         self.__post_init__()
 
     def __post_init__(self) -> None:
-        f: Any = self.f
-        whole = _Sum(self.parts) if f is None and self.parts else OnLanes(f, self.batching)
-        object.__setattr__(self, "_calls", whole)
+        summed = self.f is None and bool(self.parts)
+        object.__setattr__(self, "_calls", _Sum(self.parts) if summed else OnLanes(self.f, self.batching))
         check_rows(self.per_sample)
 
     def __reduce__(self) -> tuple[Any, ...]:

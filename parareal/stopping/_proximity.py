@@ -105,7 +105,8 @@ class Proximity(StoppingRule):
         size = np.where(finite, size, 0.0)
         tolerance = self.atol + self.rtol * size
         allowed = np.maximum(tolerance, np.minimum(tolerance * self.factors, self.most * size))
-        stop = (finite & (jump <= allowed)).all(axis=1)
+        passed = finite & (jump <= allowed)
+        stop = passed.sum(axis=1) == passed.shape[1]
         return Verdict(stop, stop, np.zeros(len(stop), dtype=np.int64))
 
     def accepting(self) -> StoppingRule:
