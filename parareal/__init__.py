@@ -17,6 +17,7 @@ from parareal.corrections._jacobian import Jacobian
 from parareal.corrections._linear import Identity, Linear, LinearFlow, Whitened, Zero
 from parareal.corrections._secant import Secant
 from parareal.corrections._traits import CorrectionTraits
+from parareal.corrections._trust_region import TrustRegion
 from parareal.diagnostics._check_propagator import check_propagator
 from parareal.diagnostics._report import Finding, PropagatorReport
 from parareal.distributed._lane_parallel import Distributed
@@ -27,6 +28,8 @@ from parareal.executors._captured import Captured
 from parareal.executors._local import Batched, Serial
 from parareal.grid._time_grid import TimeGrid
 from parareal.integrators import (
+    ARS222,
+    ARS443,
     DEIS,
     ETDRK2,
     ETDRK4,
@@ -48,11 +51,14 @@ from parareal.integrators import (
     GaussLegendre,
     Heun,
     Heun3,
+    IMEXEuler,
+    IMEXRungeKutta,
     ImplicitEuler,
     ImplicitMidpoint,
     ImplicitRungeKutta,
     Integrator,
     Kutta3,
+    Lie,
     LobattoIIIC,
     Midpoint,
     Milstein,
@@ -62,6 +68,8 @@ from parareal.integrators import (
     Ralston,
     RungeKutta,
     SciPy,
+    StoermerVerlet,
+    Strang,
     ThreeEighths,
     TorchDiffEq,
     TorchODE,
@@ -70,6 +78,7 @@ from parareal.integrators import (
     UniPC,
 )
 from parareal.integrators._traits import IntegratorTraits
+from parareal.planning._lyapunov import Lyapunov, lyapunov_exponent
 from parareal.planning._plan import Plan, plan
 from parareal.planning._trials import Candidate
 from parareal.problem._brownian_path import BrownianPath
@@ -78,6 +87,7 @@ from parareal.problem._noise_path import NoisePath
 from parareal.problem._ode import ODE, Problem
 from parareal.problem._sde import SDE
 from parareal.problem._semilinear import Prediction, Semilinear, SemilinearODE, Split, Weights, scaled_phis
+from parareal.problem._separable import SeparableODE
 from parareal.problem._structure import Banded, Sparse
 from parareal.results._adjoint_report import AdjointReport
 from parareal.results._history import History, IterationReport
@@ -87,12 +97,15 @@ from parareal.results._status import Status
 from parareal.schedules._schedule import Barrier, Progress, Schedule, Wavefront
 from parareal.schedules._windowed import Windowed
 from parareal.stopping._increments import Change
+from parareal.stopping._proximity import Proximity
 from parareal.stopping._rules import Iterations, StoppingRule
 from parareal.stopping._tolerance import Tolerance, Verdict
 from parareal.studies._study import study
 from parareal.studies._table import Study
 
 __all__ = [
+    "ARS222",
+    "ARS443",
     "DEIS",
     "ETDRK2",
     "ETDRK4",
@@ -136,6 +149,8 @@ __all__ = [
     "Heun",
     "Heun3",
     "History",
+    "IMEXEuler",
+    "IMEXRungeKutta",
     "Identity",
     "ImplicitEuler",
     "ImplicitMidpoint",
@@ -147,9 +162,11 @@ __all__ = [
     "Jacobian",
     "Known",
     "Kutta3",
+    "Lie",
     "Linear",
     "LinearFlow",
     "LobattoIIIC",
+    "Lyapunov",
     "Memory",
     "Midpoint",
     "Milstein",
@@ -161,6 +178,7 @@ __all__ = [
     "Progress",
     "Propagator",
     "PropagatorReport",
+    "Proximity",
     "RadauIIA",
     "Ralston",
     "RankError",
@@ -172,6 +190,7 @@ __all__ = [
     "Secant",
     "Semilinear",
     "SemilinearODE",
+    "SeparableODE",
     "Serial",
     "Solution",
     "SolveError",
@@ -179,7 +198,9 @@ __all__ = [
     "Split",
     "Stats",
     "Status",
+    "StoermerVerlet",
     "StoppingRule",
+    "Strang",
     "Study",
     "Sweep",
     "ThreeEighths",
@@ -189,6 +210,7 @@ __all__ = [
     "TorchODE",
     "TorchSDE",
     "Trapezoid",
+    "TrustRegion",
     "UniPC",
     "Verdict",
     "Wavefront",
@@ -198,6 +220,7 @@ __all__ = [
     "Zero",
     "check_propagator",
     "extend",
+    "lyapunov_exponent",
     "odeint",
     "odeint_adjoint",
     "plan",

@@ -72,7 +72,7 @@ class GridNumbers:
         return self._indices[key]
 
     def sources(self, length: int, own: int) -> tuple[Ints, Ints]:
-        """The moves whose pairs slice n uses, ``own`` of its own first, and whether there is such a slice: ``(L, m)``."""
+        """The moves whose pairs slice n uses, ``own`` of its own first, and whether that slice exists: ``(L, m)``."""
         places = np.array([0] * own + [place for place in self.places if place < length])
         source = np.arange(length)[:, None] - places
         there = source >= 0

@@ -205,6 +205,7 @@ def _check_differentiable(problem: Any, u0: State, fine: Any) -> None:
     implicit = isinstance(fine, Implicit) and type(fine).step is Implicit.step
     # Another method whose work varies would take different steps with tangents than without them.
     other = (traits.evaluations is None and not implicit) or Semilinear in traits.solves or traits.multistep
+    other |= traits.splits
     if other or not isinstance(problem, ODE):
         raise ValueError(
             f"Jacobian came with {fine!r} for {with_article(type(problem).__name__)}; expected a one-step method for "

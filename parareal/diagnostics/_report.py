@@ -6,6 +6,8 @@ import textwrap
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from parareal.planning._lyapunov import Lyapunov
+
 COLUMNS = 120
 """Characters of a line of a report."""
 
@@ -43,12 +45,14 @@ class PropagatorReport:
         findings: One for each check, always the same ones in the same order.
         slices: Numbers of the slices that were checked.
         evaluations: Evaluations of the right-hand side, or calls of a black box, that the checks took in all.
+        lyapunov: How fast neighbouring solutions part over these slices; ``None`` where a check has failed before.
     """
 
     propagator: str
     findings: tuple[Finding, ...]
     slices: tuple[int, ...]
     evaluations: int
+    lyapunov: Lyapunov | None = None
 
     @property
     def ok(self) -> bool:
@@ -94,7 +98,8 @@ class PropagatorReport:
         verdict += f": {len(self.failures)} failed." if self.failures else " as far as was tried."
         tried = f"Slices {', '.join(map(str, self.slices))} were tried; {self.evaluations} evaluations."
         tried, verdict = _wrapped(tried, 4), _wrapped(verdict, 4)
-        return "\n".join([*lines, "", *remarks, *([""] if remarks else []), verdict, tried])
+        apart = [] if self.lyapunov is None else [_wrapped(str(self.lyapunov), 4)]
+        return "\n".join([*lines, "", *remarks, *([""] if remarks else []), *apart, verdict, tried])
 
 
 def _short(text: str, most: int = 3 * COLUMNS) -> str:

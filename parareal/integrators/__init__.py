@@ -14,6 +14,7 @@ from parareal.integrators._explicit import (
     ThreeEighths,
 )
 from parareal.integrators._exponential import ETDRK2, ETDRK4, ExponentialEuler
+from parareal.integrators._imex import ARS222, ARS443, IMEXEuler, IMEXRungeKutta
 from parareal.integrators._implicit import ImplicitRungeKutta
 from parareal.integrators._implicit_named import (
     SDIRK2,
@@ -26,15 +27,19 @@ from parareal.integrators._implicit_named import (
 )
 from parareal.integrators._propagator import Propagator
 from parareal.integrators._runge_kutta import RK4, Euler, Heun, Midpoint, RungeKutta
+from parareal.integrators._splitting import Lie, Strang
 from parareal.integrators._stochastic import SRA1, EulerMaruyama, Milstein
 from parareal.integrators._tableau import ButcherTableau
 from parareal.integrators._unipc import UniPC
+from parareal.integrators._verlet import StoermerVerlet
 from parareal.integrators.external._scipy import SciPy
 from parareal.integrators.external._torchdiffeq import TorchDiffEq
 from parareal.integrators.external._torchode import TorchODE
 from parareal.integrators.external._torchsde import TorchSDE
 
 __all__ = [
+    "ARS222",
+    "ARS443",
     "DEIS",
     "ETDRK2",
     "ETDRK4",
@@ -56,11 +61,14 @@ __all__ = [
     "GaussLegendre",
     "Heun",
     "Heun3",
+    "IMEXEuler",
+    "IMEXRungeKutta",
     "ImplicitEuler",
     "ImplicitMidpoint",
     "ImplicitRungeKutta",
     "Integrator",
     "Kutta3",
+    "Lie",
     "LobattoIIIC",
     "Midpoint",
     "Milstein",
@@ -70,6 +78,8 @@ __all__ = [
     "Ralston",
     "RungeKutta",
     "SciPy",
+    "StoermerVerlet",
+    "Strang",
     "ThreeEighths",
     "TorchDiffEq",
     "TorchODE",

@@ -26,6 +26,21 @@ from parareal.problem._derivatives import derivatives_of, numbers
 from parareal.problem._ode import Stages
 
 
+def check_newton(rtol: Any, max_newton: Any, krylov: Any) -> None:
+    """Raises unless the options of Newton's method are what they may be."""
+    check_count(max_newton, "max_newton")
+    if krylov is not None and not isinstance(krylov, bool):
+        raise TypeError(f"krylov={krylov!r} is {described(krylov)}; expected True, False or None")
+    if rtol is None:
+        return
+    if isinstance(rtol, bool) or not isinstance(rtol, Real):
+        raise TypeError(f"rtol={rtol!r} is {described(rtol)}; expected a float, or None")
+    if not 0.0 < float(rtol) < 1.0:
+        raise ValueError(
+            f"rtol={rtol!r} is out of range; expected a number between 0 and 1, or None for the rounding unit"
+        )
+
+
 @dataclass(frozen=True)
 class Implicit(Integrator):
     """The base of implicit methods: the options of Newton's method, and the step."""
@@ -36,17 +51,7 @@ class Implicit(Integrator):
 
     def __post_init__(self) -> None:
         check_steps(self.steps)
-        check_count(self.max_newton, "max_newton")
-        if self.krylov is not None and not isinstance(self.krylov, bool):  # pyright: ignore
-            raise TypeError(f"krylov={self.krylov!r} is {described(self.krylov)}; expected True, False or None")
-        if self.rtol is None:
-            return
-        if isinstance(self.rtol, bool) or not isinstance(self.rtol, Real):  # pyright: ignore
-            raise TypeError(f"rtol={self.rtol!r} is {described(self.rtol)}; expected a float, or None")
-        if not 0.0 < self.rtol < 1.0:
-            raise ValueError(
-                f"rtol={self.rtol!r} is out of range; expected a number between 0 and 1, or None for the rounding unit"
-            )
+        check_newton(self.rtol, self.max_newton, self.krylov)
 
     @property
     @abstractmethod

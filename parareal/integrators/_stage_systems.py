@@ -114,7 +114,7 @@ class System:
             def along(direction: Tensor) -> Tensor:
                 return torch.func.jvp(lambda y: self.slope(y, lanes), (stages,), (direction.expand_as(stages),))[1]
 
-            columns = differentiated(lambda: torch.func.vmap(along)(seeds)).permute(1, 2, 0)
+            columns = differentiated(lambda: torch.func.vmap(along)(seeds)).to(stages.dtype).permute(1, 2, 0)
             found = columns if pattern is None else pattern.entries(columns)
         return found.unflatten(0, (-1, self.s))
 
@@ -179,7 +179,7 @@ class System:
         stages, h = self._of(lanes)
         mixed = torch.einsum("ij,ljd->lid", self.a, v.reshape(-1, self.s, self.D)).flatten(0, 1)
         image = differentiated(lambda: torch.func.jvp(lambda y: self.slope(y, lanes), (stages,), (mixed,))[1])
-        image = h * image.reshape(v.shape)
+        image = h * image.to(v.dtype).reshape(v.shape)
         ratio = torch.linalg.vector_norm(image, dim=1) / torch.linalg.vector_norm(v, dim=1)
         if lanes is None:
             self.stiffness = torch.maximum(self.stiffness, ratio.double())

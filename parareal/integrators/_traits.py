@@ -25,6 +25,7 @@ class IntegratorTraits:
         implicit: Whether a step solves equations. If that fails, the state it returns is NaN.
         apart: Whether lanes request different numbers of values, so that they must not wait for one another.
         solves: The kinds of problems that the method is for, a tuple of classes.
+        splits: Whether a step requests parts of the right-hand side. `Jacobian` cannot carry tangents through it then.
         multistep: Whether states carry a history. `Multistep` classes set it themselves.
         tableau: The Butcher tableau of a Runge-Kutta method, for its stability function in `parareal.theory`.
         stability: Otherwise the stability function R of a one-step method, with ``R(z, rest)`` the factor of one step
@@ -46,6 +47,7 @@ class IntegratorTraits:
     implicit: bool = False
     apart: bool = False
     solves: tuple[type, ...] = (ODE,)
+    splits: bool = False
     multistep: bool = False
     tableau: ButcherTableau | None = field(default=None, repr=False)
     stability: Callable[[Any, Any], Any] | None = field(default=None, repr=False, compare=False)
@@ -56,7 +58,7 @@ class IntegratorTraits:
             raise TypeError(f"order={given!r} is {with_article(type(given).__name__)}; expected a number, or None")
         if self.evaluations is not None:
             check_count(self.evaluations, "evaluations", 0)
-        for name in ("shares_first_stage", "implicit", "apart", "multistep"):
+        for name in ("shares_first_stage", "implicit", "apart", "splits", "multistep"):
             check_flag(getattr(self, name), name)
         given = self.solves
         if isinstance(given, type):  # a single kind

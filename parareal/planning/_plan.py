@@ -24,6 +24,7 @@ from parareal.grid._time_grid import TimeGrid
 from parareal.integrators import Integrator
 from parareal.planning._candidates import check_budget, lanes_of, name_of, points_of, ways_to_solve
 from parareal.planning._cost_model import RoundTimes, first_call, state_bytes, table, time_rounds
+from parareal.planning._lyapunov import Lyapunov, of_run
 from parareal.planning._trials import SLOW, Candidate, Trial, serial_time, shown, shown_bytes, time_of, try_out
 from parareal.problem._ode import Problem
 from parareal.results._solution import Solution
@@ -50,6 +51,7 @@ class Plan:
         reason: The recommendation in a sentence, with the reason.
         cost: Seconds that planning took.
         workers: The number of devices to predict for, if given.
+        lyapunov: How fast neighbouring solutions part, measured beside; ``None`` where it was not.
     """
 
     candidates: tuple[Candidate, ...]
@@ -60,6 +62,7 @@ class Plan:
     reason: str
     cost: float
     workers: int | None = None
+    lyapunov: Lyapunov | None = None
 
     @property
     def speedup(self) -> float:
@@ -105,7 +108,8 @@ class Plan:
         if self.workers is not None:
             rows[0].append("")
             header.append(f"on {self.workers} devices")
-        return f"A round takes, by lanes: {times}{failed}\n\n{table(header, rows)}\n\n{self.reason}"
+        apart = "" if self.lyapunov is None else f"\n\n{self.lyapunov}"
+        return f"A round takes, by lanes: {times}{failed}\n\n{table(header, rows)}\n\n{self.reason}{apart}"
 
 
 def plan(
@@ -217,7 +221,9 @@ def plan(
         tried = [
             replace(one, on_workers=_on_workers(one, fine, each, workers)) if one.finished else one for one in tried
         ]
-    return conclude(tried, seconds, rounds, times, time.perf_counter() - begun, workers)
+    parted = of_run(Inputs.checked(problem, u0, own, fine, executor, samples), executor, time.perf_counter() + seconds)
+    found = conclude(tried, seconds, rounds, times, time.perf_counter() - begun, workers)
+    return replace(found, lyapunov=parted)
 
 
 def _of_one_process(executor: Executor | None) -> Executor:

@@ -7,7 +7,7 @@ The engine always asks for many values together: times of shape ``(L,)`` and sta
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.checks import described
 from parareal._core.trees import State
 from parareal.problem._derivatives import Derivatives, Kept, checked, numbers
 from parareal.problem._lane_calls import Batching, OnLanes
@@ -61,7 +62,7 @@ class Problem(ABC):
         """The right-hand side on L lanes: ``t`` of shape ``(L,)``, leaves ``(L, *state)``."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class ODE(Problem):
     """The initial value problem du/dt = f(t, u).
 
@@ -88,13 +89,20 @@ class ODE(Problem):
         structure: Where df/du has entries, a `Banded` or `Sparse`.
         preconditioner: ``preconditioner(t, u, gamma, v)``, called as ``f`` is, gives about the solution x of
             (I - gamma df/du) x = v, linear in v: for implicit methods that solve systems by GMRES.
+        split: Functions like ``f`` whose sum is the right-hand side, for methods that treat them differently: `Lie`,
+            `Strang` and `IMEXRungeKutta`. Other methods see the sum. ``f`` is left out then, or it is the same sum
+            where that takes less work at once.
 
     Time is float64 whatever the dtype of the state. Cast it (``t.to(u.dtype)``) where dtypes would mix.
 
+    Attributes:
+        parts: The parts of the right-hand side, problems of their own; empty where it is not split.
+
     Raises:
-        TypeError: ``f`` is not callable, ``per_sample`` holds something other than tensors, or another argument is
-            not of its type.
-        ValueError: ``batching`` is unknown. From `solve`: a Jacobian has another shape, or ``f`` is not affine.
+        TypeError: ``f`` is not callable, ``split`` is not a sequence of functions, ``per_sample`` holds something
+            other than tensors, or another argument is not of its type.
+        ValueError: ``batching`` is unknown, or ``split`` holds fewer than two functions. From `solve`: ``f`` is not the
+            sum of ``split``, a Jacobian has another shape, or ``f`` is not affine.
 
     Examples:
         >>> import torch, parareal as pr
@@ -105,30 +113,57 @@ class ODE(Problem):
         True
     """
 
-    f: Callable[..., Any]
+    f: Any
     batching: Batching = "vmap"
     per_sample: State = None
     jacobian: Callable[..., Any] | None = field(default=None, kw_only=True)
     linear: Any = field(default=False, kw_only=True)
     structure: Structure | None = field(default=None, kw_only=True)
     preconditioner: Callable[..., Any] | None = field(default=None, kw_only=True)
+    parts: tuple[ODE, ...] = field(default=(), init=False, repr=False)
     derivatives: Derivatives = field(init=False, repr=False)
-    _calls: OnLanes = field(init=False, repr=False)
+    _calls: Callable[[Tensor, State, State], State] = field(init=False, repr=False)
+
+    def __init__(
+        self,
+        f: Callable[..., Any] | None = None,
+        batching: Batching = "vmap",
+        per_sample: State = None,
+        *,
+        split: Sequence[Callable[..., Any]] | None = None,
+        jacobian: Callable[..., Any] | None = None,
+        linear: Any = False,
+        structure: Structure | None = None,
+        preconditioner: Callable[..., Any] | None = None,
+    ) -> None:
+        given = {"f": f, "batching": batching, "per_sample": per_sample, "jacobian": jacobian, "linear": linear}
+        for name, value in (given | {"structure": structure, "preconditioner": preconditioner}).items():
+            object.__setattr__(self, name, value)
+        if split is not None:
+            object.__setattr__(self, "parts", _parts(split, batching))
+        self.__post_init__()
 
     def __post_init__(self) -> None:
         self._prepare(checked(self.jacobian, self.linear, self.structure, self.preconditioner, self.batching))
 
     def _prepare(self, derivatives: Derivatives) -> None:
-        object.__setattr__(self, "_calls", OnLanes(self.f, self.batching))
+        summed = self.f is None and bool(self.parts)
+        object.__setattr__(self, "_calls", _Sum(self.parts) if summed else OnLanes(self.f, self.batching))
         object.__setattr__(self, "derivatives", derivatives)
         check_rows(self.per_sample)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        split = tuple(part.f for part in self.parts) or None
         more = self.jacobian, self.linear, self.structure, self.preconditioner
-        return _ode, (type(self), self.f, self.batching, self.per_sample, *more)
+        return _remade, (type(self), self.f, self.batching, self.per_sample, split, *more)
 
     def bind(self, u0: State, grid: Any, fine: Any) -> ODE:
-        """Returns itself, or, where lanes share a matrix, a copy that keeps it for this run."""
+        """Returns itself, or, where lanes share a matrix, a copy that keeps it for this run.
+
+        With both ``f`` and ``split`` it checks that they agree, by a call of each.
+        """
+        if self.parts and self.f is not None:
+            check_sum(self, u0, grid.points[:1])
         if self.structure is not None:
             self.structure.pattern(numbers(u0, 0))  # raises where it does not fit
         if not self.derivatives.linear or self.per_sample is not None:
@@ -142,10 +177,70 @@ class ODE(Problem):
         return self._calls(t, u, rows)
 
 
-def _ode(kind: type[ODE], *args: Any) -> ODE:
-    f, batching, per_sample, jacobian, linear, structure, preconditioner = args
+def _remade(kind: Any, *args: Any) -> ODE:
+    f, batching, per_sample, split, jacobian, linear, structure, preconditioner = args
     more = {"jacobian": jacobian, "linear": linear, "structure": structure, "preconditioner": preconditioner}
-    return kind(f, batching, per_sample, **more)
+    return kind(f, batching, per_sample, split=split, **more)
+
+
+def _parts(split: Any, batching: Batching) -> tuple[ODE, ...]:
+    """The parts of a right-hand side, named in errors by their place."""
+    if not isinstance(split, tuple | list):
+        raise TypeError(
+            f"split is {described(split)}; expected a tuple of functions whose sum is the right-hand side, as in "
+            "pr.ODE(split=(f1, f2))"
+        )
+    if len(split) < 2:  # pyright: ignore[reportUnknownArgumentType]
+        raise ValueError(
+            f"split holds {len(split)} functions; expected at least 2, whose sum is the right-hand side"  # pyright: ignore
+        )
+    parts: list[ODE] = []
+    for i, f in enumerate(split):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        calls = OnLanes(f, batching, f"split[{i}]")  # pyright: ignore[reportUnknownArgumentType]
+        part = ODE(f, batching)
+        object.__setattr__(part, "_calls", calls)
+        parts.append(part)
+    return tuple(parts)
+
+
+class _Sum:
+    """The sum of right-hand sides on lanes."""
+
+    def __init__(self, parts: tuple[ODE, ...]) -> None:
+        self._parts = parts
+
+    def __call__(self, t: Tensor, u: State, rows: State = None) -> State:
+        first, *others = self._parts
+        total = first.rhs(t, u, rows)
+        for part in others:
+            total = trees.add(total, part.rhs(t, u, rows))
+        return total
+
+
+def check_sum(problem: ODE, u0: State, t: Tensor) -> None:
+    """Raises unless the whole right-hand side is the sum of the parts, at the initial state and at time ``t``, (1,)."""
+    u, rows = trees.map(lambda leaf: leaf.unsqueeze(0), u0), probe_rows(problem, u0)
+    with torch.no_grad():
+        t = t.to(trees.leaves(u0)[0].device)
+        whole, parts = problem.rhs(t, u, rows), [part.rhs(t, u, rows) for part in problem.parts]
+    for i, leaf in enumerate(trees.leaves(whole)):
+        each = torch.stack([trees.leaves(part)[i] for part in parts])
+        allowed = torch.finfo(leaf.dtype).eps ** 0.5 * each.abs().sum(0).clamp(min=torch.finfo(leaf.dtype).tiny)
+        off = (leaf - each.sum(0)).abs()
+        if bool((off > allowed).any()):
+            raise ValueError(
+                f"f is not the sum of the {len(parts)} functions of split: at the initial state they differ by up to "
+                f"{off.max().item():.2g}; expected the same right-hand side, or split alone: pr.ODE(split=(f1, f2))"
+            )
+
+
+def probe_rows(problem: Problem, u0: State) -> State:
+    """Per-sample data for a call on one lane with the state ``u0`` of one system: leaves ``(1, ...)``, or ``None``."""
+    if problem.per_sample is None:
+        return None
+    axes = {leaf.shape[0] for leaf in trees.leaves(u0) if leaf.ndim}
+    count = axes.pop() if len(axes) == 1 else None
+    return trees.map(lambda leaf: leaf[:count].unsqueeze(0), problem.per_sample)
 
 
 def check_rows(per_sample: State) -> None:

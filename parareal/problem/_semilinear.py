@@ -139,6 +139,7 @@ class SemilinearODE(ODE, Semilinear):
             if not bool(torch.isfinite(_as_tensor(part)).all()):
                 raise ValueError("linear is not finite; expected the coefficient of u in the right-hand side")
         object.__setattr__(self, "linear", parts[0] if isinstance(self.linear, Number) else self.linear)
+        object.__setattr__(self, "parts", (ODE(self.linear_rhs, "native"), ODE(self.nonlinear, "native")))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.linear, self.f, self.batching, self.per_sample)
@@ -179,6 +180,21 @@ class SemilinearODE(ODE, Semilinear):
         """The whole right-hand side on L lanes."""
         return trees.add(self._calls(t, u, rows), self._times(u))
 
+    def linear_rhs(self, t: Tensor, u: State, rows: State = None) -> State:
+        """Linear u on L lanes."""
+        return self._times(u)
+
+    def linear_flow(self, t0: Tensor, t1: Tensor, u: State) -> State:
+        """States after the linear part alone, from ``t0`` to ``t1``, ``(L,)``."""
+        h = t1 - t0
+        keep = [torch.exp(part.to(h.device, _wide(part)) * h.reshape(-1, *[1] * part.ndim)) for part in self._parts]
+        return lincomb([(tuple(keep), u)])
+
+    def linear_solve(self, h: Tensor, u: State) -> State:
+        """The solution x of x - h linear x = u on L lanes, ``h`` of shape ``(L,)``."""
+        factors = [1 / (1 - h.reshape(-1, *[1] * part.ndim) * part.to(h.device, _wide(part))) for part in self._parts]
+        return lincomb([(tuple(factors), u)])
+
     def _times(self, u: State) -> State:
         if len(self._parts) > 1:
             return trees.map(lambda leaf, part: leaf * part.to(leaf), u, self.linear)
@@ -202,7 +218,7 @@ def linear_weights(linear: list[Tensor], t0: Tensor, t1: Tensor, n: int) -> Weig
     if len(linear) == 1 and linear[0].ndim == 0 and linear[0] == 0:
         return Weights(h, (one,), [(h / factorial(k),) for k in range(1, n + 1)], h, one)
     # Numbers go where the times are, and times to where larger factors are.
-    c = [part.to(dtype=torch.promote_types(part.dtype, torch.float64)) for part in linear]
+    c = [part.to(dtype=_wide(part)) for part in linear]
     c = [part.to(h.device) if part.ndim == 0 or h.device.type != "cpu" else part for part in c]
     steps = [(h if part.device == h.device else to_device(h, part.device)).reshape(-1, *[1] * part.ndim) for part in c]
     keep = tuple(torch.exp(part * step) for part, step in zip(c, steps, strict=True))
@@ -305,6 +321,10 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 def _dtype(factor: Tensor, leaf: Tensor) -> torch.dtype:
     return leaf.dtype if factor.is_complex() or not leaf.is_complex() else leaf.real.dtype
+
+
+def _wide(part: Tensor) -> torch.dtype:
+    return torch.promote_types(part.dtype, torch.float64)
 
 
 def _as_tensor(part: Any) -> Tensor:

@@ -238,6 +238,7 @@ class _AnyProblem:
     """Stands for a problem, to compare the first requests of methods: if they are equal, they share that evaluation."""
 
     rhs = terms = "the right-hand side"
+    kick = "the force of a separable problem"
 
     @dataclass(frozen=True)
     class Split:

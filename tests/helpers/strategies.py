@@ -282,6 +282,69 @@ def cases(
     return Case(equation, u0, grid, fine, exp(equation.lipschitz * span))
 
 
+# --- methods that split ----------------------------------------------------------------------------------------------
+
+IMEX = (pr.IMEXEuler, pr.ARS222, pr.ARS443)
+PARTED: tuple[Callable[[int | None], pr.Integrator], ...] = (
+    lambda steps: pr.Lie((pr.Heun(), pr.RK4()), steps),
+    lambda steps: pr.Lie(steps=steps),
+    lambda steps: pr.Strang((pr.RK4(2), pr.Midpoint()), steps),
+    lambda steps: pr.Strang(pr.Heun(), steps),
+    lambda steps: pr.Strang((pr.ImplicitMidpoint(), pr.Midpoint()), steps),
+    *(lambda steps, kind=kind: kind(steps=steps) for kind in IMEX),
+)
+VERLET: tuple[Callable[[int | None], pr.Integrator], ...] = (
+    lambda steps: pr.StoermerVerlet(steps),
+    lambda steps: pr.StoermerVerlet(steps, "position"),
+    lambda steps: pr.Strang((pr.Euler(), pr.Euler()), steps),
+    lambda steps: pr.Lie(steps=steps),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class SplitCase(Case):
+    """A problem that is split, of a kind: ``"split"``, ``"semilinear"``, ``"separable"`` or ``"pair"``."""
+
+    kind: str = "split"
+
+    @property
+    def problem(self) -> pr.ODE:
+        rows = self.equation.rows
+        if self.kind == "split":
+
+            def rest(t: Tensor, u: State) -> State:
+                return pytree.tree_map(lambda x, k: k + 0.5 * x, u, single(rows)(t, u))
+
+            return pr.ODE(split=(lambda t, u: pytree.tree_map(lambda x: -0.5 * x, u), rest))
+        if self.kind == "semilinear":
+            return pr.SemilinearODE(-0.5, single(rows))
+        if self.kind == "separable":
+            return pr.SeparableODE(single(rows))
+        return pr.ODE(lambda t, u: (pytree.tree_map(torch.sin, u[1]), single(rows)(t, u[0])))
+
+
+@st.composite
+def split_runs(draw: st.DrawFn, max_slices: int = 6) -> tuple[SplitCase, pr.Correction]:
+    """A problem that is split, with a fine method for it, and a correction, often around another such method."""
+    grid, steps = draw(grids(max_slices)), st.none() | st.integers(1, 2)
+    kind = draw(st.sampled_from(("split", "semilinear", "separable", "pair")))
+    nest, seed = draw(st.sampled_from(("vector", "scalar", "tuple", "dict"))), draw(st.integers(0, 99))
+    dtype = draw(st.sampled_from((torch.float32, torch.float64, torch.complex128)))
+    u0 = make_state(nest, dtype, seed)
+    if kind in ("separable", "pair"):
+        u0 = (u0, make_state(nest, dtype, seed + 100))
+    known = {"pair": VERLET[:2], "separable": VERLET}.get(kind, PARTED)
+    if kind == "semilinear":
+        known = tuple(make for make in known if "methods=(" not in repr(make(None)) or draw(st.booleans()))
+    fine = draw(st.sampled_from(known))(draw(steps))
+    equation = draw(st.sampled_from((LINEAR, NONLINEAR, TIME_DEPENDENT)))
+    splitting = st.builds(lambda make, steps: make(steps), st.sampled_from(known), steps).map(pr.Coarse)
+    coarse = draw(splitting | st.sampled_from((pr.Coarse(pr.Heun()), pr.Coarse(pr.Euler()), *FREE)))
+    # Parts enlarge differences more than their sum does: the Lipschitz constants of both add up.
+    growth = exp((equation.lipschitz + 1.0) * float((grid.points[-1] - grid.points[0]).abs()))
+    return SplitCase(equation, u0, grid, fine, growth, kind), coarse
+
+
 # --- comparisons -----------------------------------------------------------------------------------------------------
 
 

@@ -363,6 +363,15 @@ def test_batchings_agree_and_dtypes_are_kept(dtype: torch.dtype, krylov: bool) -
         assert distance(run.us, runs["vmap"].us) <= 100 * torch.finfo(dtype).eps
 
 
+def test_states_without_axes_in_single_precision() -> None:
+    """Of which torch takes derivatives in double precision."""
+    grid = pr.TimeGrid.uniform(0.0, 1.0, slices=2)
+    for krylov in (False, True):
+        u = pr.serial(pr.ODE(lambda t, u: -0.5 * u), torch.tensor(1.0), grid, fine=pr.ImplicitEuler(krylov=krylov)).u
+        assert u.dtype == torch.float32
+        assert float(u) == pytest.approx(1 / 1.25**2, rel=1e-6)
+
+
 @pytest.mark.parametrize("batching", ["vmap", "native", "fold"])
 def test_rows_follow_their_samples_into_every_stage(batching: Any) -> None:
     rates = torch.tensor([1.0, 20.0, 300.0], dtype=torch.float64)

@@ -102,6 +102,8 @@ PROBLEMS: dict[str, Callable[[], pr.Problem]] = {
     "ODE": lambda: pr.ODE(ode),
     'ODE(batching="loop")': lambda: pr.ODE(ode, batching="loop"),
     "SemilinearODE": lambda: pr.SemilinearODE(-1.0, lambda t, u: torch.sin(u + t)),
+    "ODE(split=(f1, f2))": lambda: pr.ODE(split=(lambda t, u: -0.1 * u**3, lambda t, u: torch.cos(2 * t) * u)),
+    "SeparableODE": lambda: pr.SeparableODE(lambda t, q: torch.cos(t) - torch.sin(q)),
     "SDE": sde,
     'SDE(calculus="stratonovich")': lambda: sde(calculus="stratonovich"),
     'SDE(noise="additive")': lambda: pr.SDE(
@@ -111,7 +113,14 @@ PROBLEMS: dict[str, Callable[[], pr.Problem]] = {
         ode, lambda t, u: torch.stack([u, -u], -1), noise="general", channels=2, generator=torch.Generator()
     ),
 }
-COARSE = {"ODE": pr.Euler(), "SemilinearODE": pr.ExponentialEuler(), 'SDE(calculus="stratonovich")': pr.Heun()}
+COARSE = {
+    "ODE": pr.Euler(),
+    "ODE(split=(f1, f2))": pr.Lie(pr.Euler()),
+    "SeparableODE": pr.StoermerVerlet(),
+    "SemilinearODE": pr.ExponentialEuler(),
+    'SDE(calculus="stratonovich")': pr.Heun(),
+}
+STATES = {"SeparableODE": (U0, -0.5 * U0)}
 FINE = table(METHODS)
 SMALL = pr.TimeGrid.from_points(torch.linspace(0.0, 2.0, 10, dtype=torch.float64) ** 1.1, slices=5)
 
@@ -125,9 +134,10 @@ def method(code: str) -> pr.Integrator:
 @pytest.mark.sweep(5)
 def test_methods_and_problems_go_with_every_schedule_and_correction(row: list[str], schedule: str) -> None:
     fine, kind = method(row[0]), row[1].strip("`")
+    u0 = STATES.get(kind, U0)
     problem, coarse, plan = PROBLEMS[kind](), COARSE.get(kind, pr.EulerMaruyama()), SCHEDULES[schedule][:2][-1]
     assert row[2 + list(SCHEDULES).index(schedule)] == "yes"
-    ref = pr.serial(problem, U0, SMALL, fine=fine, executor=pr.Serial())
+    ref = pr.serial(problem, u0, SMALL, fine=fine, executor=pr.Serial())
     assert ref.status is pr.Status.FINAL
     corrections = [
         pr.Coarse(coarse),
@@ -140,20 +150,21 @@ def test_methods_and_problems_go_with_every_schedule_and_correction(row: list[st
     ]
     for correction in corrections:
         options: dict[str, Any] = {"fine": fine, "coarse": correction, "schedule": plan}
-        sol = pr.solve(problem, U0, SMALL, stop=pr.Tolerance(0.0, 0.0), executor=pr.Serial(), **options)
+        sol = pr.solve(problem, u0, SMALL, stop=pr.Tolerance(0.0, 0.0), executor=pr.Serial(), **options)
         assert equal(sol.us, ref.us), correction
-        sol = pr.solve(problem, U0, SMALL, stop=pr.Tolerance(0.0, 0.0), **options)
+        sol = pr.solve(problem, u0, SMALL, stop=pr.Tolerance(0.0, 0.0), **options)
         assert distance(sol.us, ref.us) < 1e-12, correction
 
 
 @pytest.mark.parametrize("row", FINE, ids=lambda row: " ".join(row[:2]).replace("`", ""))
 def test_newton_goes_with_the_methods_that_the_table_says(row: list[str]) -> None:
     problem, fine = PROBLEMS[row[1].strip("`")](), method(row[0])
+    u0 = STATES.get(row[1].strip("`"), U0)
     if row[5] == "yes":
-        assert pr.solve(problem, U0, GRID, fine=fine, coarse=pr.Jacobian()).converged
+        assert pr.solve(problem, u0, GRID, fine=fine, coarse=pr.Jacobian()).converged
     else:
         with pytest.raises(ValueError, match="Jacobian came with"):
-            pr.solve(problem, U0, GRID, fine=fine, coarse=pr.Jacobian())
+            pr.solve(problem, u0, GRID, fine=fine, coarse=pr.Jacobian())
 
 
 @pytest.mark.parametrize("row", table(REFUSED), ids=lambda row: " ".join(row[:2]).replace("`", ""))
