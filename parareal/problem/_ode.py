@@ -147,8 +147,7 @@ class ODE(Problem):
         self._prepare(checked(self.jacobian, self.linear, self.structure, self.preconditioner, self.batching))
 
     def _prepare(self, derivatives: Derivatives) -> None:
-        summed = self.f is None and bool(self.parts)
-        object.__setattr__(self, "_calls", _Sum(self.parts) if summed else OnLanes(self.f, self.batching))
+        object.__setattr__(self, "_calls", _whole(self.f, self.parts, self.batching))
         object.__setattr__(self, "derivatives", derivatives)
         check_rows(self.per_sample)
 
@@ -215,6 +214,11 @@ class _Sum:
         for part in others:
             total = trees.add(total, part.rhs(t, u, rows))
         return total
+
+
+def _whole(f: Any, parts: tuple[ODE, ...], batching: Batching) -> Callable[[Tensor, State, State], State]:
+    """The right-hand side on lanes: of ``f``, or else the sum of the parts."""
+    return _Sum(parts) if parts and f is None else OnLanes(f, batching)  # pyright: ignore[reportArgumentType]
 
 
 def check_sum(problem: ODE, u0: State, t: Tensor) -> None:

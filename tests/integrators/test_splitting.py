@@ -464,6 +464,7 @@ def test_a_problem_that_does_not_split_is_refused(problem: Any, u0: Any, method:
     ("make", "error", "words"),
     [
         (lambda: pr.ODE(), TypeError, r"f is None; expected a callable f\(t, u\)"),
+        (lambda: pr.ODE(3.0, split=(rest, rest)), TypeError, "f is a float; expected a callable"),
         (lambda: pr.ODE(split=rest), TypeError, "split is a function; expected a tuple of functions"),
         (lambda: pr.ODE(split=(rest,)), ValueError, "split holds 1 functions; expected at least 2"),
         (lambda: pr.ODE(split=(rest, 1.0)), TypeError, r"split\[1\] is a float; expected a callable"),
