@@ -125,7 +125,7 @@ def from_denoiser(
         >>> bool(out.solution.converged), out.solution.stats.rounds < 32
         (True, True)
     """
-    _check_callable(fn, "denoiser", "fn(x, sigma) -> denoised")
+    _check_callable(fn, "a denoiser", "fn(x, sigma) -> denoised")
     if noise_schedule is None:
         edm = EDM(sigma_min, sigma_max, rho)
         noise_schedule = ToZero(edm) if to_zero else edm
@@ -174,7 +174,7 @@ def from_velocity(
         >>> bool(out.solution.converged)
         True
     """
-    _check_callable(fn, "velocity", "fn(x, t) -> dx/dt")
+    _check_callable(fn, "a velocity", "fn(x, t) -> dx/dt")
     if isinstance(noise_at, bool) or noise_at not in (0, 1):
         raise ValueError(f"noise_at={noise_at!r} is not an end of the path; expected 1, or 0 where data are at t = 1")
     return DiffusionModel(_Velocity(fn, int(noise_at), time_first), Flow(shift=shift), "velocity", conditioning)
@@ -182,4 +182,4 @@ def from_velocity(
 
 def _check_callable(fn: Any, what: str, expected: str) -> None:
     if not callable(fn):
-        raise TypeError(f"fn is {kind_of(fn)}; expected a {what}, a function {expected}")
+        raise TypeError(f"fn is {kind_of(fn)}; expected {what}, a function {expected}")

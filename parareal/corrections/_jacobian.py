@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal._core.checks import check_count, with_article
+from parareal._core.checks import check_count, kind_of
 from parareal._core.forward_mode import differentiating
 from parareal._core.trees import State
 from parareal._core.vectors import flat, unflat
@@ -206,7 +206,7 @@ def _check_differentiable(problem: Any, u0: State, fine: Any) -> None:
     other = (traits.evaluations is None and not implicit) or Semilinear in traits.solves or traits.multistep
     if other or not isinstance(problem, ODE):
         raise ValueError(
-            f"Jacobian came with {fine!r} for {with_article(type(problem).__name__)}; expected a one-step method for "
+            f"Jacobian came with {fine!r} for {kind_of(problem)}; expected a one-step method for "
             "an ODE, explicit or implicit, through whose steps tangents can be carried, or another correction: "
             "pr.Secant"
         )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.checks import described
 from parareal._core.trees import State
 from parareal.problem._lane_calls import Batching, OnLanes
 
@@ -118,4 +119,4 @@ def check_rows(per_sample: State) -> None:
         return
     for leaf in trees.leaves(per_sample):
         if not isinstance(leaf, Tensor):
-            raise TypeError(f"per_sample holds a {type(leaf).__name__}; expected tensors with a leading sample axis")
+            raise TypeError(f"per_sample holds {described(leaf)}; expected tensors with a leading sample axis")

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.checks import described
 from parareal._core.multistep_state import Carried, Memory
 from parareal._core.trees import State
 from parareal._core.version import __version__
@@ -222,7 +223,7 @@ def _spec(state: Any) -> Any:
         return {type(state).__name__: [_spec(part) for part in state]}
     if type(state) is not dict:
         raise TypeError(
-            f"the state holds a {type(state).__name__}, which a file cannot hold; expected tuples, lists and dicts"
+            f"the state holds {described(state)}, which a file cannot hold; expected tuples, lists and dicts"
         )
     for key in state:
         if not isinstance(key, str):

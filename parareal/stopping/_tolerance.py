@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from parareal._core.arrays import Bools, Floats, Ints
+from parareal._core.checks import kind_of
 from parareal._core.norms import NormName
 from parareal.stopping._error_estimate import ErrorEstimate
 from parareal.stopping._increments import Change
@@ -53,11 +54,11 @@ class Tolerance(StoppingRule):
         for name in ("rtol", "atol"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Real):
-                raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected a float of at least 0")
+                raise TypeError(f"{name}={value!r} is {kind_of(value)}; expected a float of at least 0")
             if not math.isfinite(value) or value < 0:
                 raise ValueError(f"{name}={value!r} is not a tolerance; expected a finite number of at least 0")
         if not isinstance(self.freeze, bool):
-            raise TypeError(f"freeze={self.freeze!r} is a {type(self.freeze).__name__}; expected True or False")
+            raise TypeError(f"freeze={self.freeze!r} is {kind_of(self.freeze)}; expected True or False")
         for name, known in (("norm", get_args(NormName)), ("rule", get_args(RuleName))):
             if getattr(self, name) not in known:
                 raise ValueError(
