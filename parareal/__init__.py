@@ -76,6 +76,7 @@ from parareal.problem._noise_path import NoisePath
 from parareal.problem._ode import ODE, Problem
 from parareal.problem._sde import SDE
 from parareal.problem._semilinear import Prediction, Semilinear, SemilinearODE, Split, Weights, scaled_phis
+from parareal.problem._traits import ProblemTraits
 from parareal.results._history import History, IterationReport
 from parareal.results._record import Record
 from parareal.results._solution import Solution, SolveError, Stats
@@ -85,6 +86,7 @@ from parareal.schedules._windowed import Windowed
 from parareal.stopping._increments import Change
 from parareal.stopping._rules import Iterations, StoppingRule
 from parareal.stopping._tolerance import Tolerance, Verdict
+from parareal.stopping._traits import StoppingTraits
 
 __all__ = [
     "DEIS",
@@ -149,6 +151,7 @@ __all__ = [
     "Plan",
     "Prediction",
     "Problem",
+    "ProblemTraits",
     "Progress",
     "Propagator",
     "PropagatorReport",
@@ -170,6 +173,7 @@ __all__ = [
     "Stats",
     "Status",
     "StoppingRule",
+    "StoppingTraits",
     "Sweep",
     "ThreeEighths",
     "TimeGrid",

@@ -155,7 +155,7 @@ class GaussianFlow(pr.Whitened):
         mean = torch.zeros(()) if self.mean is None else torch.as_tensor(self.mean)
         _check_fits(mean, rest, "mean")
         basis, variances = self._basis(rest, u0.device)
-        eta = getattr(fine, "eta", 1.0) if hasattr(problem, "normals") else 0.0
+        eta = getattr(fine, "eta", 1.0) if problem.traits.stochastic else 0.0
         device, level = u0.device, float(variances.mean())
         edges = None if grid is None else grid.edges
         return _Bound(problem.coordinates, basis, variances.to(device), mean.to(device), edges, level, eta)

@@ -204,14 +204,14 @@ def _check_differentiable(problem: Any, u0: State, fine: Any) -> None:
     implicit = isinstance(fine, Implicit) and type(fine).step is Implicit.step
     # Another method whose work varies would take different steps with tangents than without them.
     other = (traits.evaluations is None and not implicit) or Semilinear in traits.solves or traits.multistep
-    if other or not isinstance(problem, ODE):
+    if other or not problem.traits.plain:
         raise ValueError(
             f"Jacobian came with {fine!r} for {kind_of(problem)}; expected a one-step method for "
             "an ODE, explicit or implicit, through whose steps tangents can be carried, or another correction: "
             "pr.Secant"
         )
-    if problem.batching == "loop" or isinstance(fine, Propagator):
-        what = 'a problem with batching="loop"' if problem.batching == "loop" else repr(fine)
+    if not problem.traits.differentiable or isinstance(fine, Propagator):
+        what = repr(fine) if problem.traits.differentiable else f"a problem with batching={problem.batching!r}"
         raise ValueError(
             f"Jacobian came with {what}, of which torch.func takes no derivatives; expected torch code with "
             'batching "vmap", "native" or "fold", stepped by an integrator, or a propagator of torch operations that '

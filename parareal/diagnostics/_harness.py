@@ -23,7 +23,6 @@ from parareal.grid._mesh import Mesh
 from parareal.grid._time_grid import TimeGrid
 from parareal.integrators import Integrator, Multistep, Propagator
 from parareal.problem._lane_calls import versions
-from parareal.problem._ode import ODE
 
 _FUNCTIONS = ("rhs", "nonlinear", "terms", "amplitudes")
 
@@ -67,12 +66,12 @@ class Bench:
     @property
     def noisy(self) -> bool:
         """Whether the problem has a path of noise."""
-        return hasattr(self.problem, "path")
+        return self.problem.traits.stochastic
 
     @property
     def deterministic(self) -> bool:
         """Whether the problem is an equation with a right-hand side alone."""
-        return isinstance(self.problem, ODE) and not self.noisy
+        return self.problem.traits.plain
 
     @property
     def black_box(self) -> bool:

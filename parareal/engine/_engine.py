@@ -30,6 +30,7 @@ from parareal.integrators._base import Integrator, Multistep, bound_integrator
 from parareal.results._run_state import RunState
 from parareal.results._status import Status
 from parareal.schedules._schedule import Progress, Schedule, admitted
+from parareal.stopping._checked import begun, decided
 from parareal.stopping._observations import Seen, Start
 from parareal.stopping._rules import StoppingRule, StoppingState, Verdict
 
@@ -94,14 +95,14 @@ class Engine:
             stop = stop.accepting()
         width, systems = min(schedule.width or slices, slices), trees.leaves(u0)[0].shape[0]
         mismatch = correction.mismatch(Span(grid.edges, np.arange(slices))).numpy()
-        self.stopping: StoppingState = stop.begin(
-            Start(systems, width, mismatch, correction.traits.mixing > 0, empty is not None, rounding)
+        self.stopping: StoppingState = begun(
+            stop, Start(systems, width, mismatch, correction.traits.mixing > 0, empty is not None, rounding)
         )
         device, coarse = trees.leaves(u0)[0].device, correction.traits.propagator
         self.state = RunState.new(systems, slices, max_iterations, coarse is not None)
         guess = schedule.guess if given is None or given.guess is None else given.guess
         given = None if given is None or given.states is None else given
-        setup = Setup(correction, u0, grid.edges.to(device), dense, stop.uses_growth, guess, given, empty)
+        setup = Setup(correction, u0, grid.edges.to(device), dense, stop.traits.uses_growth, guess, given, empty)
         self.iterates = Iterates(self.state, setup.layout(slices, width, block), setup)
         self.counters = Counters()
         tangents, places = correction.traits.carries, systems * slices
@@ -313,7 +314,7 @@ class Engine:
         self._note_residuals(complete[row], n, final, values)
         moved = (row, n, number, final, values[:, :-2])
         iteration = state.iteration[complete]
-        decision = self.stopping.decide(Seen(complete, seen.grid[..., 1:-2], *moved, before, frontier, iteration))
+        decision = decided(self.stopping, Seen(complete, seen.grid[..., 1:-2], *moved, before, frontier, iteration))
         if decision.error is not None:
             state.errors[complete] = decision.error
         # A boundary to the right of an accepted one is not proven either.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -18,6 +18,7 @@ from parareal._core import trees
 from parareal._core.checks import described
 from parareal._core.trees import State
 from parareal.problem._lane_calls import Batching, OnLanes
+from parareal.problem._traits import ProblemTraits
 
 Stages: TypeAlias = Generator[tuple[Any, ...], State, State]
 """A computation on lanes that requests function values by yielding ``(function, *arguments)``; it is sent the
@@ -30,10 +31,17 @@ class Problem(ABC):
     Attributes:
         batching: How the user's function is called.
         per_sample: Data that belongs to the samples of a batch and follows them into every call, or ``None``.
+        traits: The declarations of the problem, a `ProblemTraits`. A class of your own declares them as a property, or
+            as ``traits = pr.ProblemTraits(plain=True)`` in the class body.
     """
 
     batching: Batching
     per_sample: State
+
+    @property
+    def traits(self) -> ProblemTraits:
+        """Nothing is known but that calls of numpy code have no derivatives."""
+        return ProblemTraits(differentiable=self.batching != "loop")
 
     def rows(self, samples: int | None, device: torch.device) -> State:
         """Data that follows the samples into every request, free ones too: leaves ``(samples, ...)``, or ``None``.
@@ -103,6 +111,11 @@ class ODE(Problem):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.f, self.batching, self.per_sample)
+
+    @property
+    def traits(self) -> ProblemTraits:
+        """The right-hand side is all there is."""
+        return replace(super().traits, plain=True)
 
     def bind(self, u0: State, grid: Any, fine: Any) -> ODE:
         """Returns itself: an ODE needs nothing from the run."""

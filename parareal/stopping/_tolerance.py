@@ -17,6 +17,7 @@ from parareal.stopping._error_estimate import ErrorEstimate
 from parareal.stopping._increments import Change
 from parareal.stopping._observations import Seen, Start
 from parareal.stopping._rules import RuleName, StoppingRule, StoppingState, Verdict
+from parareal.stopping._traits import StoppingTraits
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Tolerance(StoppingRule):
 
     rtol: float = 1e-4
     atol: float = 1e-6
-    norm: NormName = "rms"  # pyright: ignore[reportIncompatibleMethodOverride]
+    norm: NormName = "rms"
     rule: RuleName = "increment"
     freeze: bool = False
 
@@ -74,19 +75,9 @@ class Tolerance(StoppingRule):
         return ErrorStopping(self, start)
 
     @property
-    def uses_defect(self) -> bool:
-        """True: errors are estimated from defects."""
-        return True
-
-    @property
-    def uses_growth(self) -> bool:
-        """Whether errors decide."""
-        return self.rule == "error"
-
-    @property
-    def width(self) -> int:
-        """Five figures."""
-        return 5
+    def traits(self) -> StoppingTraits:
+        """Five figures; changes of fine solutions are used where errors decide."""
+        return StoppingTraits(width=5, norm=self.norm, uses_growth=self.rule == "error")
 
     def measure(self, change: Change) -> list[Tensor]:
         """Norms: of what must be small, the iterate, the increment, the defect, and the change of the fine solution."""
