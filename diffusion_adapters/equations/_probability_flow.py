@@ -18,7 +18,7 @@ from diffusion_adapters.models._model import DiffusionModel
 from diffusion_adapters.models._prediction import ROWS, combined, factors_between, per_row
 from diffusion_adapters.models._training_mode import check_mode
 from diffusion_adapters.noise_schedules._check import check_schedule
-from parareal.extend import select, to_device, values_of
+from parareal.extend import select, together_to_device, values_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +208,7 @@ def _sent(device: torch.device, *numbers: Tensor | float) -> list[Any]:
     tensors = [number for number in numbers if isinstance(number, Tensor)]
     if tensors[0].device == device:
         return [*numbers]
-    sent = iter(to_device(torch.stack(torch.broadcast_tensors(*tensors)), device))
+    sent = iter(together_to_device(tensors, device))
     return [next(sent) if isinstance(number, Tensor) else number for number in numbers]
 
 

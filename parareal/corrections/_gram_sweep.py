@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from parareal._core.arrays import Floats, Ints
-from parareal._core.host import to_device
+from parareal._core.host import together_to_device
 
 LONGEST = 256
 """Slices of a row up to which the small matrices are small: their sides are as many as there are pairs in a row."""
@@ -105,15 +105,6 @@ class GridNumbers:
         }
 
 
-def sent(numbers: dict[str, Floats], like: Tensor) -> dict[str, Tensor]:
-    """All of them on the device in the dtype of the states, in one copy."""
-    flat = to_device(
-        torch.from_numpy(np.concatenate([part.reshape(-1) for part in numbers.values()])), like.device, like.dtype
-    )
-    parts = flat.split([part.size for part in numbers.values()])
-    return {name: part.reshape(numbers[name].shape) for name, part in zip(numbers, parts, strict=True)}
-
-
 def gram_sweep(
     grid: GridNumbers, n: Ints, u: tuple[Tensor, Tensor], f: tuple[Tensor, Tensor], defects: Tensor, moved: Tensor
 ) -> Tensor:
@@ -128,7 +119,9 @@ def gram_sweep(
         moved: What the left boundaries of the rows have moved by, ``(R, D)``.
     """
     length = n.shape[1]
-    on = sent(grid.coefficients(n), defects)
+    numbers = grid.coefficients(n)
+    parts = together_to_device([torch.from_numpy(part) for part in numbers.values()], defects.device, defects.dtype)
+    on = dict(zip(numbers, parts, strict=True))
     within, between, comes_in, lies = grid.indices(length, defects.device)
     moves = u[0] - u[1]
     missed = torch.addcmul(f[0] - f[1], moves, on["flow"].unsqueeze(-1), value=-1)
