@@ -13,7 +13,8 @@ from parareal.corrections._anderson import Anderson
 from parareal.corrections._base import Coarse, Correction, Edge, Known, Sweep
 from parareal.corrections._damped import Damped
 from parareal.corrections._jacobian import Jacobian
-from parareal.corrections._linear import Identity, Linear, LinearFlow, Whitened, Zero
+from parareal.corrections._linear import Identity, Linear, Whitened, Zero
+from parareal.corrections._linear_flow import LinearFlow
 from parareal.corrections._secant import Secant
 from parareal.corrections._traits import CorrectionTraits
 from parareal.diagnostics._check_propagator import check_propagator

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from diffusion_adapters._validate import count, kind_of, require
 from diffusion_adapters.models._model import DiffusionModel
-from diffusion_adapters.noise_schedules._base import NoiseSchedule, Spacing
+from diffusion_adapters.noise_schedules._base import NoiseSchedule, Spacing, TimeIsNoise
 from diffusion_adapters.noise_schedules._named import EDM, Flow
 
 
 @dataclass(frozen=True)
-class ToZero(NoiseSchedule):
+class ToZero(TimeIsNoise):
     """Alpha = 1 and sigma = t as in `EDM`, whose grids end with one step more, from ``sigma_min`` to no noise at all.
 
     So k-diffusion appends a zero to its grids, and EDM ends its sampler.
@@ -31,18 +31,6 @@ class ToZero(NoiseSchedule):
     def __post_init__(self) -> None:
         object.__setattr__(self, "t_max", self.inner.t_max)
         object.__setattr__(self, "rho", self.inner.rho)
-
-    def alpha(self, t: Tensor) -> Tensor:
-        """Alpha is one."""
-        return torch.ones_like(t)
-
-    def sigma(self, t: Tensor) -> Tensor:
-        """The time itself."""
-        return t
-
-    def time(self, s: Tensor) -> Tensor:
-        """The ratio itself."""
-        return s
 
     def times(self, steps: int, spacing: Spacing | None = None) -> Tensor:
         """A grid of ``steps`` steps, of which the last ends without noise; see `NoiseSchedule.times`."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from parareal._core.arrays import Bools, Floats, Ints
 from parareal._core.checks import check_count
 from parareal._core.declared import Collected, Declared
+from parareal._core.norms import NormName
 from parareal.stopping._increments import Change
 from parareal.stopping._observations import Seen, Start
 from parareal.stopping._traits import BY_ATTRIBUTE, EXAMPLE, StoppingTraits
@@ -110,7 +111,7 @@ class StoppingRule(ABC):
     traits_defaults: ClassVar[dict[str, Any]] = {}
     traits = Collected[StoppingTraits](StoppingTraits, BY_ATTRIBUTE, ("width",), EXAMPLE)
     width = Declared[int]()
-    norm = Declared["NormName"]()
+    norm = Declared[NormName]()
     uses_growth = Declared[bool]()
 
     def __init_subclass__(cls, **options: Any) -> None:
