@@ -15,7 +15,7 @@ from parareal._core import trees
 from parareal._core.arrays import Bools, Floats, Ints
 from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
-from parareal.corrections._base import Correction, bound_correction
+from parareal.corrections._base import Correction, bound_correction, mismatch_of
 from parareal.engine._lanes import ActiveLanes
 from parareal.engine._measure import Figures, figures, measured
 from parareal.engine._parts import Parts
@@ -27,6 +27,7 @@ from parareal.executors._base import Executor
 from parareal.grid._mesh import Mesh, Span
 from parareal.grid._time_grid import TimeGrid
 from parareal.integrators._base import Integrator, Multistep, bound_integrator
+from parareal.problem._ode import bound_problem
 from parareal.results._run_state import RunState
 from parareal.results._status import Status
 from parareal.schedules._schedule import Progress, Schedule, admitted
@@ -83,7 +84,7 @@ class Engine:
         given: First | None = None,
     ) -> None:
         one, slices = trees.one(u0, 0), grid.num_slices
-        problem = problem.bind(one, grid, fine)
+        problem = bound_problem(problem, one, grid, fine)
         fine = bound_integrator(fine, problem, one, grid)
         correction = bound_correction(correction, problem, one, grid, fine)
         empty = fine.begin if isinstance(fine, Multistep) and not fine.restart else None
@@ -94,7 +95,7 @@ class Engine:
         if windowed:
             stop = stop.accepting()
         width, systems = min(schedule.width or slices, slices), trees.leaves(u0)[0].shape[0]
-        mismatch = correction.mismatch(Span(grid.edges, np.arange(slices))).numpy()
+        mismatch = mismatch_of(correction, Span(grid.edges, np.arange(slices)))
         self.stopping: StoppingState = begun(
             stop, Start(systems, width, mismatch, correction.traits.mixing > 0, empty is not None, rounding)
         )

@@ -5,9 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from parareal._core import trees
 from parareal._core.arrays import Ints
+from parareal._core.checks import described
 from parareal._core.trees import State
 from parareal.engine._lanes import ActiveLanes, StageGroup
 from parareal.executors._base import Executor
@@ -130,7 +134,14 @@ def _evaluate(
     begun = time.perf_counter()
     value = executor.evaluate(fn, tuple(args), lanes)
     spent.append(time.perf_counter() - begun)
-    counters.calls += executor.calls(lanes)
+    calls: Any = executor.calls(lanes)
+    if value is None or not isinstance(calls, int | np.integer):
+        what, fix = ("evaluate", "the value of fn(*args)") if value is None else ("calls", "how many calls it makes, 1")
+        raise TypeError(
+            f"{what} of {executor!r} returned {described(value if value is None else calls)}; expected {fix}: end it "
+            "with return"
+        )
+    counters.calls += int(calls)
     counters.padded_lanes += executor.padded(lanes)
     parts, cost = trees.split(value, sizes), getattr(fn, "cost", None)
     if cost is None:

@@ -35,8 +35,8 @@ class Problem(ABC):
             as ``traits = pr.ProblemTraits(plain=True)`` in the class body.
     """
 
-    batching: Batching
-    per_sample: State
+    batching: Batching = "vmap"
+    per_sample: State = None
 
     @property
     def traits(self) -> ProblemTraits:
@@ -133,3 +133,14 @@ def check_rows(per_sample: State) -> None:
     for leaf in trees.leaves(per_sample):
         if not isinstance(leaf, Tensor):
             raise TypeError(f"per_sample holds {described(leaf)}; expected tensors with a leading sample axis")
+
+
+def bound_problem(problem: Problem, u0: State, grid: Any, fine: Any) -> Problem:
+    """Calls `Problem.bind`, and checks the result."""
+    bound: Any = problem.bind(u0, grid, fine)
+    if not isinstance(bound, Problem):
+        raise TypeError(
+            f"bind of {type(problem).__name__} returned {described(bound)}; expected the problem to be used: end it "
+            "with return self"
+        )
+    return bound

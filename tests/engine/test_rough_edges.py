@@ -317,6 +317,20 @@ def test_a_sample_result_prints_on_a_screen() -> None:
         assert "tensor([" not in text
 
 
+def test_what_holds_many_numbers_prints_on_a_screen() -> None:
+    grid = pr.TimeGrid.uniform(0.0, 1.0, 200, 2)
+    sol = pr.solve(pr.ODE(lambda t, u: -u), torch.ones(50), grid, fine=pr.RK4(), coarse=pr.Euler())
+    things = [
+        pr.theory.layout(pr.Wavefront(), 100, 10, fine=5.0, coarse=1.0),
+        sol.standing,
+        da.GaussianMixture(torch.randn(300, 30, generator=torch.Generator().manual_seed(0)), 0.1),
+    ]
+    for thing in things:
+        assert fits(repr(thing))
+        assert "tensor([" not in repr(thing)
+    assert repr(things[0]).startswith("Layout(slices=100, workers=")
+
+
 def test_a_run_that_took_more_rounds_than_the_serial_one_says_so(tmp_path: Path) -> None:
     problem, u0 = pr.ODE(lambda t, u: torch.cos(t) * u), torch.ones(1, dtype=torch.float64)
     options: Any = {"fine": pr.Euler(), "coarse": pr.Euler(), "stop": pr.Iterations(4)}
