@@ -30,7 +30,7 @@ def check_flag(value: Any, name: str) -> None:
 
 
 def with_article(name: str) -> str:
-    """The name with "a" or "an", as it is spoken: an ODE, an SDE, an ndarray, a UNet, a SemilinearODE."""
+    """The name with "a" or "an", as it is spoken: an ODE, an SDE, a SemilinearODE."""
     if _ABBREVIATION.match(name):
         vowel = name[0] in _SPOKEN_WITH_VOWEL
     else:
@@ -40,7 +40,7 @@ def with_article(name: str) -> str:
 
 _ABBREVIATION = re.compile(r"[A-Z]([A-Z0-9]|$)")
 _SPOKEN_WITH_VOWEL = "AEFHILMNORSX"
-"""Letters whose names begin with a vowel: em, ess, ar."""
+"""Capitals whose own names begin with a vowel: em, ess, ar."""
 _SPOKEN_WITH_CONSONANT = re.compile("one|u(ni|se|int|func|net|tf|rl)", re.IGNORECASE)
 
 

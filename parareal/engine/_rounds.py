@@ -41,7 +41,7 @@ class Timing:
         self.groups, self.beside = self.groups + groups, self.beside + whole - call
 
     def round_of(self, lanes: int) -> float | None:
-        """No less than the mean seconds of a round of one stage group of so many lanes; ``None`` if that is not known.
+        """No less than the mean seconds of a round of one stage group of that many lanes; ``None`` if that is unknown.
 
         A call on more lanes takes no less time, so the least mean over calls on as many or more is an upper estimate.
         """
