@@ -21,7 +21,7 @@ import torch
 
 import diffusion_adapters as da
 import parareal as pr
-from diffusion_adapters.sampling import _gaussian_flow
+from diffusion_adapters.sampling import _bound_gaussian
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 
@@ -60,13 +60,13 @@ def sampling(seeds: int) -> None:
     table("width, 50 steps, 2e-5", widths, found)
     widths = (25, 50, 100, 200, 400)
     table("width, 1000 steps", widths, [rounds(model, seeds, 1000, width=value) for value in widths])
-    kept, doubts = _gaussian_flow._DOUBT, (3.0, 10.0, 30.0, 100.0, 300.0)  # pyright: ignore[reportPrivateUsage]
+    kept, doubts = _bound_gaussian._DOUBT, (3.0, 10.0, 30.0, 100.0, 300.0)  # pyright: ignore[reportPrivateUsage]
     found = []
     guided = da.guided(da.load_digits(), 5.0, cond={"label": torch.tensor([3])}, uncond={"label": torch.tensor([10])})
     for doubt in doubts:
-        _gaussian_flow._DOUBT = doubt  # pyright: ignore[reportPrivateUsage]
+        _bound_gaussian._DOUBT = doubt  # pyright: ignore[reportPrivateUsage]
         found.append(rounds(guided, seeds, 100))
-    _gaussian_flow._DOUBT = kept  # pyright: ignore[reportPrivateUsage]
+    _bound_gaussian._DOUBT = kept  # pyright: ignore[reportPrivateUsage]
     table("doubt, guidance 5", doubts, found)
 
 

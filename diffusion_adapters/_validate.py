@@ -13,6 +13,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor
 
+from parareal.extend import described as kind_of
+
 
 def finite(value: Any, name: str) -> float:
     """``value`` as a float.
@@ -98,20 +100,6 @@ def check_floating(value: Any, name: str) -> None:
     if not isinstance(value, Tensor) or not value.is_floating_point():
         came = str(value.dtype) if isinstance(value, Tensor) else kind_of(value)
         raise TypeError(f"{name} is {came}; expected a real floating-point tensor, such as torch.float32")
-
-
-def a(noun: str) -> str:
-    """A noun with its indefinite article."""
-    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
-
-
-def kind_of(value: Any) -> str:
-    """The kind of a value, for messages: "an int", "the class Euler", "a function", "None"."""
-    if value is None:
-        return "None"
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    return a(type(value).__name__)
 
 
 def one_of(value: Any, known: Iterable[str], name: str, other: str = "", hints: Mapping[str, str] | None = None) -> str:

@@ -14,7 +14,8 @@ from parareal.corrections._anderson import Anderson
 from parareal.corrections._base import Coarse, Correction, Edge, Known, Sweep
 from parareal.corrections._damped import Damped
 from parareal.corrections._jacobian import Jacobian
-from parareal.corrections._linear import Identity, Linear, LinearFlow, Whitened, Zero
+from parareal.corrections._linear import Identity, Linear, Whitened, Zero
+from parareal.corrections._linear_flow import LinearFlow
 from parareal.corrections._secant import Secant
 from parareal.corrections._traits import CorrectionTraits
 from parareal.corrections._trust_region import TrustRegion
@@ -89,6 +90,7 @@ from parareal.problem._sde import SDE
 from parareal.problem._semilinear import Prediction, Semilinear, SemilinearODE, Split, Weights, scaled_phis
 from parareal.problem._separable import SeparableODE
 from parareal.problem._structure import Banded, Sparse
+from parareal.problem._traits import ProblemTraits
 from parareal.results._adjoint_report import AdjointReport
 from parareal.results._history import History, IterationReport
 from parareal.results._record import Record
@@ -100,6 +102,7 @@ from parareal.stopping._increments import Change
 from parareal.stopping._proximity import Proximity
 from parareal.stopping._rules import Iterations, StoppingRule
 from parareal.stopping._tolerance import Tolerance, Verdict
+from parareal.stopping._traits import StoppingTraits
 from parareal.studies._study import study
 from parareal.studies._table import Study
 
@@ -175,6 +178,7 @@ __all__ = [
     "Plan",
     "Prediction",
     "Problem",
+    "ProblemTraits",
     "Progress",
     "Propagator",
     "PropagatorReport",
@@ -200,6 +204,7 @@ __all__ = [
     "Status",
     "StoermerVerlet",
     "StoppingRule",
+    "StoppingTraits",
     "Strang",
     "Study",
     "Sweep",

@@ -67,7 +67,19 @@ def solution_of(
         residuals=torch.from_numpy(residuals if samples else residuals[0]),
         iterates=recorder.record() if recorder else None,
         standing=capture(engine, states, increments, inputs.identity) if dense else None,
+        serial_rounds=inputs.serial_rounds,
+        serial_time=_serial_time(engine, inputs),
     )
+
+
+def _serial_time(engine: Engine, inputs: Inputs) -> float | None:
+    """No less than the seconds of the serial run, as far as the rounds of this run say."""
+    leaf = trees.leaves(inputs.systems)[0]
+    seconds = engine.counters.timing.round_of(len(leaf))
+    if seconds is None or inputs.serial_rounds is None or leaf.device.type != "cpu":
+        return None
+    # For its bookkeeping, a slice of the serial run gets the time of one more round, which is more than it takes.
+    return (inputs.serial_rounds + inputs.grid.num_slices) * seconds
 
 
 def no_solution(inputs: Inputs, dense: bool, stats: Stats) -> Solution:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal._core.checks import with_article
+from parareal._core.checks import described, with_article
 from parareal._core.trees import State
 from parareal.integrators import Integrator, SciPy, TorchODE
 
@@ -92,7 +92,7 @@ def check_state(u0: State, samples: bool) -> int:
     for leaf in leaves:
         if not isinstance(leaf, Tensor):
             raise TypeError(
-                f"u0 holds a {type(leaf).__name__}; expected tensors: wrap numbers and arrays in torch.as_tensor(...)"
+                f"u0 holds {described(leaf)}; expected tensors: wrap numbers and arrays in torch.as_tensor(...)"
             )
         if not (leaf.is_floating_point() or leaf.is_complex()):
             raise TypeError(

@@ -70,6 +70,14 @@ class Inputs:
         return self.batch is not None
 
     @property
+    def serial_rounds(self) -> int | None:
+        """Rounds of `serial`, where the number is known without running it."""
+        traits, steps = self.fine.traits, self.fine.steps
+        if traits.evaluations is None or traits.multistep:
+            return None
+        return traits.evaluations * (steps * self.grid.num_slices if steps else sum(self.grid.steps_per_slice))
+
+    @property
     def identity(self) -> Identity:
         """The identity of a run with this input."""
         return Identity(

@@ -13,6 +13,7 @@ import torch
 
 from parareal._assemble import attach, cost, no_solution, solution_of
 from parareal._core.arrays import Bools, Floats
+from parareal._core.checks import described
 from parareal._core.progress_bar import Bar
 from parareal._core.scopes import add_note
 from parareal._inputs import Inputs
@@ -57,7 +58,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.callback is not None and not callable(self.callback):
-            raise TypeError(f"callback is a {type(self.callback).__name__}; expected a function of an IterationReport")
+            raise TypeError(f"callback is {described(self.callback)}; expected a function of an IterationReport")
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from parareal.engine._rounds import Counters, play_round
 from parareal.executors._base import Executor
 from parareal.grid._mesh import Mesh
 from parareal.integrators._base import Multistep, bound_integrator
+from parareal.problem._ode import bound_problem
 from parareal.results._history import History
 from parareal.results._solution import Solution
 from parareal.results._status import Status
@@ -30,7 +31,7 @@ def sequential(inputs: Inputs, executor: Executor) -> Solution:
     slices, device = inputs.grid.num_slices, trees.leaves(inputs.systems)[0].device
     count = trees.leaves(inputs.systems)[0].shape[0]
     one = trees.one(inputs.systems, 0)
-    problem = inputs.problem.bind(one, inputs.grid, inputs.fine)
+    problem = bound_problem(inputs.problem, one, inputs.grid, inputs.fine)
     fine = bound_integrator(inputs.fine, problem, one, inputs.grid)
     history = isinstance(fine, Multistep) and not fine.restart
     lanes = ActiveLanes(

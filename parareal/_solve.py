@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -24,7 +23,7 @@ from parareal.corrections._base import Coarse, Correction, check_correction
 from parareal.executors._base import Executor
 from parareal.executors._local import Batched
 from parareal.grid._time_grid import TimeGrid
-from parareal.integrators._base import Integrator, Multistep
+from parareal.integrators._base import Integrator
 from parareal.persistence._checkpoint import Checkpoint
 from parareal.problem._ode import Problem
 from parareal.results._run_identity import digest
@@ -245,7 +244,6 @@ def solve_as(
                 resume = saved.load() or resume
             method = Method(correction, schedule, stop, max_iterations, first)
             solution = Run(inputs, joined, options).parallel(method, resume, saved)
-            solution = replace(solution, serial_rounds=_serial_rounds(grid, fine))
             if saved is not None:
                 saved.save(solution)
         if adjoint is not None:
@@ -253,14 +251,6 @@ def solve_as(
     if throw and solution.status.failed:
         raise SolveError(solution)
     return solution
-
-
-def _serial_rounds(grid: TimeGrid, fine: Integrator) -> int | None:
-    """Rounds of `serial`, where the number is known without running it."""
-    evaluations = fine.traits.evaluations
-    if evaluations is None or isinstance(fine, Multistep):
-        return None
-    return evaluations * (fine.steps * grid.num_slices if fine.steps else sum(grid.steps_per_slice))
 
 
 def _check_verify(dense: bool, executor: Executor) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import parareal as pr
 from diffusion_adapters.equations._coordinates import Name
-from diffusion_adapters.noise_schedules._base import NoiseSchedule
+from diffusion_adapters.noise_schedules._base import NoiseSchedule, TimeIsNoise
 
 Clean = Callable[[Tensor], Tensor]
 """Maps an estimate of the clean data, ``(n, *rest)``, to another: clipping or thresholding."""
@@ -38,23 +38,11 @@ class Preserving(NoiseSchedule):
 
 
 @dataclass(frozen=True)
-class Exploding(NoiseSchedule):
+class Exploding(TimeIsNoise):
     """Alpha is 1 and sigma is time."""
 
     t_min: float = 0.0
     t_max: float = float("inf")
-
-    def alpha(self, t: Tensor) -> Tensor:
-        """Alpha is one."""
-        return torch.ones_like(t)
-
-    def sigma(self, t: Tensor) -> Tensor:
-        """Sigma is the time."""
-        return t
-
-    def time(self, s: Tensor) -> Tensor:
-        """The ratio itself."""
-        return s
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,11 @@ class NoisyFlow(DiffusionODE):
     seed: int | tuple[int, ...] = field(default=0, kw_only=True)
     path: pr.BrownianPath | None = field(default=None, kw_only=True)
     most: int = field(default=1, kw_only=True)
+
+    @property
+    def traits(self) -> pr.ProblemTraits:
+        """Steps draw noise."""
+        return replace(super().traits, plain=False, stochastic=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
         remade = partial(NoisyFlow, coordinates=self.coordinates, seed=self.seed, path=self.path, most=self.most)

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from diffusion_adapters._validate import count, kind_of, require
 from diffusion_adapters.models._model import DiffusionModel
-from diffusion_adapters.noise_schedules._base import NoiseSchedule, Spacing
+from diffusion_adapters.noise_schedules._base import NoiseSchedule, Spacing, TimeIsNoise
 from diffusion_adapters.noise_schedules._named import EDM, Flow
 
 
 @dataclass(frozen=True)
-class ToZero(NoiseSchedule):
+class ToZero(TimeIsNoise):
     """Alpha = 1 and sigma = t as in `EDM`, whose grids end with one step more, from ``sigma_min`` to no noise at all.
 
     So k-diffusion appends a zero to its grids, and EDM ends its sampler.
@@ -31,18 +31,6 @@ class ToZero(NoiseSchedule):
     def __post_init__(self) -> None:
         object.__setattr__(self, "t_max", self.inner.t_max)
         object.__setattr__(self, "rho", self.inner.rho)
-
-    def alpha(self, t: Tensor) -> Tensor:
-        """Alpha is one."""
-        return torch.ones_like(t)
-
-    def sigma(self, t: Tensor) -> Tensor:
-        """The time itself."""
-        return t
-
-    def time(self, s: Tensor) -> Tensor:
-        """The ratio itself."""
-        return s
 
     def times(self, steps: int, spacing: Spacing | None = None) -> Tensor:
         """A grid of ``steps`` steps, of which the last ends without noise; see `NoiseSchedule.times`."""
@@ -125,7 +113,7 @@ def from_denoiser(
         >>> bool(out.solution.converged), out.solution.stats.rounds < 32
         (True, True)
     """
-    _check_callable(fn, "denoiser", "fn(x, sigma) -> denoised")
+    _check_callable(fn, "a denoiser", "fn(x, sigma) -> denoised")
     if noise_schedule is None:
         edm = EDM(sigma_min, sigma_max, rho)
         noise_schedule = ToZero(edm) if to_zero else edm
@@ -174,7 +162,7 @@ def from_velocity(
         >>> bool(out.solution.converged)
         True
     """
-    _check_callable(fn, "velocity", "fn(x, t) -> dx/dt")
+    _check_callable(fn, "a velocity", "fn(x, t) -> dx/dt")
     if isinstance(noise_at, bool) or noise_at not in (0, 1):
         raise ValueError(f"noise_at={noise_at!r} is not an end of the path; expected 1, or 0 where data are at t = 1")
     return DiffusionModel(_Velocity(fn, int(noise_at), time_first), Flow(shift=shift), "velocity", conditioning)
@@ -182,4 +170,4 @@ def from_velocity(
 
 def _check_callable(fn: Any, what: str, expected: str) -> None:
     if not callable(fn):
-        raise TypeError(f"fn is {kind_of(fn)}; expected a {what}, a function {expected}")
+        raise TypeError(f"fn is {kind_of(fn)}; expected {what}, a function {expected}")

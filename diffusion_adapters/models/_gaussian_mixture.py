@@ -46,6 +46,10 @@ class GaussianMixture:
     variances: Tensor | float = 1.0
     weights: Tensor | None = None
 
+    def __repr__(self) -> str:
+        count, *rest = self.means.shape
+        return f"GaussianMixture({count} components of shape {tuple(rest)})"
+
     def __post_init__(self) -> None:
         given: Any = self.means
         if not isinstance(given, Tensor) or not given.is_floating_point():

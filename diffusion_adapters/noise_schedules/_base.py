@@ -111,6 +111,22 @@ class NoiseSchedule(ABC):
         return falling_times(self, steps, spacing)
 
 
+class TimeIsNoise(NoiseSchedule):
+    """Alpha = 1 and sigma = t: the time is the noise level."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Alpha is one."""
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """The time itself."""
+        return t
+
+    def time(self, s: Tensor) -> Tensor:
+        """The ratio itself."""
+        return s
+
+
 def _derivative(curve: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     """The derivative of an elementwise function, whatever gradient mode the caller is in."""
     with torch.inference_mode(False), torch.enable_grad():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffusion_adapters._validate import require, set_finite
-from diffusion_adapters.noise_schedules._base import NoiseSchedule
+from diffusion_adapters.noise_schedules._base import NoiseSchedule, TimeIsNoise
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class VE(NoiseSchedule):
 
 
 @dataclass(frozen=True)
-class EDM(NoiseSchedule):
+class EDM(TimeIsNoise):
     """Alpha = 1 and sigma = t: time is the noise level.
 
     The preconditioning of that paper (c_skip, c_in, ...) belongs to the network: wrap it so that it predicts ``"x0"``.
@@ -213,18 +213,6 @@ class EDM(NoiseSchedule):
         require(self.rho > 0, f"rho={self.rho} is not positive; expected a number such as 7")
         object.__setattr__(self, "t_min", self.sigma_min)
         object.__setattr__(self, "t_max", self.sigma_max)
-
-    def alpha(self, t: Tensor) -> Tensor:
-        """Alpha is one."""
-        return torch.ones_like(t)
-
-    def sigma(self, t: Tensor) -> Tensor:
-        """The time itself."""
-        return t
-
-    def time(self, s: Tensor) -> Tensor:
-        """The ratio itself."""
-        return s
 
 
 @dataclass(frozen=True)

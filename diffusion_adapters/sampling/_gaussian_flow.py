@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal, TypeAlias, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
 import parareal as pr
 from diffusion_adapters._validate import kind_of, one_of, require
-from diffusion_adapters.equations._coordinates import Coordinates
 from diffusion_adapters.equations._probability_flow import DiffusionODE
+from diffusion_adapters.sampling._bound_gaussian import BoundGaussian
 from diffusion_adapters.sampling._gaussian_bases import Basis, Elements, Frequencies, Vectors
-from parareal.extend import Ints, Slices, to_device
 
 Transform: TypeAlias = Literal["dct", "fft"]
 Fit: TypeAlias = Literal["scalar", "elementwise", "full", "dct", "fft"]
@@ -155,10 +152,10 @@ class GaussianFlow(pr.Whitened):
         mean = torch.zeros(()) if self.mean is None else torch.as_tensor(self.mean)
         _check_fits(mean, rest, "mean")
         basis, variances = self._basis(rest, u0.device)
-        eta = getattr(fine, "eta", 1.0) if hasattr(problem, "normals") else 0.0
+        eta = getattr(fine, "eta", 1.0) if problem.traits.stochastic else 0.0
         device, level = u0.device, float(variances.mean())
         edges = None if grid is None else grid.edges
-        return _Bound(problem.coordinates, basis, variances.to(device), mean.to(device), edges, level, eta)
+        return BoundGaussian(problem.coordinates, basis, variances.to(device), mean.to(device), edges, level, eta)
 
     def _basis(self, rest: tuple[int, ...], device: torch.device) -> tuple[Basis, Tensor]:
         if self.covariance is not None:
@@ -192,147 +189,6 @@ class GaussianFlow(pr.Whitened):
     def dual(self, t: Tensor, b: Any) -> Any:
         """Raises: the flow is not bound to a problem."""
         raise _unbound()
-
-
-@dataclass(frozen=True, eq=False)
-class _Bound(pr.Whitened):
-    """The flow for one problem and shape: whitened, a state is one of unit variance in the eigenvectors of C.
-
-    Samplers that add noise contract more: with the noise of DDPM a difference in u/a changes as the variance does, not
-    as the standard deviation; with a part eta of it, as the power (1 + eta^2)/2 of the variance.
-    """
-
-    coordinates: Coordinates
-    basis: Basis
-    variances: Tensor
-    mean: Tensor
-    edges: Tensor | None
-    level: float
-    eta: float = 0.0
-
-    def divisor(self, t: Tensor) -> Tensor | None:
-        """The standard deviation, where it is one for all elements."""
-        if not isinstance(self.basis, Elements) or self.variances.numel() > 1:
-            return None
-        return self._deviation(t, t, self.variances.to(t.device).reshape(()))
-
-    def whiten(self, t: Tensor, u: Tensor) -> Tensor:
-        """The state in units of its standard deviations at ``t``."""
-        w = self.basis.to(u)
-        return w / self._deviation(t, w)
-
-    def unwhiten(self, t: Tensor, w: Tensor) -> Tensor:
-        """The inverse of `whiten`."""
-        return self.basis.back(w * self._deviation(t, w))
-
-    def dual(self, t: Tensor, b: Tensor) -> Tensor:
-        """The state times the standard deviations."""
-        w = self.basis.to(b)
-        return w * self._deviation(t, w)
-
-    def guess(self, at: Any, new: pr.Known) -> Tensor:
-        """The whole flow, about the mean."""
-        a0, a1 = (_like(self.coordinates.shares(t)[0], new.u) for t in (at.t0, at.t1))
-        mean = self.mean.to(new.u.dtype)
-        return a1 * mean + self.apply(at, new.u - a0 * mean)
-
-    def guess_run(self, at: Any, u: Tensor, before: tuple[pr.Edge, ...]) -> Tensor:
-        """All boundaries at once: the whole flow about the mean, or an extrapolation of the x0 of earlier boundaries.
-
-        Along the flow of a Gaussian of any mean, x0 is linear in p = a/(a^2 v + b^2)^(1/2). So a line through the x0 of
-        the last two slices gives those of the slices to come.
-        """
-        start, ends = at.t0[:, 0], at.t1
-        if before and self.eta == 0.0:  # with noise put back, differences of states say little of x0
-            if self.edges is not None and getattr(at, "n", None) is not None and len(before) == 2:
-                return self._combined(self.edges, at.n, u, before)
-            return self._continued(at, u, before)
-        a0, a1 = self.coordinates.shares(start)[0], self.coordinates.shares(ends)[0]
-        mean = self.basis.to(self.mean.to(u.dtype).expand(u.shape))
-        w = (self.basis.to(u) - _like(a0, u) * mean) / self._deviation(start, u)
-        return self.basis.back(w.unsqueeze(1) * self._deviation(ends, u.unsqueeze(1)) + _outer(a1, mean))
-
-    def _combined(self, edges: Tensor, n: Ints, u: Tensor, before: tuple[pr.Edge, ...]) -> Tensor:
-        """`_continued` in one product: it is linear in three states, with factors that depend on the grid alone.
-
-        The factors are what it makes of unit states, on the host.
-        """
-        rows, length = n.shape
-        units = torch.eye(3, dtype=torch.float64).unsqueeze(1).expand(3, rows, 3)
-        nearest = (np.maximum(n[:, 0] - back, 0) for back in (1, 2))
-        there = (pr.Edge(edges[torch.from_numpy(at)], unit) for at, unit in zip(nearest, units[1:], strict=True))
-        factors = self._continued(Slices(edges, n), units[0], tuple(there))
-        states = torch.stack([u, *(edge.u for edge in before)], 1)
-        return (to_device(factors, u.device, u.dtype) @ states.flatten(2)).reshape(rows, length, *u.shape[1:])
-
-    def _continued(self, at: Any, u: Tensor, before: tuple[pr.Edge, ...]) -> Tensor:
-        start = at.t0[:, 0]
-        edges = [pr.Edge(start, u), *before]
-        x0: list[Tensor] = []
-        for right, left in pairwise(edges):
-            step = _like(right.t - left.t, u)
-            slope = torch.where(step != 0, (right.u - left.u) / torch.where(step != 0, step, 1.0), 0.0)
-            x0.append(self.coordinates.split(right.t, right.u, slope)[0])
-        p = [self._rise(edge.t) for edge in edges]
-        gap = _like(p[1] - p[2], u)
-        rise = torch.where(gap != 0, (x0[0] - x0[1]) / torch.where(gap != 0, gap, 1.0), 0.0)
-        # In y = u/b a slice adds x0 (a'/b' - a/b), so that all of them are two cumulative sums.
-        (a0, b0), (a1, b1) = self.coordinates.shares(at.t0), self.coordinates.shares(at.t1)
-        b0, b1 = b0.clamp_min(_LEAST), b1.clamp_min(_LEAST)
-        weight = a1 / b1 - a0 / b0
-        level, tilt = weight.cumsum(1), (weight * (self._rise(at.t0) - p[1][:, None])).cumsum(1)
-        y = _like(1 / b0[:, 0], u) * u
-        grown = y.unsqueeze(1) + _outer(level, x0[0]) + _outer(tilt, rise)
-        return _like(b1, grown) * grown
-
-    def _rise(self, t: Tensor) -> Tensor:
-        a, b = self.coordinates.shares(t)
-        return a / (a * a * self.level + b * b).clamp_min(_LEAST).sqrt()
-
-    def clock(self, t: Tensor) -> Tensor:
-        """The logarithm of the ratio of noise to signal."""
-        a, b = self.coordinates.shares(t)
-        return (b.clamp_min(_LEAST) / a.clamp_min(_LEAST)).log()
-
-    def weight(self, at: Any) -> Tensor:
-        """The part of x0 that enters in a slice."""
-        (a0, b0), (a1, b1) = self.coordinates.shares(at.t0), self.coordinates.shares(at.t1)
-        return a1 - a0 * b1 / b0
-
-    def mismatch(self, at: Any) -> Tensor:
-        """The part of x0 that enters in a slice, or leaves it where noise rises, times the part that may be missed.
-
-        The more noise there is, the smaller the latter.
-        """
-        a, b = self.coordinates.shares(at.t0)
-        return self.weight(at).abs() * _DOUBT * a * a / (_DOUBT * a * a + b * b)
-
-    def _deviation(self, t: Tensor, like: Tensor, variances: Tensor | None = None) -> Tensor:
-        """Standard deviations of u at ``t``, of shape ``(*t, *rest)`` or what broadcasts to it."""
-        a, b = (share.reshape(*t.shape, *[1] * (like.ndim - t.ndim)) for share in self.coordinates.shares(t))
-        deviation = (a * a * (self.variances if variances is None else variances) + b * b).clamp_min(_LEAST).sqrt()
-        if self.eta > 0.0:
-            deviation = deviation * (deviation / a.clamp_min(_LEAST)) ** (self.eta * self.eta)
-        return deviation.to(like.dtype)
-
-
-_LEAST = 1e-12
-"""Lower limit of a variance of u, where neither noise nor data is left. A choice."""
-
-
-_DOUBT = 30.0
-"""The ratio of noise to signal, in variance, at which half of a change may be missed. It is larger than for most data,
-since guided models react more strongly: see ``benchmarks/constants.py``."""
-
-
-def _outer(weights: Tensor, leaf: Tensor) -> Tensor:
-    """Numbers ``(R, L)`` times states ``(R, *rest)``: ``(R, L, *rest)``."""
-    return _like(weights, leaf.unsqueeze(1)) * leaf.unsqueeze(1)
-
-
-def _like(scalars: Tensor, leaf: Tensor) -> Tensor:
-    """Numbers for the leading axes of ``leaf``, in its dtype."""
-    return scalars.to(leaf.dtype).reshape(*scalars.shape, *[1] * (leaf.ndim - scalars.ndim))
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------

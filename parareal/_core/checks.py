@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,7 @@ import numpy as np
 def check_count(value: Any, name: str, least: int = 1) -> None:
     """Raises unless ``value`` is an int of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(
-            f"{name}={value!r} is {with_article(type(value).__name__)}; expected an int of at least {least}"
-        )
+        raise TypeError(f"{name}={value!r} is {kind_of(value)}; expected an int of at least {least}")
     if value < least:
         raise ValueError(f"{name}={value} is too small; expected at least {least}")
 
@@ -27,16 +26,31 @@ def check_instance(value: Any, kind: type, name: str, example: str) -> None:
 def check_flag(value: Any, name: str) -> None:
     """Raises unless ``value`` is True or False."""
     if not isinstance(value, bool):
-        raise TypeError(f"{name}={value!r} is {with_article(type(value).__name__)}; expected True or False")
+        raise TypeError(f"{name}={value!r} is {kind_of(value)}; expected True or False")
 
 
 def with_article(name: str) -> str:
-    """The name with "a" or "an": an ODE, a SemilinearODE."""
-    return f"{'an' if name[0] in 'AEIOaeio' or name == 'SDE' else 'a'} {name}"
+    """The name with "a" or "an", as it is spoken: an ODE, an SDE, a SemilinearODE."""
+    if _ABBREVIATION.match(name):
+        vowel = name[0] in _SPOKEN_WITH_VOWEL
+    else:
+        vowel = (name[:1].lower() in "aeiou" and not _SPOKEN_WITH_CONSONANT.match(name)) or name == "ndarray"
+    return f"{'an' if vowel else 'a'} {name}"
+
+
+_ABBREVIATION = re.compile(r"[A-Z]([A-Z0-9]|$)")
+_SPOKEN_WITH_VOWEL = "AEFHILMNORSX"
+"""Capitals whose own names begin with a vowel: em, ess, ar."""
+_SPOKEN_WITH_CONSONANT = re.compile("one|u(ni|se|int|func|net|tf|rl)", re.IGNORECASE)
+
+
+def kind_of(value: Any) -> str:
+    """The class of a value, for an error that shows the value itself: "an int", "a NoneType"."""
+    return with_article(type(value).__name__)
 
 
 def described(value: Any) -> str:
     """What came, for an error: "the class Euler", "None" or "a Tensor"."""
     if value is None:
         return "None"
-    return f"the class {value.__name__}" if isinstance(value, type) else with_article(type(value).__name__)
+    return f"the class {value.__name__}" if isinstance(value, type) else kind_of(value)

@@ -15,6 +15,8 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Any, Generic, TypeVar
 
+from parareal._core.checks import described
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -90,8 +92,9 @@ class Collected(Generic[R]):
         if hasattr(declared, "__get__"):  # a property
             return
         if not isinstance(declared, self._record):
-            came = f"the class {declared.__name__}" if isinstance(declared, type) else f"a {type(declared).__name__}"
-            raise TypeError(f"traits of {kind.__name__} is {came}; expected a record such as {self._example}")
+            raise TypeError(
+                f"traits of {kind.__name__} is {described(declared)}; expected a record such as {self._example}"
+            )
         for name in self._names:
             value = vars(kind).get(name, _UNSET)
             if not isinstance(value, Declared) and value != getattr(declared, name):

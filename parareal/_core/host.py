@@ -23,6 +23,15 @@ def to_device(numbers: Tensor, device: torch.device, dtype: torch.dtype | None =
     return numbers.to(device, non_blocking=True)
 
 
+def together_to_device(
+    numbers: Sequence[Tensor], device: torch.device, dtype: torch.dtype | None = None
+) -> list[Tensor]:
+    """Several tensors of the host, of one dtype, on a device, in one copy; see `to_device`."""
+    flat = to_device(torch.cat([part.reshape(-1) for part in numbers]), device, dtype)
+    parts = flat.split([part.numel() for part in numbers])
+    return [part.reshape(whole.shape) for part, whole in zip(parts, numbers, strict=True)]
+
+
 def index_to(device: torch.device, index: Ints | Bools) -> Tensor:
     """An index, or a mask, on the device, which is not written to; see `to_device`.
 

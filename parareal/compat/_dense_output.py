@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.checks import described, kind_of
 from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
 from parareal.executors._base import Executor
@@ -34,7 +35,7 @@ def points_of(method: str, options: Any, f: Any, y0: State, times: Tensor) -> tu
         ValueError: An option is unknown, two exclude each other, or points do not reach from end to end.
     """
     if not isinstance(options, dict):
-        raise TypeError(f"options is a {type(options).__name__}; expected a dict")
+        raise TypeError(f"options is {described(options)}; expected a dict")
     for key in options:  # pyright: ignore[reportUnknownVariableType]
         if key not in _OPTIONS:
             raise ValueError(
@@ -59,7 +60,7 @@ def points_of(method: str, options: Any, f: Any, y0: State, times: Tensor) -> tu
 
 def _uniform(times: Tensor, step: Any) -> Tensor:
     if isinstance(step, bool) or not isinstance(step, int | float | Tensor):
-        raise TypeError(f"step_size={step!r} is a {type(step).__name__}; expected a float above 0")
+        raise TypeError(f"step_size={step!r} is {kind_of(step)}; expected a float above 0")
     step = float(step)
     if not 0 < step < float("inf"):
         raise ValueError(f"step_size={step!r} is not a step; expected a finite number above 0")

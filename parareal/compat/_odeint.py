@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal._core.checks import check_count, check_instance
+from parareal._core.checks import check_count, check_instance, described
 from parareal._core.trees import State
 from parareal._input_checks import check_state
 from parareal.compat._by_adjoint import fill, solve
@@ -128,7 +128,7 @@ def odeint(
     if slices is not None:
         check_count(slices, "slices")
     if not isinstance(return_solution, bool):
-        raise TypeError(f"return_solution is a {type(return_solution).__name__}; expected True or False")
+        raise TypeError(f"return_solution is {described(return_solution)}; expected True or False")
     plan = _plan(method, options, f, y0, times, rtol, atol, slices)
     warn_of_callbacks(f, method or "dopri5", plan.interp is not None)
     executor = Batched() if executor is None else executor
@@ -236,7 +236,7 @@ def _rising(times: Tensor) -> Tensor:
 def _as_times(t: Any) -> Tensor:
     """``t`` in float64 on the host."""
     if not isinstance(t, Tensor):
-        raise TypeError(f"t is a {type(t).__name__}; expected a tensor of times: torch.tensor([0.0, 1.0])")
+        raise TypeError(f"t is {described(t)}; expected a tensor of times: torch.tensor([0.0, 1.0])")
     if t.ndim != 1 or t.is_complex() or t.dtype == torch.bool:
         raise TypeError(f"t has shape {tuple(t.shape)} and dtype {t.dtype}; expected one dimension of real numbers")
     if len(t) < 2:

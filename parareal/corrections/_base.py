@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.arrays import Floats
 from parareal._core.checks import check_instance, described
 from parareal._core.declared import Collected, Declared
 from parareal._core.trees import State
@@ -270,3 +271,15 @@ def bound_correction(correction: Correction, problem: Any, u0: State, grid: Any,
         )
     check_correction(bound)
     return bound
+
+
+def mismatch_of(correction: Correction, at: Where) -> Floats:
+    """Calls `Correction.mismatch`, and checks the result; on the host."""
+    mismatch: Any = correction.mismatch(at)
+    if not isinstance(mismatch, Tensor) or mismatch.shape != at.shape:
+        shape = f" of shape {tuple(mismatch.shape)}" if isinstance(mismatch, Tensor) else ""
+        raise TypeError(
+            f"mismatch of {correction!r} returned {described(mismatch)}{shape}; expected a tensor of shape "
+            f"{tuple(at.shape)}, one number for each slice: torch.full(at.shape, 0.5, dtype=torch.float64)"
+        )
+    return mismatch.detach().to("cpu", torch.float64).numpy()

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from parareal._core.arrays import Floats, Ints
-from parareal._core.host import index_to, to_device
+from parareal._core.host import index_to, together_to_device
 
 LONGEST = 256
 """Pairs of a row, apart from those of neighbours, up to which the small matrices are small: these are their sides."""
@@ -113,15 +113,6 @@ class GridNumbers:
         }
 
 
-def sent(numbers: dict[str, Floats], like: Tensor) -> dict[str, Tensor]:
-    """All of them on the device in the dtype of the states, in one copy."""
-    flat = to_device(
-        torch.from_numpy(np.concatenate([part.reshape(-1) for part in numbers.values()])), like.device, like.dtype
-    )
-    parts = flat.split([part.size for part in numbers.values()])
-    return {name: part.reshape(numbers[name].shape) for name, part in zip(numbers, parts, strict=True)}
-
-
 def gram_sweep(grid: GridNumbers, n: Ints, u: list[Tensor], f: list[Tensor], defects: Tensor, moved: Tensor) -> Tensor:
     """J D of rows of L slices, ``(R, L, D)``.
 
@@ -134,7 +125,9 @@ def gram_sweep(grid: GridNumbers, n: Ints, u: list[Tensor], f: list[Tensor], def
         moved: What the left boundaries of the rows have moved by, ``(R, D)``.
     """
     length, own = n.shape[1], len(u) - 1
-    on = sent(grid.coefficients(n, own), defects)
+    numbers = grid.coefficients(n, own)
+    parts = together_to_device([torch.from_numpy(part) for part in numbers.values()], defects.device, defects.dtype)
+    on = dict(zip(numbers, parts, strict=True))
     within, between, comes_in, lies = grid.indices(length, own, defects.device)
     flow, count = on["flow"].unsqueeze(-1), own * length
     moves = [now - before for now, before in pairwise(u)]

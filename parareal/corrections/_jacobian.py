@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal._core.checks import check_count, with_article
+from parareal._core.checks import check_count, kind_of
 from parareal._core.forward_mode import differentiating
 from parareal._core.trees import State
 from parareal._core.vectors import flat, unflat
@@ -206,14 +206,14 @@ def _check_differentiable(problem: Any, u0: State, fine: Any) -> None:
     # Another method whose work varies would take different steps with tangents than without them.
     other = (traits.evaluations is None and not implicit) or Semilinear in traits.solves or traits.multistep
     other |= traits.splits
-    if other or not isinstance(problem, ODE):
+    if other or not problem.traits.plain:
         raise ValueError(
-            f"Jacobian came with {fine!r} for {with_article(type(problem).__name__)}; expected a one-step method for "
+            f"Jacobian came with {fine!r} for {kind_of(problem)}; expected a one-step method for "
             "an ODE, explicit or implicit, through whose steps tangents can be carried, or another correction: "
             "pr.Secant"
         )
-    if problem.batching == "loop" or isinstance(fine, Propagator):
-        what = 'a problem with batching="loop"' if problem.batching == "loop" else repr(fine)
+    if not problem.traits.differentiable or isinstance(fine, Propagator):
+        what = repr(fine) if problem.traits.differentiable else f"a problem with batching={problem.batching!r}"
         raise ValueError(
             f"Jacobian came with {what}, of which torch.func takes no derivatives; expected torch code with "
             'batching "vmap", "native" or "fold", stepped by an integrator, or a propagator of torch operations that '

@@ -23,7 +23,7 @@ from parareal.grid._mesh import Mesh
 from parareal.grid._time_grid import TimeGrid
 from parareal.integrators import Integrator, Multistep, Propagator
 from parareal.problem._lane_calls import versions
-from parareal.problem._ode import ODE
+from parareal.problem._ode import bound_problem
 
 _FUNCTIONS = ("rhs", "nonlinear", "terms", "amplitudes")
 
@@ -51,7 +51,7 @@ class Bench:
         self.grid, self.systems, self._given = inputs.grid, inputs.systems, inputs.fine
         self.one = trees.one(inputs.systems, 0)
         self._rows = inputs.rows
-        bound = inputs.problem.bind(self.one, inputs.grid, inputs.fine)
+        bound = bound_problem(inputs.problem, self.one, inputs.grid, inputs.fine)
         self.direct = 0
         """Evaluations that were not asked for, but made by calling the problem."""
         self._inside = False
@@ -67,12 +67,12 @@ class Bench:
     @property
     def noisy(self) -> bool:
         """Whether the problem has a path of noise."""
-        return hasattr(self.problem, "path")
+        return self.problem.traits.stochastic
 
     @property
     def deterministic(self) -> bool:
         """Whether the problem is an equation with a right-hand side alone."""
-        return isinstance(self.problem, ODE) and not self.noisy
+        return self.problem.traits.plain
 
     @property
     def black_box(self) -> bool:

@@ -13,7 +13,6 @@ from parareal.diagnostics._harness import Bench, Landing, distance, eps_of, equa
 from parareal.diagnostics._report import Finding
 from parareal.grid._time_grid import TimeGrid
 from parareal.integrators import Integrator, Multistep
-from parareal.problem._ode import ODE
 
 
 def check_steps(bench: Bench, chosen: list[int], starts: list[State]) -> Finding:
@@ -78,7 +77,7 @@ def check_order(bench: Bench, n: int, u: State, order: float | None) -> Finding:
     claimed = bench.fine.order if order is None else order
     if claimed is None:
         return Finding("order", "not applicable", "none is claimed")
-    if not isinstance(bench.problem, ODE) or bench.noisy:
+    if not bench.deterministic:
         return Finding("order", "not applicable", "strong orders need many paths")
     edges = bench.grid.edges
     try:

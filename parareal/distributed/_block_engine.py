@@ -22,7 +22,7 @@ import numpy as np
 from parareal._core import trees
 from parareal._core.arrays import Floats, Ints
 from parareal._core.host import index_to
-from parareal.distributed._block_parts import Announcement, Place, Received, Round, Totals, joined
+from parareal.distributed._block_parts import Announcement, Place, Received, Round, Totals, WokenError, joined
 from parareal.distributed._mailbox import (
     BlockFigures,
     Kind,
@@ -43,10 +43,6 @@ from parareal.stopping._rules import error_record
 
 _RESIDUALS = "residuals of the run"
 _POLL = 0.5  # seconds that a process without work waits for a message before it checks for signals again: a choice
-
-
-class WokenError(Exception):
-    """Another process has raised, or received a signal; all exchange the reason."""
 
 
 class BlockEngine(Engine):

@@ -16,6 +16,10 @@ from parareal.distributed._process_group import Link
 from parareal.engine._measure import Figures
 
 
+class WokenError(Exception):
+    """Another process has raised, or received a signal; all exchange the reason."""
+
+
 @dataclass(frozen=True)
 class Place:
     """The fixed place of this process among the others.

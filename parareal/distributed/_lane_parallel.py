@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.checks import kind_of
 from parareal._core.scopes import scope
 from parareal._core.signals import held_back
 from parareal._core.trees import State
@@ -88,7 +89,7 @@ class Distributed(Executor):
 def check_timeout(timeout: Any) -> None:
     """Raises unless it is a number of seconds."""
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        raise TypeError(f"timeout={timeout!r} is a {type(timeout).__name__}; expected seconds, such as 300.0")
+        raise TypeError(f"timeout={timeout!r} is {kind_of(timeout)}; expected seconds, such as 300.0")
     if not 0 < timeout < float("inf"):
         raise ValueError(f"timeout={timeout!r} is not a time to wait; expected seconds above 0, such as 300.0")
 

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.checks import kind_of
 from parareal._core.scopes import add_note
 from parareal._core.trees import State
 from parareal.distributed._round_messages import Mail
@@ -94,7 +95,7 @@ class Link:
         group = dist.group.WORLD if group is None else group
         if not isinstance(group, dist.ProcessGroup):
             raise TypeError(
-                f"{name} came with group={group!r}, a {type(group).__name__}, or this process is not in it; expected a "
+                f"{name} came with group={group!r}, {kind_of(group)}, or this process is not in it; expected a "
                 'group from torch.distributed.new_group(...) that holds this process, or mesh["time"]'
             )
         self.group, self.rank, self.size = group, dist.get_rank(group), dist.get_world_size(group)

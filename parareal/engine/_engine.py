@@ -16,7 +16,7 @@ from parareal._core.arrays import Bools, Floats, Ints
 from parareal._core.host import send_ahead
 from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
-from parareal.corrections._base import Correction, bound_correction
+from parareal.corrections._base import Correction, bound_correction, mismatch_of
 from parareal.engine._lanes import ActiveLanes
 from parareal.engine._measure import Figures, figures, measured
 from parareal.engine._parts import Parts
@@ -28,9 +28,11 @@ from parareal.executors._base import Executor
 from parareal.grid._mesh import Mesh, Span
 from parareal.grid._time_grid import TimeGrid
 from parareal.integrators._base import Integrator, Multistep, bound_integrator
+from parareal.problem._ode import bound_problem
 from parareal.results._run_state import RunState
 from parareal.results._status import Status
 from parareal.schedules._schedule import Progress, Schedule, admitted
+from parareal.stopping._checked import begun, decided
 from parareal.stopping._observations import Seen, Start
 from parareal.stopping._rules import StoppingRule, StoppingState, Verdict
 
@@ -83,7 +85,7 @@ class Engine:
         given: First | None = None,
     ) -> None:
         one, slices = trees.one(u0, 0), grid.num_slices
-        problem = problem.bind(one, grid, fine)
+        problem = bound_problem(problem, one, grid, fine)
         fine = bound_integrator(fine, problem, one, grid)
         correction = bound_correction(correction, problem, one, grid, fine)
         empty = fine.begin if isinstance(fine, Multistep) and not fine.restart else None
@@ -94,15 +96,15 @@ class Engine:
         if windowed:
             stop = stop.accepting()
         width, systems = min(schedule.width or slices, slices), trees.leaves(u0)[0].shape[0]
-        mismatch = correction.mismatch(Span(grid.edges, np.arange(slices))).numpy()
-        self.stopping: StoppingState = stop.begin(
-            Start(systems, width, mismatch, correction.traits.mixing > 0, empty is not None, rounding)
+        mismatch = mismatch_of(correction, Span(grid.edges, np.arange(slices)))
+        self.stopping: StoppingState = begun(
+            stop, Start(systems, width, mismatch, correction.traits.mixing > 0, empty is not None, rounding)
         )
         device, coarse = trees.leaves(u0)[0].device, correction.traits.propagator
         self.state = RunState.new(systems, slices, max_iterations, coarse is not None)
         guess = schedule.guess if given is None or given.guess is None else given.guess
         given = None if given is None or given.states is None else given
-        setup = Setup(correction, u0, grid.edges.to(device), dense, stop.uses_growth, guess, given, empty)
+        setup = Setup(correction, u0, grid.edges.to(device), dense, stop.traits.uses_growth, guess, given, empty)
         self.iterates = Iterates(self.state, setup.layout(slices, width, block), setup)
         self.counters = Counters()
         tangents, places = correction.traits.carries, systems * slices
@@ -318,7 +320,7 @@ class Engine:
         self._note_residuals(complete[row], n, final, values)
         moved = (row, n, number, final, values[:, :-2])
         iteration = state.iteration[complete]
-        decision = self.stopping.decide(Seen(complete, seen.grid[..., 1:-2], *moved, before, frontier, iteration))
+        decision = decided(self.stopping, Seen(complete, seen.grid[..., 1:-2], *moved, before, frontier, iteration))
         if decision.error is not None:
             state.errors[complete] = decision.error
         # A boundary to the right of an accepted one is not proven either.

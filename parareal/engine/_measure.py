@@ -9,9 +9,9 @@ import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Floats, Ints
-from parareal._core.norms import NormName
 from parareal._core.trees import State
 from parareal.executors._base import Executor
+from parareal.stopping._checked import measured_by
 from parareal.stopping._increments import Change
 from parareal.stopping._rules import StoppingRule
 
@@ -32,8 +32,9 @@ def measured(rule: StoppingRule, change: Change, front: State, executor: Executo
 
     One transfer from the device brings all of them, because a transfer takes as long as a small round.
     """
-    kind: NormName = rule.norm
-    columns = [change.norm("increment", kind), *rule.measure(change)]
+    kind = rule.traits.norm
+    increments = change.norm("increment", kind)
+    columns = [increments, *measured_by(rule, change, increments)]
     columns += [change.norm("defect", kind), change.norm("size", kind)]
     count = len(trees.leaves(front)[0])
     # x - x is zero for finite numbers alone, of complex and real ones alike.

@@ -27,7 +27,7 @@ def evaluate(engine: Engine, system: int) -> tuple[float, float]:
     Returns:
         The error at the end that their defects add up to, and the largest one allowed, both relative.
     """
-    it, state, kind = engine.iterates, engine.state, engine.parts.stop.norm
+    it, state, kind = engine.iterates, engine.state, engine.parts.stop.traits.norm
     begin = int(state.proven[system] if state.accepted[system] else state.settled[system])
     count, width = it.layout.slices, it.layout.width
     sizes = np.full(count, np.nan)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from parareal._core.checks import check_count
+from parareal._core.checks import check_count, described, kind_of
 from parareal._core.trees import State
 from parareal.executors._base import Executor, blocks, chunked, cut
 from parareal.executors._multi_device import spread
@@ -122,7 +122,7 @@ def check_inner(executor: Any, name: str) -> None:
     """Raises unless it is an executor of one process."""
     if not isinstance(executor, Serial | Batched):
         raise TypeError(
-            f"{name} is a {type(executor).__name__}; expected how one process evaluates its lanes: pr.Batched() or "
+            f"{name} is {described(executor)}; expected how one process evaluates its lanes: pr.Batched() or "
             "pr.Serial()"
         )
 
@@ -133,7 +133,7 @@ def _sizes(sizes: Any) -> tuple[int, ...]:
         sizes = (sizes,)
     if isinstance(sizes, str) or not isinstance(sizes, Sequence):
         raise TypeError(
-            f"pad_to={sizes!r} is a {type(sizes).__name__}; expected a number of lanes such as 16, or rising ones such "
+            f"pad_to={sizes!r} is {kind_of(sizes)}; expected a number of lanes such as 16, or rising ones such "
             "as (4, 8, 16)"
         )
     found = tuple(sizes)  # pyright: ignore[reportUnknownVariableType]
@@ -148,7 +148,7 @@ def _sizes(sizes: Any) -> tuple[int, ...]:
 
 def _devices(devices: Any) -> tuple[torch.device, ...]:
     if isinstance(devices, str | torch.device) or not isinstance(devices, Sequence):
-        raise TypeError(f'devices={devices!r} is a {type(devices).__name__}; expected a list: ["cuda:0", "cuda:1"]')
+        raise TypeError(f'devices={devices!r} is {kind_of(devices)}; expected a list: ["cuda:0", "cuda:1"]')
     found: list[torch.device] = []
     for name in devices:  # pyright: ignore
         try:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parareal._core.checks import check_count
+from parareal._core.checks import check_count, described, kind_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +137,7 @@ def _as_number(value: Any, name: str) -> float:
     try:
         return float(value.detach() if isinstance(value, Tensor) else value)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected one real number") from None
+        raise TypeError(f"{name} is {value!r}, {kind_of(value)}; expected one real number") from None
 
 
 def _as_points(points: Any, name: str) -> Tensor:
@@ -146,7 +146,7 @@ def _as_points(points: Any, name: str) -> Tensor:
     if not isinstance(points, Tensor):
         kind = f" of {points.dtype}" if isinstance(points, np.ndarray) else ""
         raise TypeError(
-            f"{name} is a {type(points).__name__}{kind}; expected a one-dimensional tensor of real numbers: "
+            f"{name} is {described(points)}{kind}; expected a one-dimensional tensor of real numbers: "
             f"torch.tensor({name}, dtype=torch.float64)"
         )
     if points.ndim != 1 or points.is_complex() or points.dtype == torch.bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
-from parareal._core.checks import check_count, check_flag, with_article
+from parareal._core.checks import check_count, check_flag, kind_of
 from parareal.integrators._tableau import ButcherTableau
 from parareal.problem._ode import ODE
 
@@ -55,7 +55,7 @@ class IntegratorTraits:
     def __post_init__(self) -> None:
         given: Any = self.order
         if given is not None and (isinstance(given, bool) or not isinstance(given, Real)):
-            raise TypeError(f"order={given!r} is {with_article(type(given).__name__)}; expected a number, or None")
+            raise TypeError(f"order={given!r} is {kind_of(given)}; expected a number, or None")
         if self.evaluations is not None:
             check_count(self.evaluations, "evaluations", 0)
         for name in ("shares_first_stage", "implicit", "apart", "splits", "multistep"):
@@ -67,12 +67,10 @@ class IntegratorTraits:
             raise TypeError(f"solves={given!r}; expected a tuple of kinds of problems, such as (pr.ODE,)")
         given = self.tableau
         if given is not None and not isinstance(given, ButcherTableau):
-            raise TypeError(f"tableau is {with_article(type(given).__name__)}; expected a pr.ButcherTableau, or None")
+            raise TypeError(f"tableau is {kind_of(given)}; expected a pr.ButcherTableau, or None")
         given = self.stability
         if given is not None and not callable(given):
-            raise TypeError(
-                f"stability is {with_article(type(given).__name__)}; expected a function R(z, rest) of arrays, or None"
-            )
+            raise TypeError(f"stability is {kind_of(given)}; expected a function R(z, rest) of arrays, or None")
 
 
 BY_ATTRIBUTE = ("evaluations", "order", "shares_first_stage", "implicit", "apart", "solves")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from pathlib import Path
 
 from parareal.executors._base import Executor
 from parareal.results import _tensor_file
@@ -31,7 +30,7 @@ class Checkpoint:
 
     def __init__(self, path: str | os.PathLike[str], dense: bool, executor: Executor) -> None:
         self._executor = executor
-        self._path, self._keep_previous, self.iterations = Path(path), False, 0
+        self._path, self._keep_previous, self.iterations = _tensor_file.as_path(path), False, 0
         self._previous = self._path.with_name(self._path.name + ".previous")
         if not dense:
             raise ValueError(

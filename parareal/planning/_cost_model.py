@@ -17,6 +17,7 @@ from parareal._core.trees import State
 from parareal.executors._base import Executor
 from parareal.executors._local import Batched
 from parareal.integrators._base import Integrator, Multistep, bound_integrator, check_request, started
+from parareal.problem._ode import bound_problem
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def first_call(
     problem: Any, fine: Integrator, grid: Any, systems: State, rows: State, executor: Executor
 ) -> Callable[[int], Callable[[], Any]]:
     """The first evaluation of a fine step, on any number of lanes that all start from the initial state."""
-    problem = problem.bind(trees.one(systems, 0), grid, fine)
+    problem = bound_problem(problem, trees.one(systems, 0), grid, fine)
     fine = bound_integrator(fine, problem, trees.one(systems, 0), grid)
     points = grid.points
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from parareal._core.checks import described
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -31,7 +33,7 @@ def axes(ax: Axes | None, width: float = 6.4, height: float = 4.0) -> Axes:
 
         return plt.subplots(figsize=(width, height), layout="constrained")[1]
     if not isinstance(ax, Axes):
-        raise TypeError(f"ax is a {type(ax).__name__}; expected matplotlib Axes, for example plt.subplots()[1]")
+        raise TypeError(f"ax is {described(ax)}; expected matplotlib Axes, for example plt.subplots()[1]")
     return ax
 
 
@@ -101,7 +103,7 @@ def named(value: Any, name: str, example: str) -> dict[str, Any]:
         ValueError: It is empty.
     """
     if not isinstance(value, Mapping):
-        raise TypeError(f"{name} is a {type(value).__name__}; expected a mapping from names, for example {example}")
+        raise TypeError(f"{name} is {described(value)}; expected a mapping from names, for example {example}")
     if not value:
         raise ValueError(f"{name} is empty; expected something to draw, for example {example}")
     return {str(key): entry for key, entry in value.items()}

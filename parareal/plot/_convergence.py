@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parareal._core.arrays import Floats
+from parareal._core.checks import described
 from parareal._core.norms import NormName
 from parareal._core.trees import State
 from parareal.plot._axes import DASHES, MARKERS, axes, legend, log_line, log_ticks, named, shade, whole_numbers
@@ -93,7 +94,7 @@ def _bound(bound: Any, last: int, name: str) -> Floats:
         found = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
         raise TypeError(
-            f"bounds[{name!r}] is a {type(bound).__name__}; expected a function of the iteration, or its values"
+            f"bounds[{name!r}] is {described(bound)}; expected a function of the iteration, or its values"
         ) from None
     if found.ndim != 1 or not len(found):
         raise ValueError(

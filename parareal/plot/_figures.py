@@ -10,7 +10,7 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.arrays import Floats
-from parareal._core.checks import check_instance
+from parareal._core.checks import check_instance, described, kind_of
 from parareal._core.norms import NormName, norm
 from parareal._core.trees import State
 from parareal.results._record import Record
@@ -73,7 +73,7 @@ def of_sample(table: Floats, sample: int | None) -> Floats:
 def check_sample(sample: Any, count: int | None) -> None:
     """Raises unless there is such a sample; ``count`` is ``None`` where there are none."""
     if isinstance(sample, bool) or not isinstance(sample, int):
-        raise TypeError(f"sample={sample!r} is a {type(sample).__name__}; expected an int")
+        raise TypeError(f"sample={sample!r} is {kind_of(sample)}; expected an int")
     if count is None:
         raise ValueError(f"sample={sample} came with a run of a single system; leave it out")
     if not 0 <= sample < count:
@@ -91,7 +91,7 @@ def distances(us: State, reference: State, kind: NormName, samples: bool, name: 
         reference = reference.us
     parts = trees.leaves(reference)
     if not all(isinstance(part, Tensor) for part in parts):
-        raise TypeError(f"{name} is a {type(reference).__name__}; expected a Solution of pr.serial, or its us")
+        raise TypeError(f"{name} is {described(reference)}; expected a Solution of pr.serial, or its us")
     reference = trees.in_order_of(reference, us)
     ours, theirs = ([tuple(x.shape) for x in trees.leaves(tree)] for tree in (us, reference))
     if trees.structure(us) != trees.structure(reference) or ours != theirs:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from parareal._core import trees
+from parareal._core.checks import described
 from parareal._core.norms import NormName
 from parareal._core.trees import State
 from parareal.plot._axes import MARKERS, axes, legend, log_line, log_ticks, named, shade
@@ -78,9 +79,7 @@ _EXAMPLE = '{"Parareal": [sol]}'
 def _line(many: Any, reference: Any, against: str, norm: NormName, name: str) -> tuple[Any, Any]:
     """Costs and errors, from the cheapest run on."""
     if isinstance(many, Solution) or not isinstance(many, Sequence):
-        raise TypeError(
-            f"runs[{name!r}] is a {type(many).__name__}; expected a list of solutions, for example {_EXAMPLE}"
-        )
+        raise TypeError(f"runs[{name!r}] is {described(many)}; expected a list of solutions, for example {_EXAMPLE}")
     if not many:
         raise ValueError(f"runs[{name!r}] is empty; expected a list of solutions, for example {_EXAMPLE}")
     wanted = reference.u if isinstance(reference, Solution) else reference

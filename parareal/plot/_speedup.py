@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from parareal import theory
-from parareal._core.checks import check_count
+from parareal._core.checks import check_count, described, kind_of
 from parareal.planning._plan import Plan
 from parareal.plot._axes import MARKERS, axes, legend, shade
 from parareal.plot._figures import iterated
@@ -129,7 +129,7 @@ def _size(run: Solution, ratio: Any) -> tuple[int, int]:
             "as much a step it is the coarse steps in a slice over the fine ones, for example ratio=1 / 64"
         )
     if isinstance(ratio, bool) or not isinstance(ratio, int | float):
-        raise TypeError(f"ratio={ratio!r} is a {type(ratio).__name__}; expected a number, for example ratio=1 / 64")
+        raise TypeError(f"ratio={ratio!r} is {kind_of(ratio)}; expected a number, for example ratio=1 / 64")
     slices = iterated(run).history[-1].slices
     return slices, int(torch.as_tensor(run.iterations).max())
 
@@ -138,7 +138,7 @@ def _counts(workers: Any, slices: int) -> list[int]:
     if workers is None:
         return sorted({slices, *(2**i for i in range((2 * slices).bit_length()))})
     if not isinstance(workers, Sequence) or isinstance(workers, str):
-        raise TypeError(f"workers is a {type(workers).__name__}; expected numbers, for example workers=[1, 2, 4, 8]")
+        raise TypeError(f"workers is {described(workers)}; expected numbers, for example workers=[1, 2, 4, 8]")
     if not workers:
         raise ValueError("workers is empty; expected numbers, for example workers=[1, 2, 4, 8]")
     for count in workers:
@@ -150,7 +150,7 @@ def _planned(plans: Any, needed: bool) -> list[tuple[int, float]]:
     """Workers and speed-up of each plan, the fewest workers first."""
     if not isinstance(plans, Sequence) or not all(isinstance(plan, Plan) for plan in plans):
         raise TypeError(
-            f"expected a Solution with ratio=..., or plans of pr.plan(..., workers=P); got a {type(plans).__name__} "
+            f"expected a Solution with ratio=..., or plans of pr.plan(..., workers=P); got {described(plans)} "
             "that is none of them"
         )
     if needed and not plans:

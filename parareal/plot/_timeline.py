@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from parareal._core.checks import described
 from parareal.plot._axes import axes, whole_numbers
 from parareal.plot._figures import check_sample, record_of
 from parareal.results._solution import Solution
@@ -66,8 +67,7 @@ def timeline(run: Solution | Layout, *, sample: int | None = None, ax: Axes | No
         return _finish(ax, "time", "worker", run.workers, run.makespan)
     if not isinstance(run, Solution):
         raise TypeError(
-            f"run is a {type(run).__name__}; expected a Solution of pr.solve(..., keep='all'), or a "
-            "pr.theory.layout(...)"
+            f"run is {described(run)}; expected a Solution of pr.solve(..., keep='all'), or a pr.theory.layout(...)"
         )
     lanes = record_of(run, "a timeline").lanes
     if lanes is None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.checks import described
 from parareal._core.philox import WORD, normals
 from parareal._core.trees import State
 from parareal.grid._time_grid import TimeGrid
@@ -57,7 +58,7 @@ class BrownianPath(NoisePath):
         object.__setattr__(self, "points", TimeGrid.from_points(self.points, 1).points)
         for seed in self._seeds:
             if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-                raise TypeError(f"seed={self.seed!r} holds a {type(seed).__name__}; expected an int, or some of them")
+                raise TypeError(f"seed={self.seed!r} holds {described(seed)}; expected an int, or some of them")
             if not 0 <= seed < 1 << 64:
                 raise ValueError(f"seed={seed} is out of range; expected 0 ... 2**64 - 1")
         object.__setattr__(self, "lengths", _lengths(self.points, self.clock))

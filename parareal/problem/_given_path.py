@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.checks import described
 from parareal._core.trees import State
 from parareal.grid._time_grid import TimeGrid
 from parareal.problem._noise_path import NoisePath
@@ -48,8 +49,8 @@ class FrozenPath(NoisePath):
         for name, tree in (("dw", self.dw), ("dz", self.dz)):
             for leaf in trees.leaves(tree) if tree is not None else []:
                 if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
-                    came = str(leaf.dtype) if isinstance(leaf, Tensor) else type(leaf).__name__
-                    raise TypeError(f"{name} holds a {came}; expected real floating point tensors")
+                    came = f"a tensor of {leaf.dtype}" if isinstance(leaf, Tensor) else described(leaf)
+                    raise TypeError(f"{name} holds {came}; expected real floating point tensors")
                 if leaf.ndim < 1 + self.samples or leaf.shape[0] != atoms:
                     raise ValueError(
                         f"{name} has shape {tuple(leaf.shape)}; expected ({atoms}, {'samples, ' * self.samples}...), "

@@ -246,9 +246,7 @@ def check_like(value: State, u: State, what: str) -> State:
         pairs = list(zip(trees.leaves(value), trees.leaves(u), strict=True))
     for got, expected in pairs:
         if not isinstance(got, Tensor):
-            raise TypeError(
-                f"{what} returned a {type(got).__name__}; expected a tensor of shape {tuple(expected.shape)}"
-            )
+            raise TypeError(f"{what} returned {described(got)}; expected a tensor of shape {tuple(expected.shape)}")
         if got.shape != expected.shape:
             raise ValueError(
                 f"{what} returned shape {tuple(got.shape)} for a state of shape {tuple(expected.shape)}; expected the "
@@ -281,5 +279,5 @@ def _describe(tree: State) -> str:
     if isinstance(tree, Tensor):
         return f"a tensor of shape {tuple(tree.shape)}"
     if isinstance(tree, tuple | list | dict):
-        return f"a {type(tree).__name__} of {len(tree)}"  # pyright: ignore[reportUnknownArgumentType]
-    return f"a {type(tree).__name__}"
+        return f"{described(tree)} of {len(tree)}"  # pyright: ignore[reportUnknownArgumentType]
+    return described(tree)

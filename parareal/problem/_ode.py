@@ -21,6 +21,7 @@ from parareal._core.trees import State
 from parareal.problem._derivatives import Derivatives, Kept, checked, numbers
 from parareal.problem._lane_calls import Batching, OnLanes
 from parareal.problem._structure import Structure
+from parareal.problem._traits import ProblemTraits
 
 Stages: TypeAlias = Generator[tuple[Any, ...], State, State]
 """A computation on lanes that requests function values by yielding ``(function, *arguments)``; it is sent the
@@ -33,10 +34,17 @@ class Problem(ABC):
     Attributes:
         batching: How the user's function is called.
         per_sample: Data that belongs to the samples of a batch and follows them into every call, or ``None``.
+        traits: The declarations of the problem, a `ProblemTraits`. A class of your own declares them as a property, or
+            as ``traits = pr.ProblemTraits(plain=True)`` in the class body.
     """
 
-    batching: Batching
-    per_sample: State
+    batching: Batching = "vmap"
+    per_sample: State = None
+
+    @property
+    def traits(self) -> ProblemTraits:
+        """Nothing is known but that calls of numpy code have no derivatives."""
+        return ProblemTraits(differentiable=self.batching != "loop")
 
     def rows(self, samples: int | None, device: torch.device) -> State:
         """Data that follows the samples into every request, free ones too: leaves ``(samples, ...)``, or ``None``.
@@ -156,6 +164,11 @@ class ODE(Problem):
         more = self.jacobian, self.linear, self.structure, self.preconditioner
         return _remade, (type(self), self.f, self.batching, self.per_sample, split, *more)
 
+    @property
+    def traits(self) -> ProblemTraits:
+        """The right-hand side is all there is."""
+        return replace(super().traits, plain=True)
+
     def bind(self, u0: State, grid: Any, fine: Any) -> ODE:
         """Returns itself, or, where lanes share a matrix, a copy that keeps it for this run.
 
@@ -253,4 +266,15 @@ def check_rows(per_sample: State) -> None:
         return
     for leaf in trees.leaves(per_sample):
         if not isinstance(leaf, Tensor):
-            raise TypeError(f"per_sample holds a {type(leaf).__name__}; expected tensors with a leading sample axis")
+            raise TypeError(f"per_sample holds {described(leaf)}; expected tensors with a leading sample axis")
+
+
+def bound_problem(problem: Problem, u0: State, grid: Any, fine: Any) -> Problem:
+    """Calls `Problem.bind`, and checks the result."""
+    bound: Any = problem.bind(u0, grid, fine)
+    if not isinstance(bound, Problem):
+        raise TypeError(
+            f"bind of {type(problem).__name__} returned {described(bound)}; expected the problem to be used: end it "
+            "with return self"
+        )
+    return bound

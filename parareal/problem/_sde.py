@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -25,6 +25,7 @@ from parareal.problem._lane_calls import Batching
 from parareal.problem._noise_path import NoisePath
 from parareal.problem._ode import Problem, check_rows
 from parareal.problem._sde_calls import Terms
+from parareal.problem._traits import ProblemTraits
 
 Noise: TypeAlias = Literal["diagonal", "scalar", "additive", "general"]
 Calculus: TypeAlias = Literal["ito", "stratonovich"]
@@ -119,6 +120,11 @@ class SDE(Problem):
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def traits(self) -> ProblemTraits:
+        """Steps draw noise."""
+        return replace(super().traits, stochastic=True)
 
     # --- made ready -----------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.checks import described
 from parareal._core.host import index_to, sent, to_device
 from parareal._core.trees import State
 from parareal.problem._derivatives import PLAIN
@@ -135,7 +136,7 @@ class SemilinearODE(ODE, Semilinear):
         parts = [self.linear] if isinstance(self.linear, Number) else trees.leaves(self.linear)
         for part in parts:
             if isinstance(part, bool) or not isinstance(part, Number | Tensor):
-                raise TypeError(f"linear holds a {type(part).__name__}; expected a number, or tensors like the state's")
+                raise TypeError(f"linear holds {described(part)}; expected a number, or tensors like the state's")
             if not bool(torch.isfinite(_as_tensor(part)).all()):
                 raise ValueError("linear is not finite; expected the coefficient of u in the right-hand side")
         object.__setattr__(self, "linear", parts[0] if isinstance(self.linear, Number) else self.linear)

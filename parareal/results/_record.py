@@ -11,6 +11,7 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.arrays import Ints
+from parareal._core.checks import kind_of
 from parareal._core.described import brief_fields
 from parareal._core.host import index_to
 from parareal._core.multistep_state import without_history
@@ -73,7 +74,7 @@ class Record:
         """
         last = len(self.has_u) - 1
         if isinstance(k, bool) or not isinstance(k, int | np.integer):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"k={k!r} is a {type(k).__name__}; expected an int in 0 ... {last}")
+            raise TypeError(f"k={k!r} is {kind_of(k)}; expected an int in 0 ... {last}")
         if not 0 <= k <= last:
             raise ValueError(f"k={k} is no iterate of this record; expected 0 ... {last}")
         number = torch.arange(k + 1).reshape(-1, *[1] * (self.has_u.ndim - 1))

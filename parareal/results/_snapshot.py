@@ -16,6 +16,7 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.arrays import Floats, Ints
+from parareal._core.described import brief
 from parareal._core.multistep_state import without_history
 from parareal._core.trees import State
 from parareal.results._run_identity import Identity
@@ -82,6 +83,9 @@ class Snapshot:
     earlier: EarlierIterates | None
     identity: Identity
     pairs: SecantPairs | None = None
+
+    def __repr__(self) -> str:
+        return f"Snapshot({brief(self.u)}, {self.identity.problem}, {self.state!r})"
 
 
 # Names in files are those of format version 1, which other versions read: "standing" is the snapshot, "account" the

@@ -51,6 +51,10 @@ class Solution:
         sample_status: With ``samples=True`` the status of each sample, else ``None``.
         serial_rounds: Rounds of the serial run; ``None`` if their number varies.
         adjoint: With ``gradients="adjoint"`` the cost of the last backward pass, else ``None``.
+        serial_time: No less than the seconds that the serial run would take: the mean time of a round, as timed in this
+            run with the fewest lanes, times ``serial_rounds`` and one more for each slice. ``None`` where that is not
+            known: if ``serial_rounds`` is not, with few rounds, from a `RankPipeline`, and for states on a GPU, where
+            calls return before they are done.
     """
 
     us: State
@@ -66,6 +70,7 @@ class Solution:
     standing: Snapshot | None = field(default=None, repr=False)
     serial_rounds: int | None = None
     adjoint: AdjointReport | None = field(default=None, repr=False)
+    serial_time: float | None = None
 
     @property
     def u(self) -> State:
@@ -131,6 +136,12 @@ class Solution:
                 f"More rounds than the serial run, which takes {serial}: parallel in time gains nothing here. Take "
                 "pr.serial; schedule=pr.Wavefront(), which takes no more rounds; or a better coarse propagator"
             )
+        elif self.serial_time is not None and self.stats.wall_time > self.serial_time:
+            lines.append(
+                f"More time than the serial run, which takes {self.serial_time:.3g}s or less, as timed in "
+                "this run: parallel in time gains nothing on this device. Take "
+                "pr.serial; or fewer lanes, schedule=pr.Wavefront(ahead=0) or pr.Windowed(width); and see pr.plan"
+            )
         return "\n".join(lines)
 
 
@@ -181,6 +192,7 @@ def _pack(solution: Solution, tensors: dict[str, Tensor]) -> dict[str, Any]:
         "stats": solution.stats.to_dict(),
         "iterates": None if solution.iterates is None else pack_record(solution.iterates, tensors),
         "serial_rounds": solution.serial_rounds,
+        "serial_time": solution.serial_time,
         "standing": None if solution.standing is None else pack_snapshot(solution.standing, tensors),
     }
 
@@ -201,5 +213,6 @@ def _unpack(packed: Any, tensors: dict[str, Tensor], device: torch.device) -> So
         residuals=tensors.get("residuals"),
         iterates=None if packed["iterates"] is None else unpack_record(packed["iterates"], tensors, device),
         standing=None if packed["standing"] is None else unpack_snapshot(packed["standing"], tensors, device, us),
-        serial_rounds=packed.get("serial_rounds"),  # missing in files of older versions
+        serial_rounds=packed.get("serial_rounds"),  # missing in files of older versions, like the next
+        serial_time=packed.get("serial_time"),
     )

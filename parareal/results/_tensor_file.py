@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.checks import described, kind_of
 from parareal._core.multistep_state import Carried, Memory
 from parareal._core.trees import State
 from parareal._core.version import __version__
@@ -45,8 +46,7 @@ def save(
     metadata = {"parareal": json.dumps({**packed, "sha256": _digest(packed, tensors)})}
     path = Path(path)
     _remove_leftovers(path)
-    # Several processes, and threads of one, may write to one name: each has a file of its own until it is complete.
-    name = path.with_name(f"{path.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex}.part")
+    name = _part(path)
     try:
         name.touch(exist_ok=False)
         mode = name.stat().st_mode  # safetensors makes files that others cannot read
@@ -102,14 +102,42 @@ def _runs(process: int) -> bool:
     return True
 
 
+def as_path(path: Any) -> Path:
+    """The path of a file; raises for what is no name."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f'path={path!r} is {kind_of(path)}; expected the name of a file, such as "run.safetensors"')
+    text = os.fspath(path)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ValueError(f'{text!r} is not the name of a file; expected one such as "run.safetensors"')
+    if not Path(text).name:
+        raise ValueError(f"{text!r} is a folder; expected the name of a file, such as {str(Path(text, 'run'))!r}")
+    return Path(text)
+
+
 def check_place(path: str | os.PathLike[str]) -> None:
-    """Raises unless a file of that name can be made."""
+    """Raises unless a file of that name can be made: it makes one beside it, and removes it."""
+    as_path(path)
     if not Path(path).parent.is_dir():
         raise FileNotFoundError(
             f"there is no folder {str(Path(path).parent)!r}; make it before {str(path)!r} is written"
         )
     if Path(path).is_dir():
         raise ValueError(f"{str(path)!r} is a folder; expected the name of a file, such as {str(Path(path, 'run'))!r}")
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError(f"{str(path)!r} is a device, a pipe or a socket; expected the name of a file to write to")
+    part = _part(Path(path))
+    try:
+        part.touch(exist_ok=False)
+    except OSError as error:
+        raise OSError(error.errno, f"no file can be made there: {error.strerror}", str(path)) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _part(path: Path) -> Path:
+    """The name of an incomplete file: each process, and each thread of one, has one of its own."""
+    return path.with_name(f"{path.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex}.part")
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -222,7 +250,7 @@ def _spec(state: Any) -> Any:
         return {type(state).__name__: [_spec(part) for part in state]}
     if type(state) is not dict:
         raise TypeError(
-            f"the state holds a {type(state).__name__}, which a file cannot hold; expected tuples, lists and dicts"
+            f"the state holds {described(state)}, which a file cannot hold; expected tuples, lists and dicts"
         )
     for key in state:
         if not isinstance(key, str):

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from torch import Tensor
 
 from parareal._core.arrays import Bools, Floats, Ints
 from parareal._core.checks import check_count
+from parareal._core.declared import Collected, Declared
 from parareal._core.norms import NormName
 from parareal.stopping._increments import Change
 from parareal.stopping._observations import Seen, Start
+from parareal.stopping._traits import BY_ATTRIBUTE, EXAMPLE, StoppingTraits
 
 
 class Verdict(NamedTuple):
@@ -94,27 +96,27 @@ RuleName: TypeAlias = Literal["increment", "defect", "error"]
 
 
 class StoppingRule(ABC):
-    """When to stop. Rules combine: ``a | b`` stops when either does, ``a & b`` when both do."""
+    """When to stop. Rules combine: ``a | b`` stops when either does, ``a & b`` when both do.
 
-    @property
-    @abstractmethod
-    def norm(self) -> NormName:
-        """The norm in which increments are reported."""
+    Declare the traits as ``traits = pr.StoppingTraits(width=1)`` in the class body, as a property ``traits`` where they
+    depend on the fields, or one by one as class attributes. A rule that wraps another returns its traits.
 
-    @property
-    @abstractmethod
-    def uses_defect(self) -> bool:
-        """Whether `measure` uses the defect; fine solutions are kept for it only then."""
+    Attributes:
+        traits: The declarations of the rule, a `StoppingTraits`.
+        width: How many figures `measure` returns; see `StoppingTraits`, also for the next.
+        norm: The norm in which increments and residuals are reported.
+        uses_growth: Whether `measure` uses changes of fine solutions.
+    """
 
-    @property
-    def uses_growth(self) -> bool:
-        """Whether `measure` uses changes of fine solutions; earlier ones are kept for it only then."""
-        return False
+    traits_defaults: ClassVar[dict[str, Any]] = {}
+    traits = Collected[StoppingTraits](StoppingTraits, BY_ATTRIBUTE, ("width",), EXAMPLE)
+    width = Declared[int]()
+    norm = Declared[NormName]()
+    uses_growth = Declared[bool]()
 
-    @property
-    @abstractmethod
-    def width(self) -> int:
-        """How many figures `measure` returns."""
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        vars(StoppingRule)["traits"].settle(cls)
 
     @abstractmethod
     def measure(self, change: Change) -> list[Tensor]:
@@ -162,23 +164,10 @@ class Iterations(StoppingRule):
 
     count: int
 
+    traits = StoppingTraits(width=0)
+
     def __post_init__(self) -> None:
         check_count(self.count, "Iterations(count)")
-
-    @property
-    def norm(self) -> NormName:
-        """Increments are reported in the rms norm."""
-        return "rms"
-
-    @property
-    def uses_defect(self) -> bool:
-        """False: no figures are used."""
-        return False
-
-    @property
-    def width(self) -> int:
-        """Zero."""
-        return 0
 
     def measure(self, change: Change) -> list[Tensor]:
         """No figures."""
@@ -203,9 +192,13 @@ class _Combined(StoppingRule):
     how: Literal["|", "&"]
 
     @property
-    def norm(self) -> NormName:
-        """The norm of the first of the two that is a tolerance."""
-        return self.second.norm if isinstance(self.first, Iterations) else self.first.norm
+    def traits(self) -> StoppingTraits:
+        """Those of both; the norm of the first of them that measures."""
+        first, second = self.first.traits, self.second.traits
+        norm = first.norm if first.width else second.norm
+        return StoppingTraits(
+            width=first.width + second.width, norm=norm, uses_growth=first.uses_growth or second.uses_growth
+        )
 
     def spent(self, iteration: Ints) -> Bools:
         """Whether either is spent, or both are."""
@@ -220,28 +213,13 @@ class _Combined(StoppingRule):
         """The states of both rules."""
         return _Both(self, self.first.begin(start), self.second.begin(start))
 
-    @property
-    def uses_defect(self) -> bool:
-        """Whether either rule uses it."""
-        return self.first.uses_defect or self.second.uses_defect
-
-    @property
-    def uses_growth(self) -> bool:
-        """Whether either rule uses it."""
-        return self.first.uses_growth or self.second.uses_growth
-
-    @property
-    def width(self) -> int:
-        """The number of figures of both rules."""
-        return self.first.width + self.second.width
-
     def measure(self, change: Change) -> list[Tensor]:
         """The figures of the first rule, then those of the second."""
         return self.first.measure(change) + self.second.measure(change)
 
     def decide(self, figures: Floats, iteration: Ints) -> Verdict:
         """Decides by either rule, or by both."""
-        cut = self.first.width
+        cut = self.first.traits.width
         first, second = figures[..., :cut], figures[..., cut:]
         return self.join(self.first.decide(first, iteration), self.second.decide(second, iteration))
 
@@ -264,7 +242,7 @@ class _Both(StoppingState):
 
     def decide(self, seen: Seen) -> Verdict:
         """Lets each decide on its own figures, and joins the decisions."""
-        cut = self._first.rule.width
+        cut = self._first.rule.traits.width
         parts = (
             seen._replace(figures=seen.figures[..., part], values=seen.values[:, part])
             for part in (slice(cut), slice(cut, None))

@@ -11,11 +11,13 @@ import numpy as np
 from torch import Tensor
 
 from parareal._core.arrays import Bools, Floats, Ints
+from parareal._core.checks import kind_of
 from parareal._core.norms import NormName
 from parareal.stopping._error_estimate import ErrorEstimate
 from parareal.stopping._increments import Change
 from parareal.stopping._observations import Seen, Start
 from parareal.stopping._rules import RuleName, StoppingRule, StoppingState, Verdict
+from parareal.stopping._traits import StoppingTraits
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Tolerance(StoppingRule):
 
     rtol: float = 1e-4
     atol: float = 1e-6
-    norm: NormName = "rms"  # pyright: ignore[reportIncompatibleMethodOverride]
+    norm: NormName = "rms"
     rule: RuleName = "increment"
     freeze: bool = False
 
@@ -53,11 +55,11 @@ class Tolerance(StoppingRule):
         for name in ("rtol", "atol"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Real):
-                raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected a float of at least 0")
+                raise TypeError(f"{name}={value!r} is {kind_of(value)}; expected a float of at least 0")
             if not math.isfinite(value) or value < 0:
                 raise ValueError(f"{name}={value!r} is not a tolerance; expected a finite number of at least 0")
         if not isinstance(self.freeze, bool):
-            raise TypeError(f"freeze={self.freeze!r} is a {type(self.freeze).__name__}; expected True or False")
+            raise TypeError(f"freeze={self.freeze!r} is {kind_of(self.freeze)}; expected True or False")
         for name, known in (("norm", get_args(NormName)), ("rule", get_args(RuleName))):
             if getattr(self, name) not in known:
                 raise ValueError(
@@ -73,19 +75,9 @@ class Tolerance(StoppingRule):
         return ErrorStopping(self, start)
 
     @property
-    def uses_defect(self) -> bool:
-        """True: errors are estimated from defects."""
-        return True
-
-    @property
-    def uses_growth(self) -> bool:
-        """Whether errors decide."""
-        return self.rule == "error"
-
-    @property
-    def width(self) -> int:
-        """Five figures."""
-        return 5
+    def traits(self) -> StoppingTraits:
+        """Five figures; changes of fine solutions are used where errors decide."""
+        return StoppingTraits(width=5, norm=self.norm, uses_growth=self.rule == "error")
 
     def measure(self, change: Change) -> list[Tensor]:
         """Norms: of what must be small, the iterate, the increment, the defect, and the change of the fine solution."""

@@ -60,6 +60,10 @@ class Layout:
         """When the last solve ends."""
         return max(solve.end for solve in self.solves)
 
+    def __repr__(self) -> str:
+        count = len(self.solves)
+        return f"Layout(slices={self.slices}, workers={self.workers}, solves={count}, makespan={self.makespan:g})"
+
 
 def makespan(
     schedule: Schedule,

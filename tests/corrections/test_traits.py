@@ -464,7 +464,7 @@ class Short(pr.Schedule):
             r"admit of .*Eager.* the fine lane of slice 0, which is not ready.*mask & progress",
         ),
         (Early(), ValueError, r"admit of .*Early.* the coarse lane of slice 1, which is not ready"),
-        (OneMask(), TypeError, r"admit of .*OneMask.* returned a ndarray; expected two masks"),
+        (OneMask(), TypeError, r"admit of .*OneMask.* returned an ndarray; expected two masks"),
         (Lists(), TypeError, r"admit of .*Lists.* returned a list for the fine lanes; expected a numpy array of bool"),
         (Short(), TypeError, r"Short.* of shape \(1, 2\) and bool for the fine lanes; expected .* shape \(1, 6\)"),
     ],

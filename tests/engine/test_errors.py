@@ -114,9 +114,9 @@ class Untouched:
 
 QUIET = pr.ODE(Untouched())
 STATES = [
-    (None, TypeError, ["u0 holds a NoneType", "torch.as_tensor"]),
+    (None, TypeError, ["u0 holds None", "torch.as_tensor"]),
     (1.0, TypeError, ["u0 holds a float", "torch.as_tensor"]),
-    (np.ones(3), TypeError, ["u0 holds a ndarray", "torch.as_tensor"]),
+    (np.ones(3), TypeError, ["u0 holds an ndarray", "torch.as_tensor"]),
     ({}, ValueError, ["u0 holds no tensors"]),
     ((), ValueError, ["u0 holds no tensors"]),
     ({"a": torch.ones(2), "b": 3.0}, TypeError, ["u0 holds a float"]),
@@ -174,7 +174,7 @@ def test_per_sample_data_must_fit_the_folded_batch() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"problem": Untouched()}, TypeError, ["problem is a Untouched", "pr.ODE("]),
+        ({"problem": Untouched()}, TypeError, ["problem is an Untouched", "pr.ODE("]),
         ({"problem": pr.ODE}, TypeError, ["problem is the class ODE", "pr.ODE("]),
         ({"grid": torch.linspace(0, 1, 5)}, TypeError, ["grid is a Tensor", "pr.TimeGrid"]),
         ({"grid": [0.0, 1.0]}, TypeError, ["grid is a list", "pr.TimeGrid"]),
@@ -194,7 +194,7 @@ def test_per_sample_data_must_fit_the_folded_batch() -> None:
         ({"max_iterations": 0}, ValueError, ["max_iterations=0", "at least 1"]),
         ({"max_iterations": -2}, ValueError, ["max_iterations=-2", "at least 1"]),
         ({"max_iterations": 2.0}, TypeError, ["max_iterations=2.0", "float", "int"]),
-        ({"callback": 3}, TypeError, ["callback is a int", "function"]),
+        ({"callback": 3}, TypeError, ["callback is an int", "function"]),
     ],
 )
 def test_arguments_of_solve(options: dict[str, Any], error: type[Exception], words: list[str]) -> None:
@@ -220,7 +220,7 @@ def test_misspelt_options_are_refused() -> None:
         (lambda t, u: u[..., :2], ValueError, ["f(t, u) returned shape", "expected the same shape"]),
         (lambda t, u: u.double(), TypeError, ["torch.float64", "torch.float32", "t.to(u.dtype)"]),
         (lambda t, u: (u,), TypeError, ["f(t, u) returned a tuple of 1", "tensor of shape"]),
-        (lambda t, u: None, TypeError, ["f(t, u) returned a", "NoneType"]),
+        (lambda t, u: None, TypeError, ["f(t, u) returned None"]),
         (lambda t, u: {"u": u}, TypeError, ["a dict of 1"]),
         (lambda t, u: 0.0, TypeError, ["f(t, u) returned a", "float"]),
     ],
@@ -237,7 +237,7 @@ def test_what_f_returns(f: Any, batching: Any, error: type[Exception], words: li
         (lambda t, u: {"a": u["a"]}, ["a dict of 1", "a dict of 2"]),
         (lambda t, u: {"a": u["a"], "c": u["b"]}, ["a dict of 2", "same pytree"]),
         (lambda t, u: [u["a"], u["b"]], ["a list of 2", "a dict of 2"]),
-        (lambda t, u: {"a": u["a"], "b": None}, ["returned a", "NoneType"]),
+        (lambda t, u: {"a": u["a"], "b": None}, ["returned None"]),
     ],
 )
 def test_what_f_returns_for_a_nest(f: Any, words: list[str]) -> None:

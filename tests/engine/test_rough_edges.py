@@ -317,6 +317,20 @@ def test_a_sample_result_prints_on_a_screen() -> None:
         assert "tensor([" not in text
 
 
+def test_what_holds_many_numbers_prints_on_a_screen() -> None:
+    grid = pr.TimeGrid.uniform(0.0, 1.0, 200, 2)
+    sol = pr.solve(pr.ODE(lambda t, u: -u), torch.ones(50), grid, fine=pr.RK4(), coarse=pr.Euler())
+    things = [
+        pr.theory.layout(pr.Wavefront(), 100, 10, fine=5.0, coarse=1.0),
+        sol.standing,
+        da.GaussianMixture(torch.randn(300, 30, generator=torch.Generator().manual_seed(0)), 0.1),
+    ]
+    for thing in things:
+        assert fits(repr(thing))
+        assert "tensor([" not in repr(thing)
+    assert repr(things[0]).startswith("Layout(slices=100, workers=")
+
+
 def test_a_run_that_took_more_rounds_than_the_serial_one_says_so(tmp_path: Path) -> None:
     problem, u0 = pr.ODE(lambda t, u: torch.cos(t) * u), torch.ones(1, dtype=torch.float64)
     options: Any = {"fine": pr.Euler(), "coarse": pr.Euler(), "stop": pr.Iterations(4)}
@@ -338,6 +352,35 @@ def test_the_rounds_of_the_serial_run_are_those_that_it_takes(fine: Any) -> None
     problem, u0 = pr.ODE(lambda t, u: -u), torch.ones(1)
     sol = pr.solve(problem, u0, GRID, fine=fine, coarse=pr.Identity())
     assert sol.serial_rounds == pr.serial(problem, u0, GRID, fine=fine).stats.rounds
+
+
+@pytest.mark.parametrize("samples", [False, True], ids=["one", "samples"])
+@pytest.mark.parametrize(("lane", "call", "lost"), [(1.0, 0.0, True), (0.0, 1.0, False)], ids=["lanes", "calls"])
+def test_a_run_that_took_more_time_than_the_serial_one_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, samples: bool, lane: float, call: float, lost: bool
+) -> None:
+    """A clock that only the right-hand side moves, by the lane as on a busy device, or by the call as on a free one."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def f(t: Tensor, u: Tensor) -> Tensor:
+        now[0] += lane * t.numel() + call
+        return torch.cos(t).reshape(-1, *[1] * (u.ndim - 1)) * u
+
+    grid = pr.TimeGrid.uniform(0.0, 6.0, slices=8, steps=8)
+    u0 = torch.ones((3, 1) if samples else 1, dtype=torch.float64)
+    problem = pr.ODE(f, "native")
+    options: Any = {"fine": pr.RK4(), "samples": samples}
+    sol = pr.solve(problem, u0, grid, coarse=pr.Euler(), stop=pr.Iterations(8), **options)
+    wall = pr.serial(problem, u0, grid, **options).stats.wall_time
+    assert sol.serial_time is not None
+    assert sol.serial_time >= wall  # an upper estimate, so what is said is true
+    assert (sol.stats.wall_time > wall) == lost
+    assert ("More time than the serial run" in str(sol)) == lost
+    sol.save(tmp_path / "run")
+    assert pr.Solution.load(tmp_path / "run").serial_time == sol.serial_time
+    one = pr.TimeGrid.uniform(0.0, 1.0, slices=1, steps=1)
+    assert pr.solve(problem, u0, one, fine=pr.Euler(), coarse=pr.Euler(), samples=samples).serial_time is None
 
 
 # --- torchdiffeq's call ----------------------------------------------------------------------------------------------

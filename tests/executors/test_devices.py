@@ -169,7 +169,7 @@ def test_gradients_would_go_to_the_copies() -> None:
     ("devices", "kind", "words"),
     [
         ("cpu", TypeError, r"devices='cpu' is a str; expected a list"),
-        (2, TypeError, "devices=2 is a int; expected a list"),
+        (2, TypeError, "devices=2 is an int; expected a list"),
         ([], ValueError, "devices is empty; expected at least one"),
         (["cpu", "nowhere"], ValueError, "devices has 'nowhere', which cannot be used here"),
         (["cuda:99"], ValueError, "devices has 'cuda:99', which cannot be used here"),

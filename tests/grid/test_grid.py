@@ -114,7 +114,7 @@ def test_any_numpy_array_of_numbers_will_do(points: np.ndarray) -> None:
 
 @pytest.mark.parametrize("points", [np.array(["a", "b"]), np.array([0.0, None]), np.array([0j, 1j]), np.array([True])])
 def test_arrays_of_anything_else_are_refused(points: np.ndarray) -> None:
-    with pytest.raises(TypeError, match=rf"points is a ndarray of {points.dtype}; expected .* of real numbers"):
+    with pytest.raises(TypeError, match=rf"points is an ndarray of {points.dtype}; expected .* of real numbers"):
         pr.TimeGrid.from_points(points, slices=1)
 
 

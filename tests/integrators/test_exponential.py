@@ -500,7 +500,7 @@ def on_plain_ode(method: pr.Integrator) -> Any:
     [
         (lambda: run("-1"), TypeError, ["linear", "str", "number"]),
         (lambda: run(True), TypeError, ["linear", "bool"]),
-        (lambda: run([1.0, None]), TypeError, ["linear", "NoneType"]),
+        (lambda: run([1.0, None]), TypeError, ["linear", "None"]),
         (lambda: run(float("nan")), ValueError, ["linear is not finite"]),
         (lambda: run(torch.tensor([1.0, float("inf"), 0.0])), ValueError, ["linear is not finite"]),
         (lambda: run(torch.eye(3)), ValueError, ["(3, 3)", "(3,)", "diagonal", "eigenvectors"]),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from pages import load
+
+from parareal._core.checks import with_article
 
 check = load("check_prose")
 WORDS = check.rules(check.WORDS.read_text(encoding="utf-8"))
@@ -80,3 +84,37 @@ def test_counts_may_fall_and_not_rise(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_list_without_a_replacement_is_an_error() -> None:
     with pytest.raises(ValueError, match="expected PATTERN"):
         check.rules("cohort\n")
+
+
+SOURCES = [path for package in ("parareal", "diffusion_adapters") for path in (check.ROOT / package).rglob("*.py")]
+ARTICLE = re.compile(r"(?<![\w`.{(=-])[Aa]n? (?P<word>[A-Za-z]\w{2,})(?![\w.(=])")
+
+
+def test_articles_are_right_in_every_text_of_the_packages() -> None:
+    """Those of texts with a name filled in come from `with_article`, whatever the name is."""
+    wrong: list[str] = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                texts = [one.value if isinstance(one, ast.Constant) else None for one in node.values]
+                wrong += [
+                    f"{path.name}:{node.lineno}: {text!r} before a value"
+                    for text, following in pairwise(texts)
+                    if following is None and re.search(r"\b[Aa]n? $", str(text))
+                ]
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for match in ARTICLE.finditer(node.value):
+                    if match[0].lower() != with_article(match["word"]).lower():
+                        wrong.append(f"{path.name}:{node.lineno}: {match[0]}")
+    assert len(SOURCES) > 200
+    assert not wrong
+
+
+@pytest.mark.parametrize("name", ["int", "ODE", "SDE", "MLP", "ndarray", "Euler", "ETDRK4", "RK4", "LMSDiscrete"])
+def test_an(name: str) -> None:
+    assert with_article(name) == f"an {name}"
+
+
+@pytest.mark.parametrize("name", ["str", "UNet2DModel", "UniPC", "uint8", "SciPy", "NoneType", "DDIM", "list", "user"])
+def test_a(name: str) -> None:
+    assert with_article(name) == f"a {name}"

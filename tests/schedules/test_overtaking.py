@@ -5,15 +5,13 @@ All of it against the recursion written as plain loops, iterate by iterate: a ru
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
-import strategies as own
 import torch
-from torch import Tensor
+from varying import Varying
 
 import parareal as pr
 from parareal._core.arrival_queue import Queue
@@ -23,7 +21,7 @@ D = torch.float64
 
 
 @dataclass(frozen=True)
-class Late(pr.Integrator):
+class Late(Varying):
     """Euler with many calls from states below a bound, which first guesses are, and one from others."""
 
     calls: int
@@ -31,19 +29,8 @@ class Late(pr.Integrator):
     steps: int | None = None
     apart = True
 
-    @property
-    def order(self) -> int:
-        return 1
-
-    @property
-    def evaluations(self) -> None:
-        return None
-
-    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: Any) -> Generator[Any, Any, Any]:
-        slope = yield problem.rhs, t0, u
-        for _ in range(self.calls if float(u) < self.bound else 0):
-            yield problem.rhs, t0, u
-        return own.after(u, t1 - t0, slope)
+    def more(self, u: Any) -> int:
+        return self.calls if float(u) < self.bound else 0
 
 
 def textbook(h: float, N: int, K: int) -> list[list[float]]:

@@ -17,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from varying import Varying
 
 import parareal as pr
 from parareal.engine._lanes import ActiveLanes
@@ -27,24 +28,13 @@ CROUZEIX = pr.ButcherTableau(a=((0.5, 0.0), (0.0, 0.5)), b=(0.5, 0.5), order=1)
 
 
 @dataclass(frozen=True)
-class Uneven(pr.Integrator):
-    """Euler with as many calls more as the state is large: the engine knows nothing of it but that it varies."""
+class Uneven(Varying):
+    """Euler with as many calls more as the state is large."""
 
     steps: int | None = None
 
-    @property
-    def order(self) -> int:
-        return 1
-
-    @property
-    def evaluations(self) -> None:
-        return None
-
-    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: Any) -> Generator[Any, Any, Any]:
-        slope = yield problem.rhs, t0, u
-        for _ in range(calls(u) - 1):
-            yield problem.rhs, t0, u
-        return own.after(u, t1 - t0, slope)
+    def more(self, u: Any) -> int:
+        return calls(u) - 1
 
 
 def calls(u: Any) -> int:

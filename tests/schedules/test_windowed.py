@@ -266,7 +266,7 @@ def test_a_window_wider_than_the_grid_is_refused() -> None:
     ("guess", "error", "words"),
     [
         (lambda t0, t1, u: u[:, :1], ValueError, r"initial\(t0, t1, u\) returned shape \(3, 1\) for a state of shape"),
-        (lambda t0, t1, u: u.double().numpy(), TypeError, r"initial\(t0, t1, u\) returned a ndarray"),
+        (lambda t0, t1, u: u.double().numpy(), TypeError, r"initial\(t0, t1, u\) returned an ndarray"),
         (lambda t0, t1, u: (u, u), TypeError, r"initial\(t0, t1, u\) returned a tuple of 2"),
     ],
 )

@@ -245,7 +245,7 @@ class Boasting(pr.LinearFlow):
 class Yielding(pr.StoppingRule):
     """A rule of one's own that takes everything for settled at once, joined to a tolerance by ``&`` or alone."""
 
-    norm, uses_defect, width = "rms", False, 0
+    traits = pr.StoppingTraits(width=0)
 
     def measure(self, change: Any) -> list[Tensor]:
         return []
@@ -417,7 +417,7 @@ def test_a_stopped_run_that_was_opened_again_goes_on() -> None:
 class Watching(pr.StoppingRule):
     """A rule of one's own, which notes the figures that it is given, and accepts a slice at most."""
 
-    norm, uses_defect, width = "rms", False, 1
+    traits = pr.StoppingTraits(width=1)
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
