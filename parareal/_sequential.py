@@ -44,7 +44,7 @@ def sequential(inputs: Inputs, executor: Executor) -> Solution:
             u = Carried(u, fine.begin(u))
         # The same lanes and rounds as in a run in parallel: so the two agree bit for bit if lanes do.
         for n in range(slices):
-            lanes.launch(ids, np.full(count, n), u, inputs.rows)
+            lanes.launch(ids, np.full(count, n), u, inputs.rows, samples=ids)
             while play_round([lanes], executor, counters):
                 pass
             ((_, u),) = lanes.take_arrived()
