@@ -67,7 +67,20 @@ def solution_of(
         residuals=torch.from_numpy(residuals if samples else residuals[0]),
         iterates=recorder.record() if recorder else None,
         standing=capture(engine, states, increments, inputs.identity) if dense else None,
+        failure=_failure(engine, statuses),
     )
+
+
+def _failure(engine: Engine, statuses: Sequence[Status]) -> str | None:
+    """What the fine propagator says of the first system that it could not carry on from a final state."""
+    slices = engine.iterates.layout.slices
+    for system, status in enumerate(statuses):
+        if status is Status.NONFINITE:
+            reached = min(int(engine.state.frontier[system]) + 1, slices)
+            for n in range(reached):
+                if (why := engine.fine.failures.get(system * slices + n)) is not None:
+                    return why
+    return None
 
 
 def no_solution(inputs: Inputs, dense: bool, stats: Stats) -> Solution:

@@ -49,6 +49,10 @@ def sequential(inputs: Inputs, executor: Executor) -> Solution:
                 pass
             ((_, u),) = lanes.take_arrived()
             us.put(ids * (slices + 1) + n + 1, ids, without_history(u))
+            if len(lanes.failures) == count:  # no system can go on
+                for rest in range(n + 2, slices + 1):
+                    us.put(ids * (slices + 1) + rest, ids, without_history(u))
+                break
     except BaseException as error:
         attach(error, _solution(inputs, us, lanes, counters, started, (Status.INTERRUPTED,) * count))
         raise
@@ -74,4 +78,5 @@ def _solution(
         stats=cost(counters, lanes.evaluations, 0, started),
         sample_status=statuses if samples else None,
         error_estimate=error if samples else float(error[0]),
+        failure=next(iter(lanes.failures.values()), None),
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.arrays import Ints
 from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
 from parareal._core.vectors import flat

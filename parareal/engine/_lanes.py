@@ -265,8 +265,11 @@ class ActiveLanes:
         """After a step of a method that chooses its own steps: each lane of the group has arrived, or makes another."""
         lanes, paced = group.lanes, self.method.paced
         assert paced is not None
-        for i, why in pace.failures.items():
-            self.failures[int(lanes.ids[i]) % self._places] = why
+        for i in pace.done.nonzero()[0].tolist():
+            place = int(lanes.ids[i]) % self._places
+            self.failures.pop(place, None)
+            if i in pace.failures:
+                self.failures[place] = pace.failures[i]
         fresh = np.zeros(len(lanes.ids), dtype=bool)
         new = Lanes(lanes.ids, lanes.left, lanes.at, pace.t, pace.state, lanes.rows, fresh, pace.number)
         if not np.count_nonzero(pace.done):

@@ -87,6 +87,8 @@ class Solution:
         standing: What ``solve(..., resume=solution)`` continues; ``None`` with ``dense=False`` and from `serial`.
         sample_status: With ``samples=True`` the status of each sample, else ``None``.
         serial_rounds: Rounds of the serial run; ``None`` if their number varies.
+        failure: Why and at which time an `Adaptive` fine propagator could not go on from a final state, if so: its step
+            size underflowed, the state was not finite, or ``max_num_steps`` was reached.
     """
 
     us: State
@@ -101,6 +103,7 @@ class Solution:
     iterates: Record | None = None
     standing: Snapshot | None = field(default=None, repr=False)
     serial_rounds: int | None = None
+    failure: str | None = None
 
     @property
     def u(self) -> State:
@@ -160,6 +163,8 @@ class Solution:
 
     def __str__(self) -> str:
         lines = [repr(self), self.status.value, f"us: {brief(self.us)}"]
+        if self.failure is not None:
+            lines.append(f"What happened: {self.failure}")
         serial = self.serial_rounds
         if serial is not None and self.stats.rounds > serial:
             lines.append(
@@ -178,7 +183,8 @@ class SolveError(RuntimeError):
 
     def __init__(self, solution: Solution) -> None:
         self.solution = solution
-        super().__init__(f"{solution.status.value} Pass throw=False to get the partial solution instead. {solution!r}")
+        why = "" if solution.failure is None else f" What happened: {solution.failure}."
+        super().__init__(f"{solution.status.value}{why} Pass throw=False to get the partial solution instead. {solution!r}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.solution,)
@@ -216,6 +222,7 @@ def _pack(solution: Solution, tensors: dict[str, Tensor]) -> dict[str, Any]:
         "stats": solution.stats.to_dict(),
         "iterates": None if solution.iterates is None else pack_record(solution.iterates, tensors),
         "serial_rounds": solution.serial_rounds,
+        "failure": solution.failure,
         "standing": None if solution.standing is None else pack_snapshot(solution.standing, tensors),
     }
 
@@ -237,4 +244,5 @@ def _unpack(packed: Any, tensors: dict[str, Tensor], device: torch.device) -> So
         iterates=None if packed["iterates"] is None else unpack_record(packed["iterates"], tensors, device),
         standing=None if packed["standing"] is None else unpack_snapshot(packed["standing"], tensors, device, us),
         serial_rounds=packed.get("serial_rounds"),  # missing in files of older versions
+        failure=packed.get("failure"),  # likewise
     )
