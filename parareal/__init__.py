@@ -9,6 +9,7 @@ from parareal._core.multistep_state import Carried, Memory
 from parareal._core.version import __version__ as __version__
 from parareal._solve import serial, solve
 from parareal.compat._odeint import odeint
+from parareal.compat._odeint_event import odeint_event
 from parareal.corrections._anderson import Anderson
 from parareal.corrections._base import Coarse, Correction, Edge, Known, Sweep
 from parareal.corrections._damped import Damped
@@ -190,6 +191,7 @@ __all__ = [
     "check_propagator",
     "extend",
     "odeint",
+    "odeint_event",
     "plan",
     "plot",
     "scaled_phis",
