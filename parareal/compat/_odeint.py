@@ -22,7 +22,7 @@ from parareal.compat._arguments import Arguments, arguments, least
 from parareal.compat._dense_output import at_times, fill
 from parareal.compat._events import Event, find, find_in_parallel
 from parareal.compat._methods import FOREIGN, Plan, adaptive_of, check_method, plan_of
-from parareal.compat._one_lane import OneLane, one_lane, single_time
+from parareal.compat._one_lane import OneLane, goes_on_in_parallel, one_lane, single_time
 from parareal.compat._step_callbacks import Callbacks, call_for_steps, warn_of_callbacks
 from parareal.corrections._base import Correction
 from parareal.engine._dense import Dense, adaptive_pieces, hermite, joined
@@ -83,10 +83,11 @@ def odeint(
 ) -> Any:
     """Solves dy/dt = f(t, y), y(t[0]) = y0, with the arguments and the result of ``torchdiffeq.odeint``.
 
-    An adaptive method begins as one lane, which takes the steps of torchdiffeq. Where many steps are left after the
-    first 32, the rest is solved in parallel in time; the result then agrees with the sequential run of the same method
-    over the same slices to about ``rtol |y| + atol``. ``slices=1`` is one lane to the end, and any other of the
-    arguments of `solve` asks for slices from the start. Fixed-step methods are always solved in parallel.
+    An adaptive method begins as one lane, which takes the steps of torchdiffeq. On a CPU it ends as such. On an
+    accelerator the rest is solved in parallel in time where many steps are left after the first 16; the result then
+    agrees with the sequential run of the same method over the same slices to about ``rtol |y| + atol``. ``slices``, or
+    any other of the arguments of `solve`, asks for slices from the start on every device, and ``slices=1`` for one
+    lane. Fixed-step methods are always solved in parallel.
 
     Gradients flow with respect to ``y0``, ``t`` and whatever ``f`` is made of; those through slices are about an
     iteration behind the states.
@@ -174,7 +175,8 @@ def _outcome(args: Arguments, executor: Executor, parallel: Parallel, dense: boo
                 return _in_parallel(args, executor, parallel, dense)
         return _in_parallel(args, executor, parallel, dense)
     callbacks = Callbacks(args.func)
-    lane = one_lane(args, adaptive, executor, callbacks, not callbacks and parallel.slices is None, dense)
+    pilot = not callbacks and parallel.slices is None and goes_on_in_parallel(args)
+    lane = one_lane(args, adaptive, executor, callbacks, pilot, dense)
     if lane.passed == len(args.times):
         solution = lane.solution(args)
         if dense:
@@ -300,7 +302,8 @@ def _event(args: Arguments, event_fn: Any, executor: Executor, parallel: Paralle
     found = None
     if adaptive is not None and not parallel.asked:
         callbacks = Callbacks(args.func)
-        found = find(event, args, adaptive, executor, callbacks, not callbacks and parallel.slices is None)
+        pilot = not callbacks and parallel.slices is None and goes_on_in_parallel(args)
+        found = find(event, args, adaptive, executor, callbacks, pilot)
     if not isinstance(found, tuple):
 
         def advance(rest: Arguments) -> tuple[Plan, Solution]:

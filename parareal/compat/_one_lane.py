@@ -1,7 +1,8 @@
 """An adaptive call as torchdiffeq makes it: one lane from the first time to the last, outputs interpolated on its way.
 
-A call of few steps has nothing to gain from slices. So every call begins like this, and goes on in parallel where it
-turns out that many steps are left.
+Slices pay where a call of the right-hand side on many states takes about as long as on one. On a CPU that is rare, and
+the work of several iterations is lost; on an accelerator it is the rule, but a call of few steps gains nothing there
+either. So every call begins as one lane, and goes on in parallel on an accelerator where many steps are left.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from parareal.results._history import History
 from parareal.results._solution import Solution, SolveError, Stats
 from parareal.results._status import Status
 
-PILOT = 32
-"""Steps, accepted or not, after which a call may go on in parallel: `benchmarks/odeint.py` prints what it costs."""
+PILOT = 16
+"""Steps, accepted or not, after which a call may go on in parallel: by then they are as long as the solution allows."""
 
 MANY = 64
 """Steps of the present size that must be left for that: four in each of 16 slices."""
@@ -140,6 +141,11 @@ def one_lane(
         if pilot and steps >= PILOT and _many_left(march, float(args.times[-1]), watch is not None):
             return lane
     return lane
+
+
+def goes_on_in_parallel(args: Arguments) -> bool:
+    """Whether a call that asks for nothing may do so."""
+    return trees.leaves(args.y0)[0].device.type != "cpu"
 
 
 def _many_left(march: March, end: float, open_end: bool) -> bool:
