@@ -27,8 +27,8 @@ from parareal.results._history import History
 from parareal.results._solution import Solution, SolveError, Stats
 from parareal.results._status import Status
 
-STEPS = 20_000
-"""Most steps on the way to an event, as torchdiffeq's fixed-step methods have it."""
+STEPS = 10_000
+"""Most steps on the way to an event, unless ``max_num_steps`` allows others."""
 
 WINDOW = 64
 """Steps of an adaptive method that a window is long: four in each of 16 slices."""
@@ -123,7 +123,7 @@ def find(
         found.append(event.within(piece, tried.right[0]))
         return True
 
-    method = replace(method, max_num_steps=min(method.max_num_steps, STEPS))
+    method = replace(method, max_num_steps=_most(method))
     try:
         lane = one_lane(args, method, executor, callbacks, pilot, False, watch)
     except SolveError as error:
@@ -159,7 +159,9 @@ def find_in_parallel(
             raise ValueError(f"event_fn came with {args.method!r}, which needs options={{'step_size': ...}} for it")
         length = FIXED_WINDOW * float(step)
     stats, made = None if lane is None else lane.stats(), 0
-    while made < STEPS:
+    adaptive = adaptive_of(args)
+    most = STEPS if adaptive is None else _most(adaptive)
+    while made < most:
         ends = torch.cat([t, t.detach() + sign * length])
         rest = replace(args, y0=u, t=ends, times=ends.detach())
         plan, solution = advance(rest)
@@ -176,10 +178,15 @@ def find_in_parallel(
         made += len(pieces.right)
         t, u = ends[1:], solution.u
         if plan.adaptive is not None:
-            length = WINDOW * float((pieces.right[-1] - pieces.left[-1]).abs().max())
+            length = WINDOW * float((pieces.right[-1] - pieces.left[-1]).detach().abs())
         elif plan.interp is None:
             length = 2 * length
     raise SolveError(_none(args, t.detach()[0], u, stats, f"{made} steps were made"))
+
+
+def _most(method: Adaptive) -> int:
+    """The most steps on the way to an event."""
+    return STEPS if method.max_num_steps == 2**31 - 1 else method.max_num_steps
 
 
 def _alone(
