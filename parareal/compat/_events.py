@@ -14,11 +14,11 @@ from parareal._core import trees
 from parareal._core.checks import described
 from parareal._core.trees import State
 from parareal.compat._arguments import Arguments, least
-from parareal.compat._dense_output import fill
 from parareal.compat._methods import FIXED, Plan, adaptive_of
 from parareal.compat._one_lane import OneLane, one_lane
 from parareal.compat._step_callbacks import Callbacks
 from parareal.engine._dense import adaptive_pieces, hermite, lines
+from parareal.engine._fill import fill
 from parareal.executors._base import Executor
 from parareal.integrators import Adaptive
 from parareal.integrators._paced import SIZE, Pace
@@ -27,7 +27,7 @@ from parareal.results._history import History
 from parareal.results._solution import Solution, SolveError, Stats
 from parareal.results._status import Status
 
-STEPS = 10_000
+STEPS = 5_000
 """Most steps on the way to an event, unless ``max_num_steps`` allows others."""
 
 WINDOW = 64

@@ -19,13 +19,14 @@ from parareal._core.checks import check_count, check_flag, check_instance, descr
 from parareal._core.trees import State
 from parareal._solve import solve
 from parareal.compat._arguments import Arguments, arguments, least
-from parareal.compat._dense_output import at_times, fill
+from parareal.compat._dense_output import at_times
 from parareal.compat._events import Event, find, find_in_parallel
 from parareal.compat._methods import FOREIGN, Plan, adaptive_of, check_method, plan_of
 from parareal.compat._one_lane import OneLane, goes_on_in_parallel, one_lane, single_time
 from parareal.compat._step_callbacks import Callbacks, call_for_steps, warn_of_callbacks
 from parareal.corrections._base import Correction
 from parareal.engine._dense import Dense, adaptive_pieces, hermite, joined
+from parareal.engine._fill import fill
 from parareal.executors._base import Executor
 from parareal.executors._local import Batched
 from parareal.integrators import Adaptive, Integrator

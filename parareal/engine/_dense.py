@@ -14,10 +14,17 @@ from parareal._core.arrays import Ints
 from parareal._core.checks import described
 from parareal._core.host import index_to
 from parareal._core.trees import State
+from parareal.engine._fill import fill
 from parareal.executors._base import Executor
-from parareal.integrators._adaptive import Adaptive
+from parareal.grid._mesh import Mesh
+from parareal.grid._time_grid import TimeGrid
+from parareal.integrators._adaptive import Adaptive, Carrying
+from parareal.integrators._base import Integrator, Multistep
 from parareal.integrators._march import March
+from parareal.integrators._paced import Paced
+from parareal.integrators._propagator import Propagator
 from parareal.integrators._quartic import Quartic
+from parareal.problem._ode import ODE, Problem
 
 
 class Dense:
@@ -124,3 +131,58 @@ def lines(t0: Tensor, t1: Tensor, u: State, v: State) -> Quartic:
 def _pieces(t0: Tensor, t1: Tensor, u: State, v: State, leaf: Any, *rest: State) -> Quartic:
     each = [leaf(*parts) for parts in zip(*(trees.leaves(state) for state in (u, v, *rest)), strict=True)]
     return Quartic(t0, t1, tuple(trees.rebuild([parts[i] for parts in each], u) for i in range(5)), v)
+
+
+def dense_of(
+    problem: Problem, fine: Integrator, grid: TimeGrid, us: State, executor: Executor, rows: State, samples: bool
+) -> Dense:
+    """The solution of a run at all times, from its states at all slice boundaries.
+
+    An `Adaptive` method has an interpolant of its own, and its slices are stepped once more. Between the points of
+    fixed-step methods, and between slice boundaries for all others, there are cubics with the slopes at both ends, or
+    straight lines for an `SDE` or a `Propagator`, whose slopes are not known. With ``samples`` all samples have their
+    pieces between slice boundaries.
+    """
+    device, end = trees.leaves(us)[0].device, float(grid.edges[-1])
+    one = trees.map(lambda leaf: leaf[0, :1] if samples else leaf[0], us)
+    problem = problem.bind(one, grid, fine)
+    fine = fine.bind(problem, one, grid)
+    points, states, rounds, evaluations = grid.edges, us, 0, 0
+    if not samples and isinstance(fine, Adaptive | Carrying):
+        method = fine.method if isinstance(fine, Carrying) else fine
+        u = trees.map(lambda leaf: leaf[:-1], us)
+        t0, t1 = points[:-1], points[1:]
+        pieces, _, rounds, evaluations = adaptive_pieces(method, problem, t0, t1, u, executor)
+        return Dense(pieces, end, rounds, evaluations)
+    known = isinstance(problem, ODE) and not isinstance(fine, Propagator)
+    if known and not samples and not isinstance(fine, Multistep | Paced) and not fine.traits.apart:
+        if fine.steps is not None:
+            mesh = Mesh.build(grid, fine.steps, torch.device("cpu"))
+            at = np.concatenate([mesh.start[:, None] + np.arange(fine.steps)], axis=1).reshape(-1)
+            grid = TimeGrid.from_points(torch.cat([mesh.on_host[torch.from_numpy(at)], points[-1:]]), grid.num_slices)
+        states, rounds, evaluations = fill(problem, fine, grid, us, executor)
+        points = grid.points
+    points = points.to(device)
+    left, right = _sides(states)
+    if not known:
+        return Dense(lines(points[:-1], points[1:], left, right), end)
+    slopes = _slopes(problem, points, states, executor, rows, samples)
+    f0, f1 = _sides(slopes)
+    pieces = hermite(points[:-1], points[1:], left, right, f0, f1)
+    return Dense(pieces, end, rounds + 1, evaluations + len(points))
+
+
+def _slopes(problem: Any, t: Tensor, states: State, executor: Executor, rows: State, samples: bool) -> State:
+    """The right-hand side at states ``(P, *state)``, or ``(P, B, *rest)`` with samples."""
+    if not samples:
+        return executor.evaluate(problem.rhs, (t, states), len(t))
+    batch = trees.leaves(states)[0].shape[1]
+    lanes = trees.map(lambda leaf: leaf.flatten(0, 1).unsqueeze(1), states)
+    more = () if rows is None else (trees.map(lambda leaf: torch.cat([leaf] * len(t)), rows),)
+    slopes = executor.evaluate(problem.rhs, (t.repeat_interleave(batch), lanes, *more), len(t) * batch)
+    return trees.map(lambda leaf: leaf.squeeze(1).unflatten(0, (-1, batch)), slopes)
+
+
+def _sides(states: State) -> tuple[State, State]:
+    """The states at the left and at the right of all intervals."""
+    return trees.map(lambda leaf: leaf[:-1], states), trees.map(lambda leaf: leaf[1:], states)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -32,7 +32,7 @@ START, SELECT, STEP, JUMPED = range(4)
 """Phases: the slope at the start, the size of the first step, a step, and the slope behind a jump."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Adaptive(Paced):
     """An embedded Runge-Kutta method, with a step size for each lane.
 
@@ -113,6 +113,14 @@ class Adaptive(Paced):
         both = np.intersect1d(self.control.step_t, self.control.jump_t)
         if len(both):
             raise ValueError(f"step_t and jump_t share {both.tolist()}; expected each time in one of them, jump_t")
+
+    def __repr__(self) -> str:
+        parts = [repr(self.tableau)]
+        for one in fields(self)[1:]:
+            value = getattr(self, one.name)
+            if one.init and (one.name in ("rtol", "atol") or value is not one.default and value != one.default):
+                parts.append(f"{one.name}={value!r}")
+        return f"Adaptive({', '.join(parts)})"
 
     @cached_property
     def table(self) -> EmbeddedTableau:
