@@ -189,9 +189,7 @@ def _most(method: Adaptive) -> int:
     return STEPS if method.max_num_steps == 2**31 - 1 else method.max_num_steps
 
 
-def _alone(
-    event: Event, args: Arguments, rest: Arguments, failed: Solution, stats: Stats, executor: Executor
-) -> Found:
+def _alone(event: Event, args: Arguments, rest: Arguments, failed: Solution, stats: Stats, executor: Executor) -> Found:
     """The event in a window that could not be solved to its end: step by step up to where it fails."""
     if isinstance(args.method, Adaptive | str) and not (isinstance(args.method, str) and args.method in FIXED):
         method = adaptive_of(rest)

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.autocast import without_autocast
 from parareal._core.checks import check_count, check_flag, check_instance, described
 from parareal._core.trees import State
+from parareal._input_checks import device_kind
 from parareal._solve import solve
 from parareal.compat._arguments import Arguments, arguments, least
 from parareal.compat._dense_output import at_times
@@ -153,14 +155,15 @@ def odeint(
     executor = Batched() if executor is None else executor
     check_instance(executor, Executor, "executor", "pr.Batched()")
     parallel = Parallel(slices, coarse, schedule, max_iterations)
-    if event_fn is not None:
-        found = _event(args, event_fn, executor, parallel, dense)
-    elif len(args.times) == 1:
-        if dense:
+    with without_autocast(device_kind(args.y0)):
+        if event_fn is not None:
+            found = _event(args, event_fn, executor, parallel, dense)
+        elif len(args.times) > 1:
+            found = _outcome(args, executor, parallel, dense)
+        elif dense:
             raise ValueError("dense=True came with a single time; expected where the solution starts and where it ends")
-        found = Outcome(*single_time(args))
-    else:
-        found = _outcome(args, executor, parallel, dense)
+        else:
+            found = Outcome(*single_time(args))
     return (found.result, found.solution) if return_solution else found.result
 
 
@@ -292,7 +295,9 @@ def _as_torchdiffeq(args: Arguments) -> Outcome:
 def _event(args: Arguments, event_fn: Any, executor: Executor, parallel: Parallel, dense: bool) -> Outcome:
     """The time of an event, and the states at the start and there."""
     if dense:
-        raise ValueError("dense=True came with event_fn; expected one of them: solve once more to the time of the event")
+        raise ValueError(
+            "dense=True came with event_fn; expected one of them: solve once more to the time of the event"
+        )
     if len(args.times) != 2:
         raise ValueError(
             f"t holds {len(args.times)} times with event_fn; expected two: where the solution starts, and any time on "

@@ -21,9 +21,9 @@ from parareal.compat._arguments import Arguments
 from parareal.compat._step_callbacks import Callbacks
 from parareal.executors._base import Executor
 from parareal.integrators import Adaptive
+from parareal.integrators._adaptive import STEP
 from parareal.integrators._march import March
 from parareal.integrators._paced import COUNT, PHASE, SIZE, Pace
-from parareal.integrators._adaptive import STEP
 from parareal.integrators._quartic import Quartic
 from parareal.results._history import History
 from parareal.results._solution import Solution, SolveError, Stats

@@ -96,7 +96,12 @@ def adaptive_pieces(
                 starts.append(pace.tried.t[accepted])
     sign = 1.0 if bool(t1[0] > t0[0]) else -1.0
     order = np.lexsort((sign * np.concatenate(starts), np.concatenate(slices)))
-    return joined(found)[index_to(march.t.device, order)], np.concatenate(slices)[order], march.rounds, march.evaluations
+    return (
+        joined(found)[index_to(march.t.device, order)],
+        np.concatenate(slices)[order],
+        march.rounds,
+        march.evaluations,
+    )
 
 
 def joined(parts: Sequence[Quartic]) -> Quartic:

@@ -19,6 +19,7 @@ from parareal._core.host import index_to, known, values_of
 from parareal._core.multistep_state import Carried, Memory, Moving
 from parareal._core.norms import rms
 from parareal._core.trees import State
+from parareal.integrators._adaptive_parts import all_finite, check_numbers, chosen, finite_lanes, moved, to_lanes, why
 from parareal.integrators._base import Multistep
 from parareal.integrators._embedded import EMBEDDED, EmbeddedTableau
 from parareal.integrators._paced import COUNT, PHASE, SAMPLE, SIZE, TIME, Failures, Pace, Paced, fresh_numbers
@@ -102,7 +103,7 @@ class Adaptive(Paced):
     traits = IntegratorTraits(evaluations=None, shares_first_stage=True)
 
     def __post_init__(self) -> None:
-        _check_numbers(self)
+        check_numbers(self)
         for name in ("land", "carry", "per_sample"):
             check_flag(getattr(self, name), name)
         for name in ("rtol", "atol"):
@@ -118,7 +119,7 @@ class Adaptive(Paced):
         parts = [repr(self.tableau)]
         for one in fields(self)[1:]:
             value = getattr(self, one.name)
-            if one.init and (one.name in ("rtol", "atol") or value is not one.default and value != one.default):
+            if one.init and (one.name in ("rtol", "atol") or (value is not one.default and value != one.default)):
                 parts.append(f"{one.name}={value!r}")
         return f"Adaptive({', '.join(parts)})"
 
@@ -179,7 +180,7 @@ class Adaptive(Paced):
             number[:, SIZE] = yield from self._first_size(problem, t0, u, number, sign)
             number[:, PHASE] = STEP
         unsure = phase == START  # of a state from outside: later ones are checked where they come from
-        finite = _finite(u.u) if unsure else np.ones(len(end), dtype=bool)
+        finite = finite_lanes(u.u) if unsure else np.ones(len(end), dtype=bool)
         return self._settled(Moving(u.u, slope), t0, number, finite, np.zeros(len(end), dtype=bool), None, t1, sign)
 
     # --- phases -----------------------------------------------------------------------------------------------------
@@ -196,7 +197,7 @@ class Adaptive(Paced):
             scale = self.tolerances.scale(u.u, None, number[:, SAMPLE])
             d0, d1 = self._norms(trees.map(torch.div, u.u, scale), trees.map(torch.div, u.slope, scale))
             h0 = self.control.start(d0, d1)
-            step = _to(sign * h0, t)
+            step = to_lanes(sign * h0, t)
             there = trees.axpy(u.u, step, (1.0,), (u.slope,))
             time = known(t.detach() + step, torch.from_numpy(number[:, TIME] + sign * h0))
         slope = yield problem.rhs, time, there
@@ -206,14 +207,12 @@ class Adaptive(Paced):
         with np.errstate(all="ignore"):
             return self.control.first(h0, d1, np.abs(far / h0))
 
-    def _step(
-        self, problem: Any, t: Tensor, t1: Tensor, u: Moving, number: Floats, end: Floats, sign: float
-    ) -> Stages:
+    def _step(self, problem: Any, t: Tensor, t1: Tensor, u: Moving, number: Floats, end: Floats, sign: float) -> Stages:
         """One step: a request for each stage but the first."""
         table, control, step = self.table, self.control, self.table.step
         at = number[:, TIME]
         to, size, jumps = control.stretch(at, number[:, SIZE], sign, end if self.land else None)
-        h, right = _to(sign * size, t), _moved(t, to)
+        h, right = to_lanes(sign * size, t), moved(t, to)
         length = trees.per_lane(h, u.u) if isinstance(u.u, Tensor) else h
         slopes, stage = [u.slope], u.u
         for c, row in zip(step.nodes[1:], step.a[1:], strict=True):
@@ -234,8 +233,8 @@ class Adaptive(Paced):
         number[:, SIZE] = control.next(size, ratio)
         number[:, PHASE] = np.where(accepted & jumps, JUMPED, STEP)
         tried = Tried(at, to, accepted, t, right, h, u.u, new, slopes, table.middle)
-        moving = _chosen(accepted, Moving(new, slopes[-1]), u)
-        time = right if accepted.all() else _moved(t, number[:, TIME])
+        moving = chosen(accepted, Moving(new, slopes[-1]), u)
+        time = right if accepted.all() else moved(t, number[:, TIME])
         done = accepted & (sign * to >= sign * end)
         return self._settled(moving, time, number, finite.astype(bool) | ~accepted, done, tried, t1, sign)
 
@@ -260,15 +259,15 @@ class Adaptive(Paced):
             return Pace(state, t, number, done, tried=tried)
         failures: Failures = {}
         for i in failed.nonzero()[0].tolist():
-            failures[i] = _why(float(at[i]), bool(finite[i]), bool(stuck[i]), int(number[i, COUNT]))
+            failures[i] = why(float(at[i]), bool(finite[i]), bool(stuck[i]), int(number[i, COUNT]))
         arrived = (done | failed).nonzero()[0]
         index = index_to(t.device, arrived)
         ends = trees.lanes(state.u, index)
         if tried is not None and done.any():
             inside = tried.quartic(index).at(t1[index])
-            ends = _chosen(done[arrived], inside, ends)
+            ends = chosen(done[arrived], inside, ends)
         if failed.any():
-            ends = _chosen(~failed[arrived], ends, trees.map(lambda leaf: torch.full_like(leaf, torch.nan), ends))
+            ends = chosen(~failed[arrived], ends, trees.map(lambda leaf: torch.full_like(leaf, torch.nan), ends))
         return Pace(state, t, number, done | failed, ends, failures, tried)
 
     # --- arithmetic -------------------------------------------------------------------------------------------------
@@ -278,7 +277,7 @@ class Adaptive(Paced):
         norms = [rms(state) if self.norm is None else self._own_norm(state) for state in states]
         norms = [norm.to(torch.float64) for norm in norms]
         if finite is not None:
-            norms.append(_all_finite(finite).to(torch.float64))
+            norms.append(all_finite(finite).to(torch.float64))
         return list(torch.stack(norms).cpu().numpy())
 
     def _own_norm(self, state: State) -> Tensor:
@@ -295,7 +294,7 @@ class Adaptive(Paced):
             here = values_of(t).detach().to(dtype)
             moved = torch.nextafter(here, here.new_full((), sign * math.inf)).to(torch.float64)
             moved = torch.where(torch.from_numpy(which).to(moved.device), moved, values_of(t).detach())
-        return _moved(t, np.asarray(moved.cpu()))
+        return moved(t, np.asarray(moved.cpu()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -337,80 +336,3 @@ class Carrying(Paced, Multistep):
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: Moving, number: Floats | None = None) -> Stages:  # pyright: ignore[reportIncompatibleMethodOverride]
         """That of the method."""
         return self.method.step(problem, t0, t1, u, number)
-
-
-def _check_numbers(method: Adaptive) -> None:
-    """Raises unless the name and the numbers of a method make sense."""
-    name: Any = method.tableau
-    if not isinstance(name, str):
-        raise TypeError(f"tableau is {described(name)}; expected one of {', '.join(map(repr, EMBEDDED))}")
-    if name not in EMBEDDED:
-        raise ValueError(f"tableau={name!r} is unknown; expected one of {', '.join(map(repr, EMBEDDED))}")
-    for key, least, none in (
-        ("min_step", 0.0, False),
-        ("max_step", 0.0, False),
-        ("first_step", 0.0, True),
-        ("safety", 0.0, False),
-        ("ifactor", 1.0, False),
-        ("dfactor", 0.0, False),
-    ):
-        value: Any = getattr(method, key)
-        if none and value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float | np.number | Tensor):
-            raise TypeError(f"{key}={value!r} is {described(value)}; expected a number")
-        value = float(value)
-        if not value >= least or (key in ("first_step", "max_step", "safety", "dfactor") and value == 0):
-            raise ValueError(f"{key}={value!r}; expected a number of at least {least:g}, and not zero for a step size")
-        object.__setattr__(method, key, value)
-    if method.min_step > method.max_step:
-        raise ValueError(f"min_step={method.min_step} is above max_step={method.max_step}; expected at most that")
-
-
-def _why(t: float, finite: bool, stuck: bool, count: int) -> str:
-    """What went wrong in a lane, and where."""
-    if not finite:
-        return f"the state is not finite at t={t!r}"
-    if stuck:
-        return (
-            f"the step size underflowed at t={t!r}: no step there meets the tolerance. The solution may end there, or "
-            "the right-hand side not be finite"
-        )
-    return f"max_num_steps was reached at t={t!r}, after {count} steps"
-
-
-def _to(numbers: Floats, like: Tensor) -> Tensor:
-    """Numbers of the host beside a tensor."""
-    tensor = torch.from_numpy(numbers)
-    return tensor if like.device.type == "cpu" else index_to(like.device, numbers)
-
-
-def _moved(t: Tensor, to: Floats) -> Tensor:
-    """Times ``to`` that depend on what ``t`` depends on."""
-    host = torch.from_numpy(to)
-    there = known(_to(to, t), host)
-    return there + (t - t.detach()) if t.requires_grad else there
-
-
-def _all_finite(u: State) -> Tensor:
-    """Which lanes have only finite numbers, ``(L,)``."""
-    finite = [torch.isfinite(leaf).reshape(leaf.shape[0], -1).all(1) for leaf in trees.leaves(u)]
-    return finite[0] if len(finite) == 1 else torch.stack(finite).all(0)
-
-
-def _finite(u: State) -> Bools:
-    return _all_finite(u).cpu().numpy()
-
-
-def _chosen(mask: Bools, a: State, b: State) -> State:
-    """``a`` on the lanes of the mask, ``b`` on the others."""
-    if mask.all():
-        return a
-    if not mask.any():
-        return b
-    first = index_to(trees.leaves(a)[0].device, mask)
-
-    def leaf(x: Tensor, y: Tensor) -> Tensor:
-        return torch.where(first.reshape(-1, *[1] * (x.ndim - 1)), x, y)
-
-    return trees.map(leaf, a, b)

@@ -51,7 +51,9 @@ def test_tables_are_consistent(name: str) -> None:
     assert table.step.nodes[-1] == 1.0
 
 
-@pytest.mark.parametrize(("name", "order"), [("dopri5", 5), ("tsit5", 5), ("bosh3", 3), ("fehlberg2", 2), ("dopri8", 8)])
+@pytest.mark.parametrize(
+    ("name", "order"), [("dopri5", 5), ("tsit5", 5), ("bosh3", 3), ("fehlberg2", 2), ("dopri8", 8)]
+)
 def test_orders_are_measured(name: str, order: int) -> None:
     def error(h: float) -> float:
         fine = pr.Adaptive(name, 1.0, 1e6, first_step=h, max_step=h, land=True)
@@ -186,7 +188,8 @@ def test_tolerances_of_elements_and_of_tensors_are_torchdiffeqs() -> None:
 
 def test_carried_step_sizes_spare_evaluations() -> None:
     fresh, carried = (
-        pr.serial(pr.ODE(swing), U0, GRID, fine=pr.Adaptive(rtol=1e-6, atol=1e-8, carry=carry)) for carry in (False, True)
+        pr.serial(pr.ODE(swing), U0, GRID, fine=pr.Adaptive(rtol=1e-6, atol=1e-8, carry=carry))
+        for carry in (False, True)
     )
     assert carried.stats.evaluations <= fresh.stats.evaluations - 5  # none of the later slices selects a first step
     torch.testing.assert_close(carried.us, fresh.us, rtol=1e-5, atol=1e-6)
