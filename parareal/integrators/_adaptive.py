@@ -292,9 +292,9 @@ class Adaptive(Paced):
         dtype = torch.float64 if leaf.real.dtype == torch.float64 else torch.float32
         with torch.no_grad():
             here = values_of(t).detach().to(dtype)
-            moved = torch.nextafter(here, here.new_full((), sign * math.inf)).to(torch.float64)
-            moved = torch.where(torch.from_numpy(which).to(moved.device), moved, values_of(t).detach())
-        return moved(t, np.asarray(moved.cpu()))
+            beside = torch.nextafter(here, here.new_full((), sign * math.inf)).to(torch.float64)
+            beside = torch.where(torch.from_numpy(which).to(beside.device), beside, values_of(t).detach())
+        return moved(t, np.asarray(beside.cpu()))
 
 
 @dataclass(frozen=True, eq=False)
