@@ -59,16 +59,17 @@ class Event:
         """An event function at the start of a call; raises TypeError, ValueError."""
         if not callable(fn):
             raise TypeError(f"event_fn is {described(fn)}; expected a function event_fn(t, y)")
+        call: Any = fn
         with torch.no_grad():
             device = trees.leaves(args.y0)[0].device
-            value: Any = fn(args.like[0].detach().to(device), args.y0)
+            value: Any = call(args.like[0].detach().to(device), args.y0)
         if not isinstance(value, Tensor):
             raise TypeError(f"event_fn returned {described(value)}; expected a tensor of real numbers")
         if value.is_complex() or value.dtype == torch.bool:
             raise TypeError(f"event_fn returned {value.dtype}; expected real numbers, whose sign changes at the event")
         if value.numel() == 0:
             raise ValueError(f"event_fn returned an empty tensor of shape {tuple(value.shape)}; expected numbers")
-        return cls(fn, torch.sign(value.detach()), least(args.atol))
+        return cls(call, torch.sign(value.detach()), least(args.atol))
 
     def value(self, t: Tensor, y: State) -> Tensor:
         """The smallest of its numbers, each with the sign that makes it positive at the start."""

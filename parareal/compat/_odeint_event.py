@@ -83,7 +83,8 @@ def _with_derivatives(func: Any, event_fn: Any, t: Tensor, y: State, y0: State, 
 
     free_t, free = at.clone().requires_grad_(), [leaf.detach().clone().requires_grad_() for leaf in leaves]
     here = value(free_t, trees.rebuild(free, y))
-    along_t, *along = torch.autograd.grad(here, [free_t, *free], allow_unused=True)
+    found: Any = torch.autograd.grad(here, [free_t, *free], allow_unused=True)
+    along_t, *along = found
     rate = torch.zeros((), dtype=torch.float64, device=at.device) if along_t is None else along_t.to(torch.float64)
     for part, k in zip(along, slopes, strict=True):
         if part is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from parareal._core import trees
 from parareal._core.arrays import Bools, Floats
 from parareal._core.checks import described
-from parareal._core.host import index_to, known
+from parareal._core.host import index_to, known, to_device
 from parareal._core.trees import State
 from parareal.integrators._embedded import EMBEDDED
 
@@ -59,7 +59,7 @@ def why(t: float, finite: bool, stuck: bool, count: int) -> str:
 def to_lanes(numbers: Floats, like: Tensor) -> Tensor:
     """Numbers of the host beside a tensor."""
     tensor = torch.from_numpy(numbers)
-    return tensor if like.device.type == "cpu" else index_to(like.device, numbers)
+    return tensor if like.device.type == "cpu" else to_device(tensor, like.device)
 
 
 def moved(t: Tensor, to: Floats) -> Tensor:
