@@ -10,6 +10,7 @@ from parareal._core.version import __version__ as __version__
 from parareal._solve import serial, solve
 from parareal.compat._odeint import odeint
 from parareal.compat._odeint_adjoint import odeint_adjoint
+from parareal.compat._odeint_event import odeint_event
 from parareal.corrections._anderson import Anderson
 from parareal.corrections._base import Coarse, Correction, Edge, Known, Sweep
 from parareal.corrections._damped import Damped
@@ -39,6 +40,7 @@ from parareal.integrators import (
     SRA1,
     SSPRK33,
     AdamsBashforth,
+    Adaptive,
     BogackiShampine,
     ButcherTableau,
     CashKarp,
@@ -119,6 +121,7 @@ __all__ = [
     "SRA1",
     "SSPRK33",
     "AdamsBashforth",
+    "Adaptive",
     "AdjointReport",
     "Anderson",
     "Banded",
@@ -228,6 +231,7 @@ __all__ = [
     "lyapunov_exponent",
     "odeint",
     "odeint_adjoint",
+    "odeint_event",
     "plan",
     "plot",
     "scaled_phis",

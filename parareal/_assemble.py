@@ -69,6 +69,7 @@ def solution_of(
         standing=capture(engine, states, increments, inputs.identity) if dense else None,
         serial_rounds=inputs.serial_rounds,
         serial_time=_serial_time(engine, inputs),
+        failure=_failure(engine, statuses),
     )
 
 
@@ -80,6 +81,18 @@ def _serial_time(engine: Engine, inputs: Inputs) -> float | None:
         return None
     # For its bookkeeping, a slice of the serial run gets the time of one more round, which is more than it takes.
     return (inputs.serial_rounds + inputs.grid.num_slices) * seconds
+
+
+def _failure(engine: Engine, statuses: Sequence[Status]) -> str | None:
+    """What the fine propagator says of the first system that it could not carry on from a final state."""
+    slices = engine.iterates.layout.slices
+    for system, status in enumerate(statuses):
+        if status is Status.NONFINITE:
+            reached = min(int(engine.state.frontier[system]) + 1, slices)
+            for n in range(reached):
+                if (why := engine.fine.failures.get(system * slices + n)) is not None:
+                    return why
+    return None
 
 
 def no_solution(inputs: Inputs, dense: bool, stats: Stats) -> Solution:

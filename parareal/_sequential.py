@@ -45,11 +45,15 @@ def sequential(inputs: Inputs, executor: Executor) -> Solution:
             u = Carried(u, fine.begin(u))
         # The same lanes and rounds as in a run in parallel: so the two agree bit for bit if lanes do.
         for n in range(slices):
-            lanes.launch(ids, np.full(count, n), u, inputs.rows)
+            lanes.launch(ids, np.full(count, n), u, inputs.rows, samples=ids)
             while play_round([lanes], executor, counters):
                 pass
             ((_, u),) = lanes.take_arrived()
             us.put(ids * (slices + 1) + n + 1, ids, without_history(u))
+            if len(lanes.failures) == count:  # no system can go on
+                for rest in range(n + 2, slices + 1):
+                    us.put(ids * (slices + 1) + rest, ids, without_history(u))
+                break
     except BaseException as error:
         attach(error, _solution(inputs, us, lanes, counters, started, (Status.INTERRUPTED,) * count))
         raise
@@ -75,4 +79,5 @@ def _solution(
         stats=cost(counters, lanes.evaluations, 0, started),
         sample_status=statuses if samples else None,
         error_estimate=error if samples else float(error[0]),
+        failure=next(iter(lanes.failures.values()), None),
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -20,6 +22,7 @@ from parareal._sequential import sequential
 from parareal._start import StartGuess, first_iterates
 from parareal.adjoint._attach import Adjoint, Request, check_adjoint
 from parareal.corrections._base import Coarse, Correction, check_correction
+from parareal.engine._dense import Dense, dense_of
 from parareal.executors._base import Executor
 from parareal.executors._local import Batched
 from parareal.grid._time_grid import TimeGrid
@@ -244,6 +247,8 @@ def solve_as(
                 resume = saved.load() or resume
             method = Method(correction, schedule, stop, max_iterations, first)
             solution = Run(inputs, joined, options).parallel(method, resume, saved)
+            if dense and inputs.batch != 0:
+                solution = replace(solution, continuous=_continuous(inputs, solution.us, executor))
             if saved is not None:
                 saved.save(solution)
         if adjoint is not None:
@@ -322,4 +327,10 @@ def serial(
         check_half(u0, fine, None)
         systems = inputs.systems
         joined.meet(systems, lambda: {"identity": inputs.identity, "initial state": digest(trees.leaves(systems))})
-        return sequential(inputs, joined)
+        solution = sequential(inputs, joined)
+        return replace(solution, continuous=None if inputs.batch == 0 else _continuous(inputs, solution.us, executor))
+
+
+def _continuous(inputs: Inputs, us: State, executor: Executor) -> Callable[[], Dense]:
+    """What makes the solution at all times."""
+    return lambda: dense_of(inputs.problem, inputs.fine, inputs.grid, us, executor, inputs.rows, inputs.samples)

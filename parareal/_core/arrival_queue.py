@@ -39,6 +39,10 @@ class Queue:
         for number in ids.tolist():
             self._under_way.setdefault(number % self._places, deque()).append(number)
 
+    def waits_for(self, ids: Ints) -> Bools:
+        """Which of these lanes nobody has overtaken."""
+        return np.array([number in self._under_way[number % self._places] for number in ids.tolist()], dtype=bool)
+
     def in_order(self, arrived: list[tuple[Ints, State]], final: Final | None) -> list[tuple[Ints, State]]:
         """Returns the lanes of ``arrived``, and of those held back, that wait for no earlier lane of their place.
 

@@ -38,9 +38,16 @@ class Carried(NamedTuple):
     memory: Memory
 
 
+class Moving(NamedTuple):
+    """A state on its way through a slice, of a method that chooses its own steps: with the slope there."""
+
+    u: State
+    slope: State
+
+
 def without_history(state: State) -> State:
-    """The state without its history."""
-    return state.u if isinstance(state, Carried) else state
+    """The state without its history, or without its slope."""
+    return state.u if isinstance(state, Carried | Moving) else state
 
 
 def follow(new: State, fine: Carried, before: Carried) -> Carried:

@@ -33,3 +33,26 @@ def norm(tree: State, kind: NormName) -> Tensor:
 def _leaf_norm(leaf: Tensor, order: float) -> Tensor:
     dtype = torch.complex128 if leaf.is_complex() else torch.float64
     return torch.linalg.vector_norm(leaf.detach().reshape(leaf.shape[0], -1), order, dim=1, dtype=dtype)
+
+
+def rms(tree: State) -> Tensor:
+    """The largest root mean square among the leaves of each lane, in the leaves' dtype, shape ``(L,)``.
+
+    Numbers are added in pairs, element by element over all lanes, so that no lane's sum depends on how many lie beside
+    it, as the order in which torch adds along an axis may.
+    """
+    parts = [_leaf_rms(leaf) for leaf in trees.leaves(tree)]
+    return parts[0] if len(parts) == 1 else torch.stack(parts).amax(0)
+
+
+def _leaf_rms(leaf: Tensor) -> Tensor:
+    x = leaf.abs() if leaf.is_complex() else leaf
+    x = (x * x).reshape(leaf.shape[0], -1)
+    size = x.shape[1]
+    while (width := x.shape[1]) > 1:
+        half = width // 2
+        pairs = x[:, :half] + x[:, half : 2 * half]
+        if width % 2:
+            pairs[:, 0] += x[:, -1]
+        x = pairs
+    return (x[:, 0] / size).sqrt() if size else x.sum(1)

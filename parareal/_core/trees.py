@@ -187,7 +187,24 @@ def axpy(u: State, h: Tensor, weights: Sequence[float], slopes: Sequence[State])
     return map(lambda leaf, *ks: _axpy(leaf, h, weights, ks), u, *slopes)
 
 
+def combination(h: Tensor, weights: Sequence[float], slopes: Sequence[State]) -> State:
+    """``h * sum(w * k)``, as in `axpy`; not all weights are zero."""
+
+    def leaf(*ks: Tensor) -> Tensor:
+        total = _weighted(weights, ks)
+        assert total is not None
+        return per_lane(h, total) * total
+
+    return leaf(*slopes) if isinstance(slopes[0], Tensor) else map(leaf, slopes[0], *slopes[1:])
+
+
 def _axpy(u: Tensor, h: Tensor, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+    total = _weighted(weights, slopes)
+    return u if total is None else (per_lane(h, u) * total).add_(u)
+
+
+def _weighted(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor | None:
+    """The sum of weights times slopes, ``None`` where all weights are zero."""
     alike: dict[float, Tensor] = {}  # slopes of equal weight are added before they are multiplied
     for w, k in zip(weights, slopes, strict=True):
         if w != 0.0:
@@ -196,7 +213,7 @@ def _axpy(u: Tensor, h: Tensor, weights: Sequence[float], slopes: Sequence[Tenso
     for w, k in alike.items():
         term = k if w == 1.0 else k * w
         total = term if total is None else total + term
-    return u if total is None else (per_lane(h, u) * total).add_(u)
+    return total
 
 
 def flattened(tree: Any) -> tuple[list[Any], Any]:

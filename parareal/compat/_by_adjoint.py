@@ -19,7 +19,7 @@ from parareal._core.scopes import scope
 from parareal._core.trees import State
 from parareal.adjoint._attach import Request
 from parareal.adjoint._fill import fill_by_adjoint
-from parareal.compat import _dense_output
+from parareal.engine import _fill
 from parareal.executors._base import Executor
 from parareal.grid._time_grid import TimeGrid
 from parareal.integrators import Integrator
@@ -64,12 +64,12 @@ def solve(problem: Problem, u0: State, grid: TimeGrid, **options: Any) -> Soluti
 
 
 def fill(problem: Problem, fine: Integrator, grid: TimeGrid, us: State, executor: Executor) -> tuple[State, int, int]:
-    """States at all points of a grid; see ``_dense_output.fill``."""
+    """States at all points of a grid; see ``engine._fill.fill``."""
     found = _SCOPE.get()
     if found is None:
-        return _dense_output.fill(problem, fine, grid, us, executor)
+        return _fill.fill(problem, fine, grid, us, executor)
     with torch.no_grad():
-        states, rounds, evaluations = _dense_output.fill(problem, fine, grid, us, executor)
+        states, rounds, evaluations = _fill.fill(problem, fine, grid, us, executor)
     if found.request.made is not None and any(leaf.requires_grad for leaf in trees.leaves(us)):
         states = fill_by_adjoint(found.request.made, us, states)
     return states, rounds, evaluations

@@ -9,26 +9,25 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.checks import described, kind_of
-from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
 from parareal.executors._base import Executor
-from parareal.grid._time_grid import TimeGrid
-from parareal.integrators import Integrator
-from parareal.problem._ode import Problem, Stages
+from parareal.problem._ode import Problem
 
-_OPTIONS = ("step_size", "grid_constructor", "interp")
+_OPTIONS = ("step_size", "grid_constructor", "interp", "perturb", "norm", "dtype")
 _INTERP = ("linear", "cubic")
 
 
 def points_of(method: str, options: Any, f: Any, y0: State, times: Tensor) -> tuple[Tensor, str]:
-    """The points that a fixed-step method of torchdiffeq visits, float64, and how it interpolates.
+    """The points that a fixed-step method of torchdiffeq visits, and how it interpolates.
+
+    The points are float64 on the host, with the graph of the times.
 
     Args:
         method: Its name, for messages.
         options: The options given to `parareal.odeint`.
         f: The right-hand side, an argument of ``grid_constructor``.
         y0: State at ``times[0]``.
-        times: Output times, float64, shape ``(times,)``.
+        times: Output times, float64, shape ``(times,)``, maybe with a graph.
 
     Raises:
         TypeError: An option is of the wrong type.
@@ -48,7 +47,7 @@ def points_of(method: str, options: Any, f: Any, y0: State, times: Tensor) -> tu
     if step is not None and constructor is not None:
         raise ValueError("step_size and grid_constructor both set the points; expected one of them")
     if constructor is not None:
-        points = torch.as_tensor(constructor(f, y0, times)).detach().to(device="cpu", dtype=torch.float64)
+        points = torch.as_tensor(constructor(f, y0, times)).to(device="cpu", dtype=torch.float64)
         if points.ndim != 1 or len(points) < 2 or points[0] != times[0] or points[-1] != times[-1]:
             raise ValueError(
                 f"grid_constructor returned points of shape {tuple(points.shape)}; expected times from "
@@ -64,56 +63,22 @@ def _uniform(times: Tensor, step: Any) -> Tensor:
     step = float(step)
     if not 0 < step < float("inf"):
         raise ValueError(f"step_size={step!r} is not a step; expected a finite number above 0")
-    start, end = times[0], times[-1]
+    start, end = times.detach()[0], times.detach()[-1]
     count = int(torch.ceil((end - start).abs() / step)) + 1
-    points = start + torch.sign(end - start) * step * torch.arange(count, dtype=times.dtype)
-    inside = (points - start).abs() < (end - start).abs()
-    return torch.unique_consecutive(torch.cat([points[inside], times[-1:]]))  # steps below rounding are skipped
-
-
-def fill(problem: Problem, fine: Integrator, grid: TimeGrid, us: State, executor: Executor) -> tuple[State, int, int]:
-    """States at all points of the grid, leaves ``(num_steps + 1, *state)``, from those at its boundaries.
-
-    All slices are stepped at once, which takes the rounds of one slice. Returns also these rounds and the evaluations.
-    """
-    counts = torch.tensor(grid.steps_per_slice)
-    if int(counts.max()) == 1:
-        return us, 0, 0
-    device = trees.leaves(us)[0].device
-    start, points = torch.tensor(grid.bounds[:-1]), grid.points
-    u = trees.map(lambda leaf: leaf[:-1], us)
-    if (kept := fine.begin_slice(problem, u)) is not None:
-        u = Carried(u, kept)
-    found, where = [us], [torch.tensor(grid.bounds)]
-    for step in range(int(counts.max()) - 1):
-        lanes = (counts > step + 1).nonzero()[:, 0]  # slices with a point of their own after this step
-        at = start[lanes] + step
-        u = trees.lanes(u, lanes.to(device))
-        stages = fine.step(problem, points[at].to(device), points[at + 1].to(device), u)
-        u = _play(stages, executor, len(lanes))
-        found.append(without_history(u))
-        where.append(at + 1)
-        start, counts = start[lanes], counts[lanes]
-    order = torch.cat(where).argsort().to(device)
-    stages, steps = fine.evaluations or 1, sum(len(at) for at in where[1:])
-    return trees.lanes(trees.cat(found), order), (len(where) - 1) * stages, steps * stages
-
-
-def _play(stages: Stages, executor: Executor, lanes: int) -> State:
-    """A step to its end, its requests answered one by one."""
-    try:
-        fn, *args = next(stages)
-        while True:
-            fn, *args = stages.send(executor.evaluate(fn, tuple(args), lanes))
-    except StopIteration as end:
-        return end.value
+    points = times[0] + torch.sign(end - start) * step * torch.arange(count, dtype=times.dtype)
+    inside = (points.detach() - start).abs() < (end - start).abs()
+    points = torch.cat([points[inside], times[-1:]])
+    new = torch.ones(len(points), dtype=torch.bool)
+    new[1:] = points.detach().diff() != 0  # steps below rounding are skipped
+    return points[new]
 
 
 def at_times(problem: Problem, points: Tensor, states: State, times: Tensor, interp: str, executor: Executor) -> State:
     """States at ``times``, leaves ``(times, *state)``, from those at ``points``: exact there, interpolated between."""
-    sign = torch.sign(points[-1] - points[0])
-    right = torch.searchsorted(points * sign, times * sign)
-    if bool((points[right] == times).all()):
+    known, wanted = points.detach(), times.detach()
+    sign = torch.sign(known[-1] - known[0])
+    right = torch.searchsorted(known * sign, wanted * sign)
+    if bool((known[right] == wanted).all()):
         return trees.map(lambda leaf: leaf[right.to(leaf.device)], states)
     right = right.clamp(min=1)
     device = trees.leaves(states)[0].device

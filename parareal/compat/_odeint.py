@@ -1,49 +1,66 @@
 """The call of torchdiffeq, solved in parallel in time.
 
 Times become slice boundaries, the name of a method becomes a fine propagator and a grid, and the states at the
-boundaries become the result. The rest is `solve`.
+boundaries become the result. The rest is `solve`. A call of few steps is one lane, as it is in torchdiffeq.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal._core.checks import check_count, check_instance, described
+from parareal._core.autocast import without_autocast
+from parareal._core.checks import check_count, check_flag, check_instance, described
 from parareal._core.trees import State
-from parareal._input_checks import check_state
+from parareal._input_checks import device_kind
+from parareal.compat._arguments import Arguments, arguments, least
 from parareal.compat._by_adjoint import fill, solve
-from parareal.compat._dense_output import at_times, points_of
-from parareal.compat._step_callbacks import call_for_steps, warn_of_callbacks
+from parareal.compat._dense_output import at_times
+from parareal.compat._events import Event, find, find_in_parallel
+from parareal.compat._methods import FOREIGN, Plan, adaptive_of, check_method, plan_of
+from parareal.compat._one_lane import OneLane, goes_on_in_parallel, one_lane, single_time
+from parareal.compat._step_callbacks import Callbacks, call_for_steps, warn_of_callbacks
 from parareal.corrections._base import Correction
+from parareal.engine._dense import Dense, adaptive_pieces, hermite, joined
 from parareal.executors._base import Executor
 from parareal.executors._local import Batched
-from parareal.grid._time_grid import TimeGrid
-from parareal.integrators import RK4, ButcherTableau, Integrator, RungeKutta, TorchDiffEq
+from parareal.integrators import Adaptive, Integrator
+from parareal.integrators.external._checks import load
 from parareal.problem._lane_calls import Batching
-from parareal.problem._ode import ODE
-from parareal.results._solution import Solution
+from parareal.results._history import History
+from parareal.results._solution import Solution, Stats
+from parareal.results._status import Status
 from parareal.schedules._schedule import Schedule
-from parareal.stopping._tolerance import Tolerance
 
-ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
-FIXED = {
-    "euler": ButcherTableau(a=((),), b=(1.0,), order=1),
-    "midpoint": ButcherTableau(a=((), (0.5,)), b=(0.0, 1.0), order=2),
-    "heun2": ButcherTableau(a=((), (1.0,)), b=(0.5, 0.5), order=2),
-    "heun3": ButcherTableau(a=((), (1 / 3,), (0.0, 2 / 3)), b=(0.25, 0.0, 0.75), order=3),
-    "rk4": ButcherTableau(a=((), (1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0)), b=(1 / 8, 3 / 8, 3 / 8, 1 / 8), order=4),
-}
-"""The fixed-step methods of torchdiffeq by name; its rk4 is the 3/8 rule."""
 
-SLICES = 16
-"""Slices for a few output times; the page "From torchdiffeq" has the cost of other numbers."""
+@dataclass(frozen=True, eq=False)
+class Parallel:
+    """What a call says of the run in parallel; ``None`` where it says nothing."""
+
+    slices: int | None
+    coarse: Integrator | Correction | None
+    schedule: Schedule | None
+    max_iterations: int | None
+
+    @property
+    def asked(self) -> bool:
+        """Whether it asks for one."""
+        given = (self.slices, self.coarse, self.schedule, self.max_iterations)
+        return self.slices != 1 and any(value is not None for value in given)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a call has found: states at its times, or a solution at all times, and its run."""
+
+    result: Any
+    solution: Solution
 
 
 def odeint(
@@ -52,59 +69,68 @@ def odeint(
     t: Tensor | None = None,
     *,
     func: Callable[[Tensor, Any], Any] | None = None,
-    event_fn: Any = None,
-    rtol: float = 1e-7,
-    atol: float = 1e-9,
+    event_fn: Callable[[Tensor, Any], Tensor] | None = None,
+    rtol: Any = 1e-7,
+    atol: Any = 1e-9,
     method: str | Integrator | None = None,
     options: dict[str, Any] | None = None,
     slices: int | None = None,
     coarse: Integrator | Correction | None = None,
     schedule: Schedule | None = None,
     executor: Executor | None = None,
-    batching: Batching = "vmap",
+    batching: Batching = "auto",
     max_iterations: int | None = None,
+    dense: bool = False,
     return_solution: bool = False,
 ) -> Any:
     """Solves dy/dt = f(t, y), y(t[0]) = y0, with the arguments and the result of ``torchdiffeq.odeint``.
 
-    The result agrees with the sequential run of the same method over the same slices to about ``rtol |y| + atol``. Its
-    gradients with respect to ``y0`` and to whatever ``f`` is made of are about an iteration behind. There is none with
-    respect to ``t``.
+    An adaptive method begins as one lane, which takes the steps of torchdiffeq. On a CPU it ends as such. On an
+    accelerator the rest is solved in parallel in time where many steps are left after the first 16; the result then
+    agrees with the sequential run of the same method over the same slices to about ``rtol |y| + atol``. ``slices``, or
+    any other of the arguments of `solve`, asks for slices from the start on every device, and ``slices=1`` for one
+    lane. Fixed-step methods are always solved in parallel.
+
+    Gradients flow with respect to ``y0``, ``t`` and whatever ``f`` is made of; those through slices are about an
+    iteration behind the states.
 
     Args:
-        f: ``f(t, y)`` with a scalar ``t``, of the real dtype of ``y0``, and one state. Fixed-step methods call its
-            ``callback_step(t0, y0, dt)``, if it has one, for each step of the result once that is there; a warning
-            names other callbacks of torchdiffeq, which are not called.
+        f: ``f(t, y)`` with a scalar ``t``, of the real dtype of ``y0``, and one state. Its callbacks,
+            ``callback_step(t0, y0, dt)`` and so on, are called for the steps of one lane, and ``callback_step`` for
+            those of fixed-step methods, once the result is there; a function with callbacks is solved as one lane
+            unless slices are asked for, and then a warning names those that are not called.
         y0: State at ``t[0]``: a tensor, or a tuple or other pytree of tensors. Tuples of several dtypes are solved in
             the one that holds them all.
-        t: Times, strictly rising or strictly falling, any real dtype, shape ``(times,)``, at least two.
+        t: Times, strictly rising or strictly falling, any real dtype, shape ``(times,)``.
         func: torchdiffeq's name of ``f``; one of them is expected.
-        event_fn: Not supported: anything but ``None`` is an error.
-        rtol: Relative tolerance of adaptive methods, and of the iteration for all methods. The iteration stops at a few
-            units of rounding where that is more.
+        event_fn: ``event_fn(t, y)``, whose sign changes at the event; of several numbers, the first to change counts.
+            ``t`` then has two times, where the solution starts and on which side the event lies.
+        rtol: Relative tolerance of adaptive methods, and of the iteration for all methods: a number, or a tensor or
+            tuple as in torchdiffeq. The iteration stops at a few units of rounding where that is more.
         atol: Absolute tolerance of both.
-        method: An adaptive method of torchdiffeq, ``"dopri5"`` (the default), ``"dopri8"``, ``"bosh3"``,
-            ``"fehlberg2"`` or ``"adaptive_heun"``, which restarts in every slice; one of its fixed-step methods,
-            ``"euler"``, ``"midpoint"``, ``"heun2"``, ``"heun3"`` or ``"rk4"`` (the 3/8 rule), which steps from each of
-            ``t`` to the next unless ``options`` has a ``step_size``; or any `Integrator`.
-        options: Those of torchdiffeq's method: for fixed steps ``step_size``, ``grid_constructor``, ``interp``.
-        slices: Number of slices. Adaptive methods and integrators: at least that many, since every one of
-            ``t`` is a slice boundary; 16 by default. Fixed steps: about the square root of the number of steps by
-            default.
+        method: Any method of torchdiffeq by name, ``"dopri5"`` by default, or any `Integrator`. Methods with a history
+            (``"explicit_adams"``, ``"implicit_adams"``) and ``"scipy_solver"`` are torchdiffeq's own, and restart in
+            each slice where slices are asked for.
+        options: Those of torchdiffeq's method.
+        slices: Number of slices. Every one of ``t`` is a slice boundary where there are no more times than that; 16 by
+            default. Fixed steps: about the square root of the number of steps by default.
         coarse: As in `solve`; by default one step a slice of `RK4`, or of the fixed-step method itself.
         schedule: As in `solve`, with the same default: no more rounds are taken than by the sequential run over the
             same slices.
         executor: As in `solve`.
-        batching: How ``f`` is called for many states at once; see `ODE`. ``"loop"`` for an ``f`` that
-            does not work under ``torch.func.vmap``.
+        batching: How ``f`` is called for many states at once; see `ODE`.
         max_iterations: As in `solve`.
-        return_solution: Return ``(result, solution)``, with the `Solution` of the run.
+        dense: Return a function of time, the solution on all of the interval, in place of states at ``t``.
+        return_solution: Return ``(result, solution)``, with the `Solution` of the run. Where that has begun as one
+            lane, it starts where the run in parallel does.
 
     Returns:
-        States at ``t``, leaves ``(times, *state)``, the first of them ``y0``.
+        States at ``t``, leaves ``(times, *state)``, the first of them ``y0``. With ``event_fn`` the time of the event
+        and the states at ``t[0]`` and there. With ``dense`` a function of times.
 
     Raises:
-        SolveError: The tolerance was not met within ``max_iterations``, or the sequential solution is not finite.
+        SolveError: The tolerance was not met within ``max_iterations``, the solution does not reach the end, or no
+            event came within ``max_num_steps``; what was computed is its ``solution``.
         TypeError, ValueError: An argument is wrong; nothing was computed.
 
     Source:
@@ -117,142 +143,199 @@ def odeint(
         >>> y.shape, torch.allclose(y[-1], torch.exp(-t[-1]), rtol=1e-6)
         (torch.Size([5, 3]), True)
     """
-    f = _right_hand_side(f, func, event_fn)
-    if t is None:
-        raise TypeError("odeint got no t; expected a tensor of times: torch.tensor([0.0, 1.0])")
-    check_state(y0, samples=False)
-    y0 = _in_one_dtype(y0)
-    times = _as_times(t)
-    dtype = trees.leaves(y0)[0].dtype
-    problem = ODE(_AsTorchDiffEq(f, dtype.to_real(), y0) if callable(f) else f, batching)
+    check_flag(return_solution, "return_solution")
+    check_flag(dense, "dense")
+    args = arguments(
+        f, y0, t, func=func, rtol=rtol, atol=atol, method=method, options=options, batching=batching, name="odeint"
+    )
+    check_method(args.method)
     if slices is not None:
         check_count(slices, "slices")
-    if not isinstance(return_solution, bool):
-        raise TypeError(f"return_solution is {described(return_solution)}; expected True or False")
-    plan = _plan(method, options, f, y0, times, rtol, atol, slices)
-    warn_of_callbacks(f, method or "dopri5", plan.interp is not None)
     executor = Batched() if executor is None else executor
     check_instance(executor, Executor, "executor", "pr.Batched()")
-    rounding = 16 * torch.finfo(dtype).eps
+    parallel = Parallel(slices, coarse, schedule, max_iterations)
+    with without_autocast(device_kind(args.y0)):
+        if event_fn is not None:
+            found = _event(args, event_fn, executor, parallel, dense)
+        elif len(args.times) > 1:
+            found = _outcome(args, executor, parallel, dense)
+        elif dense:
+            raise ValueError("dense=True came with a single time; expected where the solution starts and where it ends")
+        else:
+            found = Outcome(*single_time(args))
+    return (found.result, found.solution) if return_solution else found.result
+
+
+def _outcome(args: Arguments, executor: Executor, parallel: Parallel, dense: bool) -> Outcome:
+    """States at the times of a call, or a solution at all times."""
+    adaptive = adaptive_of(args)
+    if isinstance(args.method, str) and args.method in FOREIGN and not parallel.asked and not dense:
+        return _as_torchdiffeq(args)
+    if adaptive is None or parallel.asked:
+        warn_of_callbacks(args.func, args.method, adaptive is None and isinstance(args.method, str))
+        if args.method == "scipy_solver" and torch.is_grad_enabled():  # no gradient flows through it, here as there
+            with torch.no_grad():
+                return _in_parallel(args, executor, parallel, dense)
+        return _in_parallel(args, executor, parallel, dense)
+    callbacks = Callbacks(args.func)
+    pilot = not callbacks and parallel.slices is None and goes_on_in_parallel(args)
+    lane = one_lane(args, adaptive, executor, callbacks, pilot, dense)
+    if lane.passed == len(args.times):
+        solution = lane.solution(args)
+        if dense:
+            return Outcome(Dense(joined(lane.pieces), float(args.times[-1])), solution)
+        return Outcome(trees.cat(lane.outputs), solution)
+    rest = _in_parallel(_rest(args, lane), executor, parallel, dense)
+    solution = replace(rest.solution, stats=rest.solution.stats.after(lane.stats()))
+    if dense:
+        return Outcome(rest.result.after(lane.pieces), solution)
+    behind = trees.map(lambda leaf: leaf[1:], rest.result)
+    return Outcome(trees.cat([*lane.outputs, behind]), solution)
+
+
+def _rest(args: Arguments, lane: OneLane) -> Arguments:
+    """The call from where a lane is."""
+    t = torch.cat([lane.t, args.t[lane.passed :]])
+    return replace(args, y0=lane.u, t=t, times=t.detach())
+
+
+def _in_parallel(args: Arguments, executor: Executor, parallel: Parallel, dense: bool) -> Outcome:
+    """A call in slices."""
+    plan = plan_of(args, parallel.slices)
     solution = solve(
-        problem,
-        y0,
+        args.problem,
+        args.y0,
         plan.grid,
         fine=plan.fine,
-        coarse=plan.coarse if coarse is None else coarse,
-        schedule=schedule,
+        coarse=plan.coarse if parallel.coarse is None else parallel.coarse,
+        schedule=parallel.schedule,
         executor=executor,
-        stop=Tolerance(max(rtol, rounding), atol, norm="max"),
-        max_iterations=max_iterations,
+        stop=args.stop(),
+        max_iterations=parallel.max_iterations,
     )
+    if plan.adaptive is not None and (dense or len(args.times) > len(plan.grid.edges)):
+        return _between(args, plan, plan.adaptive, solution, executor, dense)
     if plan.interp is None:
-        index = torch.searchsorted(_rising(plan.grid.edges), _rising(times))
+        index = torch.searchsorted(_rising(plan.grid.edges), _rising(args.times))
         result = trees.map(lambda leaf: leaf[index.to(leaf.device)], solution.us)
-    else:
-        states, rounds, evaluations = fill(problem, plan.fine, plan.grid, solution.us, executor)
-        solution = _with(solution, rounds, evaluations)
-        result = at_times(problem, plan.grid.points, states, times, plan.interp, executor)
-        call_for_steps(f, plan.grid.points, states, t)
-    return (result, solution) if return_solution else result
+        return Outcome(solution.dense() if dense else result, solution)
+    fine = plan.fine.bind(args.problem, args.y0, plan.grid)
+    states, rounds, evaluations = fill(args.problem, fine, plan.grid, solution.us, executor)
+    solution = _with(solution, rounds, evaluations)
+    if dense:
+        return Outcome(_cubics(args, plan, states, executor), solution)
+    result = at_times(args.problem, plan.points, states, args.t, plan.interp, executor)
+    call_for_steps(args.func, plan.grid.points, states, args.like)
+    return Outcome(result, solution)
 
 
-def _right_hand_side(f: Any, func: Any, event_fn: Any) -> Callable[[Tensor, Any], Any]:
-    """The function that came under either name."""
-    if event_fn is not None:
-        raise ValueError(
-            "event_fn came, and pr.odeint finds no events; expected None: call torchdiffeq.odeint_event, or solve to a "
-            "fixed time and look for the event in the result"
+def _between(
+    args: Arguments, plan: Plan, method: Adaptive, solution: Solution, executor: Executor, dense: bool
+) -> Outcome:
+    """States at times inside of slices, whose steps are made once more, in all slices at once."""
+    u = trees.map(lambda leaf: leaf[:-1], solution.us)
+    t0, t1 = plan.points[:-1], plan.points[1:]
+    pieces, _, rounds, evaluations = adaptive_pieces(method, args.problem, t0, t1, u, executor)
+    found = Dense(pieces, float(args.times[-1]), rounds, evaluations)
+    solution = _with(solution, rounds, evaluations)
+    if dense:
+        return Outcome(found, solution)
+    inside, last = found(args.t[1:-1]), trees.map(lambda leaf: leaf[-1:], solution.us)
+    first = trees.map(lambda leaf: leaf[:1], solution.us)
+    return Outcome(trees.cat([first, inside, last]), solution)
+
+
+def _cubics(args: Arguments, plan: Plan, states: State, executor: Executor) -> Dense:
+    """Cubics between all fixed steps."""
+    points = plan.points.to(trees.leaves(states)[0].device)
+    slopes = executor.evaluate(args.problem.rhs, (points.detach(), states), len(points))
+    left, right = (trees.map(lambda leaf, part=part: leaf[part], states) for part in (slice(-1), slice(1, None)))
+    f0, f1 = (trees.map(lambda leaf, part=part: leaf[part], slopes) for part in (slice(-1), slice(1, None)))
+    pieces = hermite(points[:-1], points[1:], left, right, f0, f1)
+    return Dense(pieces, float(args.times[-1]), 1, len(points))
+
+
+def _as_torchdiffeq(args: Arguments) -> Outcome:
+    """A method of torchdiffeq that has a history, in one slice: torchdiffeq's own."""
+    if not isinstance(args.y0, Tensor | tuple):
+        raise TypeError(
+            f"y0 is {described(args.y0)}; {args.method!r} is torchdiffeq's own, which takes a tensor or a tuple"
         )
-    if (f is None) == (func is None):
-        came = "neither f nor func" if f is None else "both f and func"
-        raise TypeError(f"odeint got {came}; expected one of them: odeint(f, y0, t), or odeint(func=f, y0=y0, t=t)")
-    return func if f is None else f
+    begun, calls = time.perf_counter(), [0]
+
+    class Counted:
+        def __init__(self, f: Any) -> None:
+            self.f = f
+
+        def __call__(self, t: Tensor, y: Any) -> Any:
+            calls[0] += 1
+            return self.f(t, y)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.f, name)
+
+    device = trees.leaves(args.y0)[0].device
+    t = args.like if args.like.is_floating_point() else args.t
+    solver: Any = load("torchdiffeq", "torchdiffeq>=0.2.4").odeint
+    result = solver(
+        Counted(args.func),
+        args.y0,
+        t.to(device),
+        rtol=least(args.rtol),
+        atol=least(args.atol),
+        method=args.method,
+        options=args.options or None,
+    )
+    stats = Stats(calls[0], calls[0], calls[0], 0, calls[0], 1, time.perf_counter() - begun)
+    us = trees.map(lambda leaf: leaf[[0, -1]], result)
+    return Outcome(result, Solution(us, args.times[[0, -1]], Status.FINAL, 0, History(), stats, error_estimate=0.0))
 
 
-def _in_one_dtype(y0: State) -> State:
-    """A tuple of several dtypes in the one that holds them all, as torchdiffeq, which makes one tensor of it."""
-    dtypes = {leaf.dtype for leaf in trees.leaves(y0)}
-    if not isinstance(y0, tuple) or len(dtypes) == 1:
-        return y0
-    wide = reduce(torch.promote_types, dtypes)
-    return trees.map(lambda leaf: leaf.to(wide), y0)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Resolves the name of a method; ``interp`` is the interpolation between fixed steps, ``None`` if there is none."""
-
-    grid: TimeGrid
-    fine: Integrator
-    coarse: Integrator
-    interp: str | None = None
-
-
-def _plan(
-    method: Any, options: Any, f: Any, y0: State, times: Tensor, rtol: float, atol: float, slices: int | None
-) -> _Plan:
-    Tolerance(rtol, atol)  # raises where they are none
-    if isinstance(method, Integrator):
-        if options is not None:
-            raise ValueError(f"options came with method={method!r}; expected them in the integrator, not beside it")
-        grid = TimeGrid.from_edges(_cut(times, slices or SLICES))
-        return _Plan(grid, method, RK4())
-    method = "dopri5" if method is None else method
-    if not isinstance(method, str) or method not in (*ADAPTIVE, *FIXED):
-        known = ", ".join(map(repr, (*ADAPTIVE, *FIXED)))
+def _event(args: Arguments, event_fn: Any, executor: Executor, parallel: Parallel, dense: bool) -> Outcome:
+    """The time of an event, and the states at the start and there."""
+    if dense:
         raise ValueError(
-            f"method={method!r} is unknown; expected one of {known}, or an integrator such as pr.SciPy('Radau') or "
-            "pr.TorchDiffEq('implicit_adams', options={'step_size': 0.1})"
+            "dense=True came with event_fn; expected one of them: solve once more to the time of the event"
         )
-    if method in ADAPTIVE:
-        grid = TimeGrid.from_edges(_cut(times, slices or SLICES))
-        chosen = TorchDiffEq(method, rtol, atol, options).options or {}
-        if not {"step_t", "jump_t"} & chosen.keys():  # a last step that ends at the boundary needs no interpolation
-            chosen = {**chosen, "step_t": grid.edges}
-        return _Plan(grid, TorchDiffEq(method, rtol, atol, chosen), RK4())
-    points, interp = points_of(method, {} if options is None else options, f, y0, times)
-    tableau, steps = FIXED[method], len(points) - 1
-    grid = TimeGrid.from_points(points, None if slices is None else min(slices, steps))
-    return _Plan(grid, RungeKutta(tableau), RungeKutta(tableau), interp)
+    if len(args.times) != 2:
+        raise ValueError(
+            f"t holds {len(args.times)} times with event_fn; expected two: where the solution starts, and any time on "
+            "the side where the event lies"
+        )
+    event = Event.of(event_fn, args)
+    adaptive = adaptive_of(args)
+    found = None
+    if adaptive is not None and not parallel.asked:
+        callbacks = Callbacks(args.func)
+        pilot = not callbacks and parallel.slices is None and goes_on_in_parallel(args)
+        found = find(event, args, adaptive, executor, callbacks, pilot)
+    if not isinstance(found, tuple):
 
+        def advance(rest: Arguments) -> tuple[Plan, Solution]:
+            plan = plan_of(rest, parallel.slices)
+            solution = solve(
+                rest.problem,
+                rest.y0,
+                plan.grid,
+                fine=plan.fine,
+                coarse=plan.coarse if parallel.coarse is None else parallel.coarse,
+                schedule=parallel.schedule,
+                executor=executor,
+                stop=rest.stop(),
+                max_iterations=parallel.max_iterations,
+                throw=False,
+            )
+            return plan, solution
 
-def _cut(times: Tensor, slices: int) -> Tensor:
-    """Slice boundaries that contain ``times``, at least ``slices`` intervals: longer ones are cut into more."""
-    lengths = times.diff().abs()
-    parts = (slices * lengths / lengths.sum()).round().clamp(min=1).long()
-    while int(parts.sum()) < slices:
-        parts[(lengths / parts).argmax()] += 1
-    pieces = [
-        a + (b - a) * torch.arange(int(n), dtype=times.dtype) / n
-        for a, b, n in zip(times[:-1], times[1:], parts, strict=True)
-    ]
-    return torch.unique_consecutive(torch.cat([*pieces, times[-1:]]))  # float64 may hold fewer times between two
+        found = find_in_parallel(event, args, executor, advance, found)
+    t, y, solution = found
+    states = trees.map(lambda a, b: torch.stack([a, b]), args.y0, y)
+    like = args.like if args.like.is_floating_point() else args.t
+    return Outcome((t.to(like), states), solution)
 
 
 def _rising(times: Tensor) -> Tensor:
     return times if times[-1] > times[0] else -times
-
-
-def _as_times(t: Any) -> Tensor:
-    """``t`` in float64 on the host."""
-    if not isinstance(t, Tensor):
-        raise TypeError(f"t is {described(t)}; expected a tensor of times: torch.tensor([0.0, 1.0])")
-    if t.ndim != 1 or t.is_complex() or t.dtype == torch.bool:
-        raise TypeError(f"t has shape {tuple(t.shape)} and dtype {t.dtype}; expected one dimension of real numbers")
-    if len(t) < 2:
-        raise ValueError(f"t holds {len(t)} time(s); expected at least 2, where to start and where to end")
-    if t.requires_grad and torch.is_grad_enabled():
-        raise ValueError("t requires a gradient, and there is none with respect to times; expected t.detach()")
-    times = t.detach().to(device="cpu", dtype=torch.float64)
-    steps = times.diff()
-    wrong = (~(steps * torch.sign(times[-1] - times[0]) > 0)).nonzero()
-    if len(wrong):
-        i = int(wrong[0])
-        raise ValueError(
-            f"t is not strictly monotone: t[{i}]={times[i].item()!r} is followed by {times[i + 1].item()!r}; expected "
-            "finite times that only rise or only fall, none repeated"
-        )
-    return times
 
 
 def _with(solution: Solution, rounds: int, evaluations: int) -> Solution:
@@ -260,25 +343,3 @@ def _with(solution: Solution, rounds: int, evaluations: int) -> Solution:
     old = solution.stats
     fine, all_ = old.fine_evaluations + evaluations, old.evaluations + evaluations
     return replace(solution, stats=replace(old, rounds=old.rounds + rounds, evaluations=all_, fine_evaluations=fine))
-
-
-class _AsTorchDiffEq:
-    """``f`` called as torchdiffeq calls it: time in the state's real dtype; a list will do for a tuple."""
-
-    def __init__(self, f: Callable[[Tensor, Any], Any], dtype: torch.dtype, y0: State) -> None:
-        self._f, self._dtype, self._is_tuple = f, dtype, isinstance(y0, tuple)
-
-    def __call__(self, t: Tensor, y: State) -> State:
-        value = self._f(t.to(self._dtype), y)
-        if not self._is_tuple or not isinstance(value, tuple | list):
-            return value
-        return (
-            tuple(_widened(one, like) for one, like in zip(value, y, strict=False)) if len(value) == len(y) else value
-        )  # pyright: ignore
-
-
-def _widened(value: Any, like: Any) -> Any:
-    """A slope in the dtype of its state where that holds it, as in torchdiffeq, which makes one tensor of a tuple."""
-    if not isinstance(value, Tensor) or not isinstance(like, Tensor):
-        return value
-    return value.to(like.dtype) if torch.promote_types(value.dtype, like.dtype) == like.dtype else value

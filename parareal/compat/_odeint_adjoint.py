@@ -14,7 +14,9 @@ from parareal._core.checks import described
 from parareal._core.trees import State
 from parareal.adjoint._attach import Request
 from parareal.compat._by_adjoint import Scope, by_adjoint
-from parareal.compat._odeint import FIXED, odeint
+from parareal.compat._methods import FIXED, SLICES
+from parareal.compat._odeint import odeint
+from parareal.integrators import Adaptive
 from parareal.stopping._tolerance import Tolerance
 
 
@@ -75,6 +77,8 @@ def odeint_adjoint(
         raise TypeError(f"adjoint_options is {described(adjoint_options)}; expected a dict, or None")
     params = None if adjoint_params is None else _checked(adjoint_params)
     found = Scope(Request(params, adjoint_rtol))
+    if not _asked(options) and isinstance(t, Tensor) and t.ndim == 1:
+        options["slices"] = max(SLICES, len(t) - 1)  # a run in one lane has no boundaries to keep
     if not (isinstance(t, Tensor) and t.requires_grad and torch.is_grad_enabled()):
         with by_adjoint(found):
             return odeint(f, y0, t, func=func, **options)
@@ -92,6 +96,13 @@ def odeint_adjoint(
     each = [y0, *[_moved(right, trees.one(states, i), t[i], 1.0) for i in range(1, len(t))]]
     states = trees.stack([trees.map(lambda leaf, like: leaf.to(like.dtype), one, trees.one(states, 0)) for one in each])
     return (states, *rest) if rest else states
+
+
+def _asked(options: dict[str, Any]) -> bool:
+    """Whether a call asks for slices, or has a method that is solved in slices anyway."""
+    method = options.get("method")
+    fixed = method in FIXED if isinstance(method, str) else method is not None and not isinstance(method, Adaptive)
+    return fixed or any(options.get(name) is not None for name in ("slices", "coarse", "schedule", "max_iterations"))
 
 
 def _steps_between(method: Any, options: Any) -> bool:

@@ -5,14 +5,45 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.trees import State
+from parareal.integrators._march import March
+from parareal.integrators._paced import SIZE
+from parareal.integrators._quartic import Tried
 
-STEP = "callback_step"
-NAMES = (STEP, "callback_accept_step", "callback_reject_step")
+STEP, ACCEPT, REJECT = "callback_step", "callback_accept_step", "callback_reject_step"
+NAMES = (STEP, ACCEPT, REJECT)
 ADJOINT = tuple(f"{name}_adjoint" for name in NAMES)
+
+
+class Callbacks:
+    """The callbacks of a function, called for each step of one lane.
+
+    Args:
+        f: The right-hand side.
+    """
+
+    def __init__(self, f: Any) -> None:
+        self._found = {name: fn for name in NAMES if (fn := getattr(f, name, None)) is not None}
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._found)
+
+    def step(self, march: March) -> None:
+        """Before a step."""
+        if STEP in self._found:
+            dt = torch.tensor(march.number[0, SIZE], dtype=torch.float64, device=march.t.device)
+            self._found[STEP](march.t[0], trees.one(march.state.u, 0), dt)
+
+    def tried(self, tried: Tried, accepted: bool) -> None:
+        """After a step, with its size."""
+        name = ACCEPT if accepted else REJECT
+        if name in self._found:
+            self._found[name](tried.left[0], trees.one(tried.u, 0), tried.h[0].abs())
 
 
 def warn_of_callbacks(f: Any, method: Any, fixed: bool) -> None:
@@ -28,10 +59,10 @@ def warn_of_callbacks(f: Any, method: Any, fixed: bool) -> None:
     else:
         why = (
             f"the steps of {method!r} are taken several times over, in all slices at once. For {STEP} take a "
-            "fixed-step method, such as method='rk4'; for what a run does, return_solution=True; for all of them, "
-            "torchdiffeq.odeint itself"
+            "fixed-step method, such as method='rk4'; leave out slices and the like, for the steps of an adaptive "
+            "method in one slice; for what a run does, return_solution=True"
         )
-    warnings.warn(f"f has {listed}, which pr.odeint does not call: {why}", UserWarning, stacklevel=3)
+    warnings.warn(f"f has {listed}, which pr.odeint does not call: {why}", UserWarning, stacklevel=4)
 
 
 def call_for_steps(f: Any, points: Tensor, states: State, like: Tensor) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.arrays import Ints
 from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
 from parareal._core.vectors import flat
@@ -100,6 +101,10 @@ class Bench:
         count = trees.leaves(self.systems)[0].shape[0]
         return trees.lanes(self._rows, torch.tensor([i % count for i in lanes], device=self.device))
 
+    def _samples(self, lanes: Sequence[int]) -> Ints:
+        """The samples of these lanes."""
+        return np.array(lanes, dtype=np.int64) % trees.leaves(self.systems)[0].shape[0]
+
     def fly(
         self,
         slices: Sequence[int],
@@ -136,7 +141,7 @@ class Bench:
             state = Carried(state, method.begin(state))
         try:
             while True:
-                active.launch(ids, at, state, self.rows(lanes))
+                active.launch(ids, at, state, self.rows(lanes), samples=self._samples(lanes))
                 while play_round([active], executor, counters):
                     pass
                 state = _in_order(active.take_arrived())

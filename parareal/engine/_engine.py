@@ -245,7 +245,7 @@ class Engine:
             u = without_history(u)
         elif parts.lift is not None:
             u = parts.lift(u)
-        lanes.launch(ids + it.live.size * iterate, n, u, rows, first)
+        lanes.launch(ids + it.live.size * iterate, n, u, rows, first, system)
 
     def _collect(self) -> bool:
         """Stores the results of lanes that have arrived; returns whether there were any."""

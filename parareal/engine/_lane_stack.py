@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -26,7 +27,7 @@ class Lanes:
         rows: Per-sample data of their samples, or ``None``.
         fresh: Whether they are at the left boundary of their slice, ``(L,)``.
         number: Numbers of their next steps, as a multistep method counts them, and how many there are, ``(L, 2)``;
-            ``None`` for other methods.
+            ``None`` for other methods. Of methods that choose their own steps the numbers of `Paced`, ``(L, 5)``.
     """
 
     ids: Ints
@@ -36,7 +37,7 @@ class Lanes:
     u: State
     rows: State
     fresh: Bools
-    number: Ints | None = None
+    number: Any = None
 
     def __getitem__(self, mask: Bools) -> Lanes:
         index = index_to(self.t.device, mask.nonzero()[0])
@@ -56,5 +57,5 @@ def merged(parts: list[Lanes]) -> Lanes:
         u=trees.cat([part.u for part in parts]),
         rows=None if parts[0].rows is None else trees.cat([part.rows for part in parts]),
         fresh=np.concatenate([part.fresh for part in parts]),
-        number=None if parts[0].number is None else np.concatenate([part.number for part in parts]),  # pyright: ignore
+        number=None if parts[0].number is None else np.concatenate([part.number for part in parts]),
     )

@@ -23,6 +23,7 @@ from parareal.engine._lane_stack import Lanes, merged
 from parareal.engine._readiness import some
 from parareal.grid._mesh import Mesh
 from parareal.integrators._base import Integrator, Multistep, check_request, check_stepped, started
+from parareal.integrators._paced import PHASE, Pace, Paced
 from parareal.problem._ode import Stages
 
 
@@ -64,6 +65,9 @@ class StageGroup:
                 rows = () if self.lanes.rows is None else (self.lanes.rows,)
                 self.request = self._next_request(fn(*args, *rows))
         except StopIteration as end:
+            if self.owner.method.paced is not None:
+                self.owner.paced_step_done(self, end.value)
+                return
             check_stepped(self.owner.method.integrator, end.value, self.lanes.u)
             self.owner.step_done(self, end.value)
         else:
@@ -105,6 +109,11 @@ class Method:
         """The propagator, if it is a multistep method."""
         return self.integrator if isinstance(self.integrator, Multistep) else None
 
+    @cached_property
+    def paced(self) -> Paced | None:
+        """The propagator, if it chooses its own steps."""
+        return self.integrator if isinstance(self.integrator, Paced) else None
+
 
 class ActiveLanes:
     """All active lanes of one propagator.
@@ -115,6 +124,7 @@ class ActiveLanes:
         arrived: Finished lanes, as ``(ids, states at the right boundary)``; taking them empties the list.
         first: Values of the right-hand side at left boundaries, as ``(ids, values)``, when ``keep_first``.
         groups: Lanes waiting for a value.
+        failures: What ended lanes of methods that choose their own steps, by place.
         evaluations: Those of the right-hand side so far.
         carried: Directional derivatives so far that came in addition, for what lanes carry beside the state.
         final: Which lanes started from final states, if anybody knows. Where the number of calls varies, these share
@@ -145,19 +155,35 @@ class ActiveLanes:
         self.arrived: list[tuple[Ints, State]] = []
         self.first: list[tuple[Ints, State]] = []
         self.groups: list[StageGroup] = []
+        self.failures: dict[int, str] = {}
         self.evaluations = self.carried = 0
         self.final: Final | None = None
+        self._places = places
         self._restarted: list[int] = []  # ids of lanes that are in two groups
         self._between_steps: list[Lanes] = []
         self._wanted: Bools | None = None
 
-    def launch(self, ids: Ints, slices: Ints, u: State, rows: State, first: State = None) -> None:
-        """Starts lanes from the left boundaries of ``slices``; ``first`` is the right-hand side there, if known."""
+    def launch(
+        self, ids: Ints, slices: Ints, u: State, rows: State, first: State = None, samples: Ints | None = None
+    ) -> None:
+        """Starts lanes from the left boundaries of ``slices``.
+
+        Args:
+            ids: Their numbers.
+            slices: Their slices.
+            u: Their states.
+            rows: Per-sample data.
+            first: The right-hand side there, if known.
+            samples: Their samples; ``None`` where there is one.
+        """
         if self.queue is not None:
             self.queue.started(ids)
         mesh, multistep, number = self.method.mesh, self.method.multistep, None
         at, count = mesh.start[slices], mesh.count
-        if multistep is not None:
+        if self.method.paced is not None:
+            samples = np.zeros_like(ids) if samples is None else samples
+            u, number = self.method.paced.enter(u, mesh.on_host.numpy()[at], samples)
+        elif multistep is not None:
             if self.method.carries_history:
                 number = np.stack([count.cumsum()[slices] - count[slices], np.full(len(ids), count.sum())], 1)
             else:
@@ -212,8 +238,12 @@ class ActiveLanes:
                 masks = [self._wanted[lanes.ids % len(self._wanted)] for lanes in waiting]
                 waiting = [lanes if mask.all() else lanes[mask] for lanes, mask in zip(waiting, masks, strict=True)]
                 waiting = [lanes for lanes in waiting if len(lanes.ids)]
-                if not waiting:
-                    break
+            if self.method.paced is not None and self.queue is not None:  # lanes that have been overtaken
+                masks = [self.queue.waits_for(lanes.ids) for lanes in waiting]
+                waiting = [lanes if mask.all() else lanes[mask] for lanes, mask in zip(waiting, masks, strict=True)]
+                waiting = [lanes for lanes in waiting if len(lanes.ids)]
+            if not waiting:
+                break
             self._begin(waiting[0] if len(waiting) == 1 else merged(waiting))
         return self.groups
 
@@ -249,12 +279,30 @@ class ActiveLanes:
             lanes = lanes[~done]
         self._between_steps.append(lanes)
 
+    def paced_step_done(self, group: StageGroup, pace: Pace) -> None:
+        """After a step of a method that chooses its own steps: each lane of the group has arrived, or makes another."""
+        lanes, paced = group.lanes, self.method.paced
+        assert paced is not None
+        for i in pace.done.nonzero()[0].tolist():
+            place = int(lanes.ids[i]) % self._places
+            self.failures.pop(place, None)
+            if i in pace.failures:
+                self.failures[place] = pace.failures[i]
+        fresh = np.zeros(len(lanes.ids), dtype=bool)
+        new = Lanes(lanes.ids, lanes.left, lanes.at, pace.t, pace.state, lanes.rows, fresh, pace.number)
+        if not np.count_nonzero(pace.done):
+            self._between_steps.append(new)
+            return
+        self._arrive(lanes.ids[pace.done], paced.leave(pace.ends, pace.number[pace.done]))
+        if not pace.done.all():
+            self._between_steps.append(new[~pace.done])
+
     def hasten(self) -> None:
         """Restarts lanes whose start has become final meanwhile in a group of their own.
 
         They stay in the old group as well, and the first group to make the step counts.
         """
-        if self.queue is None or self.final is None:
+        if self.queue is None or self.final is None or self.method.paced is not None:  # those wait for no other lane
             return
         for group in [group for group in self.groups if not group.final]:
             final = self.final(group.lanes.ids)
@@ -315,6 +363,9 @@ class ActiveLanes:
             return None
         if self.method.apart:
             return np.arange(len(lanes.ids))
+        if self.method.paced is not None:  # lanes in one phase ask for the same number of values
+            assert lanes.number is not None
+            return lanes.number[:, PHASE]
         variants = None
         if lanes.number is not None and self.method.multistep is not None:
             variants = self.method.multistep.variants(*lanes.number.T)
@@ -333,7 +384,9 @@ class ActiveLanes:
 
     def _start_group(self, lanes: Lanes, first: State) -> None:
         variant, (at1, t1) = (), self._next(lanes)
-        if lanes.number is not None and self.method.multistep is not None:
+        if self.method.paced is not None:
+            variant = (lanes.number,)
+        elif lanes.number is not None and self.method.multistep is not None:
             variant = (int(self.method.multistep.variants(*lanes.number[:1].T)[0]),)
         stages = started(self.method.integrator, self.method.problem, lanes.t, t1, lanes.u, *variant)
         group = StageGroup(self, lanes, at1, t1, stages)

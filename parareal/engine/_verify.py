@@ -53,7 +53,7 @@ def _solved(engine: Engine, system: int, slices: Ints) -> State:
     lanes = ActiveLanes(parts.problem, method.integrator, method.mesh, carries_history=history, places=it.live.size)
     u = it.rings.u.take(system * (count + 1) + slices, engine.state.current[system, slices])
     rows = parts.rows_of(np.full(len(slices), system), it.layout.device)
-    lanes.launch(system * count + slices, slices, u, rows)
+    lanes.launch(system * count + slices, slices, u, rows, samples=np.full(len(slices), system))
     try:
         while play_round([lanes], parts.executor, engine.counters):
             pass

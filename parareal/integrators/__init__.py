@@ -1,6 +1,7 @@
 """Integrators: frozen objects that know how to step, and nothing else."""
 
 from parareal.integrators._adams import DEIS, AdamsBashforth
+from parareal.integrators._adaptive import Adaptive
 from parareal.integrators._base import Cost, Integrator, Multistep
 from parareal.integrators._dpm import DPMSolver, DPMSolverPP
 from parareal.integrators._explicit import (
@@ -48,6 +49,7 @@ __all__ = [
     "SRA1",
     "SSPRK33",
     "AdamsBashforth",
+    "Adaptive",
     "BogackiShampine",
     "ButcherTableau",
     "CashKarp",

@@ -173,7 +173,7 @@ def bound_integrator(method: Integrator, problem: Any, u0: State, grid: Any) -> 
     return bound
 
 
-def started(method: Integrator, problem: Any, t0: Tensor, t1: Tensor, u: State, *variant: int) -> Stages:
+def started(method: Integrator, problem: Any, t0: Tensor, t1: Tensor, u: State, *variant: Any) -> Stages:
     """Starts a step, and checks that it is a generator."""
     stages: Any = method.step(problem, t0, t1, u, *variant)
     if not isinstance(stages, Generator):

@@ -17,7 +17,7 @@ from parareal._core.host import known, values_of
 from parareal._core.scopes import add_note, scope
 from parareal._core.trees import State
 
-Batching: TypeAlias = Literal["vmap", "native", "fold", "loop"]
+Batching: TypeAlias = Literal["vmap", "native", "fold", "loop", "auto"]
 
 Check: TypeAlias = Callable[[Any, State], State]
 
@@ -52,6 +52,7 @@ class OnLanes:
             "native": self._checked,
             "fold": self._call_folded,
             "loop": self._call_each,
+            "auto": self._call_either,
         }
         self._call = ways[batching]
 
@@ -98,6 +99,24 @@ class OnLanes:
             return trees.map(lambda leaf: leaf.unsqueeze(0), self._checked(*(trees.one(arg, 0) for arg in args)))
         with noting_vmap(self._name), no_checkpoints(self._name):
             return self._vmapped(*args)
+
+    def _call_either(self, *args: Any) -> State:
+        """Under vmap as long as that works, and lane by lane from the first call on that only works so."""
+        try:
+            return self._call_vmapped(*args)
+        except RuntimeError as error:
+            if args[0].shape[0] == 1:  # called as it is
+                raise
+            value = self._call_each(*args)  # an error of its own is raised from here
+            warnings.warn(
+                f"{self._name} does not work under torch.func.vmap, and is called lane by lane from here on, which "
+                'takes a call for each lane: pass batching="loop" if that is meant, or write it without branches on '
+                f"values. What torch says: {str(error).splitlines()[0]}",
+                UserWarning,
+                stacklevel=2,
+            )
+            self._call = self._call_each
+            return value
 
     def _call_folded(self, t: Tensor, u: State, *rows: State) -> State:
         lanes, batch = trees.leaves(u)[0].shape[:2]

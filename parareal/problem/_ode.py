@@ -84,6 +84,7 @@ class ODE(Problem):
               ``(L*B, *rest)``, which is how most networks are called.
             - ``"loop"``: ``f`` is called once per lane with a scalar ``t`` and one state (numpy code,
               data-dependent control flow). Numpy arrays are accepted as its result.
+            - ``"auto"``: ``"vmap"``, and ``"loop"`` with one warning from the first call on that vmap refuses.
         per_sample: Data that belongs to the samples of a batch and follows them into every call, such as class
             labels: a tree of tensors whose leading axis is the number of samples. ``f`` is then called as
             ``f(t, u, rows)``, where ``rows`` holds, in the layout of the state's leaves, each lane's entries.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,9 @@ class Solution:
             run with the fewest lanes, times ``serial_rounds`` and one more for each slice. ``None`` where that is not
             known: if ``serial_rounds`` is not, with few rounds, from a `RankPipeline`, and for states on a GPU, where
             calls return before they are done.
+        failure: Why and at which time an `Adaptive` fine propagator could not go on from a final state, if so: its step
+            size underflowed, the state was not finite, or ``max_num_steps`` was reached.
+        continuous: What makes `dense`; ``None`` with ``dense=False`` and from a file.
     """
 
     us: State
@@ -71,11 +75,40 @@ class Solution:
     serial_rounds: int | None = None
     adjoint: AdjointReport | None = field(default=None, repr=False)
     serial_time: float | None = None
+    failure: str | None = None
+    continuous: Callable[[], Any] | None = field(default=None, repr=False)
 
     @property
     def u(self) -> State:
         """The state at the end of the grid."""
         return trees.map(lambda leaf: leaf[-1], self.us)
+
+    def dense(self) -> Any:
+        """The solution at all times of its interval, as a function of a time or a tensor of times.
+
+        An `Adaptive` fine propagator has an interpolant of its own; its slices are stepped once more, all at once, as
+        are those of fixed-step methods, for cubics between their points. Others have cubics between slice boundaries,
+        and SDEs and `Propagator` straight lines.
+
+        Raises:
+            ValueError: The run kept no states (``dense=False``), the solution comes from a file, or it has states that
+                are not finite.
+
+        Examples:
+            >>> import torch, parareal as pr
+            >>> grid = pr.TimeGrid.uniform(0.0, 1.0, slices=4)
+            >>> sol = pr.serial(pr.ODE(lambda t, u: -u), torch.ones(1), grid, fine=pr.Adaptive())
+            >>> round(sol.dense()(0.3).item(), 4)
+            0.7408
+        """
+        if self.continuous is None:
+            raise ValueError(
+                "this solution has no states between its ends, or comes from a file; expected one of solve(..., "
+                "dense=True) or of serial, in the process that made it"
+            )
+        if not all(bool(torch.isfinite(leaf).all()) for leaf in trees.leaves(self.us)):
+            raise ValueError("this solution has states that are not finite; expected a run that reached its end")
+        return self.continuous()
 
     @property
     def converged(self) -> bool:
@@ -120,6 +153,10 @@ class Solution:
         except Exception as error:  # a file can have the right digest, and not what `save` puts in
             raise _tensor_file.damaged(path, f"{type(error).__name__}: {error}") from error
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what makes `dense`, which is made of the caller's functions."""
+        return {key: value for key, value in vars(self).items() if key != "continuous"}
+
     def __repr__(self) -> str:
         slices = self.history[-1].slices if self.history else len(self.ts) - 1
         made = self.iterations if isinstance(self.iterations, int) else ends(self.iterations.tolist())
@@ -130,6 +167,8 @@ class Solution:
 
     def __str__(self) -> str:
         lines = [repr(self), self.status.value, f"us: {brief(self.us)}"]
+        if self.failure is not None:
+            lines.append(f"What happened: {self.failure}")
         serial = self.serial_rounds
         if serial is not None and self.stats.rounds > serial:
             lines.append(
@@ -154,7 +193,9 @@ class SolveError(RuntimeError):
 
     def __init__(self, solution: Solution) -> None:
         self.solution = solution
-        super().__init__(f"{solution.status.value} Pass throw=False to get the partial solution instead. {solution!r}")
+        why = "" if solution.failure is None else f" What happened: {solution.failure}."
+        rest = "" if solution.status is Status.NO_EVENT else " Pass throw=False to get the partial solution instead."
+        super().__init__(f"{solution.status.value}{why}{rest} {solution!r}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.solution,)
@@ -193,6 +234,7 @@ def _pack(solution: Solution, tensors: dict[str, Tensor]) -> dict[str, Any]:
         "iterates": None if solution.iterates is None else pack_record(solution.iterates, tensors),
         "serial_rounds": solution.serial_rounds,
         "serial_time": solution.serial_time,
+        "failure": solution.failure,
         "standing": None if solution.standing is None else pack_snapshot(solution.standing, tensors),
     }
 
@@ -215,4 +257,5 @@ def _unpack(packed: Any, tensors: dict[str, Tensor], device: torch.device) -> So
         standing=None if packed["standing"] is None else unpack_snapshot(packed["standing"], tensors, device, us),
         serial_rounds=packed.get("serial_rounds"),  # missing in files of older versions, like the next
         serial_time=packed.get("serial_time"),
+        failure=packed.get("failure"),  # likewise
     )

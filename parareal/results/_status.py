@@ -33,6 +33,10 @@ class Status(Enum):
         "Slices were accepted whose errors have grown beyond the tolerance since: keep the states of all slice "
         "boundaries (dense=True), so that the run can go back to them, or ask for a smaller tolerance."
     )
+    NO_EVENT = (
+        "No event came: the solution holds where the search began and where it ended. Start closer to the event, allow "
+        "more steps, or look at the sign of the event function."
+    )
     INTERRUPTED = "An exception ended the run: the solution holds the iterates computed before it."
 
     @property
@@ -48,6 +52,7 @@ class Status(Enum):
             Status.NONFINITE,
             Status.UNSOLVED,
             Status.UNCERTAIN,
+            Status.NO_EVENT,
             Status.INTERRUPTED,
         )
 

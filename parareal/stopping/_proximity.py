@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from parareal._core.arrays import Floats, Ints
+from parareal._core.checks import kind_of
 from parareal._core.norms import NormName
 from parareal.stopping._increments import Change
 from parareal.stopping._observations import Start
@@ -65,7 +66,7 @@ class Proximity(StoppingRule):
         for name, least in (("exponent", -math.inf), ("rtol", 0.0), ("atol", 0.0), ("most", 0.0)):
             value: Any = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Real):
-                raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected a float")
+                raise TypeError(f"{name}={value!r} is {kind_of(value)}; expected a float")
             if not math.isfinite(float(value)) or float(value) < least:
                 wanted = "a finite number" if least == -math.inf else "a finite number of at least 0"
                 raise ValueError(f"{name}={value!r} is out of range; expected {wanted}")

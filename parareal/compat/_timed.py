@@ -1,0 +1,148 @@
+"""Integrators whose times have a graph, or lie beside the points of the grid, as torchdiffeq evaluates them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from parareal._core import trees
+from parareal._core.arrays import Floats, Ints
+from parareal._core.host import values_of
+from parareal._core.multistep_state import Moving
+from parareal._core.trees import State
+from parareal.integrators._adaptive import START, Adaptive
+from parareal.integrators._base import Integrator
+from parareal.integrators._paced import PHASE, Paced
+from parareal.integrators._traits import IntegratorTraits
+from parareal.problem._ode import Stages
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Time points with a graph.
+
+    Attributes:
+        points: Float64, on the host, as strictly monotone as the grid's.
+    """
+
+    points: Tensor
+
+    def attach(self, t: Tensor) -> Tensor:
+        """Times ``t``, which are among the points, with the graph of these."""
+        host, points = values_of(t).detach().cpu(), self.points.detach()
+        sign = 1.0 if points[-1] > points[0] else -1.0
+        index = torch.searchsorted(sign * points, sign * host).clamp(max=len(points) - 1)
+        found = self.points[index]
+        return (host + (found - found.detach())).to(t.device)  # to the bit, even between two points
+
+
+@dataclass(frozen=True, eq=False)
+class Timed(Integrator):
+    """A fixed-step method whose steps depend on the time points, with derivatives.
+
+    Args:
+        inner: The method.
+        points: The points, or ``None`` for times without a graph.
+        perturb: Whether the right-hand side is evaluated right behind the start of a step and right before its end.
+    """
+
+    inner: Integrator
+    points: Points | None = None
+    perturb: bool = False
+
+    @property
+    def steps(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Those of the method."""
+        return self.inner.steps
+
+    @property
+    def traits(self) -> IntegratorTraits:
+        """Those of the method; the first stage has times of its own."""
+        return replace(self.inner.traits, shares_first_stage=False)
+
+    def bind(self, problem: Any, u0: State, grid: Any) -> Timed:
+        """With the method bound."""
+        return replace(self, inner=self.inner.bind(problem, u0, grid))
+
+    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
+        """A step between the points themselves."""
+        if self.points is not None:
+            t0, t1 = self.points.attach(t0), self.points.attach(t1)
+        stages = self.inner.step(problem, t0, t1, u)
+        if not self.perturb:
+            return (yield from stages)
+        sign = torch.sign(t1 - t0)
+        try:
+            request = next(stages)
+            while True:
+                fn, t, *args = request
+                if t is t0:
+                    t = _beside(t, u, sign)
+                elif t is t1:
+                    t = _beside(t, u, -sign)
+                request = stages.send((yield fn, t, *args))
+        except StopIteration as end:
+            return end.value
+
+
+@dataclass(frozen=True, eq=False)
+class TimedAdaptive(Paced):
+    """An adaptive method whose slices begin and end at time points with a graph.
+
+    Args:
+        inner: The method.
+        points: The points.
+    """
+
+    inner: Adaptive
+    points: Points
+    steps: int | None = 1
+    traits = IntegratorTraits(evaluations=None)
+
+    def bind(self, problem: Any, u0: State, grid: Any) -> TimedAdaptive:
+        """Itself, checked."""
+        self.inner.bind(problem, u0, grid)
+        return self
+
+    def enter(self, u: State, t: Floats, samples: Ints) -> tuple[Moving, Floats]:
+        """As the method."""
+        return self.inner.enter(u, t, samples)
+
+    def leave(self, u: State, number: Floats) -> State:
+        """As the method."""
+        return self.inner.leave(u, number)
+
+    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: Moving, number: Floats | None = None) -> Stages:
+        """As the method, between the points themselves."""
+        assert number is not None
+        if number[0, PHASE] == START:
+            t0 = self.points.attach(t0)
+        return self.inner.step(problem, t0, _like(self.points.attach(t1), t1), u, number)
+
+
+def timed(method: Integrator, points: Tensor, perturb: bool = False) -> Integrator:
+    """A method between points that have a graph, or with perturbed times; itself where there is neither."""
+    graph = Points(points) if points.requires_grad and torch.is_grad_enabled() else None
+    if isinstance(method, Adaptive):
+        return method if graph is None else TimedAdaptive(method, graph)
+    return method if graph is None and not perturb else Timed(method, graph, perturb)
+
+
+def _like(t: Tensor, host: Tensor) -> Tensor:
+    if t.device.type != "cpu":
+        t._parareal_values = values_of(host)  # pyright: ignore[reportAttributeAccessIssue]
+    return t
+
+
+def _beside(t: Tensor, u: State, sign: Tensor) -> Tensor:
+    """The next time, or the one before, in the precision of the state."""
+    leaf = trees.leaves(u)[0]
+    dtype = torch.float64 if leaf.real.dtype == torch.float64 else torch.float32
+    with torch.no_grad():
+        here = t.detach().to(dtype)
+        moved = torch.nextafter(here, (sign * math.inf).to(dtype)).to(torch.float64)
+    return moved + (t - t.detach())
