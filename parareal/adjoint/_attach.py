@@ -26,6 +26,7 @@ from parareal.executors._base import Executor
 from parareal.executors._local import Batched, Serial
 from parareal.grid._mesh import Mesh
 from parareal.integrators._base import Integrator, Multistep, bound_integrator
+from parareal.integrators._paced import Paced
 from parareal.results._adjoint_report import AdjointReport
 from parareal.results._solution import Solution
 from parareal.schedules._schedule import Schedule
@@ -45,6 +46,23 @@ def check_adjoint(executor: Any, schedule: Schedule, dense: bool) -> None:
         raise ValueError(
             f"gradients='adjoint' came with {executor!r}, and nothing is differentiated across processes or devices; "
             "expected pr.Batched() without devices, or pr.Serial()"
+        )
+
+
+def _check_paced(inputs: Inputs) -> None:
+    """Raises for what a method that chooses its own steps cannot tell the adjoint."""
+    fine = inputs.fine
+    if not isinstance(fine, Paced):
+        return
+    if inputs.grid.given is not None:
+        raise ValueError(
+            f"gradients='adjoint' came with {fine!r} and times that need gradients; "
+            "expected times without, or a method with fixed steps, or pr.odeint_adjoint"
+        )
+    if getattr(fine, "per_sample", False):
+        raise ValueError(
+            f"gradients='adjoint' came with {fine!r}, whose steps differ from sample to sample; expected "
+            "per_sample=False, or gradients='unroll'"
         )
 
 
@@ -102,6 +120,7 @@ class Adjoint:
         """
         if not torch.is_grad_enabled() or inputs.batch == 0:
             return None
+        _check_paced(inputs)
         one = trees.one(inputs.systems, 0)
         fine = _slices(inputs, inputs.fine, one, None)
         coarse = _coarse(inputs, correction, one)

@@ -198,7 +198,7 @@ class ActiveLanes:
         else:
             self._begin(lanes, first)
 
-    def launch_at(self, ids: Ints, at: Ints, left: Ints, u: State, rows: State, number: Ints | None) -> None:
+    def launch_at(self, ids: Ints, at: Ints, left: Ints, u: State, rows: State, number: Any) -> None:
         """Starts lanes inside slices, from the points ``at`` of the mesh, for the next ``left`` steps.
 
         Args:
@@ -211,6 +211,8 @@ class ActiveLanes:
         """
         if self.queue is not None:
             self.queue.started(ids)
+        if self.method.paced is not None:  # whose slices are one step to whoever does not look inside
+            u, number = self.method.paced.enter(u, self.method.mesh.on_host.numpy()[at], np.zeros_like(ids))
         fresh = np.zeros(len(ids), dtype=bool)
         self._between_steps.append(Lanes(ids, left, at, self.method.mesh.times(at), u, rows, fresh, number))
 
