@@ -80,7 +80,7 @@ class GridNumbers:
         return np.maximum(source, 0), there.astype(np.int64)
 
     def coefficients(self, n: Ints, own: int) -> dict[str, Floats]:
-        """Numbers of rows of slices n, ``(R, L)``, with so many moves each; see `gram_sweep`."""
+        """Numbers of rows of slices n, ``(R, L)``, with ``own`` moves each; see `gram_sweep`."""
         rows, length = n.shape
         source, there = self.sources(length, own)
         source = source % length

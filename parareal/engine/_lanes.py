@@ -7,7 +7,6 @@ the work in Python does not grow with the number of lanes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,13 +16,14 @@ from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
 from parareal._core.arrival_queue import Final, Queue
 from parareal._core.host import index_to
-from parareal._core.multistep_state import Carried, without_history
+from parareal._core.multistep_state import without_history
 from parareal._core.trees import State
+from parareal.engine._lane_method import Method
 from parareal.engine._lane_stack import Lanes, merged
 from parareal.engine._readiness import some
 from parareal.grid._mesh import Mesh
-from parareal.integrators._base import Integrator, Multistep, check_request, check_stepped, started
-from parareal.integrators._paced import PHASE, Pace, Paced
+from parareal.integrators._base import Integrator, check_request, check_stepped, started
+from parareal.integrators._paced import PHASE, Pace
 from parareal.problem._ode import Stages
 
 
@@ -77,42 +77,6 @@ class StageGroup:
         request = self.stages.send(value)
         check_request(self.owner.method.integrator, request)
         return request
-
-
-@dataclass(frozen=True, eq=False)
-class Method:
-    """The propagator of lanes, which never changes.
-
-    Attributes:
-        problem: The problem.
-        integrator: The propagator.
-        mesh: The points that it visits.
-        keep_first: Whether values of the right-hand side at left boundaries are kept.
-        carries_history: Whether states carry the history of a multistep method, which restarts in each slice otherwise.
-        first_function: The function that a step requests first, at the state it starts from, if the method declares it.
-    """
-
-    problem: Any
-    integrator: Integrator
-    mesh: Mesh
-    keep_first: bool = False
-    carries_history: bool = False
-    first_function: Any = None
-
-    @cached_property
-    def apart(self) -> bool:
-        """Whether each lane asks for a number of values of its own; read once."""
-        return self.integrator.traits.apart
-
-    @property
-    def multistep(self) -> Multistep | None:
-        """The propagator, if it is a multistep method."""
-        return self.integrator if isinstance(self.integrator, Multistep) else None
-
-    @cached_property
-    def paced(self) -> Paced | None:
-        """The propagator, if it chooses its own steps."""
-        return self.integrator if isinstance(self.integrator, Paced) else None
 
 
 class ActiveLanes:
@@ -178,21 +142,10 @@ class ActiveLanes:
         """
         if self.queue is not None:
             self.queue.started(ids)
-        mesh, multistep, number = self.method.mesh, self.method.multistep, None
-        at, count = mesh.start[slices], mesh.count
-        if self.method.paced is not None:
-            samples = np.zeros_like(ids) if samples is None else samples
-            u, number = self.method.paced.enter(u, mesh.on_host.numpy()[at], samples)
-        elif multistep is not None:
-            if self.method.carries_history:
-                number = np.stack([count.cumsum()[slices] - count[slices], np.full(len(ids), count.sum())], 1)
-            else:
-                number = np.stack([np.zeros(len(ids), dtype=np.int64), count[slices]], 1)
-                u = Carried(u, multistep.begin(u))
-        elif (kept := self.method.integrator.begin_slice(self.method.problem, u)) is not None:
-            u = Carried(u, kept)
-        fresh = np.ones(len(ids), dtype=bool)
-        lanes = Lanes(ids, count[slices], at, mesh.times(at), u, rows, fresh, number)
+        mesh = self.method.mesh
+        at, fresh = mesh.start[slices], np.ones(len(ids), dtype=bool)
+        u, number = self.method.entered(slices, u, samples)
+        lanes = Lanes(ids, mesh.count[slices], at, mesh.times(at), u, rows, fresh, number)
         if first is None:
             self._between_steps.append(lanes)
         else:

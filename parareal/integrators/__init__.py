@@ -15,7 +15,7 @@ from parareal.integrators._explicit import (
     ThreeEighths,
 )
 from parareal.integrators._exponential import ETDRK2, ETDRK4, ExponentialEuler
-from parareal.integrators._imex import ARS222, ARS443, IMEXEuler, IMEXRungeKutta
+from parareal.integrators._imex_named import ARS222, ARS443, IMEXEuler, IMEXRungeKutta
 from parareal.integrators._implicit import ImplicitRungeKutta
 from parareal.integrators._implicit_named import (
     SDIRK2,

@@ -63,7 +63,7 @@ class Adaptive(Paced):
         norm: ``norm(state)``, a number from one state, in place of the root mean square (of tuples, the largest of
             their tensors).
         land: Whether the last step in a slice ends at its boundary.
-        carry: Whether a slice begins with the step size that the slice before would have gone on with.
+        carry: Whether a slice begins with the step size that the slice before would have taken next.
         per_sample: With ``samples=True`` in `solve`: ``rtol`` and ``atol`` may hold one number for each sample,
             shape ``(B,)``.
 

@@ -293,7 +293,6 @@ def test_batchings_and_samples_agree(kind: str, samples: bool) -> None:
         (SEMILINEAR, pr.ARS222(), 2),
         (SEMILINEAR, pr.ARS443(), 4),
     ],
-    ids=repr,
 )
 def test_evaluations_are_counted_as_declared(problem: pr.ODE, method: pr.Integrator, evaluations: int) -> None:
     u0, grid = torch.from_numpy(START), pr.TimeGrid.uniform(0.0, 1.0, slices=3, steps=4)

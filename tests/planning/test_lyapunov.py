@@ -77,7 +77,7 @@ def test_states_at_rest_and_states_that_overflow() -> None:
 @pytest.mark.parametrize(
     "fine",
     [pr.ImplicitEuler(), pr.AdamsBashforth(2), pr.Propagator(lambda t0, t1, u: u * torch.exp(0.5 * (t1 - t0)))],
-    ids=repr,
+    ids=["implicit", "multistep", "propagator"],
 )
 def test_any_method_will_do(fine: pr.Integrator) -> None:
     grid = pr.TimeGrid.uniform(0.0, 2.0, slices=4, steps=8)
