@@ -14,6 +14,7 @@ from parareal.corrections._base import Coarse, Correction, Edge, Known, Sweep
 from parareal.corrections._damped import Damped
 from parareal.corrections._jacobian import Jacobian
 from parareal.corrections._linear import Identity, Linear, LinearFlow, Whitened, Zero
+from parareal.corrections._relaxed import Relaxed
 from parareal.corrections._secant import Secant
 from parareal.corrections._traits import CorrectionTraits
 from parareal.diagnostics._check_propagator import check_propagator
@@ -157,6 +158,7 @@ __all__ = [
     "RankError",
     "RankPipeline",
     "Record",
+    "Relaxed",
     "RungeKutta",
     "Schedule",
     "SciPy",

@@ -23,6 +23,7 @@ class CorrectionTraits:
             the number depends on the problem it is known once the correction is bound, and 1 before.
         mixing: How many earlier iterates `Correction.mix` reads; 0 for corrections without it. Needs ``stacked``.
         pairs: Whether `Correction.difference` reads ``before`` as secant pairs, of which another run may give one more.
+        relaxations: How many iterations without a correction precede each one that has it; see `Relaxed`.
         stacked: Whether the correction has `Correction.guess_run` and `Correction.difference_run`, which do a sweep
             over many slices in a few operations. Only for corrections without a propagator.
         linear: Whether it has ``apply(at, change)``, as a `Linear` has.
@@ -47,6 +48,7 @@ class CorrectionTraits:
     carries: int = 0
     mixing: int = 0
     pairs: bool = False
+    relaxations: int = 0
     stacked: bool = False
     linear: bool = False
     factored: bool = False
@@ -62,7 +64,7 @@ class CorrectionTraits:
             )
         for name in ("uses_input", "pairs", "stacked", "linear", "factored", "whitened"):
             check_flag(getattr(self, name), name)
-        for name in ("lookback", "carries", "mixing"):
+        for name in ("lookback", "carries", "mixing", "relaxations"):
             check_count(getattr(self, name), name, 0)
         if self.lookback and not self.uses_input:
             raise ValueError(f"lookback={self.lookback} came with uses_input=False; expected uses_input=True with it")
@@ -70,6 +72,11 @@ class CorrectionTraits:
             raise ValueError("stacked=True came with a propagator; expected stacked=False, or propagator=None")
         if self.mixing and not self.stacked:
             raise ValueError(f"mixing={self.mixing} came with stacked=False; expected stacked=True with it")
+        if self.mixing and self.relaxations:
+            raise ValueError(
+                f"mixing={self.mixing} came with relaxations={self.relaxations}; expected one of them: iterates that are "
+                "relaxed in between do not belong to the sequence that is mixed"
+            )
         given = self.stability
         if given is not None and not callable(given):
             raise TypeError(f"stability is {described(given)}; expected a function R(z, rest) of arrays, or None")

@@ -27,6 +27,11 @@ class Wrapper(Correction):
         given = Coarse(given) if isinstance(given, Integrator) else given
         check_instance(given, Correction, "correction", "pr.Identity() or pr.Coarse(pr.Euler())")
         check_correction(given)
+        if given.traits.relaxations:
+            raise ValueError(
+                f"{given!r} came inside {type(self).__name__}, and says for whole iterations what is done in them; "
+                f"expected it outermost: pr.Relaxed(pr.{type(self).__name__}(...))"
+            )
         object.__setattr__(self, "correction", given)
 
     def _check_unmixed(self) -> None:

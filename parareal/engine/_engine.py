@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from parareal._core import trees
-from parareal._core.arrays import Bools, Floats, Ints
+from parareal._core.arrays import Bools, Floats, Ints, relaxing
 from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
 from parareal.corrections._base import Correction, bound_correction
@@ -93,18 +93,19 @@ class Engine:
         if windowed:
             stop = stop.accepting()
         width, systems = min(schedule.width or slices, slices), trees.leaves(u0)[0].shape[0]
+        traits = correction.traits
         mismatch = correction.mismatch(Span(grid.edges, np.arange(slices))).numpy()
         self.stopping: StoppingState = stop.begin(
-            Start(systems, width, mismatch, correction.traits.mixing > 0, empty is not None, rounding)
+            Start(systems, width, mismatch, traits.mixing > 0, empty is not None, rounding, traits.relaxations)
         )
-        device, coarse = trees.leaves(u0)[0].device, correction.traits.propagator
+        device, coarse = trees.leaves(u0)[0].device, traits.propagator
         self.state = RunState.new(systems, slices, max_iterations, coarse is not None)
         guess = schedule.guess if given is None or given.guess is None else given.guess
         given = None if given is None or given.states is None else given
         setup = Setup(correction, u0, grid.edges.to(device), dense, stop.uses_growth, guess, given, empty)
         self.iterates = Iterates(self.state, setup.layout(slices, width, block), setup)
         self.counters = Counters()
-        tangents, places = correction.traits.carries, systems * slices
+        tangents, places = traits.carries, systems * slices
         stepped = correction.lifted(problem) if tangents else problem
         mesh = Mesh.build(grid, fine.steps, device)
         carrier = correction.carrier(fine) if tangents else fine
@@ -204,6 +205,7 @@ class Engine:
     def _start_lanes(self) -> None:
         live, layout, lanes = self.iterates.live, self.iterates.layout, self.state.lanes
         left = self.state.current[:, :-1]
+        self._skip_unread()
         fine_ready = live & (left > lanes.fine_started)
         fine_ready[:, : layout.start] = False
         if self.parts.shares_first_stage:  # the coarse lane brings this value: another request would cost an evaluation
@@ -225,13 +227,31 @@ class Engine:
         if some(fine):
             self._launch(self.fine, fine, lanes.fine_started)
 
+    def _skip_unread(self) -> None:
+        """Counts coarse lanes as arrived whose values nothing reads: those between two iterates without a correction."""
+        layout, lanes, left = self.iterates.layout, self.state.lanes, self.state.current[:, :-1]
+        if self.coarse is None or layout.relaxations < 2:
+            return
+        read = ~(relaxing(left, layout.relaxations) & relaxing(left + 1, layout.relaxations))
+        skipped = self.iterates.live & (left > lanes.coarse_started) & (self.state.current[:, 1:] >= 0) & ~read
+        for numbers in (lanes.coarse_started, lanes.coarse_arrived, lanes.first_stage):
+            numbers[skipped] = left[skipped]
+
     def _launch(self, lanes: ActiveLanes, mask: Bools, started: Ints) -> None:
         it, layout, parts = self.iterates, self.iterates.layout, self.parts
+        shared = lanes is self.fine and parts.shares_first_stage
+        if shared and layout.relaxations > 1:  # some have no coarse lane that has brought this value
+            known = np.zeros_like(mask)
+            system, n = mask.nonzero()
+            known[mask] = it.rings.first_stage.has(system * layout.slices + n, self.state.current[:, :-1][mask])
+            if some(known) and some(mask & ~known):
+                self._launch(lanes, mask & ~known, started)
+                mask = known
+            shared = some(known)
         system, n = mask.nonzero()
         ids, iterate = system * layout.slices + n, it.note_started(mask, started)
         rows = parts.rows_of(system, layout.device)
         # A copy: the value of a later iterate may arrive while lanes still use this one as a stage of their step.
-        shared = lanes is self.fine and parts.shares_first_stage
         first = it.rings.first_stage.take(ids, iterate) if shared else None
         u = it.rings.u.take(ids + system, iterate)
         if lanes is not self.fine:

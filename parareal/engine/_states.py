@@ -103,6 +103,7 @@ class Setup:
             guess_waits=coarse and self.guess is None and self.given is None,
             start=0 if block is None else block[0],
             end=slices if block is None else block[1],
+            relaxations=self.traits.relaxations,
             in_step=block is not None,
             n=np.arange(slices),
             nothing=np.zeros((leaf.shape[0], slices), dtype=bool),

@@ -33,11 +33,12 @@ class Iterates(StoredStates):
     def update(self, wait: bool = True, guessing: bool = True) -> bool:
         """Moves every boundary that can; returns whether one waits for lanes to start from it first."""
         while True:
-            guess, final, refined, waiting = self.moves(wait)
+            guess, final, refined, relaxed, waiting = self.moves(wait)
+            moved = some(final | refined | relaxed)
             if not guessing:
                 guess = self.layout.nothing
             # In a window first what guesses start from: a guess from the newest states is the better one.
-            if some(guess) and not (self.layout.windowed and some(final | refined)):
+            if some(guess) and not (self.layout.windowed and moved):
                 self._guess(guess)
             if some(final):
                 self._finish(*final.nonzero())
@@ -46,8 +47,10 @@ class Iterates(StoredStates):
                     self._refine_runs(rows)
             elif some(refined):
                 self._refine(*refined.nonzero())
+            if some(relaxed) and (rows := self.runs_from(relaxed)) is not None:
+                self._relax(rows)
             # Without a coarse propagator to wait for, and after a guess, a boundary may move on at once.
-            if not (some(guess) or (self.layout.free and some(final | refined))):
+            if not (some(guess) or (moved and (self.layout.free or self.layout.relaxations))):
                 return some(waiting)
 
     # --- first iterates ---------------------------------------------------------------------------------------------
@@ -173,6 +176,12 @@ class Iterates(StoredStates):
         if rows.ragged:
             (value, mixed, f, old), system, n = self.valid(rows, (value, mixed, f, old), system, n)
         self._correct(system, n, value, f, old, mixed)
+
+    def _relax(self, rows: Runs) -> None:
+        """U_{n+1}^{k+1} = F_n(U_n^k) on rows of neighbouring slices."""
+        system, n = (part[rows.valid.reshape(-1)] for part in rows.flat())
+        f = self.fine(system, n, self.state.current[system, n + 1])
+        self._correct(system, n, f, f)
 
     def _corrected(self, f: State, change: State, system: Ints, n: Ints, k: Ints) -> State:
         """Fine solutions plus a correction, with what that makes of a multistep method's history."""

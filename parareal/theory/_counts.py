@@ -215,6 +215,11 @@ class _Work:
                     f"{coarse!r} takes derivatives with every fine evaluation, which are not counted here; expected a "
                     "correction that carries nothing, such as pr.Secant(pr.Identity())"
                 )
+            if traits.relaxations:
+                raise ValueError(
+                    f"{coarse!r} leaves its correction out in some iterations, which are not counted here; expected the "
+                    f"correction inside, with the iterations that have it, or the stats of a run"
+                )
             coarse = traits.propagator
         each = np.full(slices, fine.steps) if fine.steps else np.array(many, dtype=np.int64)
         if coarse is None:
