@@ -14,6 +14,7 @@ from parareal.corrections._base import Coarse, Correction, Edge, Known, Sweep
 from parareal.corrections._damped import Damped
 from parareal.corrections._jacobian import Jacobian
 from parareal.corrections._linear import Identity, Linear, LinearFlow, Whitened, Zero
+from parareal.corrections._multilevel import Multilevel
 from parareal.corrections._relaxed import Relaxed
 from parareal.corrections._secant import Secant
 from parareal.corrections._traits import CorrectionTraits
@@ -145,6 +146,7 @@ __all__ = [
     "Memory",
     "Midpoint",
     "Milstein",
+    "Multilevel",
     "Multistep",
     "NoisePath",
     "Plan",

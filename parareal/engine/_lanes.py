@@ -155,6 +155,9 @@ class ActiveLanes:
         """Starts lanes from the left boundaries of ``slices``; ``first`` is the right-hand side there, if known."""
         if self.queue is not None:
             self.queue.started(ids)
+        self._begin_slices(ids, slices, u, rows, first)
+
+    def _begin_slices(self, ids: Ints, slices: Ints, u: State, rows: State, first: State = None) -> None:
         mesh, multistep, number = self.method.mesh, self.method.multistep, None
         at, count = mesh.start[slices], mesh.count
         if multistep is not None:
@@ -220,14 +223,14 @@ class ActiveLanes:
         done = left == 0
         ended = np.count_nonzero(done)
         if ended == len(done):
-            self._arrive(lanes.ids, u)
+            self._arrive(lanes, u)
             return
         fresh = np.zeros(len(left), dtype=bool)
         number = None if lanes.number is None else lanes.number + np.array([1, 0])
         lanes = Lanes(lanes.ids, left, at1, t1, u, lanes.rows, fresh, number)
         if ended:
             at_end = lanes[done]
-            self._arrive(at_end.ids, at_end.u)
+            self._arrive(at_end, at_end.u)
             lanes = lanes[~done]
         self._between_steps.append(lanes)
 
@@ -261,8 +264,8 @@ class ActiveLanes:
                     other.gone = same if other.gone is None else other.gone | same
         return lanes, u
 
-    def _arrive(self, ids: Ints, u: State) -> None:
-        self.arrived.append((ids, u if self.method.carries_history else without_history(u)))
+    def _arrive(self, lanes: Lanes, u: State) -> None:
+        self.arrived.append((lanes.ids, u if self.method.carries_history else without_history(u)))
 
     @property
     def may_arrive(self) -> bool:

@@ -82,6 +82,7 @@ class Layout:
         end: Its last boundary. Slices to the left of the block only make first guesses; after that the left boundary of
             the block takes its iterates from another process.
         relaxations: How many iterates without a correction precede each one that has it.
+        nested: Whether the coarse sweep is solved in parallel, so that all slices move together.
         in_step: Whether boundaries move one iteration at a time, as those of a block do.
         n: 0 ... N - 1.
         nothing: A mask of no slice, ``(M, N)``.
@@ -97,6 +98,7 @@ class Layout:
     start: int
     end: int
     relaxations: int
+    nested: bool
     in_step: bool
     n: Ints
     nothing: Bools
@@ -105,6 +107,16 @@ class Layout:
     def whole(self) -> bool:
         """Whether this process computes all slices."""
         return self.end - self.start == self.slices
+
+    @property
+    def at_once(self) -> bool:
+        """Whether a boundary may move because another one has, without waiting for a coarse propagator."""
+        return self.free or self.nested or self.relaxations > 0
+
+    def reads(self, number: Ints) -> Bools:
+        """Whether the coarse value of an iterate of this number is read: by a correction from it, or to it."""
+        read = ~relaxing(number + 1, self.relaxations)
+        return read if self.nested else read | ~relaxing(number, self.relaxations)
 
     @property
     def windowed(self) -> bool:
@@ -184,6 +196,10 @@ class Readiness:
             final, solved = final & in_step & (right >= left), solved & in_step
         # The coarse value of the new left iterate has arrived: it is newer than the iterate to be replaced.
         refined, relaxed = solved & (new > right) & ~final, layout.nothing
+        if layout.nested:  # once all slices to the right can move too
+            ready = solved & (lanes.coarse_arrived >= right)
+            whole = np.logical_and.accumulate((ready | ~self.live)[:, ::-1], axis=1)[:, ::-1]
+            refined = ready & whole & (left > right) & ~final
         if layout.relaxations:
             free = relaxing(right + 1, layout.relaxations)
             refined, relaxed = refined & ~free, solved & (left > right) & ~final & free
@@ -194,6 +210,8 @@ class Readiness:
         """The longest rows through which a change can pass at once, from those of ``refined`` on."""
         right, lanes = self.state.current[:, 1:], self.state.lanes
         able = self.live & (lanes.fine_arrived >= right) & (right >= 0)
+        if self.layout.nested:
+            able &= lanes.coarse_arrived >= right
         able[:, :-1] &= (self.used[:, 1:] >= right[:, :-1]) | ~self.bound[:, 1:]
         refined = refined & able  # a frontier may have moved since they were found
         if not some(refined):
@@ -213,6 +231,16 @@ class Readiness:
         system, start = guess.nonzero()
         end = np.minimum(self.layout.end, self.state.frontier[system] + self.layout.width)
         return runs(system, start, end - start)
+
+    def skip_unread(self) -> None:
+        """Counts coarse lanes as arrived whose values nothing reads, before they start."""
+        lanes, left = self.state.lanes, self.state.current[:, :-1]
+        if self.layout.free or not self.layout.relaxations:
+            return
+        guessed = self.state.current[:, 1:] >= 0
+        skipped = self.live & (left > lanes.coarse_started) & guessed & ~self.layout.reads(left)
+        for numbers in (lanes.coarse_started, lanes.coarse_arrived, lanes.first_stage):
+            numbers[skipped] = left[skipped]
 
     def note_started(self, mask: Bools, started: Ints) -> Ints:
         """Records in ``started`` that lanes of ``mask`` start; returns the iterates from which they do."""

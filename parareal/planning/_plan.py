@@ -226,7 +226,9 @@ def _on_workers(one: Candidate, fine: Integrator, evaluation: float, workers: in
     """Seconds on that many devices, from the time of an evaluation in the serial run; ``None`` where solves vary."""
     grid: TimeGrid = one.settings["grid"]
     correction: CorrectionTraits = one.settings["coarse"].traits
-    if correction.carries or correction.relaxations:  # lanes do more work than in the serial run, or no count is known
+    if correction.carries:  # a lane then does more work than in the serial run
+        return None
+    if correction.relaxations or correction.nested is not None:  # no count is known
         return None
     schedule, propagator, traits = one.settings["schedule"], correction.propagator, fine.traits
     coarse = 0 if propagator is None else propagator.traits.evaluations

@@ -160,7 +160,7 @@ def test_errors_are_within_what_was_asked(case: own.Case, coarse: pr.Correction,
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match=r"inside Damped.*expected it outermost: pr\.Relaxed\(pr\.Damped"):
+    with pytest.raises(ValueError, match=r"inside Damped.*expected it outermost, as in pr\.Relaxed\(pr\.Damped"):
         pr.Damped(pr.Relaxed(pr.Euler()))
     with pytest.raises(ValueError, match="would not mix"):
         pr.Relaxed(pr.Anderson(pr.Identity()))

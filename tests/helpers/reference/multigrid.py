@@ -49,13 +49,26 @@ class Level:
             u[n] = value
 
 
-def cycle(levels: Sequence[Level], u: Array, g: Array) -> None:
-    """One V-cycle for u_{n+1} = g_{n+1} + step(u_n) on the first of these levels; changes ``u``."""
+def cycle(levels: Sequence[Level], u: Array, g: Array, exact: int = 0) -> int:
+    """One V-cycle for u_{n+1} = g_{n+1} + step(u_n) on the first of these levels; changes ``u``.
+
+    The paper starts the next level from all C-points as they are. One of them is known better: the first to the right of
+    those that are exact, of which the residual gives the exact value. The next level starts from that one.
+
+    Args:
+        levels: From this one to the coarsest.
+        u: States at the points of this level.
+        g: What is added after each step.
+        exact: The last point up to which states are exact.
+
+    Returns:
+        The last point up to which they are now.
+    """
     level = levels[0]
     if len(levels) == 1:
         for n in range(len(level.times) - 1):
             u[n + 1] = g[n + 1] + level.step(n, u[n])
-        return
+        return len(level.times) - 1
     level.relax_f(u, g)
     for _ in range(level.relaxations):
         level.relax_c(u, g)
@@ -66,12 +79,17 @@ def cycle(levels: Sequence[Level], u: Array, g: Array) -> None:
     for j, n in enumerate(points[1:], 1):
         residual = g[n] + level.step(n - 1, u[n - 1]) - u[n]
         forcing[j] = residual + old[j] - below.step(j - 1, old[j - 1])
-    new = old.copy()
+    new, end = old.copy(), len(points) - 1
+    known = min(end, max(j for j, n in enumerate(points) if n <= exact) + level.relaxations + 1)
+    n = points[known]
+    new[known] = g[n] + level.step(n - 1, u[n - 1])
+    reached = known
     for _ in range(below.cycles):
-        cycle(levels[1:], new, forcing)
+        reached = cycle(levels[1:], new, forcing, reached)
     for j, n in enumerate(points):
         u[n] = u[n] + (new[j] - old[j])
     level.relax_f(u, g)
+    return points[known]
 
 
 def mgrit(levels: Sequence[Level], start: Array, iterations: int) -> list[Array]:
@@ -86,9 +104,9 @@ def mgrit(levels: Sequence[Level], start: Array, iterations: int) -> list[Array]
     u = np.zeros((len(fine.times), *start.shape[1:]), dtype=start.dtype)
     u[fine.coarse] = start
     g = np.zeros_like(u)
-    found = [u[fine.coarse].copy()]
+    found, exact = [u[fine.coarse].copy()], 0
     for _ in range(iterations):
-        cycle(levels, u, g)
+        exact = cycle(levels, u, g, exact)
         found.append(u[fine.coarse].copy())
     return found
 
@@ -104,6 +122,7 @@ def nested(levels: Sequence[Level], u0: Array) -> Array:
     g = np.zeros_like(u)
     if len(levels) > 1:
         u[level.coarse] = nested(levels[1:], u0)
+    exact = 0
     for _ in range(level.cycles if len(levels) > 1 else 1):
-        cycle(levels, u, g)
+        exact = cycle(levels, u, g, exact)
     return u
