@@ -18,11 +18,11 @@ from parareal.integrators._base import Integrator
 class Multilevel(Correction):
     """G(new) - G(old) as in `Coarse`, with a sweep that is solved in parallel by a coarser propagator.
 
-    The sweep of `Coarse` goes over N slices one after another. Here it is a run of its own: its slices are blocks of m of
-    the N, its fine propagator makes the m steps of G inside a block, and ``coarser`` corrects from block to block. Its
-    steps count as coarse evaluations. One iteration of it takes about 2 m rounds for G and N / m for a coarser
-    propagator, in place of N: it pays from some hundreds of slices on, where one coarse step is about as expensive as
-    another. It is approximate, so that more iterations may be needed than with `Coarse`.
+    The sweep of `Coarse` goes over N slices one after another. Here it is a run of its own: its slices are blocks of m
+    of the N, its fine propagator makes the m steps of G inside a block, and ``coarser`` corrects from block to block.
+    Its steps count as coarse evaluations. One iteration of it takes about 2 m rounds for G and N / m for a coarser
+    propagator, in place of N. It is approximate, so that more iterations may be needed than with `Coarse`; a coarser
+    propagator that is accurate over a whole block, or a second inner iteration, keeps their number down.
 
     Final states stay final, whatever either propagator does. All slices move together, so the schedule is `Barrier`,
     which is the default with this correction. ``keep="all"`` does not record the lanes of the inner run.
@@ -69,8 +69,8 @@ class Multilevel(Correction):
         check_correction(given)
         if given.traits.carries:
             raise ValueError(
-                f"{given!r} takes derivatives with every fine evaluation, and the fine propagator of the inner run is a "
-                "coarse one with a right-hand side of its own; expected a correction that carries nothing"
+                f"{given!r} takes derivatives along the fine lanes, and those of the inner run make several steps that "
+                "are not the fine propagator's alone; expected a correction that carries nothing"
             )
         for name in ("slices", "iterations"):
             if getattr(self, name) is not None:

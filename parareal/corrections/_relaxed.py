@@ -22,10 +22,10 @@ class Relaxed(Wrapper):
 
         U_{n+1} <- F_n(V_n) + [ G_n(U_n) - G_n(V_n) ].
 
-    The two together are one iteration of multigrid reduction in time with FCF-relaxation, in which slices overlap by one.
-    It damps what a coarse propagator does not see within one slice, so that some problems need fewer sweeps, and some
-    that diverge without it converge: it pays where sweeps are what takes the time. What is passed to the right without a
-    correction comes no further than one slice, and iterations with and without it count alike.
+    The two together are one iteration of multigrid reduction in time with FCF-relaxation, in which slices overlap by
+    one. An iteration without a correction has no sweep, but a fine solve, so it pays where sweeps are what takes the
+    time: mostly under `Barrier`, where every sweep is waited for. It takes more iterations, since iterations with and
+    without a correction count alike, and more fine evaluations.
 
     Args:
         correction: A correction, or an integrator, which stands for `Coarse`.

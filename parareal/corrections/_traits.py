@@ -91,8 +91,8 @@ class CorrectionTraits:
             raise ValueError(f"mixing={self.mixing} came with stacked=False; expected stacked=True with it")
         if self.mixing and self.relaxations:
             raise ValueError(
-                f"mixing={self.mixing} came with relaxations={self.relaxations}; expected one of them: iterates that are "
-                "relaxed in between do not belong to the sequence that is mixed"
+                f"mixing={self.mixing} came with relaxations={self.relaxations}; expected one of them: iterates that "
+                "are relaxed in between do not belong to the sequence that is mixed"
             )
         if self.nested is not None and self.propagator is None:
             raise ValueError("nested came without a propagator; expected the one whose sweep is solved in parallel")

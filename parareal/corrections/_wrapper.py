@@ -30,8 +30,8 @@ class Wrapper(Correction):
         check_correction(given)
         if given.traits.relaxations or (given.traits.nested is not None and not self._whole):
             raise ValueError(
-                f"{given!r} came inside {type(self).__name__}, and says what is done on all slices together; expected it "
-                f"outermost, as in pr.Relaxed(pr.{type(self).__name__}(...)), or without {type(self).__name__}"
+                f"{given!r} came inside {type(self).__name__}, and says what is done on all slices together; expected "
+                f"it outermost, as in pr.Relaxed(pr.{type(self).__name__}(...)), or without {type(self).__name__}"
             )
         object.__setattr__(self, "correction", given)
 

@@ -1,10 +1,10 @@
 """A coarse sweep that is itself solved in parallel: a run inside a run, which makes two levels three.
 
-The sweep U_{n+1} = F_n(V_n) + [G_n(U_n) - G_n(V_n)] over all slices is a problem of its own, of which only U is unknown. A
-run solves it approximately: its slices are blocks of slices, its fine propagator makes these steps one after another
-inside a block (`ChainedLanes`), and its correction may be any other. It has the same engine, so the recursion is
-written once. After its last iteration the steps are made once more from the new states at the block boundaries, which
-gives the states inside.
+The sweep U_{n+1} = F_n(V_n) + [G_n(U_n) - G_n(V_n)] over all slices is a problem of its own, of which only U is
+unknown. A run solves it approximately: its slices are blocks of slices, its fine propagator makes these steps one after
+another inside a block (`ChainedLanes`), and its correction may be any other. It has the same engine, so the recursion
+is written once. After its last iteration the steps are made once more from the new states at the block boundaries,
+which gives the states inside.
 
 In the words of multigrid this is a V-cycle in the full approximation scheme.
 """
@@ -103,9 +103,7 @@ class ChainedLanes(ActiveLanes):
         device: The device of the states.
     """
 
-    def __init__(
-        self, problem: Any, integrator: Integrator, chain: Chain, places: int, device: torch.device
-    ) -> None:
+    def __init__(self, problem: Any, integrator: Integrator, chain: Chain, places: int, device: torch.device) -> None:
         slices = TimeGrid.from_edges(chain.grid.points)
         super().__init__(problem, integrator, Mesh.build(slices, integrator.steps or 1, device), places=places)
         self._chain, self._places = chain, places
@@ -234,7 +232,8 @@ class NestedSweep:
         start = None
         if part:
             ends = index_to(device, chain.bounds[1:] - 1)
-            start = trees.map(lambda leaf, old: torch.cat([leaf.unsqueeze(1), old[:, ends]], 1).flatten(0, 1), u, part[0])
+            every = trees.map(lambda leaf, old: torch.cat([leaf.unsqueeze(1), old[:, ends]], 1), u, part[0])
+            start = trees.join(every)
         engine = self._make(
             problem=self._problem,
             u0=u,
@@ -271,6 +270,6 @@ class NestedSweep:
 
 
 def block_size(slices: int, coarse: Integrator, coarser: Integrator | None) -> int:
-    """How many slices make a block so that an iteration takes few rounds: m steps, a sweep over N / m blocks, m steps."""
+    """How many slices make a block so that a sweep takes few rounds: m steps, N / m blocks, and m steps again."""
     each = [1 if one is None else (one.traits.evaluations or 1) * (one.steps or 1) for one in (coarse, coarser)]
     return max(1, round(math.sqrt(slices * each[1] / (2 * each[0]))))

@@ -26,8 +26,8 @@ from parareal.results._run_state import RunState
 class Moves(NamedTuple):
     """Slices ``(M, N)`` whose right boundary can take a first guess, its final state, or its next iterate.
 
-    ``relaxed`` are those that take their next iterate without a correction. ``waiting`` are those of the last three kinds
-    that only wait for lanes to start from the iterate to be replaced.
+    ``relaxed`` are those that take their next iterate without a correction. ``waiting`` are those of the last three
+    kinds that only wait for lanes to start from the iterate to be replaced.
     """
 
     guess: Bools

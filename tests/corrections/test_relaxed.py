@@ -65,10 +65,8 @@ def test_iterates_are_those_of_multigrid_with_fcf_relaxation(
     for j in range(1, k + 1):
         stop = pr.Iterations(min(N, j * together))
         sol = pr.solve(PROBLEM, U0, grid, coarse=pr.Relaxed(coarse, relaxations), stop=stop, **options)
-        if schedule == pr.Barrier() or j * together >= N:
-            here = slice(None)
-        else:  # boundaries on the left may be ahead, where they are not final
-            here = slice(-1, None)
+        # Elsewhere boundaries on the left may be ahead.
+        here = slice(None) if schedule == pr.Barrier() or j * together >= N else slice(-1, None)
         if j * together <= N:
             assert distance(sol.us[here], torch.as_tensor(expected[j])[here]) < 1e-11
 

@@ -192,7 +192,7 @@ def classical() -> st.SearchStrategy[pr.Correction]:
 
 
 def corrections(one_step: bool = False) -> st.SearchStrategy[pr.Correction]:
-    """Every correction; with ``one_step`` without those of which some steps, or some iterations, cost more than others."""
+    """Every correction; with ``one_step`` without those of which some steps or iterations cost more than others."""
     return st.one_of(
         classical(),
         *([] if one_step else [multistep().map(pr.Coarse)]),

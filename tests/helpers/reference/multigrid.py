@@ -1,7 +1,7 @@
 """Multigrid reduction in time as the paper writes it, in plain loops that share no code with the library.
 
-The full approximation scheme on any number of levels, with F- and C-relaxation. Nothing in it is a parallel iteration: it
-knows time points, of which some are C-points, residuals, and corrections of C-points from the next level.
+The full approximation scheme on any number of levels, with F- and C-relaxation. Nothing in it is a parallel iteration:
+it knows time points, of which some are C-points, residuals, and corrections of C-points from the next level.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Level:
 def cycle(levels: Sequence[Level], u: Array, g: Array, exact: int = 0) -> int:
     """One V-cycle for u_{n+1} = g_{n+1} + step(u_n) on the first of these levels; changes ``u``.
 
-    The paper starts the next level from all C-points as they are. One of them is known better: the first to the right of
-    those that are exact, of which the residual gives the exact value. The next level starts from that one.
+    The paper starts the next level from all C-points as they are. One of them is known better: the first to the right
+    of those that are exact, of which the residual gives the exact value. The next level starts from that one.
 
     Args:
         levels: From this one to the coarsest.
