@@ -31,7 +31,7 @@ CASES: dict[str, dict[str, Any]] = {
 BLOCK = 4
 VARIANTS: dict[str, dict[str, Any]] = {
     "2 levels": {"cf_iter": 0, "block": 0, "coarse": pr.RK4()},
-    "2 levels, FCF": {"cf_iter": 1, "block": 0, "coarse": pr.Relaxed(pr.RK4())},
+    "2 levels, FCF": {"cf_iter": 1, "block": 0, "coarse": pr.Relaxed(pr.RK4()), "schedule": pr.Barrier()},
     "3 levels": {"cf_iter": 0, "block": BLOCK, "coarse": pr.Multilevel(pr.RK4(), pr.RK4(), BLOCK)},
     "3 levels, FCF": {
         "cf_iter": 1,
@@ -192,7 +192,7 @@ def main() -> int:
         problem = pr.ODE(FUNCTIONS[name], batching="native")
         u0 = torch.tensor(case["u0"], dtype=torch.float64)
         grid = pr.TimeGrid.uniform(*case["span"], slices=case["slices"], steps=case["steps"])
-        options = {"fine": pr.RK4(), "coarse": how["coarse"]}
+        options = {"fine": pr.RK4(), "coarse": how["coarse"], "schedule": how.get("schedule")}
         worst, seconds = 0.0, []
         with torch.no_grad():
             for k, expected in enumerate(_iterates(other["iterates"], case["iterations"]), 1):

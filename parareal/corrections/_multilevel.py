@@ -44,14 +44,14 @@ class Multilevel(Correction):
 
     Examples:
         >>> import torch, parareal as pr
-        >>> grid = pr.TimeGrid.uniform(0.0, 20.0, slices=1000, steps=10)
+        >>> grid = pr.TimeGrid.uniform(0.0, 20.0, slices=400, steps=10)
         >>> problem = pr.ODE(lambda t, u: torch.cos(t)[:, None] - u * u * u, batching="native")
         >>> u0 = torch.ones(1, dtype=torch.float64)
-        >>> for coarse in (pr.Euler(), pr.Multilevel(pr.Euler(), pr.Euler())):
-        ...     sol = pr.solve(problem, u0, grid, fine=pr.Euler(), coarse=coarse, schedule=pr.Barrier())
+        >>> for coarse in (pr.Heun(), pr.Multilevel(pr.Heun(), pr.Heun())):
+        ...     sol = pr.solve(problem, u0, grid, fine=pr.Heun(), coarse=coarse, schedule=pr.Barrier())
         ...     print(sol.iterations, sol.stats.rounds)
-        0 0
-        0 0
+        2 2432
+        7 1083
     """
 
     propagator: Integrator
