@@ -1,13 +1,16 @@
 """Beside PyMGRIT 1.0.6: the same iterates, and the wall time of both, in the same run.
 
-PyMGRIT's multigrid reduction in time is Parareal with two levels and no C-relaxation. It runs on one process here, in
-an environment of its own, since it needs mpi4py and NumPy below 2.4: the script makes one in out/pymgrit, unless
-PYMGRIT_PYTHON names an interpreter that has it. Both solve with RK4, a step a slice as coarse propagator, and as many
-iterations; PyMGRIT in NumPy, this package in torch. Run it with `python benchmarks/pymgrit.py`.
+PyMGRIT's multigrid reduction in time is Parareal with two levels and no C-relaxation. With FCF-relaxation it is
+`pr.Relaxed`, with three levels `pr.Multilevel`; an iteration with FCF-relaxation counts as two here. It runs on one
+process, in an environment of its own, since it needs mpi4py and NumPy below 2.4: the script makes one in out/pymgrit,
+unless PYMGRIT_PYTHON names an interpreter that has it. Both solve with RK4, a step a slice as coarse propagator and a
+step a block of slices as the coarser one, and as many iterations; PyMGRIT in NumPy, this package in torch. Run it with
+`python benchmarks/pymgrit.py`.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -23,6 +26,18 @@ import parareal as pr
 CASES: dict[str, dict[str, Any]] = {
     "FitzHugh-Nagumo": {"span": (0.0, 200.0), "u0": [-1.0, 1.0], "slices": 512, "steps": 128, "iterations": 4},
     "Lorenz": {"span": (0.0, 10.0), "u0": [5.0, -5.0, 20.0], "slices": 512, "steps": 128, "iterations": 4},
+}
+
+BLOCK = 4
+VARIANTS: dict[str, dict[str, Any]] = {
+    "2 levels": {"cf_iter": 0, "block": 0, "coarse": pr.RK4()},
+    "2 levels, FCF": {"cf_iter": 1, "block": 0, "coarse": pr.Relaxed(pr.RK4()), "schedule": pr.Barrier()},
+    "3 levels": {"cf_iter": 0, "block": BLOCK, "coarse": pr.Multilevel(pr.RK4(), pr.RK4(), BLOCK)},
+    "3 levels, FCF": {
+        "cf_iter": 1,
+        "block": BLOCK,
+        "coarse": pr.Relaxed(pr.Multilevel(pr.RK4(), pr.Relaxed(pr.RK4()), BLOCK)),
+    },
 }
 
 THEIRS = """
@@ -86,6 +101,8 @@ f = {"FitzHugh-Nagumo": fitzhugh_nagumo, "Lorenz": lorenz}[case["name"]]
 points = np.linspace(*case["span"], case["slices"] * case["steps"] + 1)
 u0 = np.array(case["u0"])
 levels = [Problem(f, u0, t_interval=points), Problem(f, u0, t_interval=points[:: case["steps"]])]
+if case["block"]:
+    levels.append(Problem(f, u0, t_interval=points[:: case["steps"] * case["block"]]))
 iterates = []
 
 def keep(solver):
@@ -93,7 +110,7 @@ def keep(solver):
 
 begun = time.perf_counter()
 solver = Mgrit(
-    levels, cf_iter=0, nested_iteration=True, max_iter=case["iterations"], tol=0.0, logging_lvl=50,
+    levels, cf_iter=case["cf_iter"], nested_iteration=True, max_iter=case["iterations"], tol=0.0, logging_lvl=50,
     output_fcn=keep, output_lvl=2,
 )
 solver.solve()
@@ -167,25 +184,27 @@ def main() -> int:
     if found is None:
         return 0
     torch.set_num_threads(1)
-    header = f"{'problem':<17}{'slices':>7}{'steps':>6}{'iterations':>11}{'difference':>12}"
+    header = f"{'problem':<17}{'slices':>7}{'steps':>6}  {'levels':<15}{'iterations':>11}{'difference':>12}"
     print(f"{header}{'PyMGRIT':>10}{'ours':>10}{'ratio':>7}")
-    for name, case in CASES.items():
-        other = theirs(name, case, *found)
+    for (name, case), (variant, how) in itertools.product(CASES.items(), VARIANTS.items()):
+        settings = {key: how[key] for key in ("cf_iter", "block")}
+        other = theirs(name, {**case, **settings}, *found)
         problem = pr.ODE(FUNCTIONS[name], batching="native")
         u0 = torch.tensor(case["u0"], dtype=torch.float64)
         grid = pr.TimeGrid.uniform(*case["span"], slices=case["slices"], steps=case["steps"])
+        options = {"fine": pr.RK4(), "coarse": how["coarse"], "schedule": how.get("schedule")}
         worst, seconds = 0.0, []
         with torch.no_grad():
             for k, expected in enumerate(_iterates(other["iterates"], case["iterations"]), 1):
                 for _ in range(3 if k == case["iterations"] else 1):
                     begun = time.perf_counter()
-                    sol = pr.solve(problem, u0, grid, fine=pr.RK4(), coarse=pr.RK4(), stop=pr.Iterations(k))
+                    sol = pr.solve(problem, u0, grid, stop=pr.Iterations(k * (1 + how["cf_iter"])), **options)
                     seconds.append(time.perf_counter() - begun)
                 want = torch.tensor(expected, dtype=torch.float64)
                 worst = max(worst, float(((sol.us - want).abs() / want.abs().amax()).max()))
         ours = min(seconds[-3:])
         print(
-            f"{name:<17}{case['slices']:>7}{case['steps']:>6}{case['iterations']:>11}{worst:>12.1e}"
+            f"{name:<17}{case['slices']:>7}{case['steps']:>6}  {variant:<15}{case['iterations']:>11}{worst:>12.1e}"
             f"{other['seconds']:>9.2f}s{ours:>9.3f}s{other['seconds'] / ours:>7.1f}"
         )
     print("difference: the largest of all iterates at all slice edges, relative to the largest state; one process each")

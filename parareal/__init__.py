@@ -17,6 +17,8 @@ from parareal.corrections._damped import Damped
 from parareal.corrections._jacobian import Jacobian
 from parareal.corrections._linear import Identity, Linear, Whitened, Zero
 from parareal.corrections._linear_flow import LinearFlow
+from parareal.corrections._multilevel import Multilevel
+from parareal.corrections._relaxed import Relaxed
 from parareal.corrections._secant import Secant
 from parareal.corrections._traits import CorrectionTraits
 from parareal.corrections._trust_region import TrustRegion
@@ -176,6 +178,7 @@ __all__ = [
     "Memory",
     "Midpoint",
     "Milstein",
+    "Multilevel",
     "Multistep",
     "NoisePath",
     "Plan",
@@ -191,6 +194,7 @@ __all__ = [
     "RankError",
     "RankPipeline",
     "Record",
+    "Relaxed",
     "RungeKutta",
     "Schedule",
     "SciPy",

@@ -22,6 +22,7 @@ from parareal._sequential import sequential
 from parareal._start import StartGuess, first_iterates
 from parareal.adjoint._attach import Adjoint, Request, check_adjoint
 from parareal.corrections._base import Coarse, Correction, check_correction
+from parareal.corrections._traits import CorrectionTraits
 from parareal.engine._dense import Dense, dense_of
 from parareal.executors._base import Executor
 from parareal.executors._local import Batched
@@ -31,7 +32,7 @@ from parareal.persistence._checkpoint import Checkpoint
 from parareal.problem._ode import Problem
 from parareal.results._run_identity import digest
 from parareal.results._solution import Solution, SolveError
-from parareal.schedules._schedule import AHEAD, Schedule, Wavefront
+from parareal.schedules._schedule import AHEAD, Barrier, Schedule, Wavefront
 from parareal.stopping._rules import StoppingRule
 from parareal.stopping._tolerance import Tolerance
 
@@ -200,7 +201,9 @@ def solve_as(
     """`solve` with all arguments, autocast set aside; ``request`` says more about the adjoint."""
     executor = Batched() if executor is None else executor
     check_instance(executor, Executor, "executor", "pr.Batched()")
-    schedule = Wavefront(AHEAD) if schedule is None else schedule
+    if schedule is None:
+        nested = isinstance(coarse, Correction) and coarse.traits.nested is not None
+        schedule = Barrier() if nested else Wavefront(AHEAD)
     check_instance(schedule, Schedule, "schedule", "pr.Wavefront()")
     with schedule.joined(executor) as joined:
         check_keep(keep, dense)
@@ -273,9 +276,16 @@ def _parts(
     if isinstance(coarse, Integrator):
         coarse = Coarse(coarse)
     check_correction(coarse)
-    propagator = coarse.traits.propagator
-    if propagator is not None:
-        check_solves(propagator, inputs.problem, "the coarse propagator")
+    level: CorrectionTraits | None = coarse.traits
+    if level.nested is not None and not isinstance(schedule, Barrier):
+        raise ValueError(
+            f"{schedule!r} came with {coarse!r}, whose sweep goes over all slices at once; expected "
+            "schedule=pr.Barrier(), which is the default with it"
+        )
+    while level is not None:
+        if level.propagator is not None:
+            check_solves(level.propagator, inputs.problem, "the coarse propagator")
+        level = None if level.nested is None else level.nested.correction.traits
     stop = Tolerance() if stop is None else stop
     check_instance(stop, StoppingRule, "stop", "pr.Tolerance(rtol=1e-4)")
     slices = inputs.grid.num_slices

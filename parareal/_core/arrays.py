@@ -13,3 +13,8 @@ Bools: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def relaxing(number: Ints, relaxations: int) -> Bools:
+    """Which iterates are made without a correction, where ``relaxations`` such precede each one that has it."""
+    return number % (relaxations + 1) != 0

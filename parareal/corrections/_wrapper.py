@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
@@ -21,12 +21,18 @@ class Wrapper(Correction):
     """A correction around another one."""
 
     correction: Correction | Integrator
+    _whole: ClassVar[bool] = False  # whether it may go around a correction that sweeps in parallel
 
     def __post_init__(self) -> None:
         given: Any = self.correction
         given = Coarse(given) if isinstance(given, Integrator) else given
         check_instance(given, Correction, "correction", "pr.Identity() or pr.Coarse(pr.Euler())")
         check_correction(given)
+        if given.traits.relaxations or (given.traits.nested is not None and not self._whole):
+            raise ValueError(
+                f"{given!r} came inside {type(self).__name__}, and says what is done on all slices together; expected "
+                f"it outermost, as in pr.Relaxed(pr.{type(self).__name__}(...)), or without {type(self).__name__}"
+            )
         object.__setattr__(self, "correction", given)
 
     def _check_unmixed(self) -> None:

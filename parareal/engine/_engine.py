@@ -19,6 +19,7 @@ from parareal._core.trees import State
 from parareal.corrections._base import Correction, bound_correction, mismatch_of
 from parareal.engine._lanes import ActiveLanes
 from parareal.engine._measure import Figures, figures, measured
+from parareal.engine._nested import Chain, ChainedLanes, NestedSweep
 from parareal.engine._parts import Parts
 from parareal.engine._readiness import some
 from parareal.engine._rounds import Counters, play_round
@@ -54,6 +55,9 @@ class Engine:
         dense: Whether states behind the frontier are kept.
         block: The slices that are worked on here, from the first to before the last; ``None`` for all.
         given: First iterates in place of guesses.
+        start: First iterates at all boundaries, leaves ``(M * (N + 1), *state)``, for a run inside another one.
+        chain: What the fine lanes of such a run do, in place of one step after another of ``fine``.
+        counters: Where the cost is counted, if not in counters of its own.
 
     Attributes:
         parts: What the run is made of.
@@ -61,6 +65,7 @@ class Engine:
         iterates: The states at the boundaries, and their updates.
         stopping: The state of the stopping rule.
         counters: Cost of the run so far.
+        nested: Sweeps over all slices in parallel; ``None`` where sweeps go from slice to slice.
         fine: Fine lanes.
         coarse: Coarse lanes; ``None`` for corrections without a propagator.
     """
@@ -83,12 +88,16 @@ class Engine:
         dense: bool = True,
         block: tuple[int, int] | None = None,
         given: First | None = None,
+        start: State = None,
+        chain: Chain | None = None,
+        counters: Counters | None = None,
     ) -> None:
         one, slices = trees.one(u0, 0), grid.num_slices
         problem = bound_problem(problem, one, grid, fine)
         fine = bound_integrator(fine, problem, one, grid)
         correction = bound_correction(correction, problem, one, grid, fine)
-        empty = fine.begin if isinstance(fine, Multistep) and not fine.restart else None
+        carried = isinstance(fine, Multistep) and not fine.restart and chain is None
+        empty = fine.begin if carried else None
         rounding = max(torch.finfo(leaf.dtype).eps for leaf in trees.leaves(u0))
         if empty is not None:
             u0 = Carried(u0, empty(u0))
@@ -96,22 +105,32 @@ class Engine:
         if windowed:
             stop = stop.accepting()
         width, systems = min(schedule.width or slices, slices), trees.leaves(u0)[0].shape[0]
+        traits = correction.traits
         mismatch = mismatch_of(correction, Span(grid.edges, np.arange(slices)))
         self.stopping: StoppingState = begun(
-            stop, Start(systems, width, mismatch, correction.traits.mixing > 0, empty is not None, rounding)
+            stop, Start(systems, width, mismatch, traits.mixing > 0, empty is not None, rounding, traits.relaxations)
         )
-        device, coarse = trees.leaves(u0)[0].device, correction.traits.propagator
+        device, coarse = trees.leaves(u0)[0].device, traits.propagator
         self.state = RunState.new(systems, slices, max_iterations, coarse is not None)
         guess = schedule.guess if given is None or given.guess is None else given.guess
         given = None if given is None or given.states is None else given
-        setup = Setup(correction, u0, grid.edges.to(device), dense, stop.traits.uses_growth, guess, given, empty)
+        given = given if start is None else First(start, shifted=False)
+        self.counters = Counters() if counters is None else counters
+        self.nested = None
+        if traits.nested is not None:
+            before = 0 if chain is None else chain.before
+            self.nested = NestedSweep(Engine, problem, rows, grid, traits, executor, self.counters, before)
+        edges, grows = grid.edges.to(device), stop.traits.uses_growth
+        setup = Setup(correction, u0, edges, dense, grows, guess, given, empty, self.nested)
         self.iterates = Iterates(self.state, setup.layout(slices, width, block), setup)
-        self.counters = Counters()
-        tangents, places = correction.traits.carries, systems * slices
+        tangents, places = traits.carries, systems * slices
         stepped = correction.lifted(problem) if tangents else problem
-        mesh = Mesh.build(grid, fine.steps, device)
         carrier = correction.carrier(fine) if tangents else fine
-        self.fine = ActiveLanes(stepped, carrier, mesh, carries_history=empty is not None, places=places)
+        if chain is None:
+            mesh = Mesh.build(grid, fine.steps, device)
+            self.fine = ActiveLanes(stepped, carrier, mesh, carries_history=carried, places=places)
+        else:
+            self.fine = ChainedLanes(problem, fine, chain, places, device)
         self.fine.final = self._from_final
         self.coarse: ActiveLanes | None = None
         if coarse is not None:
@@ -172,6 +191,15 @@ class Engine:
             if len(complete):
                 return complete, self._decide(complete)
 
+    def settle(self) -> None:
+        """Moves boundaries and starts lanes as long as any can, without decisions: for a run inside another one."""
+        self._start_lanes()
+        while self._collect():
+            if self.iterates.update():
+                self._start_lanes()
+                self.iterates.update(wait=False)
+            self._start_lanes()
+
     def halt(self, status: Status) -> None:
         """Ends the systems that are still active."""
         for system in self.active.nonzero()[0].tolist():
@@ -200,6 +228,7 @@ class Engine:
     def coarse_evaluations(self) -> int:
         """Evaluations for the correction: of its propagator, or directional derivatives."""
         own = 0 if self.coarse is None else self.coarse.evaluations
+        own += 0 if self.nested is None else self.nested.evaluations
         return self.parts.tangents * self.fine.evaluations + self.fine.carried + own
 
     # --- lanes start and arrive -------------------------------------------------------------------------------------
@@ -207,6 +236,7 @@ class Engine:
     def _start_lanes(self) -> None:
         live, layout, lanes = self.iterates.live, self.iterates.layout, self.state.lanes
         left = self.state.current[:, :-1]
+        self.iterates.skip_unread()
         fine_ready = live & (left > lanes.fine_started)
         fine_ready[:, : layout.start] = False
         if self.parts.shares_first_stage:  # the coarse lane brings this value: another request would cost an evaluation
@@ -230,6 +260,15 @@ class Engine:
 
     def _launch(self, lanes: ActiveLanes, mask: Bools, started: Ints) -> None:
         it, layout, parts = self.iterates, self.iterates.layout, self.parts
+        shared = lanes is self.fine and parts.shares_first_stage
+        if shared and layout.relaxations:  # some have no coarse lane that has brought this value
+            known = np.zeros_like(mask)
+            system, n = mask.nonzero()
+            known[mask] = it.rings.first_stage.has(system * layout.slices + n, self.state.current[:, :-1][mask])
+            if some(known) and some(mask & ~known):
+                self._launch(lanes, mask & ~known, started)
+                mask = known
+            shared = some(known)
         system, n = mask.nonzero()
         ids, iterate = system * layout.slices + n, it.note_started(mask, started)
         if not layout.on_host:
@@ -238,7 +277,6 @@ class Engine:
             send_ahead(layout.device, wanted if parts.rows is None else [*wanted, system])
         rows = parts.rows_of(system, layout.device)
         # A copy: the value of a later iterate may arrive while lanes still use this one as a stage of their step.
-        shared = lanes is self.fine and parts.shares_first_stage
         first = it.rings.first_stage.take(ids, iterate) if shared else None
         u = it.rings.u.take(ids + system, iterate)
         if lanes is not self.fine:

@@ -142,6 +142,11 @@ class ActiveLanes:
         """
         if self.queue is not None:
             self.queue.started(ids)
+        self._begin_slices(ids, slices, u, rows, first, samples)
+
+    def _begin_slices(
+        self, ids: Ints, slices: Ints, u: State, rows: State, first: State = None, samples: Ints | None = None
+    ) -> None:
         mesh = self.method.mesh
         at, fresh = mesh.start[slices], np.ones(len(ids), dtype=bool)
         u, number = self.method.entered(slices, u, samples)
@@ -223,14 +228,14 @@ class ActiveLanes:
         done = left == 0
         ended = np.count_nonzero(done)
         if ended == len(done):
-            self._arrive(lanes.ids, u)
+            self._arrive(lanes, u)
             return
         fresh = np.zeros(len(left), dtype=bool)
         number = None if lanes.number is None else lanes.number + np.array([1, 0])
         lanes = Lanes(lanes.ids, left, at1, t1, u, lanes.rows, fresh, number)
         if ended:
             at_end = lanes[done]
-            self._arrive(at_end.ids, at_end.u)
+            self._arrive(at_end, at_end.u)
             lanes = lanes[~done]
         self._between_steps.append(lanes)
 
@@ -282,8 +287,8 @@ class ActiveLanes:
                     other.gone = same if other.gone is None else other.gone | same
         return lanes, u
 
-    def _arrive(self, ids: Ints, u: State) -> None:
-        self.arrived.append((ids, u if self.method.carries_history else without_history(u)))
+    def _arrive(self, lanes: Lanes, u: State) -> None:
+        self.arrived.append((lanes.ids, u if self.method.carries_history else without_history(u)))
 
     @property
     def may_arrive(self) -> bool:

@@ -4,7 +4,8 @@ Slice n carries the state at its left boundary n to its right boundary n + 1. A 
 
 - to its first guess once its left boundary has an iterate (and, with ``guess_waits``, the coarse value of it);
 - to its final state once the fine lane from a final left boundary has arrived;
-- to its next iterate, k + 1, once F_n(U_n^k) and, for a coarse propagator, G_n(U_n^{k+1}) have arrived.
+- to its next iterate, k + 1, once F_n(U_n^k) and, for a coarse propagator, G_n(U_n^{k+1}) have arrived. Where iterate
+  k + 1 is relaxed, which means made without a correction, it does not wait for the coarse value.
 
 It must not move before the lanes of the slice on its right have started from its current iterate, because they read
 it. All of this is bookkeeping in numpy on a `RunState`; the states themselves are in ring buffers.
@@ -18,19 +19,21 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from parareal._core.arrays import Bools, Ints
+from parareal._core.arrays import Bools, Ints, relaxing
 from parareal.results._run_state import RunState
 
 
 class Moves(NamedTuple):
     """Slices ``(M, N)`` whose right boundary can take a first guess, its final state, or its next iterate.
 
-    ``waiting`` are those of the last two kinds that only wait for lanes to start from the iterate to be replaced.
+    ``relaxed`` are those that take their next iterate without a correction. ``waiting`` are those of the last three
+    kinds that only wait for lanes to start from the iterate to be replaced.
     """
 
     guess: Bools
     final: Bools
     refined: Bools
+    relaxed: Bools
     waiting: Bools
 
 
@@ -78,6 +81,8 @@ class Layout:
         start: The first boundary of the block of this process.
         end: Its last boundary. Slices to the left of the block only make first guesses; after that the left boundary of
             the block takes its iterates from another process.
+        relaxations: How many iterates without a correction precede each one that has it.
+        nested: Whether the coarse sweep is solved in parallel, so that all slices move together.
         in_step: Whether boundaries move one iteration at a time, as those of a block do.
         n: 0 ... N - 1.
         nothing: A mask of no slice, ``(M, N)``.
@@ -92,6 +97,8 @@ class Layout:
     guess_waits: bool
     start: int
     end: int
+    relaxations: int
+    nested: bool
     in_step: bool
     n: Ints
     nothing: Bools
@@ -105,6 +112,16 @@ class Layout:
     def on_host(self) -> bool:
         """Whether the states lie where indices do, so that none has to be sent."""
         return self.device.type == "cpu"
+
+    @property
+    def at_once(self) -> bool:
+        """Whether a boundary may move because another one has, without waiting for a coarse propagator."""
+        return self.free or self.nested or self.relaxations > 0
+
+    def reads(self, number: Ints) -> Bools:
+        """Whether the coarse value of an iterate of this number is read: by a correction from it, or to it."""
+        read = ~relaxing(number + 1, self.relaxations)
+        return read if self.nested else read | ~relaxing(number, self.relaxations)
 
     @property
     def windowed(self) -> bool:
@@ -142,6 +159,12 @@ class Readiness:
         """
         return self.live & (self.state.current[:, 1:] >= 0) if self.layout.windowed else self.live
 
+    @property
+    def used(self) -> Ints:
+        """The last iterate of each left boundary from which all lanes of the slice have started, ``(M, N)``."""
+        lanes = self.state.lanes
+        return lanes.fine_started if self.layout.free else np.minimum(lanes.fine_started, lanes.coarse_started)
+
     def look(self) -> None:
         """Updates which slices are live, after frontiers have moved or systems have ended."""
         layout, current, front = self.layout, self.state.current, self.state.frontier[:, None]
@@ -169,23 +192,32 @@ class Readiness:
         # A fine lane that started from the iterate k of the left boundary makes k + 1 of the right one, which has k.
         solved = self.live & (lanes.fine_arrived >= right) & (right >= 0)
         final = self.live & (layout.n == self.state.frontier[:, None]) & (lanes.fine_arrived == left)
-        used = lanes.fine_started if layout.free else np.minimum(lanes.fine_started, lanes.coarse_started)
         # Boundary n + 1 is read by slice n + 1, whose lanes have not started from its current iterate yet.
         kept = layout.nothing.copy()
-        kept[:, :-1] = (used[:, 1:] < right[:, :-1]) & self.bound[:, 1:]
+        kept[:, :-1] = (self.used[:, 1:] < right[:, :-1]) & self.bound[:, 1:]
         if self.open_to is not None:
             wait, in_step = True, right < self.open_to
             in_step[:, :-1] &= (right[:, 1:] >= 0) | ~self.live[:, 1:]  # a first guess is made from the first iterate
             final, solved = final & in_step & (right >= left), solved & in_step
         # The coarse value of the new left iterate has arrived: it is newer than the iterate to be replaced.
-        refined = solved & (new > right) & ~final
-        return Moves(guess, final & ~kept if wait else final, refined & ~kept, (final | refined) & kept)
+        refined, relaxed = solved & (new > right) & ~final, layout.nothing
+        if layout.nested:  # once all slices to the right can move too
+            ready = solved & (lanes.coarse_arrived >= right)
+            whole = np.logical_and.accumulate((ready | ~self.live)[:, ::-1], axis=1)[:, ::-1]
+            refined = ready & whole & (left > right) & ~final
+        if layout.relaxations:
+            free = relaxing(right + 1, layout.relaxations)
+            refined, relaxed = refined & ~free, solved & (left > right) & ~final & free
+        waiting = (final | refined | relaxed) & kept
+        return Moves(guess, final & ~kept if wait else final, refined & ~kept, relaxed & ~kept, waiting)
 
     def runs_from(self, refined: Bools) -> Runs | None:
         """The longest rows through which a change can pass at once, from those of ``refined`` on."""
         right, lanes = self.state.current[:, 1:], self.state.lanes
         able = self.live & (lanes.fine_arrived >= right) & (right >= 0)
-        able[:, :-1] &= (lanes.fine_started[:, 1:] >= right[:, :-1]) | ~self.bound[:, 1:]
+        if self.layout.nested:
+            able &= lanes.coarse_arrived >= right
+        able[:, :-1] &= (self.used[:, 1:] >= right[:, :-1]) | ~self.bound[:, 1:]
         refined = refined & able  # a frontier may have moved since they were found
         if not some(refined):
             return None
@@ -204,6 +236,16 @@ class Readiness:
         system, start = guess.nonzero()
         end = np.minimum(self.layout.end, self.state.frontier[system] + self.layout.width)
         return runs(system, start, end - start)
+
+    def skip_unread(self) -> None:
+        """Counts coarse lanes as arrived whose values nothing reads, before they start."""
+        lanes, left = self.state.lanes, self.state.current[:, :-1]
+        if self.layout.free or not self.layout.relaxations:
+            return
+        guessed = self.state.current[:, 1:] >= 0
+        skipped = self.live & (left > lanes.coarse_started) & guessed & ~self.layout.reads(left)
+        for numbers in (lanes.coarse_started, lanes.coarse_arrived, lanes.first_stage):
+            numbers[skipped] = left[skipped]
 
     def note_started(self, mask: Bools, started: Ints) -> Ints:
         """Records in ``started`` that lanes of ``mask`` start; returns the iterates from which they do."""

@@ -67,6 +67,13 @@ class Counters:
     log: list[tuple[int, int, bool, Ints]] | None = None
     timing: Timing = field(default_factory=Timing)
 
+    def add(self, other: Counters) -> None:
+        """Adds the cost of a run inside this one, while which this one has waited."""
+        self.rounds += other.rounds
+        self.calls += other.calls
+        self.max_lanes = max(self.max_lanes, other.max_lanes)
+        self.padded_lanes += other.padded_lanes
+
     def note(self, begun: int, due: int, groups: list[StageGroup]) -> None:
         """Logs the stage groups of the last round."""
         if self.log is not None:  # coarse lanes are those that keep first values

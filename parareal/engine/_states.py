@@ -18,6 +18,7 @@ from parareal._core.ring_buffer import Ring
 from parareal._core.trees import State
 from parareal.corrections._base import Correction, Known
 from parareal.corrections._traits import CorrectionTraits
+from parareal.engine._nested import NestedSweep
 from parareal.engine._pairs import with_pair
 from parareal.engine._readiness import Layout, Readiness, Runs
 from parareal.results._record import Recorder
@@ -63,6 +64,7 @@ class Setup:
         guess: First guesses in place of the correction's own.
         given: First iterates in place of guesses.
         empty: Gives the empty history that first guesses have, where states carry that of a multistep method.
+        nested: Sweeps over all slices in parallel, for corrections that ask for it.
     """
 
     correction: Correction
@@ -73,6 +75,7 @@ class Setup:
     guess: Guess | None = None
     given: First | None = None
     empty: Callable[[State], Memory] | None = None
+    nested: NestedSweep | None = None
 
     @cached_property
     def traits(self) -> CorrectionTraits:
@@ -82,7 +85,7 @@ class Setup:
     @property
     def by_run(self) -> bool:
         """Whether first guesses of neighbouring slices are made together."""
-        return self.traits.stacked or self.guess is not None or self.given is not None
+        return self.traits.stacked or not (self.guess is self.given is self.nested is None)
 
     @property
     def carries(self) -> bool:
@@ -100,9 +103,11 @@ class Setup:
             width=width,
             lookback=max(self.traits.lookback, int(self.empty is not None or self.keep_earlier)),
             free=not coarse,
-            guess_waits=coarse and self.guess is None and self.given is None,
+            guess_waits=coarse and self.guess is None and self.given is None and self.nested is None,
             start=0 if block is None else block[0],
             end=slices if block is None else block[1],
+            relaxations=self.traits.relaxations,
+            nested=self.nested is not None,
             in_step=block is not None,
             n=np.arange(slices),
             nothing=np.zeros((leaf.shape[0], slices), dtype=bool),

@@ -12,6 +12,8 @@ What has arrived is looked at again and again until nothing can move: one bounda
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from parareal._core import trees
@@ -33,21 +35,24 @@ class Iterates(StoredStates):
     def update(self, wait: bool = True, guessing: bool = True) -> bool:
         """Moves every boundary that can; returns whether one waits for lanes to start from it first."""
         while True:
-            guess, final, refined, waiting = self.moves(wait)
+            guess, final, refined, relaxed, waiting = self.moves(wait)
+            moved = some(final | refined | relaxed)
             if not guessing:
                 guess = self.layout.nothing
             # In a window first what guesses start from: a guess from the newest states is the better one.
-            if some(guess) and not (self.layout.windowed and some(final | refined)):
+            if some(guess) and not (self.layout.windowed and moved):
                 self._guess(guess)
             if some(final):
                 self._finish(*final.nonzero())
-            if self.setup.traits.stacked:
+            if self.setup.traits.stacked or self.layout.nested:
                 if some(refined) and (rows := self.runs_from(refined)) is not None:
-                    self._refine_runs(rows)
+                    (self._sweep if self.layout.nested else self._refine_runs)(rows)
             elif some(refined):
                 self._refine(*refined.nonzero())
+            if some(relaxed) and (rows := self.runs_from(relaxed)) is not None:
+                self._relax(rows)
             # Without a coarse propagator to wait for, and after a guess, a boundary may move on at once.
-            if not (some(guess) or (self.layout.free and some(final | refined))):
+            if not (some(guess) or (moved and self.layout.at_once)):
                 return some(waiting)
 
     # --- first iterates ---------------------------------------------------------------------------------------------
@@ -89,7 +94,10 @@ class Iterates(StoredStates):
             n = np.maximum(start - back, 0)
             there = without_history(self.rings.u.peek(boundary - start + n, current[rows.system, n]))
             before.append(Edge(entries(self.setup.times, n), there))
-        value = (self.setup.guess or self.setup.correction.guess_run)(at, u, tuple(before))
+        if self.setup.nested is not None and self.setup.guess is None:
+            value = self.setup.nested.guess(rows, u)
+        else:
+            value = (self.setup.guess or self.setup.correction.guess_run)(at, u, tuple(before))
         system, n = rows.flat()
         length = rows.n.shape[1]
         iterate = np.repeat(iterate, length)
@@ -220,6 +228,30 @@ class Iterates(StoredStates):
         inside = rows.valid.reshape(-1) if rows.ragged else slice(None)
         wanted += u.wanted(right[inside], np.repeat(iterate, rows.n.shape[1])[inside])
         send_ahead(self.layout.device, wanted)
+
+    def _relax(self, rows: Runs) -> None:
+        """U_{n+1}^{k+1} = F_n(U_n^k) on rows of neighbouring slices."""
+        system, n = (part[rows.valid.reshape(-1)] for part in rows.flat())
+        f = self.fine(system, n, self.state.current[system, n + 1])
+        self._correct(system, n, f, f)
+
+    def _sweep(self, rows: Runs) -> None:
+        """All boundaries of rows that end with the grid, from a sweep that is solved in parallel."""
+        assert self.setup.nested is not None
+        system, n = rows.flat()
+        current, first, length = self.state.current, rows.n[:, 0], rows.n.shape[1]
+        k = current[system, n + 1]
+        f, old, place = self.fine(system, n, k), self.right(system, n), system * self.layout.slices + n
+        boundary = rows.system * (self.layout.slices + 1) + first
+        u = without_history(self.rings.u.take(boundary, current[rows.system, first]))
+        fold = partial(trees.fold, size=length)
+        parts = without_history(old), without_history(f), self.rings.coarse.take(place, k)
+        value = trees.join(self.setup.nested.sweep(rows, u, *map(fold, parts)))
+        if isinstance(f, Carried):
+            value = follow(value, f, self.fine_before(system, n, k))
+        if rows.ragged:
+            (value, f, old), system, n = self.valid(rows, (value, f, old), system, n)
+        self._correct(system, n, value, f, old)
 
     def _corrected(self, f: State, change: State, system: Ints, n: Ints, k: Ints) -> State:
         """Fine solutions plus a correction, with what that makes of a multistep method's history."""

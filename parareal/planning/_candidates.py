@@ -12,7 +12,7 @@ from parareal.corrections._linear import Identity
 from parareal.corrections._secant import Secant
 from parareal.grid._time_grid import TimeGrid
 from parareal.integrators import Euler, Integrator
-from parareal.schedules._schedule import Schedule, Wavefront
+from parareal.schedules._schedule import Barrier, Schedule, Wavefront
 from parareal.schedules._windowed import Windowed
 
 Way: TypeAlias = tuple[TimeGrid, Correction, Schedule]
@@ -88,6 +88,8 @@ def _schedules(given: Any, grid: TimeGrid, correction: Correction) -> list[Sched
         for one in chosen:
             check_instance(one, Schedule, "schedules", "[pr.Wavefront(), pr.Windowed(8)]")
         return [one for one in chosen if one.width is None or one.width <= grid.num_slices]
+    if correction.traits.nested is not None:
+        return [Barrier()]
     if correction.traits.mixing or grid.num_slices <= 16:
         return [Wavefront()]
     return [*(Windowed(width) for width in (16, 64) if width < grid.num_slices), Wavefront()]

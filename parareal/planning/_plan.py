@@ -241,6 +241,8 @@ def _on_workers(one: Candidate, fine: Integrator, evaluation: float, workers: in
     correction: CorrectionTraits = one.settings["coarse"].traits
     if correction.carries:  # a lane then does more work than in the serial run
         return None
+    if correction.relaxations or correction.nested is not None:  # no count is known
+        return None
     schedule, propagator, traits = one.settings["schedule"], correction.propagator, fine.traits
     coarse = 0 if propagator is None else propagator.traits.evaluations
     if not isinstance(schedule, Barrier | Wavefront) or traits.evaluations is None or coarse is None or traits.implicit:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from parareal._core.arrays import Bools, Floats, Ints
+from parareal._core.arrays import Bools, Floats, Ints, relaxing
 from parareal.stopping._observations import Seen, Start
 from parareal.stopping._slice_record import Settings, SliceRecord
 
@@ -88,6 +88,7 @@ class ErrorEstimate:
             "growth": self._slices.growth,
             "most": self._slices.most,
             "calm": self._slices.calm,
+            "grew": self._slices.grew,
             "moved_by": self._slices.moved_by,
             "size": self._boundaries.size,
             "spent": self._spent,
@@ -140,7 +141,8 @@ class ErrorEstimate:
         kept.move[row, n + 1, k % _KEPT] = increment
         # What the left boundary moved by to its iterate of the same number, even if it has become final since.
         moved_by = np.where(exact, 0.0, np.where(kept.has(row, n, k), kept.move[row, n, k % _KEPT], np.nan))
-        self._slices.learn(row, n, kept.size[row, n], size, defect, carried)
+        left, free = kept.size[row, n], self._settings.relaxations
+        self._slices.learn(row, n, left, size, defect, carried, corrected=~relaxing(k - 1, free))
         kept.size[row, n + 1] = size
         self._slices.moved_by[row, n] = np.where(np.isfinite(moved_by), moved_by, 0.0)
         tiny = np.finfo(np.float64).tiny
@@ -148,7 +150,9 @@ class ErrorEstimate:
             if self._settings.mixed:
                 rate = np.clip(np.where(last > 0, increment / last, 0.75), 0.0, 0.95)
                 return np.where(exact, 0.0, np.maximum(1.0, rate / (1 - rate)) * increment / np.maximum(size, tiny))
-            added = self._slices.missed(row, n, moved_by) * moved_by / np.maximum(size, tiny)
+            missed = self._slices.missed(row, n, moved_by)
+            missed = np.where(relaxing(k, free), self._slices.whole(row, n, left, size), missed)
+            added = missed * moved_by / np.maximum(size, tiny)
         # A slice whose left boundary does not move adds nothing, even if its mismatch is infinite.
         return np.where(moved_by == 0, 0.0, added)
 

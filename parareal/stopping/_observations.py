@@ -17,6 +17,7 @@ class Start(NamedTuple):
         mixed: Whether iterates are mixed, so that defects do not show what was missed of the move before.
         carried: Whether states carry the history of a multistep method, whose errors are added.
         rounding: Relative rounding unit of the states. Moves that are hardly larger show rounding only.
+        relaxations: How many iterates without a correction precede each one that has it.
     """
 
     systems: int
@@ -25,6 +26,7 @@ class Start(NamedTuple):
     mixed: bool = False
     carried: bool = False
     rounding: float = 2.2e-16
+    relaxations: int = 0
 
 
 class Seen(NamedTuple):

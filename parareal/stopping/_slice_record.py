@@ -70,6 +70,7 @@ class Settings:
         near: Slices from which a mismatch is taken over without doubt.
         prior: What the correction may miss, by its own account, ``(N,)``.
         share: The part of the grid up to each boundary, ``(N + 1,)``.
+        relaxations: How many iterates without a correction precede each one that has it.
     """
 
     rtol: float
@@ -80,6 +81,7 @@ class Settings:
     near: int
     prior: Floats
     share: Floats
+    relaxations: int = 0
 
     @classmethod
     def of(cls, start: Start, rtol: float, atol: float) -> Settings:
@@ -96,6 +98,7 @@ class Settings:
             near=max(_WITNESSES, start.width),
             prior=np.maximum(np.nan_to_num(start.mismatch, nan=1.0, posinf=1e300), _ROUNDING),
             share=np.arange(slices + 1) / slices,
+            relaxations=start.relaxations,
         )
 
 
@@ -114,6 +117,7 @@ class SliceRecord:
         growth: The growth of the last move.
         most: The largest of several moves, of small ones where there are any.
         calm: Whether there are small ones.
+        grew: Whether any move has shown a growth.
         moved_by: What the left boundary moved by when the right one moved last.
     """
 
@@ -127,9 +131,12 @@ class SliceRecord:
         self.growth = np.ones(shape)
         self.most = np.ones(shape)
         self.calm = np.zeros(shape, dtype=bool)
+        self.grew = np.zeros(shape, dtype=bool)
         self.moved_by = np.zeros(shape)
 
-    def learn(self, row: Ints, n: Ints, left: Floats, size: Floats, defect: Floats, carried: Floats) -> None:
+    def learn(
+        self, row: Ints, n: Ints, left: Floats, size: Floats, defect: Floats, carried: Floats, corrected: Bools
+    ) -> None:
         """Notes what the last moves of left boundaries have shown.
 
         Args:
@@ -139,11 +146,12 @@ class SliceRecord:
             size: Sizes of the states at right boundaries.
             defect: Defects of right boundaries.
             carried: Changes of fine solutions.
+            corrected: Where the correction was applied to these moves. Where it was not, a defect is the whole change.
         """
         before = self.moved_by[row, n]
         left = np.where(left > 0, left, size)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            shown = np.where(before > 0, defect / before, 0.0)
+            shown = np.where((before > 0) & corrected, defect / before, 0.0)
             shown = np.where(np.isfinite(shown), shown, np.inf)
             known = self.mismatch[row, n]
             ratio = np.fmax(self.first[row, n], shown / self._settings.prior[n])
@@ -165,6 +173,7 @@ class SliceRecord:
         self.most[row, n] = np.where(clear & (gentle | ~calm), np.maximum(grown, _faded(most, _MEMORY)), most)
         self.most[row, n] = np.where(clear & gentle & ~calm, grown, self.most[row, n])
         self.calm[row, n] |= clear & gentle
+        self.grew[row, n] |= clear
 
     def missed(self, row: Ints, n: Ints, moved_by: Floats) -> Floats:
         """The mismatch of slices ``n`` for moves of size ``moved_by``, seen on themselves or on other slices."""
@@ -185,6 +194,12 @@ class SliceRecord:
                 close = here & (away <= _REACH)
                 missed[close] = prior[n[close]] * np.maximum(_FLOOR, ratio * _TRUST * _DOUBT ** away[close])
         return np.maximum(missed, _ROUNDING)
+
+    def whole(self, row: Ints, n: Ints, left: Floats, size: Floats) -> Floats:
+        """The part of a move that no correction at all misses: all that the slice makes of it."""
+        growth = np.maximum(np.maximum(self.growth[row, n], self.most[row, n]), 1.0)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            return np.where(self.grew[row, n], growth * np.where(left > 0, size / left, 1.0), _UNKNOWN)
 
     def ahead(self, systems: Ints) -> Floats:
         """By how much errors at all boundaries may grow up to any boundary on their right, ``(Q, N + 1)``."""

@@ -215,6 +215,11 @@ class _Work:
                     f"{coarse!r} takes derivatives with every fine evaluation, which are not counted here; expected a "
                     "correction that carries nothing, such as pr.Secant(pr.Identity())"
                 )
+            if traits.relaxations or traits.nested is not None:
+                raise ValueError(
+                    f"{coarse!r} has iterations that differ, or a sweep that is solved in parallel, which are not "
+                    "counted here; expected a correction such as pr.Coarse(pr.Euler()), or take the stats of a run"
+                )
             coarse = traits.propagator
         each = np.full(slices, fine.steps) if fine.steps else np.array(many, dtype=np.int64)
         if coarse is None:

@@ -192,13 +192,14 @@ def classical() -> st.SearchStrategy[pr.Correction]:
 
 
 def corrections(one_step: bool = False) -> st.SearchStrategy[pr.Correction]:
-    """Every correction of the library; with ``one_step`` without methods whose first steps cost more than others."""
+    """Every correction; with ``one_step`` without those of which some steps or iterations cost more than others."""
     return st.one_of(
         classical(),
         *([] if one_step else [multistep().map(pr.Coarse)]),
         st.sampled_from(FREE),
         st.builds(pr.Secant, methods().map(pr.Coarse), st.integers(1, 2)),
         st.builds(pr.Damped, methods().map(pr.Coarse), st.sampled_from((0.0, 0.5, 1.2))),
+        *([] if one_step else [st.builds(pr.Relaxed, classical() | st.sampled_from(RELAXABLE), st.integers(1, 3))]),
     )
 
 
@@ -222,6 +223,9 @@ FREE = (
     pr.Anderson(pr.Damped(pr.LinearFlow(shrinking), 0.8)),
 )
 """Corrections built on others that cost no evaluations."""
+
+
+RELAXABLE = (pr.Secant(pr.Identity()), pr.Secant(pr.Euler()), pr.Damped(pr.Euler(), 0.8), pr.LinearFlow(shrinking))
 
 
 @dataclass(frozen=True, eq=False)
