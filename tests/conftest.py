@@ -3,9 +3,10 @@
 The profile ``ci`` is the default: few examples, always the same, and of every sweep a sample. ``nightly`` and
 ``thorough`` look for new examples and run all there is: ``make nightly``, or ``HYPOTHESIS_PROFILE=thorough``.
 
-A test with the mark ``sweep(n)`` has more parameters than need be tried each time: n of their combinations are drawn,
-always the same, in which every value of every parameter occurs, if n allows it. One with the mark ``nightly`` is left
-out. Whoever asks for a test by name, as in ``tests/engine/test_laws.py::test_one`` or with ``-k``, gets all of it.
+A test with the mark ``sweep(n)`` has more parameters than need be tried each time: of their combinations n times `SHARE`
+are drawn, always the same, in which every value of every parameter occurs, if n allows it. One with the mark
+``nightly`` is left out. Whoever asks for a test by name, as in ``tests/engine/test_laws.py::test_one`` or with ``-k``,
+gets all of it.
 """
 
 import gc
@@ -18,6 +19,8 @@ import pytest
 from profiles import PROFILE
 
 matplotlib.use("Agg")
+SHARE = 0.6
+"""Of the combinations that tests ask for with the mark ``sweep``: all of them in a nightly run."""
 collect_ignore = ["helpers"]
 
 
@@ -45,7 +48,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for name, combinations in sweeps.items():
         mark = combinations[0].get_closest_marker("sweep")
         assert mark is not None
-        left_out |= set(combinations) - set(sample(combinations, mark.args[0], name))
+        count = max(1, round(mark.args[0] * SHARE))
+        left_out |= set(combinations) - set(sample(combinations, count, name))
     config.hook.pytest_deselected(items=sorted(left_out, key=lambda item: item.nodeid))
     items[:] = [item for item in items if item not in left_out]
 

@@ -253,7 +253,7 @@ class ActiveLanes:
         if not np.count_nonzero(pace.done):
             self._between_steps.append(new)
             return
-        self._arrive(lanes.ids[pace.done], paced.leave(pace.ends, pace.number[pace.done]))
+        self._arrive(lanes[pace.done], paced.leave(pace.ends, pace.number[pace.done]))
         if not pace.done.all():
             self._between_steps.append(new[~pace.done])
 

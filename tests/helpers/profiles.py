@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 # The tensors of the tests are tiny: handing parts of them to other threads takes longer than the work itself.
 torch.set_num_threads(1)
 
-for name, examples in (("ci", 7), ("nightly", 100), ("thorough", 500)):
+for name, examples in (("ci", 4), ("nightly", 100), ("thorough", 500)):
     settings.register_profile(
         name,
         deadline=None,
