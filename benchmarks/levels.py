@@ -37,7 +37,9 @@ WAVES = torch.arange(1, 33, **F64)
 
 def diffusion() -> pr.SemilinearODE:
     """Heat in a rod with a source that depends on it, in 32 sine waves whose rates go up to 20."""
-    return pr.SemilinearODE(-0.02 * WAVES**2, lambda t, u: torch.sin(3 * t[:, None] + u.flip(1)) / WAVES, batching="native")
+    return pr.SemilinearODE(
+        -0.02 * WAVES**2, lambda t, u: torch.sin(3 * t[:, None] + u.flip(1)) / WAVES, batching="native"
+    )
 
 
 PROBLEMS: dict[str, dict[str, Any]] = {
