@@ -96,8 +96,7 @@ class Engine:
         problem = bound_problem(problem, one, grid, fine)
         fine = bound_integrator(fine, problem, one, grid)
         correction = bound_correction(correction, problem, one, grid, fine)
-        carried = isinstance(fine, Multistep) and not fine.restart and chain is None
-        empty = fine.begin if carried else None
+        empty = fine.begin if isinstance(fine, Multistep) and not fine.restart and chain is None else None
         rounding = max(torch.finfo(leaf.dtype).eps for leaf in trees.leaves(u0))
         if empty is not None:
             u0 = Carried(u0, empty(u0))
@@ -128,7 +127,7 @@ class Engine:
         carrier = correction.carrier(fine) if tangents else fine
         if chain is None:
             mesh = Mesh.build(grid, fine.steps, device)
-            self.fine = ActiveLanes(stepped, carrier, mesh, carries_history=carried, places=places)
+            self.fine = ActiveLanes(stepped, carrier, mesh, carries_history=empty is not None, places=places)
         else:
             self.fine = ChainedLanes(problem, fine, chain, places, device)
         self.fine.final = self._from_final

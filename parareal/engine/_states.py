@@ -249,8 +249,8 @@ class StoredStates(Readiness):
         carries, fine = self.setup.carries, self.rings.fine
         f, tangents = fine.take(place, at) if carries else (fine.peek(place, at), None)
         known = Known(u, g, without_history(f), tangents, before)
-        given = self.setup.given
-        if given is None or given.pairs is None or lookback != self.setup.traits.lookback:
+        given, traits = self.setup.given, self.setup.traits
+        if given is None or given.pairs is None or not traits.pairs or lookback != traits.lookback:
             return known
         places = index_to(self.layout.device, place)
         move, change = (trees.lanes(part, places) for part in (given.pairs.moves, given.pairs.changes))

@@ -62,13 +62,17 @@ def test_iterates_are_those_of_multigrid_with_fcf_relaxation(
         start.append(levels[1].step(n, start[-1]))
     expected = mgrit(levels, np.stack(start), k)
     options: dict[str, Any] = {"fine": fine, "schedule": schedule, "executor": pr.Serial()}
+    ref = pr.serial(PROBLEM, U0, grid, fine=fine)
     for j in range(1, k + 1):
         stop = pr.Iterations(min(N, j * together))
         sol = pr.solve(PROBLEM, U0, grid, coarse=pr.Relaxed(coarse, relaxations), stop=stop, **options)
-        # Elsewhere boundaries on the left may be ahead.
-        here = slice(None) if schedule == pr.Barrier() or j * together >= N else slice(-1, None)
-        if j * together <= N:
-            assert distance(sol.us[here], torch.as_tensor(expected[j])[here]) < 1e-11
+        if j * together > N:
+            break
+        want = torch.as_tensor(expected[j])
+        if schedule == pr.Barrier():
+            assert distance(sol.us, want) < 1e-11
+        else:  # boundaries on the left may be ahead, and the final state may have overtaken an iterate that came late
+            assert min(distance(sol.us[-1], end) for end in (want[-1], ref.us[-1])) < 1e-11
 
 
 @given(own.cases(), own.classical(), st.integers(1, 3), st.data())

@@ -173,6 +173,16 @@ def test_secant_pairs_come_with_a_solution_on_the_same_slices(tmp_path: Path) ->
     assert pr.solve(f, u0, grid, coarse=pr.Identity(), **options).standing.pairs is None
 
 
+def test_pairs_of_a_solution_are_left_where_the_correction_uses_none() -> None:
+    problem, grid = pr.ODE(lambda t, u: -u * u), pr.TimeGrid.uniform(0.0, 1.0, slices=6)
+    u0, options = torch.tensor([0.3, 0.4], dtype=torch.float64), {"fine": pr.Heun(), "stop": pr.Iterations(2)}
+    start = pr.solve(problem, u0, grid, coarse=pr.Secant(pr.Identity()), **options)
+    ref = pr.serial(problem, u0, grid, fine=pr.Heun())
+    for coarse in (pr.Euler(), pr.Identity(), pr.Relaxed(pr.Euler()), pr.Multilevel(pr.Euler(), pr.Euler(), 2)):
+        sol = pr.solve(problem, u0, grid, coarse=coarse, start=start, **options)
+        assert distance(sol.us, ref.us) < 1e-4
+
+
 def test_other_grids_are_interpolated_linearly_in_time() -> None:
     f = pr.ODE(lambda t, u: torch.ones_like(u))  # whose solution is a line
     u0 = torch.zeros(2, dtype=torch.float64)
