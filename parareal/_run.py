@@ -19,8 +19,8 @@ from parareal._core.scopes import add_note
 from parareal._inputs import Inputs
 from parareal.corrections._base import Correction
 from parareal.engine._engine import Engine
+from parareal.engine._first import First
 from parareal.engine._rounds import Counters
-from parareal.engine._states import First
 from parareal.engine._verify import evaluate
 from parareal.executors._base import Executor
 from parareal.persistence._checkpoint import Checkpoint

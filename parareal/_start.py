@@ -19,7 +19,7 @@ from parareal._core.checks import described
 from parareal._core.multistep_state import Carried
 from parareal._core.trees import State
 from parareal._inputs import Inputs
-from parareal.engine._states import First
+from parareal.engine._first import First
 from parareal.grid._time_grid import TimeGrid
 from parareal.results._run_identity import describe
 from parareal.results._snapshot import SecantPairs

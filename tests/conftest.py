@@ -3,7 +3,7 @@
 The profile ``ci`` is the default: few examples, always the same, and of every sweep a sample. ``nightly`` and
 ``thorough`` look for new examples and run all there is: ``make nightly``, or ``HYPOTHESIS_PROFILE=thorough``.
 
-A test with the mark ``sweep(n)`` has more parameters than need be tried each time: of their combinations n times `SHARE`
+A test with the mark ``sweep(n)`` has more parameters than need be tried each time: of their combinations n x `SHARE`
 are drawn, always the same, in which every value of every parameter occurs, if n allows it. One with the mark
 ``nightly`` is left out. Whoever asks for a test by name, as in ``tests/engine/test_laws.py::test_one`` or with ``-k``,
 gets all of it.

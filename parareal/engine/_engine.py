@@ -17,14 +17,16 @@ from parareal._core.host import send_ahead
 from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
 from parareal.corrections._base import Correction, bound_correction, mismatch_of
+from parareal.engine._first import First
 from parareal.engine._lanes import ActiveLanes
 from parareal.engine._measure import Figures, figures, measured
 from parareal.engine._nested import Chain, ChainedLanes, NestedSweep
 from parareal.engine._parts import Parts
 from parareal.engine._readiness import some
 from parareal.engine._rounds import Counters, play_round
-from parareal.engine._states import First, Setup
+from parareal.engine._states import Setup
 from parareal.engine._update import Iterates
+from parareal.engine._verdicts import relative_defects, status_of, why_stuck
 from parareal.executors._base import Executor
 from parareal.grid._mesh import Mesh, Span
 from parareal.grid._time_grid import TimeGrid
@@ -35,7 +37,7 @@ from parareal.results._status import Status
 from parareal.schedules._schedule import Progress, Schedule, admitted
 from parareal.stopping._checked import begun, decided
 from parareal.stopping._observations import Seen, Start
-from parareal.stopping._rules import StoppingRule, StoppingState, Verdict
+from parareal.stopping._rules import StoppingRule, StoppingState
 
 
 class Engine:
@@ -55,9 +57,7 @@ class Engine:
         dense: Whether states behind the frontier are kept.
         block: The slices that are worked on here, from the first to before the last; ``None`` for all.
         given: First iterates in place of guesses.
-        start: First iterates at all boundaries, leaves ``(M * (N + 1), *state)``, for a run inside another one.
-        chain: What the fine lanes of such a run do, in place of one step after another of ``fine``.
-        counters: Where the cost is counted, if not in counters of its own.
+        chain: For a run inside another one, what its fine lanes do in place of one step after another of ``fine``.
 
     Attributes:
         parts: What the run is made of.
@@ -88,9 +88,7 @@ class Engine:
         dense: bool = True,
         block: tuple[int, int] | None = None,
         given: First | None = None,
-        start: State = None,
         chain: Chain | None = None,
-        counters: Counters | None = None,
     ) -> None:
         one, slices = trees.one(u0, 0), grid.num_slices
         problem = bound_problem(problem, one, grid, fine)
@@ -113,8 +111,7 @@ class Engine:
         self.state = RunState.new(systems, slices, max_iterations, coarse is not None)
         guess = schedule.guess if given is None or given.guess is None else given.guess
         given = None if given is None or given.states is None else given
-        given = given if start is None else First(start, shifted=False)
-        self.counters = Counters() if counters is None else counters
+        self.counters = Counters() if chain is None else chain.counters
         self.nested = None
         if traits.nested is not None:
             before = 0 if chain is None else chain.before
@@ -137,18 +134,11 @@ class Engine:
             mesh = Mesh.build(grid, coarse.steps or 1, device)
             self.coarse = ActiveLanes(problem, coarse, mesh, keep_first=True, places=places)
         first = None if self.coarse is None else self.coarse.method.first_function
-        self.parts = Parts(
-            problem=problem,
-            rows=rows,
-            schedule=schedule,
-            executor=executor,
-            stop=stop,
-            lift=correction.lift if tangents else None,
-            tangents=0 if fine.traits.implicit else tangents,  # implicit lanes count what they carry themselves
-            windowed=windowed,
-            carries_history=empty is not None,
-            shares_first_stage=first is not None and first == self.fine.method.first_function,
-        )
+        shared = first is not None and first == self.fine.method.first_function
+        lift = correction.lift if tangents else None
+        extra = 0 if fine.traits.implicit else tangents  # implicit lanes count what they carry themselves
+        history = empty is not None
+        self.parts = Parts(problem, rows, schedule, executor, stop, lift, extra, windowed, history, shared)
 
     @property
     def active(self) -> Bools:
@@ -177,7 +167,7 @@ class Engine:
             while not self._collect():
                 played = play_round(self.propagators, self.parts.executor, self.counters)
                 if not (played or any(lanes.may_arrive for lanes in self.propagators)):
-                    raise RuntimeError(self._stuck())
+                    raise RuntimeError(why_stuck(self.parts, self.state, self.iterates.live, self.coarse))
             # New values can make a boundary both readable (a lane should start from it) and writable (it should be
             # updated): start those lanes first, then update. Slices enter a window after the decision how
             # far it slides, unless guesses arrive one by one.
@@ -311,19 +301,6 @@ class Engine:
         system, n = np.divmod(place, self.iterates.layout.slices)
         return (n == self.state.frontier[system]) & (iterate == self.state.current[system, n])
 
-    def _stuck(self) -> str:
-        """Why no lane can start."""
-        lanes = self.state.lanes
-        late = self.iterates.live & (lanes.coarse_arrived > lanes.first_stage)
-        if self.parts.shares_first_stage and self.coarse is not None and late.any():
-            return (
-                f"{self.coarse.method.integrator!r} has shares_first_stage=True, but its step did not begin by asking "
-                "for (problem.rhs, t0, u) with the very t0 and u that it was given; do that, or set it to False"
-            )
-        return f"{self.parts.schedule!r} let no lane start although some were ready"
-
-    # --- decisions ----------------------------------------------------------------------------------------------
-
     def _reached(self) -> Ints:
         """Rises with each iteration, ``(M,)``: the iterate of the last boundary, or the frontier of a window."""
         return self.state.frontier if self.parts.windowed else self.state.current[:, self.iterates.layout.end]
@@ -354,7 +331,7 @@ class Engine:
         before = state.settled[complete]
         accepted = state.accepted[complete]
         row, n, number, final, values = seen.moved
-        self._note_residuals(complete[row], n, final, values)
+        state.residuals[complete[row], n] = relative_defects(values, final)
         moved = (row, n, number, final, values[:, :-2])
         iteration = state.iteration[complete]
         decision = decided(self.stopping, Seen(complete, seen.grid[..., 1:-2], *moved, before, frontier, iteration))
@@ -367,16 +344,9 @@ class Engine:
         state.frontier[complete] = state.settled[complete]
         state.counted[complete] = state.current[complete, self.iterates.layout.end]
         for i, system in enumerate(complete):
-            state.end(system, self._status(decision, i, system, frontier[i], finite[i]))
+            state.end(system, status_of(state, decision, i, system, frontier[i], finite[i], self.fine))
         self._after_decision()
         return seen.grid[..., 0]
-
-    def _note_residuals(self, system: Ints, n: Ints, final: Bools, values: Floats) -> None:
-        """Records the relative defects of the boundaries that have moved; that of a final one is zero."""
-        defect, size = values[:, -2], values[:, -1]
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            relative = np.where(final | (defect == 0), 0.0, defect / size)
-        self.state.residuals[system, n] = relative
 
     def _after_decision(self) -> None:
         """After frontiers have moved or systems have ended: drops the lanes that are no longer needed."""
@@ -387,16 +357,3 @@ class Engine:
         for lanes in self.propagators:
             lanes.drop(it.live.reshape(-1))
         self.fine.hasten()
-
-    def _status(self, decision: Verdict, i: int, system: int, frontier: int, finite: bool) -> Status | None:
-        slices = self.iterates.layout.slices
-        if not finite:
-            return Status.UNSOLVED if self.fine.method.integrator.traits.implicit else Status.NONFINITE
-        if frontier == slices and not self.state.accepted[system]:
-            return Status.FINAL
-        if frontier == slices or (decision.stop[i] and decision.converged[i]):
-            doubtful = decision.sound is not None and not decision.sound[i]
-            return Status.UNCERTAIN if doubtful else Status.CONVERGED
-        if decision.stop[i]:
-            return Status.ITERATIONS
-        return Status.MAX_ITERATIONS if self.state.iteration[system] >= self.state.limit[system] else None

@@ -67,9 +67,9 @@ class StageGroup:
         except StopIteration as end:
             if self.owner.method.paced is not None:
                 self.owner.paced_step_done(self, end.value)
-                return
-            check_stepped(self.owner.method.integrator, end.value, self.lanes.u)
-            self.owner.step_done(self, end.value)
+            else:
+                check_stepped(self.owner.method.integrator, end.value, self.lanes.u)
+                self.owner.step_done(self, end.value)
         else:
             self.owner.groups.append(self)
 
@@ -144,17 +144,12 @@ class ActiveLanes:
             self.queue.started(ids)
         self._begin_slices(ids, slices, u, rows, first, samples)
 
-    def _begin_slices(
-        self, ids: Ints, slices: Ints, u: State, rows: State, first: State = None, samples: Ints | None = None
-    ) -> None:
+    def _begin_slices(self, ids: Ints, slices: Ints, u: State, rows: State, first: State, samples: Any = None) -> None:
         mesh = self.method.mesh
         at, fresh = mesh.start[slices], np.ones(len(ids), dtype=bool)
         u, number = self.method.entered(slices, u, samples)
         lanes = Lanes(ids, mesh.count[slices], at, mesh.times(at), u, rows, fresh, number)
-        if first is None:
-            self._between_steps.append(lanes)
-        else:
-            self._begin(lanes, first)
+        self._between_steps.append(lanes) if first is None else self._begin(lanes, first)
 
     def launch_at(self, ids: Ints, at: Ints, left: Ints, u: State, rows: State, number: Any) -> None:
         """Starts lanes inside slices, from the points ``at`` of the mesh, for the next ``left`` steps.

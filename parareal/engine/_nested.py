@@ -25,6 +25,7 @@ from parareal._core.host import index_to
 from parareal._core.multistep_state import without_history
 from parareal._core.trees import State
 from parareal.corrections._traits import CorrectionTraits
+from parareal.engine._first import First
 from parareal.engine._lane_stack import Lanes
 from parareal.engine._lanes import ActiveLanes
 from parareal.engine._readiness import Runs
@@ -48,6 +49,7 @@ class Chain:
         last: Number of the last iterate. From it the last slice of a block is left out: nobody needs it.
         fine: Fine solutions F_n(V_n) of the slices, leaves ``(R * L, *state)``; ``None`` where steps are G_n alone.
         coarse: Coarse solutions G_n(V_n), likewise.
+        counters: Where the cost is counted.
         kept: States that steps have come to, and the slices that they end, in the order of their making.
     """
 
@@ -57,6 +59,7 @@ class Chain:
     last: int
     fine: State = None
     coarse: State = None
+    counters: Counters = field(default_factory=Counters)
     kept: list[tuple[Ints, State]] = field(default_factory=list[tuple[Ints, State]])
 
     @property
@@ -135,9 +138,8 @@ class ChainedLanes(ActiveLanes):
             self.arrived.append((lanes.ids[done], trees.lanes(u, index_to(device, done.nonzero()[0]))))
         if not done.all():
             rest = lanes[~done]
-            self._begin_slices(
-                rest.ids, n[~done] + 1, trees.lanes(u, index_to(device, (~done).nonzero()[0])), rest.rows
-            )
+            on = trees.lanes(u, index_to(device, (~done).nonzero()[0]))
+            self._begin_slices(rest.ids, n[~done] + 1, on, rest.rows, None)
 
 
 class NestedSweep:
@@ -202,8 +204,8 @@ class NestedSweep:
             chosen = (rows.n[:, 0] == first).nonzero()[0]
             index, count = index_to(device, chosen), int(length[chosen[0]])
             part = [trees.map(lambda leaf, i=index, c=count: leaf[i, :c], each) for each in known]
-            chain = self._chain(int(first), part)
-            engine = self._engine(chain, rows.system[chosen], trees.lanes(u, index), part, counters)
+            chain = self._chain(int(first), part, counters)
+            engine = self._engine(chain, rows.system[chosen], trees.lanes(u, index), part)
             runs.append((engine, chain, chosen))
         self._play([engine for engine, *_ in runs], counters)
         values = [chain.states(engine.iterates.states, len(chosen)) for engine, chain, chosen in runs]
@@ -218,22 +220,22 @@ class NestedSweep:
         every = trees.cat([trees.join(value) for value in values])
         return trees.fold(trees.lanes(every, index_to(device, place.reshape(-1))), rows.n.shape[1])
 
-    def _chain(self, first: int, part: list[State]) -> Chain:
+    def _chain(self, first: int, part: list[State], counters: Counters) -> Chain:
         """The steps from a slice on. Block boundaries are the same whichever that is."""
         slices, size, block = self._grid.num_slices, self._size, (self._before + first) // self._size
         inner = np.arange((block + 1) * size - self._before, slices, size)
         bounds = np.concatenate([[first], inner, [slices]]) - first
         grid = TimeGrid(self._grid.edges[first:], tuple(bounds.tolist()))
         fine, coarse = (trees.join(each) for each in part[1:]) if part else (None, None)
-        return Chain(grid, bounds, block, self._nested.iterations, fine, coarse)
+        return Chain(grid, bounds, block, self._nested.iterations, fine, coarse, counters)
 
-    def _engine(self, chain: Chain, system: Ints, u: State, part: list[State], counters: Counters) -> Any:
+    def _engine(self, chain: Chain, system: Ints, u: State, part: list[State]) -> Any:
         device = trees.leaves(u)[0].device
-        start = None
+        given = None
         if part:
             ends = index_to(device, chain.bounds[1:] - 1)
             every = trees.map(lambda leaf, old: torch.cat([leaf.unsqueeze(1), old[:, ends]], 1), u, part[0])
-            start = trees.join(every)
+            given = First(trees.join(every), shifted=False)
         engine = self._make(
             problem=self._problem,
             u0=u,
@@ -245,9 +247,8 @@ class NestedSweep:
             executor=self._executor,
             stop=Iterations(self._nested.iterations),
             max_iterations=None,
-            start=start,
+            given=given,
             chain=chain,
-            counters=counters,
         )
         engine.iterates.open_to = np.full((len(system), 1), self._nested.iterations)
         return engine

@@ -18,37 +18,14 @@ from parareal._core.ring_buffer import Ring
 from parareal._core.trees import State
 from parareal.corrections._base import Correction, Known
 from parareal.corrections._traits import CorrectionTraits
+from parareal.engine._first import First
 from parareal.engine._nested import NestedSweep
 from parareal.engine._pairs import with_pair
 from parareal.engine._readiness import Layout, Readiness, Runs
 from parareal.results._record import Recorder
-from parareal.results._run_identity import digest
 from parareal.results._run_state import RunState
-from parareal.results._snapshot import SecantPairs
 from parareal.schedules._schedule import Guess
 from parareal.stopping._increments import Changes
-
-
-@dataclass(frozen=True, eq=False)
-class First:
-    """First iterates from outside, in place of the correction's guesses.
-
-    Attributes:
-        states: At all boundaries, leaves ``(M * (N + 1), *state)``; `Carried` where they have a multistep history.
-        guess: What makes them, where there are no states.
-        shifted: Whether states move with the left boundary of their row, as far as the correction's guess does: they
-            are of another run, from which this one may differ there already.
-        pairs: Secant pairs of slices, of another run, for corrections that make use of such.
-    """
-
-    states: State = None
-    guess: Guess | None = None
-    shifted: bool = True
-    pairs: SecantPairs | None = None
-
-    def described(self) -> str:
-        """A text that differs where they do, so that processes can compare theirs."""
-        return "a function" if self.states is None else digest(trees.leaves(self.states))
 
 
 @dataclass(frozen=True, eq=False)
