@@ -213,7 +213,7 @@ def _check_differentiable(problem: Any, u0: State, fine: Any) -> None:
             "pr.Secant"
         )
     if not problem.traits.differentiable or isinstance(fine, Propagator):
-        what = repr(fine) if problem.traits.differentiable else f"a problem with batching={problem.batching!r}"
+        what = repr(fine) if problem.traits.differentiable else f'a problem with batching="{problem.batching}"'
         raise ValueError(
             f"Jacobian came with {what}, of which torch.func takes no derivatives; expected torch code with "
             'batching "vmap", "native" or "fold", stepped by an integrator, or a propagator of torch operations that '
