@@ -202,7 +202,7 @@ def solve_as(
     executor = Batched() if executor is None else executor
     check_instance(executor, Executor, "executor", "pr.Batched()")
     if schedule is None:
-        nested = isinstance(coarse, Correction) and coarse.traits.nested is not None
+        nested = isinstance(coarse, Correction) and getattr(coarse.traits, "nested", None) is not None
         schedule = Barrier() if nested else Wavefront(AHEAD)
     check_instance(schedule, Schedule, "schedule", "pr.Wavefront()")
     with schedule.joined(executor) as joined:
