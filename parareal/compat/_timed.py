@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -53,11 +53,10 @@ class Timed(Integrator):
     inner: Integrator
     points: Points | None = None
     perturb: bool = False
+    steps: int | None = field(default=None, init=False, repr=False)
 
-    @property
-    def steps(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Those of the method."""
-        return self.inner.steps
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", self.inner.steps)
 
     @property
     def traits(self) -> IntegratorTraits:

@@ -27,6 +27,7 @@ class Method:
         keep_first: Whether values of the right-hand side at left boundaries are kept.
         carries_history: Whether states carry the history of a multistep method, which restarts in each slice otherwise.
         first_function: The function that a step requests first, at the state it starts from, if the method declares it.
+        places: Number of places of lanes.
     """
 
     problem: Any
@@ -35,6 +36,7 @@ class Method:
     keep_first: bool = False
     carries_history: bool = False
     first_function: Any = None
+    places: int = 1
 
     @cached_property
     def apart(self) -> bool:

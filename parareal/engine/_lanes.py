@@ -114,7 +114,7 @@ class ActiveLanes:
         places: int = 1,
     ) -> None:
         first = integrator.first_function(problem) if integrator.traits.shares_first_stage else None
-        self.method = Method(problem, integrator, mesh, keep_first, carries_history, first)
+        self.method = Method(problem, integrator, mesh, keep_first, carries_history, first, places)
         self.queue = None if integrator.traits.evaluations is not None else Queue(places)
         self.arrived: list[tuple[Ints, State]] = []
         self.first: list[tuple[Ints, State]] = []
@@ -122,7 +122,6 @@ class ActiveLanes:
         self.failures: dict[int, str] = {}
         self.evaluations = self.carried = 0
         self.final: Final | None = None
-        self._places = places
         self._restarted: list[int] = []  # ids of lanes that are in two groups
         self._between_steps: list[Lanes] = []
         self._wanted: Bools | None = None
@@ -239,7 +238,7 @@ class ActiveLanes:
         lanes, paced = group.lanes, self.method.paced
         assert paced is not None
         for i in pace.done.nonzero()[0].tolist():
-            place = int(lanes.ids[i]) % self._places
+            place = int(lanes.ids[i]) % self.method.places
             self.failures.pop(place, None)
             if i in pace.failures:
                 self.failures[place] = pace.failures[i]

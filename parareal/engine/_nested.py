@@ -109,7 +109,7 @@ class ChainedLanes(ActiveLanes):
     def __init__(self, problem: Any, integrator: Integrator, chain: Chain, places: int, device: torch.device) -> None:
         slices = TimeGrid.from_edges(chain.grid.points)
         super().__init__(problem, integrator, Mesh.build(slices, integrator.steps or 1, device), places=places)
-        self._chain, self._places = chain, places
+        self._chain = chain
 
     def launch(self, ids: Ints, slices: Ints, u: State, rows: State, first: State = None, samples: Any = None) -> None:
         """Starts lanes from the left boundaries of blocks; see `ActiveLanes.launch`."""
@@ -125,11 +125,11 @@ class ChainedLanes(ActiveLanes):
 
     def _ends(self, ids: Ints, block: Ints) -> Ints:
         """The last slice of each lane, and one."""
-        return self._chain.bounds[block + 1] - (ids // self._places == self._chain.last)
+        return self._chain.bounds[block + 1] - (ids // self.method.places == self._chain.last)
 
     def _arrive(self, lanes: Lanes, u: State) -> None:
         chain, mesh = self._chain, self.method.mesh
-        system, block = np.divmod(lanes.ids % self._places, len(chain.bounds) - 1)
+        system, block = np.divmod(lanes.ids % self.method.places, len(chain.bounds) - 1)
         n = np.searchsorted(mesh.start, lanes.at, side="right") - 1
         u = chain.step(system * chain.slices + n, without_history(u))
         done = n + 1 >= self._ends(lanes.ids, block)

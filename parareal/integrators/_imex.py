@@ -158,6 +158,10 @@ class Diagonal(Integrator):
     """
 
     method: IMEX
+    steps: int | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", self.method.steps)
 
     @property
     def traits(self) -> IntegratorTraits:
@@ -165,11 +169,6 @@ class Diagonal(Integrator):
         explicit, _ = self.method.tables
         count = sum(_wanted(explicit, i) for i in range(len(explicit.b)))
         return replace(self.method.traits, evaluations=count, implicit=False, solves=(SemilinearODE,))
-
-    @property
-    def steps(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Those of the method."""
-        return self.method.steps
 
     def first_function(self, problem: Any) -> Any:
         """The nonlinear part."""

@@ -53,7 +53,6 @@ class System:
     """The linear systems of L lanes, all of them active: s stages of D numbers each.
 
     Attributes:
-        directions: Evaluations that the derivatives at a stage come to.
         residual: What is left of the equations, ``(L, s, D)``.
         stiffness: The size of h J A, float64, ``(L,)``, once derivatives have been taken.
     """
@@ -62,15 +61,33 @@ class System:
         self.problem, self.like, self._a = problem, base, a
         self.known = derivatives_of(problem)
         self.t, self.h, self.k = t.flatten(), h.to(k.dtype), k
-        self.L, self.s, self.D = k.shape
-        self.directions = 1 if self.known.matrix is not None else self.D
-        self.rows = None if rows is None else trees.map(lambda x: x.repeat_interleave(self.s, 0), rows)
+        self.rows = None if rows is None else trees.map(lambda x: x.repeat_interleave(k.shape[1], 0), rows)
         stages = to_vector(base, 1)[:, None] + self.h[:, None, None] * mix(a, k)
         self.stages = stages.flatten(0, 1)
-        self.residual = (self.slope(self.stages) - k.flatten(0, 1)).unflatten(0, (self.L, self.s))
+        self.residual = (self.slope(self.stages) - k.flatten(0, 1)).unflatten(0, k.shape[:2])
         # Linear algebra is about numbers alone: gradients of iterations by GMRES are those of the solution.
         self.fixed = self.stages.detach()
         self.stiffness = torch.zeros_like(h)
+
+    @property
+    def L(self) -> int:
+        """Lanes."""
+        return self.k.shape[0]
+
+    @property
+    def s(self) -> int:
+        """Stages."""
+        return self.k.shape[1]
+
+    @property
+    def D(self) -> int:
+        """Numbers of a state."""
+        return self.k.shape[2]
+
+    @property
+    def directions(self) -> int:
+        """Evaluations that the derivatives at a stage come to."""
+        return 1 if self.known.matrix is not None else self.D
 
     @cached_property
     def a(self) -> Tensor:

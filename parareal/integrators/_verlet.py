@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -107,16 +107,15 @@ class _Evaluated(Integrator):
 
     method: StoermerVerlet
     separable: bool
+    steps: int | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", self.method.steps)
 
     @property
     def traits(self) -> IntegratorTraits:
         """Three evaluations; the first is at the left end in both forms."""
         return replace(_VELOCITY, evaluations=3)
-
-    @property
-    def steps(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Those of the method."""
-        return self.method.steps
 
     def first_function(self, problem: Any) -> Any:
         """What the method asks for first."""
