@@ -393,7 +393,7 @@ def test_odeint_knows_func_and_says_what_to_do_of_event_fn() -> None:
         return -y
 
     assert torch.equal(pr.odeint(func=f, y0=y0, t=t), pr.odeint(f, y0, t, event_fn=None))
-    with pytest.raises(ValueError, match=r"event_fn came.*odeint_event"):
+    with pytest.raises(ValueError, match=r"t holds 3 times with event_fn; expected two"):
         pr.odeint(f, y0, t, event_fn=lambda t, y: y[0])
     for call in (lambda: pr.odeint(f, y0, t, func=f), lambda: pr.odeint(y0=y0, t=t)):
         with pytest.raises(TypeError, match=r"expected one of them: odeint\(f, y0, t\)"):

@@ -298,7 +298,7 @@ WRONG: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "function of two": (lambda t, u: u, {}, TypeError, r"function of \(t, u\) .*expected fn\(t0, t1, u\)"),
     "class": (pr.Solution, {}, TypeError, "start is the class Solution; expected"),
     "list of states": ([torch.ones(2)] * 5, {}, ValueError, r"list of 5 states.*torch\.stack"),
-    "array": (torch.ones(5, 2).numpy(), {}, TypeError, r"start is a ndarray.*torch\.from_numpy"),
+    "array": (torch.ones(5, 2).numpy(), {}, TypeError, r"start is an ndarray.*torch\.from_numpy"),
     "number inside": ({"x": torch.ones(5, 2), "v": 3.0}, {"u0": NEST}, TypeError, "a dict that holds a float"),
     "sparse": (torch.ones(5, 2).to_sparse(), {}, TypeError, r"torch\.sparse_coo.*to_dense"),
     "without values": (torch.ones(5, 2, device="meta"), {}, TypeError, "meta device"),
