@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -221,7 +222,10 @@ def plan(
         tried = [
             replace(one, on_workers=_on_workers(one, fine, each, workers)) if one.finished else one for one in tried
         ]
-    parted = of_run(Inputs.checked(problem, u0, own, fine, executor, samples), executor, time.perf_counter() + seconds)
+    parted = None
+    with suppress(Exception):  # where several lanes fail, `time_rounds` has reported it
+        inputs = Inputs.checked(problem, u0, own, fine, executor, samples)
+        parted = of_run(inputs, executor, time.perf_counter() + seconds)
     found = conclude(tried, seconds, rounds, times, time.perf_counter() - begun, workers)
     return replace(found, lyapunov=parted)
 

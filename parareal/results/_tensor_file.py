@@ -147,13 +147,7 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor
         raise FileNotFoundError(f"there is no file {str(path)!r}; expected one that solution.save(path) wrote")
     if not Path(path).is_file():
         raise ValueError(f"{str(path)!r} is no file; expected one that solution.save(path) wrote")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            content: Any = (file.metadata() or {}).get("parareal")
-            packed = None if content is None else json.loads(content)
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, ValueError, RuntimeError, OSError) as error:
-        raise damaged(path, str(error)) from None
+    packed, tensors = _whole(path, safetensors)
     known: dict[str, Any] = packed if isinstance(packed, dict) else {}  # pyright: ignore[reportUnknownVariableType]
     if known.get("format") != FORMAT:
         raise ValueError(
@@ -167,6 +161,37 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor
     if known.pop("sha256", None) != _digest(known, tensors):
         raise damaged(path, "what it holds is not what was written")
     return known, tensors
+
+
+def _whole(path: str | os.PathLike[str], safetensors: Any) -> tuple[Any, dict[str, Tensor]]:
+    """What a file holds. Safetensors opens it by its name several times, between which it may be replaced."""
+    for attempt in range(_ATTEMPTS):
+        before = _identity(path)
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                content: Any = (file.metadata() or {}).get("parareal")
+                packed = None if content is None else json.loads(content)
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        except (safetensors.SafetensorError, ValueError, RuntimeError, OSError) as error:
+            if attempt + 1 == _ATTEMPTS or before == _identity(path):
+                raise damaged(path, str(error)) from None
+        else:
+            if before == _identity(path):
+                return packed, tensors
+    raise damaged(path, f"it was replaced {_ATTEMPTS} times while it was read")
+
+
+def _identity(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """What is another for another file of the same name."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
+_ATTEMPTS = 100
+"""How often a file is read that is replaced meanwhile. A choice."""
 
 
 def damaged(path: str | os.PathLike[str], why: str) -> ValueError:

@@ -360,7 +360,7 @@ POINTS = torch.linspace(0.0, 1.0, 3, dtype=torch.float64)
         (lambda: pr.BrownianPath(POINTS, clock=lambda t: (t - 0.5) ** 2), ValueError, ["monotone"]),
         (lambda: pr.BrownianPath(POINTS, clock=lambda t: t / 0), ValueError, ["NaN"]),
         (lambda: pr.FrozenPath(POINTS, [1.0, 2.0]), TypeError, ["dw holds a float"]),
-        (lambda: pr.FrozenPath(POINTS, torch.tensor([1, 2])), TypeError, ["dw holds a torch.int64"]),
+        (lambda: pr.FrozenPath(POINTS, torch.tensor([1, 2])), TypeError, ["dw holds a tensor of torch.int64"]),
         (lambda: pr.FrozenPath(POINTS, times(1.0)), ValueError, ["dw has shape (1,)", "(2, ...)", "3 points"]),
         (lambda: pr.FrozenPath(POINTS, times(1.0, 2.0), samples=True), ValueError, ["dw has shape (2,)", "samples"]),
         (lambda: pr.FrozenPath(POINTS, times(1.0, float("nan"))), ValueError, ["NaN"]),
