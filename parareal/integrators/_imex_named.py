@@ -129,7 +129,7 @@ class ARS222(IMEX):
 
     Examples:
         >>> import torch, parareal as pr
-        >>> problem = pr.SemilinearODE(-50.0, lambda t, u: torch.cos(u))
+        >>> problem = pr.SemilinearODE(-5.0, lambda t, u: torch.cos(u))
         >>> grid = pr.TimeGrid.uniform(0.0, 1.0, slices=8, steps=20)
         >>> u0 = torch.ones(1, dtype=torch.float64)
         >>> pr.solve(problem, u0, grid, fine=ARS222(), coarse=ARS222()).iterations

@@ -24,7 +24,7 @@ WAYS = ("lanes", "blocks")
 
 def examples(few: int) -> int:
     """How many examples of a law over ranks: more under the profiles of Hypothesis that take more."""
-    return few * settings().max_examples // 15
+    return max(1, few * settings().max_examples // 15)
 
 
 @pytest.fixture(scope="module")

@@ -146,7 +146,7 @@ def check(run: dict[str, Any], samples: bool = False) -> None:
 
 def share(part: int) -> settings:
     """So many times fewer examples than the profile has: these runs are long."""
-    return settings(max_examples=settings().max_examples // part)
+    return settings(max_examples=max(1, settings().max_examples // part))
 
 
 @share(3)
