@@ -19,6 +19,7 @@ from torch import Tensor
 
 import diffusion_adapters as da
 import parareal as pr
+from parareal._core import host
 
 SHAPE = (4, 8, 8)
 
@@ -45,6 +46,7 @@ class Row:
 
 def measure(name: str, batch: int = 1, **options: Any) -> Row:
     """Counts of a run per round, in its middle: the first rounds and the last are left out."""
+    host._SENT.clear()  # indices that other runs have sent
     model = da.DiffusionModel(network, da.VP(), prediction="eps")
     marks: list[tuple[int, int, int]] = []
 
