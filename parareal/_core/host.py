@@ -91,6 +91,7 @@ def _keep(key: Any, found: Tensor) -> None:
 
 _SENT: dict[Any, Tensor] = {}
 _MOST, _LARGE = 256, 4096
+"""Indices that are kept, and the most numbers of one: a choice, of a few megabytes at most."""
 
 
 def beside(index: Tensor, leaf: Tensor) -> Tensor:
