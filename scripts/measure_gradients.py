@@ -1,4 +1,4 @@
-"""How far gradients of a run that stopped at a tolerance are from those of the sequential run; a table for the docs.
+"""How far gradients of a run that stopped at a tolerance are from those of the sequential run; two tables for the docs.
 
 python scripts/measure_gradients.py
 """
@@ -61,17 +61,23 @@ def run(task: Task, solve: Callable[..., pr.Solution]) -> tuple[Tensor, Tensor]:
     return u.detach(), torch.cat([x.reshape(-1) for x in torch.autograd.grad(u.sum(), (u0, p))])
 
 
-def errors(task: Task, correction: pr.Correction, schedule: pr.Schedule, rtol: float) -> tuple[float, float]:
+def _oscillator(p: Tensor) -> Any:
+    return lambda t, u: torch.stack([u[1], p * (1 - u[0] ** 2) * u[1] - u[0]])
+
+
+def errors(
+    task: Task, correction: pr.Correction, schedule: pr.Schedule, rtol: float, gradients: Any = "unroll"
+) -> tuple[float, float]:
     """Of the final state and of the gradient, relative to the largest elements of the sequential ones."""
     stop = pr.Tolerance(rtol, 0.0)
-    with_options = lambda *args, **more: pr.solve(*args, coarse=correction, schedule=schedule, stop=stop, **more)  # noqa: E731
-    found, expected = run(task, with_options), run(task, pr.serial)
+    options: dict[str, Any] = {"coarse": correction, "schedule": schedule, "stop": stop, "gradients": gradients}
+    found, expected = run(task, lambda *args, **more: pr.solve(*args, **options, **more)), run(task, pr.serial)
     off, grad = (float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, expected, strict=True))
     return off, grad
 
 
 def main() -> None:
-    """Prints, for each correction, schedule and tolerance, the worst over all problems."""
+    """Prints the worst over all problems for each correction, schedule and tolerance; then both kinds of gradients."""
     print("| correction | schedule | " + " | ".join(f"rtol {rtol:g}" for rtol in TOLERANCES) + " |")
     print("|---" * (2 + len(TOLERANCES)) + "|")
     for correction in CORRECTIONS:
@@ -81,6 +87,15 @@ def main() -> None:
                 each = [errors(task, CORRECTIONS[correction], SCHEDULES[schedule], rtol) for task in TASKS.values()]
                 cells.append(f"{max(e for e, _ in each):.0e}, {max(g for _, g in each):.0e}")
             print(f"| `{correction}` | `{schedule}` | " + " | ".join(cells) + " |", flush=True)
+    print("\n| equation | schedule | `unroll` | `adjoint` |\n|---|---|---|---|")
+    for name, task in {**TASKS, "van der Pol": Task(_oscillator, (1.0, 0.0), 1.0, 5.0)}.items():
+        for schedule in SCHEDULES:
+            cells = []
+            for gradients in ("unroll", "adjoint"):
+                given = CORRECTIONS["Heun"], SCHEDULES[schedule]
+                each = [errors(task, *given, rtol, gradients)[1] / rtol for rtol in TOLERANCES]
+                cells.append(f"{max(each):.2g}")
+            print(f"| {name} | `{schedule}` | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

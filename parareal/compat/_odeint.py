@@ -199,20 +199,28 @@ def _rest(args: Arguments, lane: OneLane) -> Arguments:
     return replace(args, y0=lane.u, t=t, times=t.detach())
 
 
-def _in_parallel(args: Arguments, executor: Executor, parallel: Parallel, dense: bool) -> Outcome:
-    """A call in slices."""
+def _solved(args: Arguments, executor: Executor, parallel: Parallel, throw: bool = True) -> tuple[Plan, Solution]:
+    """How a call is cut into slices, and its run."""
     plan = plan_of(args, parallel.slices)
+    coarse = plan.coarse if parallel.coarse is None else parallel.coarse
     solution = solve(
         args.problem,
         args.y0,
         plan.grid,
         fine=plan.fine,
-        coarse=plan.coarse if parallel.coarse is None else parallel.coarse,
+        coarse=coarse,
         schedule=parallel.schedule,
         executor=executor,
         stop=args.stop(),
         max_iterations=parallel.max_iterations,
+        throw=throw,
     )
+    return plan, solution
+
+
+def _in_parallel(args: Arguments, executor: Executor, parallel: Parallel, dense: bool) -> Outcome:
+    """A call in slices."""
+    plan, solution = _solved(args, executor, parallel)
     if plan.adaptive is not None and (dense or len(args.times) > len(plan.grid.edges)):
         return _between(args, plan, plan.adaptive, solution, executor, dense)
     if plan.interp is None:
@@ -312,20 +320,7 @@ def _event(args: Arguments, event_fn: Any, executor: Executor, parallel: Paralle
     if not isinstance(found, tuple):
 
         def advance(rest: Arguments) -> tuple[Plan, Solution]:
-            plan = plan_of(rest, parallel.slices)
-            solution = solve(
-                rest.problem,
-                rest.y0,
-                plan.grid,
-                fine=plan.fine,
-                coarse=plan.coarse if parallel.coarse is None else parallel.coarse,
-                schedule=parallel.schedule,
-                executor=executor,
-                stop=rest.stop(),
-                max_iterations=parallel.max_iterations,
-                throw=False,
-            )
-            return plan, solution
+            return _solved(rest, executor, parallel, throw=False)
 
         found = find_in_parallel(event, args, executor, advance, found)
     t, y, solution = found
