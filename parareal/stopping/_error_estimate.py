@@ -27,6 +27,8 @@ end, where accepting saves no rounds; and on the last boundary."""
 _CAUTION, _CAUTION_ELSE = 2.5, 4.0
 """Factors by which the reported estimate exceeds the one that decides, so that it is seldom too small. The second is
 for rules that decide by something else and measure no growth."""
+_BELIEVED = 2.0
+"""A correction may make of a move so many times what fine solutions were seen to make of one: the rest is an error."""
 _KEPT = 8
 """Iterates of which moves and errors are kept, for slices that are not in step. A choice: more cost memory only."""
 _STEEPER = 1.5
@@ -151,7 +153,10 @@ class ErrorEstimate:
                 rate = np.clip(np.where(last > 0, increment / last, 0.75), 0.0, 0.95)
                 return np.where(exact, 0.0, np.maximum(1.0, rate / (1 - rate)) * increment / np.maximum(size, tiny))
             missed = self._slices.missed(row, n, moved_by)
-            missed = np.where(relaxing(k, free), self._slices.whole(row, n, left, size), missed)
+            # The correction has made increment - defect of the move at least: more than F makes of one is wrong.
+            whole = self._slices.whole(row, n, left, size)
+            missed = np.fmax(missed, (increment - defect) / moved_by - _BELIEVED * whole)
+            missed = np.where(relaxing(k, free), whole, missed)
             added = missed * moved_by / np.maximum(size, tiny)
         # A slice whose left boundary does not move adds nothing, even if its mismatch is infinite.
         return np.where(moved_by == 0, 0.0, added)

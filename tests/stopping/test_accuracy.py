@@ -180,6 +180,16 @@ def test_errors_grow_as_moves_do() -> None:
     assert ends[1] == pytest.approx(3 * ends[0])
 
 
+@pytest.mark.parametrize(("made", "passes"), [(0.05, True), (5.0, False)])
+def test_a_correction_that_makes_more_of_a_move_than_fine_solutions_do_is_an_error(made: float, passes: bool) -> None:
+    """Moves were passed on as they were, and little was missed; now one becomes a hundred times larger in a slice."""
+    account = Account(slices=3, width=3)
+    account.see(1, 0, 3, [0.05] * 3, [0.05] * 3, NOT[:3])
+    account.see(2, 0, 3, [0.05] * 3, [0.0005] * 3, [0.05] * 3)
+    seen = account.see(3, 0, 3, [0.05, 0.05, made], [0.0005] * 3, [0.05] * 3)
+    assert (account.passed(seen) == 3) is passes
+
+
 @pytest.mark.parametrize("defect", [float("nan"), float("inf")])
 def test_a_mismatch_that_is_not_finite_vouches_for_nothing(defect: float) -> None:
     """It comes after others that were small, where a fine solution overflows; what moves there is not known."""
