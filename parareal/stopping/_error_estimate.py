@@ -28,7 +28,7 @@ _CAUTION, _CAUTION_ELSE = 2.5, 4.0
 """Factors by which the reported estimate exceeds the one that decides, so that it is seldom too small. The second is
 for rules that decide by something else and measure no growth."""
 _BELIEVED = 2.0
-"""A correction may make of a move this many times what fine solutions were seen to make of one: the rest is an error."""
+"""A correction may make of a move this many times what fine solutions make of one: the rest is an error."""
 _KEPT = 8
 """Iterates of which moves and errors are kept, for slices that are not in step. A choice: more cost memory only."""
 _STEEPER = 1.5
