@@ -1,24 +1,29 @@
-"""Published samplers that are parallel in time, side by side: rounds, evaluations, and distance from the serial sample.
+"""Samplers that are parallel in time, side by side: rounds, evaluations, and distance from the serial sample.
 
-The packaged digits network at 25, 50 and 100 steps, guidance 1 and 7.5. All run in this process, from the same noise;
-all that can be asked for a tolerance are asked for 1e-3, and every error is measured, against the sequential sampler's
-result, relative, in the root mean square. CHORDS has no tolerance: an oracle takes the first of its outputs that
-is within 1e-3. Those written from their papers are in `benchmarks/peers`. Run it with `python benchmarks/samplers.py`;
-`--seeds 8` for more.
+The packaged digits network, or one of `benchmarks/networks` (`--network`), at 25, 50 and 100 steps, guidance 1 and 7.5.
+All run in this process, from the same noise; all that can be asked for a tolerance are asked for 1e-3, and every error
+is measured, against the sequential sampler's result, relative, in the root mean square. CHORDS has no tolerance: an
+oracle takes the first of its outputs that is within 1e-3. Newton's method is the engine's, with the exact derivative of
+every step, which costs as many further evaluations as a sample has numbers; it runs on small samples only. Warm starts
+begin with an earlier run, whose cost they leave out: of 12 steps, or from other noise. Samplers written from their
+papers are in `benchmarks/peers`. Run it with `python benchmarks/samplers.py`; `--seeds 8` for more.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from paper import networks
 from peers.autospeculation import autospeculative
 from peers.chords import allocation, chords
-from rounds import RTOL, digits, picard, relative, srds
+from rounds import RTOL, picard, relative, srds
 from torch import Tensor
+from warm import nearby
 
 import diffusion_adapters as da
 import parareal as pr
@@ -43,13 +48,23 @@ class Row:
         if error is not None:
             self.errors.append(error)
 
+    @property
+    def mean_rounds(self) -> float:
+        return statistics.mean(self.rounds)
+
+    @property
+    def mean_evaluations(self) -> float:
+        return statistics.mean(self.evaluations)
+
+    @property
+    def within(self) -> int:
+        """How many are within the tolerance."""
+        return sum(error <= RTOL for error in self.errors)
+
     def __str__(self) -> str:
         error = f"{max(self.errors):.1e}" if self.errors else "another"
-        within = f"{sum(e <= RTOL for e in self.errors)}/{len(self.errors)}" if self.errors else "-"
-        return (
-            f"{statistics.mean(self.rounds):7.1f} {statistics.mean(self.evaluations):8.0f} {error:>9} {within:>7}"
-            f"  {self.promise}"
-        )
+        within = f"{self.within}/{len(self.errors)}" if self.errors else "-"
+        return f"{self.mean_rounds:7.1f} {self.mean_evaluations:8.0f} {error:>9} {within:>7}  {self.promise}"
 
 
 Run = Callable[[da.DiffusionModel, Tensor, int, Tensor], tuple[int, int, float | None]]
@@ -77,9 +92,42 @@ def picard_window(width: int | None) -> Run:
     return run
 
 
-def refining(model: da.DiffusionModel, noise: Tensor, steps: int, reference: Tensor) -> tuple[int, int, float | None]:
-    """SRDS, pipelined: about sqrt(steps) slices."""
-    return counted(*srds(pr.Wavefront())(model, noise, steps, steps), reference)
+def refining(schedule: pr.Schedule) -> Run:
+    """SRDS: about sqrt(steps) slices."""
+
+    def run(model: da.DiffusionModel, noise: Tensor, steps: int, reference: Tensor) -> tuple[int, int, float | None]:
+        return counted(*srds(schedule)(model, noise, steps, steps), reference)
+
+    return run
+
+
+LARGEST = 64
+"""Most numbers of a sample for which Newton's method is tried."""
+
+
+def newton(model: da.DiffusionModel, noise: Tensor, steps: int, reference: Tensor) -> tuple[int, int, float | None]:
+    """Newton with the exact derivative of every step, all steps at once, first iterates on the Gaussian flow."""
+
+    def shrink(s0: Tensor, s1: Tensor, z: Tensor) -> Tensor:
+        return z * ((s1**2 + 0.1) / (s0**2 + 0.1)).sqrt().to(z).reshape(-1, *[1] * (z.ndim - 1))
+
+    window = pr.Windowed(steps, shrink)
+    out = da.sample(model, noise, steps, coarse=pr.Jacobian(), schedule=window, slices=steps, rtol=RTOL, throw=False)
+    return counted(out.samples, out.solution, reference)
+
+
+def warm(preview: bool, solver: str = "ddim") -> Run:
+    """The default with all steps at once, begun with a run of 12 steps, or with one whose noise is off by 5%."""
+
+    def run(model: da.DiffusionModel, noise: Tensor, steps: int, reference: Tensor) -> tuple[int, int, float | None]:
+        begin = noise if preview else nearby(noise, 0, 0.05)
+        made = {"solver": solver, "generator": _noise(solver)}
+        earlier = da.sample(model, begin, 12 if preview else steps, **made).solution
+        made["generator"] = _noise(solver)
+        out = da.sample(model, noise, steps, width=steps, rtol=RTOL, start=earlier, **made)
+        return counted(out.samples, out.solution, reference)
+
+    return run
 
 
 def anderson(memory: int) -> Run:
@@ -112,8 +160,12 @@ ODE: dict[str, tuple[str, Run]] = {
     "ParaTAA, 3 iterates": (SAME, anderson(3)),
     "ParaDiGMS, all steps at once": (SAME, picard_window(None)),
     f"ParaDiGMS, width {WIDTH}": (SAME, picard_window(WIDTH)),
-    "SRDS, pipelined": (SAME, refining),
+    "SRDS, vanilla": (SAME, refining(pr.Barrier())),
+    "SRDS, pipelined": (SAME, refining(pr.Wavefront())),
+    "Newton, exact derivatives": (SAME, newton),
     f"CHORDS, {WIDTH} cores, oracle": (NEAR, cores),
+    "default, after 12 steps": (SAME, warm(True)),
+    "default, after other noise": (SAME, warm(False)),
 }
 
 
@@ -164,14 +216,24 @@ SDE: dict[str, tuple[str, Run]] = {
 }
 
 
-def table(name: str, methods: dict[str, tuple[str, Run]], solver: str, scale: float, steps: int, seeds: int) -> None:
+def compare(
+    methods: dict[str, tuple[str, Run]], solver: str, scale: float, steps: int, seeds: int, name: str = "digits"
+) -> dict[str, Row]:
+    """Every method that the network allows, seed by seed."""
+    network = networks.load(name)
+    if math.prod(network.shape) > LARGEST:
+        methods = {method: way for method, way in methods.items() if way[1] is not newton}
     rows = {method: Row(promise) for method, (promise, _) in methods.items()}
     for seed in range(seeds):
-        model, noise = digits(scale, seed)
+        model, noise = network.given([seed], scale), network.noise([seed])
         reference = da.sample(model, noise, steps, solver=solver, generator=_noise(solver), parallel=False).samples
         for method, (_, run) in methods.items():
             rows[method].add(*run(model, noise, steps, reference))
-    print(f"{name}, {steps} steps, guidance {scale:g}\n{'':30}{'rounds':>7} {'evals':>8} {'error':>9} {'<=1e-3':>7}")
+    return rows
+
+
+def table(title: str, rows: dict[str, Row], scale: float, steps: int) -> None:
+    print(f"{title}, {steps} steps, guidance {scale:g}\n{'':30}{'rounds':>7} {'evals':>8} {'error':>9} {'<=1e-3':>7}")
     for method, row in rows.items():
         print(f"{method:30}{row}")
     print(flush=True)
@@ -186,13 +248,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2, help="noise seeds (default 2)")
     parser.add_argument("--steps", type=int, nargs="*", default=[25, 50, 100])
     parser.add_argument("--scales", type=float, nargs="*", default=[1.0, 7.5])
+    parser.add_argument("--network", choices=networks.names(), default="digits")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"Packaged digits, {arguments.seeds} seeds, rtol = {RTOL:g}; mean rounds and evaluations, largest error\n")
-    for name, methods, solver in (("DDIM", ODE, "ddim"), ("DDPM", SDE, "ddpm")):
+    print(
+        f"{arguments.network}, {arguments.seeds} seeds, rtol = {RTOL:g}; mean rounds and evaluations, largest error\n"
+    )
+    for title, methods, solver in (("DDIM", ODE, "ddim"), ("DDPM", SDE, "ddpm")):
         for scale in arguments.scales:
             for steps in arguments.steps:
-                table(name, methods, solver, scale, steps, arguments.seeds)
+                table(title, compare(methods, solver, scale, steps, arguments.seeds, arguments.network), scale, steps)
 
 
 if __name__ == "__main__":

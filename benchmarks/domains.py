@@ -1,0 +1,172 @@
+"""The default of `diffusion_adapters.sample` on every trained network, and its constants beside other values.
+
+Rounds, error, quality and wall time at 25, 50, 100 and 1,000 steps, guidance 1 and strong, without and with noise in
+every step. Samples are solved together and stop one by one, so that the rounds of each are those it would take alone:
+a round is an iteration. Run it with `python benchmarks/domains.py`; `--seeds 4` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from paper import networks
+from paper.networks import Network
+from paper.report import Report, small
+from paper.runs import apart, generator, side_by_side
+from rounds import RTOL
+from torch import Tensor
+
+import diffusion_adapters as da
+import parareal as pr
+
+STEPS = (25, 50, 100, 1000)
+SOLVERS = {"DDIM": "ddim", "DPM-Solver++(2M)": "dpm++2m", "DDPM": "ddpm"}
+TOGETHER = 16
+"""Samples in one run: a window of 100 on each."""
+
+
+def drawn(
+    network: Network, seeds: int, steps: int, solver: str, scale: float, **options: Any
+) -> tuple[Tensor, list[int], float]:
+    """Samples, rounds of each, and evaluations a sample."""
+    samples, rounds, evaluations = [], [], 0
+    for first in range(0, seeds, TOGETHER):
+        these = range(first, min(seeds, first + TOGETHER))
+        out = da.sample(
+            *(network.given(these, scale), network.noise(these), steps),
+            solver=solver,
+            generator=generators(these, solver),
+            throw=False,
+            executor=pr.Batched(max_lanes=512),
+            **options,
+        )
+        samples.append(out.samples)
+        rounds += torch.as_tensor(out.solution.iterations).tolist()
+        evaluations += out.solution.stats.evaluations
+    return torch.cat(samples), rounds, evaluations / seeds
+
+
+def generators(seeds: Sequence[int], solver: str) -> list[torch.Generator] | None:
+    """One a sample, so that its noise is its own whatever stands beside it."""
+    if generator(solver) is None:
+        return None
+    return [torch.Generator().manual_seed(10_000 + seed) for seed in seeds]
+
+
+def everywhere(report: Report, names: Sequence[str], seeds: int, steps: Sequence[int] = STEPS) -> None:
+    """Rounds, error, quality and time of the default."""
+    table = None
+    for name in names:
+        network = networks.load(name)
+        labels = network.labels(range(seeds))
+        for solver, key in SOLVERS.items():
+            for scale in (1.0, network.strong):
+                for n in steps:
+                    serial, _, _ = drawn(network, seeds, n, key, scale, parallel=False)
+                    ours, rounds, work = drawn(network, seeds, n, key, scale, rtol=RTOL)
+                    errors = apart(ours, serial)
+                    one = side_by_side(network, {"default": {}}, [0], n, key, scale)["default"]
+                    both = [network.quality(x, labels) for x in (ours, serial)] if seeds > 16 else [{}, {}]
+                    if table is None:
+                        table = report.table(
+                            "domains",
+                            f"The default on every network: {seeds} seeds, rtol 1e-3",
+                            (
+                                *("network", "solver", "guidance", "N", "rounds, mean", "most", "evaluations / N"),
+                                *("within 1e-3", "median error", "largest", "time ratio of one sample"),
+                                *(f"{measure}, ours / serial" for measure in both[0]),
+                            ),
+                            "Time ratio: serial / parallel, one sample of seed 0, once.",
+                        )
+                    table.add(
+                        *(name, solver, f"{scale:g}", n, f"{statistics.mean(rounds):.1f}", max(rounds)),
+                        *(f"{work / n:.1f}", f"{int((errors <= RTOL).sum())}/{seeds}"),
+                        *(small(float(errors.median())), small(float(errors.max())), one.ratio),
+                        *(f"{both[0][key]:.3g} / {both[1][key]:.3g}" for key in both[0]),
+                    )
+
+
+CONSTANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "variance": {
+        f"{value:g}": {"coarse": pr.Secant(da.GaussianFlow(variance=value), 1, (1, 2, 4))}
+        for value in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+    },
+    "pairs of memory": {
+        str(value): {"coarse": pr.Secant(da.GaussianFlow(variance=0.1), value, (1, 2, 4))} for value in (1, 2, 3)
+    },
+    "neighbours": {
+        str(value): {"coarse": pr.Secant(da.GaussianFlow(variance=0.1), 1, value)}
+        for value in ((), (1,), (1, 2, 4), (1, 2, 4, 8))
+    },
+    "width": {str(value): {"width": value} for value in (10, 25, 50, 100)},
+    "rtol": {f"{value:g}": {"rtol": value} for value in (1e-2, 1e-3, 1e-4)},
+}
+DEFAULTS = {"variance": "0.1", "neighbours": "(1, 2, 4)", "width": "100", "rtol": "0.001"}
+
+
+def constants(report: Report, names: Sequence[str], seeds: int, steps: int = 100) -> None:
+    """Rounds at other values of each constant, network by network."""
+    loaded = {name: networks.load(name) for name in names}
+    columns = [(name, scale) for name in names for scale in (1.0, loaded[name].strong)]
+    table = report.table(
+        "constants",
+        f"Constants of the default: mean rounds, and samples within the tolerance, of {seeds}; DDIM, {steps} steps",
+        (
+            "constant",
+            "value",
+            *(f"{name}, guidance {scale:g}" for name, scale in columns),
+            "rounds / those of the default",
+        ),
+        "The last column is the geometric mean over the networks. The default keeps two pairs of memory "
+        "from a guidance of 2 on, one below.",
+    )
+    serial = {
+        column: drawn(loaded[column[0]], seeds, steps, "ddim", column[1], parallel=False)[0] for column in columns
+    }
+    usual = {
+        column: statistics.mean(drawn(loaded[column[0]], seeds, steps, "ddim", column[1])[1]) for column in columns
+    }
+    for constant, values in CONSTANTS.items():
+        for value, options in values.items():
+            cells, ratios = [], []
+            for column in columns:
+                samples, rounds, _ = drawn(
+                    loaded[column[0]], seeds, steps, "ddim", column[1], **_with_memory(options, column[1])
+                )
+                within = int((apart(samples, serial[column]) <= options.get("rtol", RTOL)).sum())
+                cells.append(f"{statistics.mean(rounds):.1f}, {within}/{seeds}")
+                ratios.append(math.log(statistics.mean(rounds) / usual[column]))
+            mark = " (default)" if DEFAULTS.get(constant) == value else ""
+            table.add(constant, value + mark, *cells, f"{math.exp(statistics.mean(ratios)):.2f}")
+
+
+def _with_memory(options: dict[str, Any], scale: float) -> dict[str, Any]:
+    """The same for two pairs where the default has two."""
+    coarse = options.get("coarse")
+    if not isinstance(coarse, pr.Secant) or scale < 2.0 or options in CONSTANTS["pairs of memory"].values():
+        return options
+    return {**options, "coarse": pr.Secant(coarse.correction, 2, coarse.neighbours)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=64)
+    parser.add_argument("--networks", nargs="*", default=networks.names(), choices=networks.names())
+    parser.add_argument("--steps", type=int, nargs="*", default=list(STEPS))
+    parser.add_argument("--out", type=Path, default=Path(os.environ.get("PARAREAL_OUT", "out")) / "srds")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    report = Report(given.out, quick=given.seeds < 16)
+    everywhere(report, given.networks, given.seeds, given.steps)
+    constants(report, given.networks, min(given.seeds, 16))
+
+
+if __name__ == "__main__":
+    main()
