@@ -1,6 +1,6 @@
 """The data that the networks were trained on: made or unpacked by this file, never part of the repository.
 
-Every function returns `Data`: training and held-out samples, of the same law as far as that can be had, and labels. The
+Every function returns `Data`: training and held-out samples, of the same law as far as possible, and labels. The
 splits are fixed. Where the data come from and under which licences is in README.md.
 """
 
