@@ -78,7 +78,7 @@ def _launch_bound(report: Report, names: list[str]) -> None:
 
 
 def _domains(report: Report, names: list[str]) -> None:
-    domains.everywhere(report, names, 2 if report.quick else 64)
+    domains.everywhere(report, names, 2 if report.quick else 100)
     domains.constants(report, names, 2 if report.quick else 16)
 
 

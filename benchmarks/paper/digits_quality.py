@@ -11,10 +11,9 @@ import sys
 from pathlib import Path
 
 import torch
+from networks.quality import energy_test, frechet
 from torch import Tensor, nn
 from torch.nn import functional
-
-from paper import two_samples
 
 SCRIPTS = str(Path(__file__).resolve().parents[2] / "scripts")
 
@@ -67,7 +66,7 @@ def quality(samples: Tensor, labels: Tensor) -> dict[str, float]:
     x, _, x_held, _ = _images()
     found = body(samples.float())
     return {
-        "frechet": two_samples.frechet(found, body(x)),
+        "frechet": frechet(found, body(x)),
         "accuracy": float((head(found).argmax(1) == labels).double().mean()),
-        "p": two_samples.p_value(found, body(x_held)),
+        "p": energy_test(found, body(x_held))[1],
     }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import networks
 import torch
+from networks import quality as measured
+from networks.load import FOLDER
 from torch import Tensor
 
 import diffusion_adapters as da
@@ -25,7 +27,8 @@ class Network:
         shape: Of one sample.
         classes: Number of labels; the next one means "any".
         strong: A scale of guidance that people would call strong.
-        quality: Measures of samples, which take a while to set up the first time.
+        quality: Measures of samples, at least 100 of them: ``frechet``, ``accuracy`` and ``p`` of a two-sample test.
+        decode: Samples as data.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Network:
     classes: int
     strong: float
     quality: Quality
+    decode: Callable[[Tensor], Tensor] = lambda samples: samples
 
     def labels(self, seeds: Sequence[int]) -> Tensor:
         """Seeds take the labels in turn."""
@@ -59,24 +63,18 @@ def digits() -> Network:
 
 def trained(name: str) -> Network:
     """One of `benchmarks/networks`."""
-    folder = importlib.import_module("networks")
-    found = folder.load(name)
-    return Network(
-        name,
-        found.model,
-        tuple(found.shape),
-        found.classes,
-        7.5,
-        lambda samples, labels: folder.quality(name, samples, labels),
-    )
+    found = networks.load(name)
+
+    def quality(samples: Tensor, labels: Tensor) -> dict[str, float]:
+        measures = measured.quality(name, samples, labels)
+        return {"frechet": measures["frechet"], "accuracy": measures["accuracy"], "p": measures["p_value"]}
+
+    return Network(name, found.model, tuple(found.shape), len(found.classes), 7.5, quality, found.decode)
 
 
 def names() -> list[str]:
-    """Digits first."""
-    try:
-        return ["digits", *importlib.import_module("networks").NAMES]
-    except (ImportError, AttributeError):
-        return ["digits"]
+    """Digits first; of the others those whose weights are there."""
+    return ["digits", *(name for name in networks.NAMES if (FOLDER / f"{name}.safetensors").exists())]
 
 
 def load(name: str) -> Network:

@@ -99,13 +99,14 @@ def _rounds(order: pr.Schedule, steps: int, slices: int, k: int) -> int:
 
 def show(report: Report, network: Network, samples: list[Tensor], steps: int, count: int = 10) -> None:
     """The same samples after each number of iterations, one row a number."""
-    if len(network.shape) != 3:
+    samples = [network.decode(x[:count]) for x in samples]
+    if samples[0].ndim != 4:
         return
     import matplotlib.pyplot as plt
 
     rows = []
     for x in samples:
-        tiles = (x[:count, :3] if network.shape[0] >= 3 else x[:count, :1]).permute(0, 2, 3, 1).clamp(-1, 1)
+        tiles = (x[:, :3] if x.shape[1] >= 3 else x[:, :1]).permute(0, 2, 3, 1).clamp(-1, 1)
         rows.append(torch.nn.functional.pad(tiles, (0, 0, 1, 1, 1, 1), value=-1.0).transpose(0, 1).flatten(1, 2))
     picture = ((torch.cat(rows) + 1) / 2).squeeze(-1).numpy()
     figure, ax = plt.subplots(figsize=(0.75 * count, 0.75 * len(samples) + 0.5), layout="constrained")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from pages import load
@@ -53,3 +57,25 @@ def test_a_changed_count_is_noticed_and_a_changed_time_is_not() -> None:
     many = "lanes 14410\n"
     assert check.differences(many, "lanes 14411\n") == []  # a slice within its tolerance or not: rounding
     assert len(check.differences(many, "lanes 14460\n")) == 1
+
+
+def test_what_is_quickest_on_one_machine_is_passed_over() -> None:
+    shown = "1024 here   14   1024   14\n1024 window   22\n"
+    assert check.differences(shown, "1024 here: nothing that was tried is quicker\n1024 window  22\n") == []
+    assert len(check.differences(shown, shown.replace("22", "23"))) == 1
+    assert len(check.differences(shown, shown.replace("1024 here", "100 here"))) == 1
+
+
+def test_the_first_row_of_the_demo_is_one_that_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    demo = importlib.import_module("quickstart")
+    made: list[float] = []
+
+    def rows(*ratios: float) -> Iterator[Any]:
+        for ratio in ratios:
+            made.append(ratio)
+            yield SimpleNamespace(ratio=ratio)
+
+    assert demo.first_to_win(rows(0.9, 1.0, 1.4, 3.0)).ratio == 1.4
+    assert made == [0.9, 1.0, 1.4]
+    assert demo.first_to_win(rows(0.9, 0.2)) is None
