@@ -77,7 +77,7 @@ def everywhere(report: Report, names: Sequence[str], seeds: int, steps: Sequence
                     if table is None:
                         table = report.table(
                             "domains",
-                            f"The default on every network: {seeds} seeds, rtol 1e-3",
+                            f"The default on every network: seeds: {seeds}, rtol 1e-3",
                             (
                                 *("network", "solver", "guidance", "N", "rounds, mean", "most", "evaluations / N"),
                                 *("within 1e-3", "median error", "largest", "time ratio of one sample"),

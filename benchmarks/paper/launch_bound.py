@@ -53,7 +53,7 @@ def launch_bound(report: Report, seeds: int, steps: Sequence[int] = (25, 100, 96
     """Prints the table, and returns whether the targets are met."""
     table = report.table(
         "launch_bound",
-        f"Launch-bound networks: one sample of digits, DDIM, {seeds} seeds, rtol 1e-3",
+        f"Launch-bound networks: one sample of digits, DDIM, seeds: {seeds}, rtol 1e-3",
         (
             "network",
             "N",

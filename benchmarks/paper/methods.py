@@ -15,7 +15,7 @@ def methods(
     """The rows of `benchmarks/samplers.py`, network by network."""
     table = report.table(
         "g_methods",
-        f"All samplers that are parallel in time: one sample, {seeds} seeds, rtol 1e-3",
+        f"All samplers that are parallel in time: one sample, seeds: {seeds}, rtol 1e-3",
         (
             "network",
             "solver",

@@ -39,7 +39,7 @@ def orders(
     """Experiment (a)."""
     table = report.table(
         "a_orders",
-        f"SRDS by steps and solver: one sample, {seeds} seeds, rtol 1e-3",
+        f"SRDS by steps and solver: one sample, seeds: {seeds}, rtol 1e-3",
         (
             *("network", "solver", "N", "slices", "iterations", "rounds, vanilla", "pipelined"),
             *(
@@ -83,7 +83,7 @@ def long(report: Report, names: Sequence[str], seeds: int, steps: Sequence[int] 
     """Experiment (e)."""
     table = report.table(
         "e_long",
-        f"Long trajectories: one sample, DDIM, {seeds} seeds, rtol 1e-3",
+        f"Long trajectories: one sample, DDIM, seeds: {seeds}, rtol 1e-3",
         ("network", "method", "N", "rounds", "N / rounds", "evaluations / N", "time ratio", "largest error"),
         "Means of all seeds; time ratio is serial / parallel, median [least .. most].",
     )

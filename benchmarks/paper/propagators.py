@@ -24,7 +24,7 @@ def slices(report: Report, name: str, seeds: int, steps: Sequence[int] = (100, 1
     """From two slices to one a step."""
     table = report.table(
         "c_slices",
-        f"SRDS by the number of slices: {name}, one sample, DDIM, {seeds} seeds, rtol 1e-3",
+        f"SRDS by the number of slices: {name}, one sample, DDIM, seeds: {seeds}, rtol 1e-3",
         (
             "N",
             "slices",
@@ -98,7 +98,7 @@ def coarse(report: Report, name: str, seeds: int, steps: Sequence[int] = (100, 1
     """What the coarse propagator is."""
     table = report.table(
         "c_coarse",
-        f"SRDS by the coarse propagator: {name}, one sample, DDIM, pipelined, {seeds} seeds, rtol 1e-3",
+        f"SRDS by the coarse propagator: {name}, one sample, DDIM, pipelined, seeds: {seeds}, rtol 1e-3",
         ("N", "coarse propagator", "iterations", "rounds", "evaluations / N", "time ratio", "largest error"),
         "Calls of cheaper models count as rounds and evaluations like those of the network.",
     )

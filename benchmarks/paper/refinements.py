@@ -122,11 +122,16 @@ def show(report: Report, network: Network, samples: list[Tensor], steps: int, co
 
 def draw(report: Report, found: dict[str, list[tuple[float, float]]]) -> None:
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure, ax = plt.subplots(figsize=(6.5, 3.8), layout="constrained")
     for marker, (name, curve) in zip("os^Dv<>p*h" * 5, found.items(), strict=False):
         (line,) = ax.loglog(*zip(*curve[:-1], strict=True), marker=marker, label=name)
         ax.axhline(curve[-1][1], color=line.get_color(), ls=":", lw=0.8)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
     ax.set(xlabel="rounds, pipelined", ylabel="Fréchet distance")
     ax.legend(frameon=False, fontsize="x-small", title="dotted: the sequential sampler", title_fontsize="x-small")
     report.picture("b_quality", figure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,14 @@ class Report:
         return Table(self.folder / f"{name}.md", title, header, note)
 
     def picture(self, name: str, figure: Any) -> None:
+        """Kept with a palette of 128 colours, which is all that these need."""
         import matplotlib.pyplot as plt
+        from PIL import Image
 
-        path = self.folder / f"{name}.png"
-        figure.savefig(path, dpi=110)
+        path, buffer = self.folder / f"{name}.png", io.BytesIO()
+        figure.savefig(buffer, dpi=90)
+        drawn = Image.open(buffer).convert("RGB")
+        drawn.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
         plt.close(figure)
         print(f"\npicture: {path}", flush=True)
 
