@@ -39,8 +39,7 @@ def _orders(report: Report, names: list[str]) -> None:
 
 
 def _refinements(report: Report, names: list[str]) -> None:
-    scales, few = ((1.0,), (25, 100)) if report.quick else ((1.0, 7.5), (25, 100))
-    refinements.refinements(report, names[:1] if report.quick else names, 1000, few, scales)
+    refinements.refinements(report, names[:1] if report.quick else names, 1000, strong=not report.quick)
 
 
 def _propagators(report: Report, names: list[str]) -> None:
@@ -110,16 +109,17 @@ def main() -> None:
     ):
         if unknown := [name for name in asked if name not in known]:
             parser.error(f"{kind} {', '.join(unknown)} are unknown; expected some of {', '.join(known)}")
+    if given.clock == "process" and given.threads != 1:
+        parser.error(f"--clock process came with --threads {given.threads}, whose times add up; expected one thread")
     torch.set_num_threads(given.threads)
     CLOCK.wall = given.clock == "wall"
     mpl.use("Agg")
     report = Report(given.out, given.quick)
     for name in given.experiments or EXPERIMENTS:
-        begun = time.monotonic()
+        begun, used = time.monotonic(), time.process_time()
         EXPERIMENTS[name](report, given.networks or networks.names())
-        print(
-            f"\n{name}: {time.monotonic() - begun:.0f} s, {given.threads} thread(s), times are {CLOCK.name}", flush=True
-        )
+        took, used = time.monotonic() - begun, time.process_time() - used
+        print(f"\n{name}: {took:.0f} s, {used:.0f} s of processor time; ratios are of {CLOCK.name}", flush=True)
 
 
 if __name__ == "__main__":

@@ -42,16 +42,16 @@ def refinements(
     names: Sequence[str],
     count: int,
     steps: Sequence[int] = (25, 100),
-    scales: Sequence[float] = (1.0,),
+    strong: bool = False,
     most: int = 4,
     solver: str = "ddim",
 ) -> None:
-    """Experiment (b)."""
+    """Experiment (b); with ``strong`` also at strong guidance, on the first network."""
     found: dict[str, list[tuple[float, float]]] = {}
     table = None
     for name in names:
         network = networks.load(name)
-        for scale in scales:
+        for scale in (1.0, network.strong) if strong and name == names[0] else (1.0,):
             for n in steps:
                 slices = round(n**0.5)
                 after, sequential = refined(network, count, n, most, solver, scale)
@@ -84,7 +84,7 @@ def refinements(
                     )
                     curve.append((rounds[1], next(iter(measures.values()))))
                 found[f"{name}, guidance {scale:g}, {n} steps"] = curve
-                if name == names[0] and n == steps[-1] and scale == scales[0]:
+                if name == names[0] and n == steps[-1] and scale == 1.0:
                     show(report, network, [*after, sequential], n)
     draw(report, found)
 
