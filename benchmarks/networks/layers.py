@@ -32,60 +32,93 @@ class Denoiser(nn.Module):
         prediction: What is returned: ``"eps"``, ``"x0"``, ``"v"``, or ``"velocity"`` of a `Flow`.
         shape: Of one sample.
         classes: How many labels there are; the next one, ``classes``, means "any".
+        cosines: For images of smooth parts: the formulas hold for the coefficients of the cosine transform, each with
+            an s of its own, and y and F are transformed back for the residual network. F = 0 is then exact for Gaussian
+            data that are independent in these coefficients, which is near the law of small patches of photographs.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, residual: nn.Module, schedule: NoiseSchedule, prediction: str, shape: tuple[int, ...], classes: int
+        self,
+        residual: nn.Module,
+        schedule: NoiseSchedule,
+        prediction: str,
+        shape: tuple[int, ...],
+        classes: int,
+        cosines: bool = False,
     ) -> None:
         super().__init__()
         if prediction == "velocity" and not isinstance(schedule, Flow):
             raise ValueError(f"velocity on {schedule}; expected Flow, whose velocity is eps - x0")
         self.residual, self.schedule, self.prediction, self.classes = residual, schedule, prediction, classes
+        self.cosines = cosines
         self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("std", torch.ones(()))
+        self.register_buffer("std", torch.ones(shape if cosines else ()))
+        for axis, size in enumerate(shape if cosines else ()):
+            self.register_buffer(f"basis{axis}", cosine_basis(size), persistent=False)
 
     def fit_data(self, x: Tensor) -> None:
         """Set the mean and the spread of the data, ``(n, *shape)``."""
         self.mean.copy_(x.mean(0))
-        self.std.copy_((x - self.mean).square().mean().sqrt())
+        squares = self._turn(x - self.mean).square()
+        self.std.copy_((squares.mean(0) if self.cosines else squares.mean()).sqrt().clamp_min(1e-3))
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """The prediction at ``x``, ``(B, *shape)``, for times ``t`` and labels of shape ``(B,)`` or ``()``."""
         alpha, sigma, c, level = self._levels(t.expand(len(x)), x)
-        y = c * (x - alpha * self.mean)
-        h = self.residual(y, level, self._labels(label, x))
-        eps = c * (sigma * y + alpha * self.std * h)
+        y = c * self._turn(x - alpha * self.mean)
+        h = self._turn(self.residual(self._back(y), level, self._labels(label, x)))
+        eps = self._back(c * (sigma * y + alpha * self.std * h))
         if self.prediction == "eps":
             return eps
-        x0 = self.mean + c * self.std * (alpha * self.std * y - sigma * h)
+        x0 = self.mean + self._back(c * self.std * (alpha * self.std * y - sigma * h))
         if self.prediction == "x0":
             return x0
         return alpha * eps - sigma * x0 if self.prediction == "v" else eps - x0
 
     def loss(self, x0: Tensor, t: Tensor, eps: Tensor, label: Tensor) -> Tensor:
-        """Squared error of F, whose target has unit variance at every level; shape ``(B,)``."""
+        """Squared error of F, whose target has unit variance at every level, weighted by s; shape ``(B,)``."""
         alpha, sigma, c, level = self._levels(t, x0)
-        centred = x0 - self.mean
-        h = self.residual(c * (alpha * centred + sigma * eps), level, label)
-        target = c * (alpha * self.std * eps - sigma * centred / self.std)
-        return (h - target).square().flatten(1).mean(1)
+        centred, noise = self._turn(x0 - self.mean), self._turn(eps)
+        h = self.residual(self._back(c * (alpha * centred + sigma * noise)), level, label)
+        target = c * (alpha * self.std * noise - sigma * centred / self.std)
+        return (self.std / self.std.mean() * (self._turn(h) - target).square()).flatten(1).mean(1)
 
     def _levels(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """alpha, sigma and c shaped to multiply ``x``, and log(alpha s / sigma), ``(B,)``, leveled off smoothly."""
         t = t.to(torch.promote_types(t.dtype, torch.float32))
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        level = REACH * torch.tanh((alpha * self.std / sigma).log() / REACH)
+        level = REACH * torch.tanh((alpha * self.std.square().mean().sqrt() / sigma).log() / REACH)
+        alpha, sigma = (curve.view(-1, *[1] * (x.ndim - 1)) for curve in (alpha, sigma))
         c = torch.rsqrt((alpha * self.std) ** 2 + sigma**2)
-        ones = (-1, *[1] * (x.ndim - 1))
-        return alpha.to(x.dtype).view(ones), sigma.to(x.dtype).view(ones), c.to(x.dtype).view(ones), level.to(x.dtype)
+        return alpha.to(x.dtype), sigma.to(x.dtype), c.to(x.dtype), level.to(x.dtype)
 
     def _labels(self, label: Tensor | None, x: Tensor) -> Tensor:
         if label is None:
             return torch.full((len(x),), self.classes, device=x.device)
         return label.expand(len(x))
+
+    def _turn(self, x: Tensor) -> Tensor:
+        """The cosine transform of images ``(B, C, H, W)``, an orthogonal map."""
+        if not self.cosines:
+            return x
+        return torch.einsum("dc,bchw->bdhw", self.basis0, self.basis1 @ x @ self.basis2.T)
+
+    def _back(self, x: Tensor) -> Tensor:
+        """Its inverse."""
+        if not self.cosines:
+            return x
+        return torch.einsum("cd,bchw->bdhw", self.basis0, self.basis1.T @ x @ self.basis2)
+
+
+def cosine_basis(size: int) -> Tensor:
+    """The orthogonal cosine transform, ``(size, size)``: a row a frequency."""
+    place = torch.arange(size, dtype=torch.float64)
+    rows = torch.cos(math.pi / size * place[:, None] * (place + 0.5)) * math.sqrt(2 / size)
+    rows[0] /= math.sqrt(2)
+    return rows.float()
 
 
 class Condition(nn.Module):

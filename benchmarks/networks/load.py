@@ -35,6 +35,7 @@ class Spec:
         prediction: What it returns.
         residual: Makes the untrained network inside of the `Denoiser`.
         decoder: Whether samples are latents that an autoencoder decodes.
+        cosines: See `Denoiser`.
     """
 
     shape: tuple[int, ...]
@@ -43,10 +44,12 @@ class Spec:
     prediction: str
     residual: Callable[[], nn.Module]
     decoder: bool = False
+    cosines: bool = False
 
     def denoiser(self) -> Denoiser:
         """The untrained network."""
-        return Denoiser(self.residual(), self.noise_schedule, self.prediction, self.shape, len(self.classes))
+        classes = len(self.classes)
+        return Denoiser(self.residual(), self.noise_schedule, self.prediction, self.shape, classes, self.cosines)
 
 
 _CLOTHES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -55,7 +58,12 @@ _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 SPECS = {
     "fashion": Spec((1, 28, 28), _CLOTHES, da.VP(), "eps", lambda: UNet(channels=1, classes=10)),
     "photos": Spec(
-        (3, 16, 16), ("china", "flower"), da.Flow(), "velocity", lambda: Transformer(channels=3, side=16, classes=2)
+        (3, 16, 16),
+        ("china", "flower"),
+        da.Flow(),
+        "velocity",
+        lambda: Transformer(channels=3, side=16, classes=2),
+        cosines=True,
     ),
     "speech": Spec(
         (4, 8, 8),

@@ -2,6 +2,7 @@
 
     python benchmarks/networks/train.py fashion                     # writes benchmarks/networks/fashion.safetensors
     python benchmarks/networks/train.py strokes --steps 300 --folder /tmp/quick
+    python benchmarks/networks/train.py fashion --steps 1200 --start benchmarks/networks/fashion.safetensors
 
 The data are unpacked or made first, into ``out/networks``: see README.md. The same seed gives the same weights up to
 the rounding of the linear algebra library.
@@ -10,6 +11,7 @@ the rounding of the linear algebra library.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from dataclasses import asdict, replace
@@ -22,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from networks import data
 from networks.autoencoder import Autoencoder
 from networks.layers import Denoiser
-from networks.load import FOLDER, NAMES, SPECS, write
+from networks.load import FOLDER, NAMES, SPECS, part, read, ready, write
 from networks.training import Recipe, draw_times, fit
 
 RECIPES = {
@@ -45,11 +47,16 @@ SOURCES = {
 }
 
 
-def train_denoiser(name: str, found: data.Data, recipe: Recipe, generator: torch.Generator) -> Denoiser:
-    """The denoiser of samples ``found``."""
+def train_denoiser(
+    name: str, found: data.Data, recipe: Recipe, generator: torch.Generator, start: dict[str, Tensor] | None = None
+) -> Denoiser:
+    """The denoiser of samples ``found``, trained from the weights ``start`` on where they are given."""
     spec = SPECS[name]
     network = spec.denoiser()
-    network.fit_data(found.x)
+    if start is None:
+        network.fit_data(found.x)
+    else:
+        network.load_state_dict(start)
     anything = len(spec.classes)
 
     def loss() -> Tensor:
@@ -95,6 +102,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--steps", type=int, help="of the denoiser; by default what the published weights had")
+    parser.add_argument("--lr", type=float, help="the highest learning rate")
+    parser.add_argument("--start", type=Path, help="a file of weights to train further")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=FOLDER)
     options = parser.parse_args()
@@ -102,19 +111,28 @@ def main() -> None:
     torch.manual_seed(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
     recipe = RECIPES[options.name]
-    recipe = replace(recipe, steps=options.steps) if options.steps else recipe
+    changed = {"steps": options.steps or recipe.steps, "lr": options.lr or recipe.lr}
+    recipe = replace(recipe, **changed)
+    start, before = read(options.start) if options.start else ({}, {})
     found = getattr(data, options.name)()
     began, parts = time.process_time(), {}
     if SPECS[options.name].decoder:
-        autoencoder = parts["autoencoder"] = train_autoencoder(found, SOUND, generator)
+        if start:
+            autoencoder = ready(Autoencoder(), part(start, "autoencoder"))
+        else:
+            autoencoder = train_autoencoder(found, SOUND, generator)
+        parts["autoencoder"] = autoencoder
         with torch.no_grad():
             found = found._replace(x=autoencoder.encode(found.x), x_held=autoencoder.encode(found.x_held))
-    network = parts["denoiser"] = train_denoiser(options.name, found, recipe, generator)
+    network = parts["denoiser"] = train_denoiser(
+        options.name, found, recipe, generator, part(start, "denoiser") if start else None
+    )
     minutes = (time.process_time() - began) / 60
     source, licence = SOURCES[options.name]
     path = options.folder / f"{options.name}.safetensors"
-    training = {**asdict(recipe), "seed": options.seed, "minutes": round(minutes, 1)}
-    write(path, parts, {"data": source, "licence": licence, "training": training})
+    runs = json.loads(before["training"]) if before else []
+    runs.append({**asdict(recipe), "seed": options.seed, "minutes": round(minutes, 1)})
+    write(path, parts, {"data": source, "licence": licence, "training": runs})
     parameters = sum(p.numel() for p in network.parameters())
     print(f"{parameters} parameters, {path.stat().st_size / 1e6:.2f} MB, {minutes:.1f} minutes of CPU: {path}")
 

@@ -148,6 +148,26 @@ def test_target_of_the_residual_network(prediction: str):
     torch.testing.assert_close(denoiser(alpha * x0 + sigma * eps, t, label), wanted, rtol=1e-8, atol=1e-8)
 
 
+def test_cosines_turn_and_leave_each_coefficient_its_spread():
+    """Data that are independent in the coefficients: F has unit variance in each, and nothing to learn."""
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.rand(3, 4, 4, generator=generator) + 0.1
+    denoiser = Denoiser(Answer(torch.zeros(1, 3, 4, 4)), da.Flow(), "velocity", (3, 4, 4), 2, cosines=True)
+    drawn = spread * torch.randn(20_000, 3, 4, 4, generator=generator)
+    x0 = denoiser._back(drawn) + 1
+    torch.testing.assert_close(denoiser._turn(x0 - 1), drawn, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(x0[0].sub(1).norm(), drawn[0].norm())
+    denoiser.fit_data(x0)
+    torch.testing.assert_close(denoiser.std, spread, rtol=0.05, atol=0)
+    eps, t = torch.randn(x0.shape, generator=generator), draw_times(da.Flow(), len(x0), generator)
+    loss = denoiser.loss(x0, t, eps, torch.zeros(len(x0), dtype=torch.long))
+    assert loss.mean() == pytest.approx(1, abs=0.02)
+    x, a, s = (1 - 0.3) * x0 + 0.3 * eps, 0.7, 0.3
+    best = 1 + denoiser._back(a * spread**2 / (a**2 * spread**2 + s**2) * denoiser._turn(x - a))
+    found = x - s * denoiser(x, torch.tensor(s))
+    torch.testing.assert_close(found, best, rtol=0.1, atol=0.1)
+
+
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_finite_at_both_ends(prediction: str):
     schedule = PREDICTIONS[prediction]
