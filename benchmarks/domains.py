@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from paper import networks
+from paper.clock import CLOCK
 from paper.networks import Network
 from paper.report import Report, small
 from paper.runs import apart, generator, side_by_side
@@ -29,6 +30,7 @@ import parareal as pr
 STEPS = (25, 50, 100, 1000)
 SOLVERS = {"DDIM": "ddim", "DDPM": "ddpm"}
 FEW = 64
+"""Most samples of 1,000 steps and more."""
 TOGETHER = 16
 """Samples in one run: a window of 100 on each."""
 
@@ -166,12 +168,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=100, help="from 100 on the quality is measured as well")
     parser.add_argument("--networks", nargs="*", default=networks.names(), choices=networks.names())
     parser.add_argument("--steps", type=int, nargs="*", default=list(STEPS))
+    parser.add_argument("--constant-steps", type=int, default=100, help="steps of the runs with other constants")
+    parser.add_argument("--clock", choices=("wall", "process"), default="wall", help="process: on a machine in use")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("PARAREAL_OUT", "out")) / "srds")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    CLOCK.wall = given.clock == "wall"
     report = Report(given.out, quick=given.seeds < 16)
     everywhere(report, given.networks, given.seeds, given.steps)
-    constants(report, given.networks, min(given.seeds, 16))
+    constants(report, given.networks, min(given.seeds, 16), given.constant_steps)
 
 
 if __name__ == "__main__":
