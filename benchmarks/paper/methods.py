@@ -31,13 +31,31 @@ def methods(
         "Means of all seeds; the sequential run takes N of both.",
     )
     for name in names:
+        cells: dict[tuple[str, str], dict[tuple[float, int], samplers.Row]] = {}
         for solver, ways in (("ddim", samplers.ODE), ("ddpm", samplers.SDE)):
             for scale in (1.0, 7.5) if strong else (1.0,):
                 for n in steps:
                     for method, row in samplers.compare(ways, solver, scale, n, seeds, name).items():
+                        cells.setdefault((solver.upper(), method), {})[scale, n] = row
                         within = f"{row.within}/{len(row.errors)}" if row.errors else "-"
                         table.add(
                             *(name, solver.upper(), f"{scale:g}", n, method, row.promise),
                             *(f"{row.mean_rounds:.1f}", f"{row.mean_evaluations:.0f}"),
                             *(small(max(row.errors)) if row.errors else "another sample", within),
                         )
+        summary(report, name, seeds, cells)
+
+
+def summary(
+    report: Report, name: str, seeds: int, cells: dict[tuple[str, str], dict[tuple[float, int], samplers.Row]]
+) -> None:
+    """One row a method."""
+    settings = list(next(iter(cells.values())))
+    table = report.table(
+        f"g_summary_{name}",
+        f"Rounds (evaluations) of each method: {name}, one sample, seeds: {seeds}, rtol 1e-3",
+        ("solver", "method", *(f"{n} steps, guidance {scale:g}" for scale, n in settings), "promise"),
+    )
+    for (solver, method), rows in cells.items():
+        made = (f"{rows[key].mean_rounds:.1f} ({rows[key].mean_evaluations:.0f})" for key in settings)
+        table.add(solver, method, *made, rows[settings[0]].promise)
