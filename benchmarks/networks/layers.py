@@ -80,13 +80,17 @@ class Denoiser(nn.Module):
         return alpha * eps - sigma * x0 if self.prediction == "v" else eps - x0
 
     def loss(self, x0: Tensor, t: Tensor, eps: Tensor, label: Tensor) -> Tensor:
-        """Squared error of F, whose target has unit variance at every level, weighted by v; shape ``(B,)``."""
+        """Squared error of F, whose target has unit variance at every level; shape ``(B,)``.
+
+        Coefficients weigh as much as they do in the error of x0, or of eps, which is the same at one level.
+        """
         alpha, sigma, c, level = self._levels(t, x0)
         centred, noise = self._turn(x0 - self.mean), self._turn(eps)
         seen = self._seen(alpha * (x0 - self.mean) + sigma * eps, alpha, sigma)
         target = c * (alpha * self.std * noise - sigma * centred / self.std)
         wrong = self._turn(self.residual(seen, level, label)) - target
-        return (self.std.square() / self._variance * wrong.square()).flatten(1).mean(1)
+        weight = (c * self.std).square().expand_as(wrong)
+        return (weight * wrong.square()).flatten(1).mean(1) / weight.flatten(1).mean(1)
 
     def _levels(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """alpha, sigma and c shaped to multiply ``x``, and log(alpha s / sigma), ``(B,)``, leveled off smoothly."""

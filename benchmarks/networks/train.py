@@ -29,7 +29,7 @@ from networks.training import Recipe, draw_times, fit
 
 RECIPES = {
     "fashion": Recipe(steps=1000, batch=48, ema=0.998),
-    "photos": Recipe(steps=2000, batch=64, ema=0.998),
+    "photos": Recipe(steps=2000, batch=32, ema=0.998, warm=100),
     "speech": Recipe(steps=4000, batch=128),
     "strokes": Recipe(steps=3000, batch=256),
 }
