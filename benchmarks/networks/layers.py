@@ -33,8 +33,8 @@ class Denoiser(nn.Module):
         shape: Of one sample.
         classes: How many labels there are; the next one, ``classes``, means "any".
         cosines: For images of smooth parts: the formulas hold for the coefficients of the cosine transform, each with
-            an s of its own, and y and F are transformed back for the residual network. F = 0 is then exact for Gaussian
-            data that are independent in these coefficients, which is near the law of small patches of photographs.
+            an s of its own. F = 0 is then exact for Gaussian data that are independent in these coefficients, which is
+            near the law of small patches of photographs. The residual network still sees pixels and answers in pixels.
     """
 
     mean: Tensor
@@ -68,8 +68,9 @@ class Denoiser(nn.Module):
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """The prediction at ``x``, ``(B, *shape)``, for times ``t`` and labels of shape ``(B,)`` or ``()``."""
         alpha, sigma, c, level = self._levels(t.expand(len(x)), x)
-        y = c * self._turn(x - alpha * self.mean)
-        h = self._turn(self.residual(self._back(y), level, self._labels(label, x)))
+        centred = x - alpha * self.mean
+        y = c * self._turn(centred)
+        h = self._turn(self.residual(self._seen(centred, alpha, sigma), level, self._labels(label, x)))
         eps = self._back(c * (sigma * y + alpha * self.std * h))
         if self.prediction == "eps":
             return eps
@@ -79,21 +80,35 @@ class Denoiser(nn.Module):
         return alpha * eps - sigma * x0 if self.prediction == "v" else eps - x0
 
     def loss(self, x0: Tensor, t: Tensor, eps: Tensor, label: Tensor) -> Tensor:
-        """Squared error of F, whose target has unit variance at every level, weighted by s; shape ``(B,)``."""
+        """Squared error of F, whose target has unit variance at every level; shape ``(B,)``.
+
+        Coefficients weigh as much as they do in the error of x0, or of eps, which is the same at one level.
+        """
         alpha, sigma, c, level = self._levels(t, x0)
         centred, noise = self._turn(x0 - self.mean), self._turn(eps)
-        h = self.residual(self._back(c * (alpha * centred + sigma * noise)), level, label)
+        seen = self._seen(alpha * (x0 - self.mean) + sigma * eps, alpha, sigma)
         target = c * (alpha * self.std * noise - sigma * centred / self.std)
-        return (self.std / self.std.mean() * (self._turn(h) - target).square()).flatten(1).mean(1)
+        wrong = self._turn(self.residual(seen, level, label)) - target
+        weight = (c * self.std).square().expand_as(wrong)
+        return (weight * wrong.square()).flatten(1).mean(1) / weight.flatten(1).mean(1)
 
     def _levels(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """alpha, sigma and c shaped to multiply ``x``, and log(alpha s / sigma), ``(B,)``, leveled off smoothly."""
         t = t.to(torch.promote_types(t.dtype, torch.float32))
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        level = REACH * torch.tanh((alpha * self.std.square().mean().sqrt() / sigma).log() / REACH)
+        level = REACH * torch.tanh((alpha * self._variance.sqrt() / sigma).log() / REACH)
         alpha, sigma = (curve.view(-1, *[1] * (x.ndim - 1)) for curve in (alpha, sigma))
         c = torch.rsqrt((alpha * self.std) ** 2 + sigma**2)
         return alpha.to(x.dtype), sigma.to(x.dtype), c.to(x.dtype), level.to(x.dtype)
+
+    @property
+    def _variance(self) -> Tensor:
+        """That of a number of the data, the mean over all places."""
+        return self.std.square().mean() if self.cosines else self.std.square()
+
+    def _seen(self, centred: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """What the residual network sees: noisy data less their mean, of unit variance in all."""
+        return centred * torch.rsqrt(alpha**2 * self._variance + sigma**2).to(centred.dtype)
 
     def _labels(self, label: Tensor | None, x: Tensor) -> Tensor:
         if label is None:

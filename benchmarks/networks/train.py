@@ -28,12 +28,12 @@ from networks.load import FOLDER, NAMES, SPECS, part, read, ready, write
 from networks.training import Recipe, draw_times, fit
 
 RECIPES = {
-    "fashion": Recipe(steps=3000, batch=48, ema=0.998),
-    "photos": Recipe(steps=6000, batch=64, ema=0.998),
-    "speech": Recipe(steps=8000, batch=128),
-    "strokes": Recipe(steps=8000, batch=256),
+    "fashion": Recipe(steps=1000, batch=48, ema=0.998),
+    "photos": Recipe(steps=2000, batch=32, ema=0.998, warm=100),
+    "speech": Recipe(steps=4000, batch=128),
+    "strokes": Recipe(steps=3000, batch=256),
 }
-SOUND = Recipe(steps=800, batch=48, decay=0.0, ema=0.995)
+SOUND = Recipe(steps=500, batch=48, decay=0.0, ema=0.99)
 """Of the autoencoder."""
 
 SOURCES = {

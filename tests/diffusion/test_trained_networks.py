@@ -69,9 +69,8 @@ def test_predictions(network: Network, dtype: torch.dtype):
     x = network.noise(6, seed=1).to(dtype)
     schedule = network.model.noise_schedule
     t = schedule.times(5, "logsnr" if network.name != "photos" else "uniform")
-    value = model.with_conditioning(label=network.labels(6)).predict(
-        schedule.sigma(t).view(6, *[1] * (x.ndim - 1)) * x, t
-    )
+    x = schedule.sigma(t).to(dtype).view(6, *[1] * (x.ndim - 1)) * x
+    value = model.with_conditioning(label=network.labels(6)).predict(x, t)
     assert value.shape == x.shape
     assert value.dtype == dtype
     assert torch.isfinite(value).all()
@@ -243,7 +242,7 @@ def test_energy_test_tells_laws_apart():
     assert p_same > 0.02
     assert p_other == pytest.approx(1 / 200)
     assert abs(same) < 0.01 < other
-    ps = [energy_test(*torch.randn(2, 50, 3, generator=generator), permutations=39)[1] for _ in range(200)]
+    ps = [energy_test(*torch.randn(2, 50, 3, generator=generator), permutations=39)[1] for _ in range(120)]
     assert 0.02 < np.mean(np.array(ps) <= 0.1) < 0.2  # a level of 10% is one
 
 
@@ -252,8 +251,8 @@ def test_samples_are_better_than_noise_and_near_real_data(network: Network):
     assert set(real) == {"count", "frechet", "energy", "p_value", "confidence", "accuracy"}
     assert real["accuracy"] > 0.85
     labels = network.labels(100)
-    with torch.no_grad():
-        good = quality(network.name, da.sample(network.conditioned(labels), network.noise(100), 20).samples, labels)
+    samples = da.sample(network.conditioned(labels), network.noise(100), 15, parallel=False).samples
+    good = quality(network.name, samples, labels)
     noise = quality(network.name, network.noise(100), labels)
     assert good["frechet"] < 0.5 * noise["frechet"]
     assert good["energy"] < 0.5 * noise["energy"]
