@@ -169,14 +169,17 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", default=networks.names(), choices=networks.names())
     parser.add_argument("--steps", type=int, nargs="*", default=list(STEPS))
     parser.add_argument("--constant-steps", type=int, default=100, help="steps of the runs with other constants")
+    parser.add_argument("--only", choices=("everywhere", "constants"), help="one of the two tables")
     parser.add_argument("--clock", choices=("wall", "process"), default="wall", help="process: on a machine in use")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("PARAREAL_OUT", "out")) / "srds")
     given = parser.parse_args()
     torch.set_num_threads(1)
     CLOCK.wall = given.clock == "wall"
     report = Report(given.out, quick=given.seeds < 16)
-    everywhere(report, given.networks, given.seeds, given.steps)
-    constants(report, given.networks, min(given.seeds, 16), given.constant_steps)
+    if given.only != "constants":
+        everywhere(report, given.networks, given.seeds, given.steps)
+    if given.only != "everywhere":
+        constants(report, given.networks, min(given.seeds, 16), given.constant_steps)
 
 
 if __name__ == "__main__":

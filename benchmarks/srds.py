@@ -39,7 +39,7 @@ def _orders(report: Report, names: list[str]) -> None:
 
 
 def _refinements(report: Report, names: list[str]) -> None:
-    refinements.refinements(report, names[:1] if report.quick else names, 1000, strong=not report.quick)
+    refinements.refinements(report, names[:1] if report.quick else names, report.samples, strong=not report.quick)
 
 
 def _propagators(report: Report, names: list[str]) -> None:
@@ -100,6 +100,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few samples, most experiments on digits alone")
     parser.add_argument("--networks", nargs="*", default=None, help=f"default: all of {', '.join(networks.names())}")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("PARAREAL_OUT", "out")) / "srds")
+    parser.add_argument("--samples", type=int, default=1000, help="of which the quality is measured (default 1000)")
     parser.add_argument("--clock", choices=("wall", "process"), default="wall", help="process: on a machine in use")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
     given = parser.parse_args()
@@ -114,7 +115,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     CLOCK.wall = given.clock == "wall"
     mpl.use("Agg")
-    report = Report(given.out, given.quick)
+    report = Report(given.out, given.quick, given.samples)
     for name in given.experiments or EXPERIMENTS:
         begun, used = time.monotonic(), time.process_time()
         EXPERIMENTS[name](report, given.networks or networks.names())

@@ -31,11 +31,12 @@ class Report:
 
     Args:
         folder: Is made if it is not there.
-        quick: Whether experiments take few samples and networks.
+        quick: Whether experiments take few seeds and networks.
+        samples: Of which the quality is measured.
     """
 
-    def __init__(self, folder: Path, quick: bool) -> None:
-        self.folder, self.quick = folder, quick
+    def __init__(self, folder: Path, quick: bool, samples: int = 1000) -> None:
+        self.folder, self.quick, self.samples = folder, quick, samples
         folder.mkdir(parents=True, exist_ok=True)
 
     def table(self, name: str, title: str, header: Sequence[str], note: str = "") -> Table:
