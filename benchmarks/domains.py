@@ -101,18 +101,15 @@ def _measured(network: Network, ours: Tensor, serial: Tensor) -> list[str]:
     return [f"{a:.3g} / {b:.3g}" for a, b in pairs]
 
 
+def _secant(variance: float = 0.1, memory: int = 1, neighbours: tuple[int, ...] = (1, 2, 4)) -> dict[str, Any]:
+    """The default with other constants; a correction that is given has no window unless one is given as well."""
+    return {"coarse": pr.Secant(da.GaussianFlow(variance=variance), memory, neighbours), "width": 100}
+
+
 CONSTANTS: dict[str, dict[str, dict[str, Any]]] = {
-    "variance": {
-        f"{value:g}": {"coarse": pr.Secant(da.GaussianFlow(variance=value), 1, (1, 2, 4))}
-        for value in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-    },
-    "pairs of memory": {
-        str(value): {"coarse": pr.Secant(da.GaussianFlow(variance=0.1), value, (1, 2, 4))} for value in (1, 2, 3)
-    },
-    "neighbours": {
-        str(value): {"coarse": pr.Secant(da.GaussianFlow(variance=0.1), 1, value)}
-        for value in ((), (1,), (1, 2, 4), (1, 2, 4, 8))
-    },
+    "variance": {f"{value:g}": _secant(variance=value) for value in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)},
+    "pairs of memory": {str(value): _secant(memory=value) for value in (1, 2, 3)},
+    "neighbours": {str(value): _secant(neighbours=value) for value in ((), (1,), (1, 2, 4), (1, 2, 4, 8))},
     "width": {str(value): {"width": value} for value in (10, 25, 50, 100)},
     "rtol": {f"{value:g}": {"rtol": value} for value in (1e-2, 1e-3, 1e-4)},
 }
@@ -146,7 +143,7 @@ def constants(report: Report, names: Sequence[str], seeds: int, steps: int = 100
             cells, ratios = [], []
             for column in columns:
                 samples, rounds, _ = drawn(
-                    loaded[column[0]], seeds, steps, "ddim", column[1], **_with_memory(options, column[1])
+                    loaded[column[0]], seeds, steps, "ddim", column[1], **_with_memory(constant, options, column[1])
                 )
                 within = int((apart(samples, serial[column]) <= options.get("rtol", RTOL)).sum())
                 cells.append(f"{statistics.mean(rounds):.1f}, {within}/{seeds}")
@@ -155,10 +152,10 @@ def constants(report: Report, names: Sequence[str], seeds: int, steps: int = 100
             table.add(constant, value + mark, *cells, f"{math.exp(statistics.mean(ratios)):.2f}")
 
 
-def _with_memory(options: dict[str, Any], scale: float) -> dict[str, Any]:
+def _with_memory(constant: str, options: dict[str, Any], scale: float) -> dict[str, Any]:
     """The same for two pairs where the default has two."""
     coarse = options.get("coarse")
-    if not isinstance(coarse, pr.Secant) or scale < 2.0 or options in CONSTANTS["pairs of memory"].values():
+    if not isinstance(coarse, pr.Secant) or scale < 2.0 or constant == "pairs of memory":
         return options
     return {**options, "coarse": pr.Secant(coarse.correction, 2, coarse.neighbours)}
 

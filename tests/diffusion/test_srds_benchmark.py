@@ -111,6 +111,15 @@ def test_a_sample_takes_the_rounds_that_it_takes_alone() -> None:
         assert alone.solution.stats.rounds == together[seed]
 
 
+def test_the_default_beside_other_constants_is_the_default(report: Report) -> None:
+    domains.constants(report, ["digits"], 1, steps=9)
+    found = rows(report, "constants")
+    defaults = [row for row in found if row[1].endswith("(default)")]
+    assert [row[0] for row in defaults] == list(domains.DEFAULTS)
+    assert {row[-1] for row in defaults} == {"1.00"}
+    assert float(next(row[-1] for row in found if row[:2] == ["rtol", "0.0001"])) > 1.0
+
+
 def test_waits_are_counted_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock.CLOCK, "wall", False)
     model, noise = launch_bound.waiting(DIGITS.given([0]), 3600.0), DIGITS.noise([0])
