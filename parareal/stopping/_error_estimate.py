@@ -208,9 +208,11 @@ class ErrorEstimate:
         ahead = self._slices.ahead(seen.systems)[np.arange(len(seen.systems)), seen.frontier]
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             error = self._spent[seen.systems] * ahead**_STEEPER + self._error[seen.systems, -1]
-            allowed = self._settings.rtol + self._settings.atol / np.maximum(size, np.finfo(np.float64).tiny)
             if not decides:
                 return _CAUTION_ELSE * error * size
+            # A correction may still move the end by its error, so the size of the solution may be that much smaller.
+            rtol = self._settings.rtol / (1.0 + self._settings.rtol)
+            allowed = rtol + self._settings.atol / np.maximum(size, np.finfo(np.float64).tiny)
             return np.where(error <= allowed, np.minimum(_CAUTION * error, allowed), _CAUTION * error) * size
 
     def reopen(self, systems: Bools, times: int) -> None:
