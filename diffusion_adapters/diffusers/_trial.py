@@ -25,6 +25,7 @@ without signal; ``benchmarks/schedulers.py`` prints how many configurations are 
 
 _PASSED: dict[Any, bool] = {}
 _MOST = 256
+"""Configurations whose trial is remembered. A choice: a process seldom uses more."""
 
 
 def translated(scheduler: Any, start: int, stop: int, setup: Setup) -> Translation:

@@ -25,7 +25,8 @@ _TAG = 2412  # tag of messages, so that they are not mixed up with those of othe
 _PATIENCE = timedelta(days=30)  # a message may take as long as the work before it; the receiver has a limit of its own
 
 
-_UNREAD = 8  # most pending sends to one process: four messages, more than one iteration has
+_UNREAD = 8
+"""Most pending sends to one process, a choice: four messages, more than one iteration has."""
 
 
 class Kind(IntEnum):

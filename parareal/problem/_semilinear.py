@@ -32,6 +32,7 @@ Factors: TypeAlias = tuple[Tensor, ...]
 ``(L, *state)``, or of a shape that broadcasts against it; float64 or complex128."""
 
 _TERMS = 20
+"""Terms of the series of phi functions where |z| < 1: the next is below 1 / 20!, 4e-19, under float64's rounding."""
 
 
 class Weights(NamedTuple):
