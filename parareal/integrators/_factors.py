@@ -187,7 +187,7 @@ class SparseLU(Structured):
 _known: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 _lock = Lock()
 _MOST_KNOWN = 64
-"""Factorisations that are kept, the latest used. A choice: each costs its matrix, and grids seldom have more step sizes."""
+"""Factorisations that are kept, the latest used. A choice: each costs its matrix, and grids seldom have more steps."""
 
 
 def _superlu(rows: Any, cols: Any, size: int, entries: Any) -> Any:
