@@ -21,6 +21,7 @@ from parareal._run import Callback, Method, Options, Run
 from parareal._sequential import sequential
 from parareal._start import StartGuess, first_iterates
 from parareal.adjoint._attach import Adjoint, Request, check_adjoint
+from parareal.adjoint._refuse import without_gradients
 from parareal.corrections._base import Coarse, Correction, check_correction
 from parareal.corrections._traits import CorrectionTraits
 from parareal.engine._dense import Dense, dense_of
@@ -102,8 +103,8 @@ def solve(
             leaves ``(N + 1, *state)``; or ``fn(t0, t1, u) -> guess``, as in `Windowed`. With ``samples=True`` one
             sample, ``(N + 1, 1, *rest)``, may stand for all. It is a guess: a bad one costs iterations, and nothing
             that is promised of the result rests on it. Where it is not finite, the state on its left stands in. No
-            gradient flows into it; that of a run which it makes short is right with `Jacobian`, and may be far off
-            with other corrections, see ``docs/resume.md``.
+            gradient flows into it; and that of a run which it makes short is right with `Jacobian` and
+            ``gradients="adjoint"`` alone, others refuse it, see ``docs/resume.md``.
         checkpoint: A file that is written after each iteration, see `Solution.save`, and continued from where it exists
             already: the same call, made again after a crash, does the rest. The file before it is kept as
             ``checkpoint + ".previous"``, and is taken with a warning where the last one is damaged.
@@ -256,6 +257,8 @@ def solve_as(
                 saved.save(solution)
         if adjoint is not None:
             solution = adjoint.attached(solution)
+        elif first is not None or resume is not None:
+            solution = without_gradients(solution, resume, first is not None, correction, stop)
     if throw and solution.status.failed:
         raise SolveError(solution)
     return solution
