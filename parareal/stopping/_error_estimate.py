@@ -92,6 +92,8 @@ class ErrorEstimate:
             "calm": self._slices.calm,
             "grew": self._slices.grew,
             "moved_by": self._slices.moved_by,
+            "low": self._slices.low,
+            "high": self._slices.high,
             "size": self._boundaries.size,
             "spent": self._spent,
             "number": self._boundaries.number,
