@@ -27,7 +27,16 @@ from typing import Any
 from ranks import pace
 
 MOST = 4
-LOADED = ["torch", "torch.distributed", "safetensors.torch", "parareal", "strategies", "ranks.faults", "ranks.jobs"]
+LOADED = [
+    "torch",
+    "torch.distributed",
+    "safetensors.torch",
+    "parareal",
+    "strategies",
+    "ranks.faults",
+    "ranks.jobs",
+    "ranks.states",
+]
 
 
 def context() -> multiprocessing.context.ForkServerContext:
