@@ -60,6 +60,7 @@ class Outcome:
         wrong: What is wrong with the ends of the ranks; empty if nothing is.
         hangs: Ranks that did not end.
         seconds: From the fault to the end of the last rank that was left.
+        timeout: After how many a rank that does not answer counts as lost.
         ends: Those of all ranks; ``None`` for one that is gone.
     """
 
@@ -68,6 +69,7 @@ class Outcome:
     wrong: str = ""
     hangs: list[int] = field(default_factory=list[int])
     seconds: float = 0.0
+    timeout: float = 0.0
     ends: list[End | None] = field(default_factory=list["End | None"])
 
 
@@ -92,14 +94,7 @@ def _disturbed(
 ) -> End:
     visits = Visits(dist.get_rank(group), fault, usual.count, before, fault.seed)
     visits.lasts(lasts)
-
-    def call() -> None:
-        try:
-            run(group, fault, visits, path, timeout)
-        finally:
-            visits.end()
-
-    name, text = _ended(call)
+    name, text = _ended(lambda: run(group, fault, visits, path, timeout))
     return End(name, text, time.monotonic(), visits.when)
 
 
@@ -184,6 +179,7 @@ def hard(fault: Fault, timeout: float | None = None) -> Outcome:
     outcome, limit = Outcome(fault), pace.limit()
     # Whoever waits for the time limit of the group, though there is no reason to, has not ended in time.
     timeout = (2.0 + limit / 100.0 if fault.kind == "stopped" else 10 * limit) if timeout is None else timeout
+    outcome.timeout = timeout
     with tempfile.TemporaryDirectory() as folder:
         processes, pipes = _started(fault, Path(folder), timeout, limit)
         try:

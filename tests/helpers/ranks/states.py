@@ -97,7 +97,8 @@ class StubbornError(Exception):
     """One that takes no attributes and has no text."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(name)
+        if not name.startswith("__"):  # those that contexts of the standard library set
+            raise AttributeError(name)
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
@@ -225,6 +226,8 @@ class Visits:
         self._chance = random.Random(pauses * 10 + rank) if pauses else None
         self._main = threading.main_thread()
         self._timer: threading.Thread | None = None
+        self._takes: float | None = None
+        self._ending, self._over, self._restore = threading.RLock(), False, signals._restore
         often = (counts or {}).get(fault.state, 0) if fault else 0
         # What is visited often is visited as often as messages are waited for: not always the same number of times.
         self._when = 1 + int(fault.at * (often if often < 10 else 0.8 * often)) if fault else 0
@@ -245,8 +248,6 @@ class Visits:
         elif state == fault.state and self.count[state] == self._when:
             self._happen(fault)
 
-    _takes: float | None = None
-
     def lasts(self, seconds: float) -> None:
         """Tells how long a run without fault takes, for a fault at any moment of it."""
         self._takes = seconds
@@ -254,14 +255,15 @@ class Visits:
     def _later(self, seconds: float) -> None:
         assert self.fault is not None
         time.sleep(seconds)
-        self._happen(self.fault)
+        with self._ending:
+            if not self._over:
+                self._happen(self.fault)
 
-    def end(self) -> None:
-        """Waits for what is to happen at any moment, so that it does not happen to something else."""
-        while self._timer is not None and self._timer.is_alive():
-            time.sleep(0.001)
-        if self._timer is not None:
-            time.sleep(0.01)  # a signal is handled here
+    def _restored(self, previous: dict[int, Any]) -> None:
+        """In place of the end of the run's own handlers: after it, a signal would not come to the run."""
+        with self._ending:
+            self._over = self._over or bool(previous)
+        self._restore(previous)
 
     def _happen(self, fault: Fault) -> None:
         self.done, self.when = True, time.monotonic()
@@ -286,6 +288,7 @@ class Visits:
     def watched(self, way: str) -> Iterator[None]:
         """Sees all visits to what is patched."""
         with ExitStack() as stack:
+            stack.enter_context(mock.patch.object(signals, "_restore", self._restored))
             for state, where in STATES[way].items():
                 if where is not None:
                     owner, name = where
