@@ -150,7 +150,7 @@ class Mailbox:
                 if kind == Kind.BYE:
                     return
                 self._arrived.put(Message(Kind(kind), source, number, clock, content))
-        except RuntimeError as error:
+        except Exception as error:
             with suppress(Exception):  # the interpreter may be shutting down
                 self._arrived.put(Message(Kind.LOST, source, 0, 0, as_text(error)))
 

@@ -60,7 +60,7 @@ class Outcome:
         wrong: What is wrong with the ends of the ranks; empty if nothing is.
         hangs: Ranks that did not end.
         seconds: From the fault to the end of the last rank that was left.
-        timeout: After how many a rank that does not answer counts as lost.
+        timeout: After how many a rank that is stopped should count as lost.
         ends: Those of all ranks; ``None`` for one that is gone.
     """
 
@@ -179,7 +179,7 @@ def hard(fault: Fault, timeout: float | None = None) -> Outcome:
     outcome, limit = Outcome(fault), pace.limit()
     # Whoever waits for the time limit of the group, though there is no reason to, has not ended in time.
     timeout = (2.0 + limit / 100.0 if fault.kind == "stopped" else 10 * limit) if timeout is None else timeout
-    outcome.timeout = timeout
+    outcome.timeout = timeout if fault.kind == "stopped" else 0.0
     with tempfile.TemporaryDirectory() as folder:
         processes, pipes = _started(fault, Path(folder), timeout, limit)
         try:
@@ -291,6 +291,8 @@ def _judge(outcome: Outcome) -> None:
         judge = _lost if fault.hard else _signalled if fault.kind in SIGNALS else _raised
         if said := judge(fault, own, others, [end for end in ends if end is not None]):
             wrong.append(f"{said}: {names}")
+        if outcome.timeout and outcome.seconds > outcome.timeout + pace.limit() / 10:
+            wrong.append(f"the other ranks have ended {outcome.seconds:.1f} s after the fault")
     if wrong:
         wrong += [f"rank {rank}: {end}" for rank, end in enumerate(ends)]
     outcome.wrong = "\n".join(wrong)

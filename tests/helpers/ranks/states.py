@@ -76,9 +76,13 @@ BLOCKS: dict[str, tuple[Any, str] | None] = {
     "finishing": (_Engine, "finish"),
     "mailbox closed": (_mailbox.Mailbox, "close"),
 }
-STATES = {"lanes": USERS | LANES, "blocks": USERS | BLOCKS}
+GATHERED: dict[str, tuple[Any, str] | None] = {**COMMON, "figures of rank 0": (_Link, "same")}
+STATES = {"lanes": USERS | LANES, "gathered lanes": USERS | GATHERED, "blocks": USERS | BLOCKS}
+"""The ways to split a run; lanes are gathered, and not sent as messages, where there are many ranks."""
+
 WITH_CHECKPOINT = ("checkpoint read", "checkpoint written", "object of rank 0")
 ON_RANK_0 = {"lanes": ("checkpoint read", "checkpoint written")}
+ON_RANK_0["gathered lanes"] = ON_RANK_0["lanes"]
 ON_RANK_0["blocks"] = (*ON_RANK_0["lanes"], "stopping rule, deciding", "decision sent")
 ON_OTHERS = ("decision taken",)
 
@@ -152,7 +156,7 @@ class Fault:
     """One fault.
 
     Attributes:
-        way: ``"lanes"`` or ``"blocks"``.
+        way: A key of `STATES`.
         size: How many ranks there are.
         victim: Which of them has it.
         state: The state that it is in.
@@ -197,7 +201,7 @@ def everything() -> list[Fault]:
 
 def _drawn(fault: Fault, chance: random.Random) -> Fault:
     error = "TroubleError" if chance.random() < 0.3 else chance.choice(list(RAISED))
-    slices = chance.choice((1, 2, 3, 5, 5, 7)) if fault.kind == "raises" else chance.choice((3, 5, 7))
+    slices = chance.choice((1, 2, 3, 5, 5, 7)) if fault.kind == "raises" else chance.choice((2, 3, 5, 7))
     seed = chance.randrange(1, 10**6) if chance.random() < 0.7 else 0
     return replace(fault, at=chance.random(), error=error, slices=slices, seed=seed)
 
@@ -314,11 +318,17 @@ def run(
 
     ways: dict[str, dict[str, Any]] = {
         "lanes": {"executor": pr.Distributed(group, timeout=timeout)},
+        "gathered lanes": {"executor": pr.Distributed(group, timeout=timeout)},
         "blocks": {"schedule": pr.RankPipeline(group, timeout=timeout)},
     }
     # Not how busy the machine is decides whether a second signal is another one.
     one = -1.0 if fault.kind == "impatient" else float("inf")
-    with visits.watched(fault.way), mock.patch.object(signals, "_ONE", one):
+    few = 1 if fault.way == "gathered lanes" else 8
+    with (
+        visits.watched(fault.way),
+        mock.patch.object(signals, "_ONE", one),
+        mock.patch.object(_exchange, "_FEW", few),
+    ):
         return plain(
             pr.ODE(f, batching="native"),
             grid=pr.TimeGrid.uniform(0.0, 3.0, slices=fault.slices, steps=2),
