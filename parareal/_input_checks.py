@@ -9,37 +9,29 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.checks import described, with_article
+from parareal._core.names import one_of
 from parareal._core.trees import State
 from parareal.integrators import Integrator, SciPy, TorchODE
 
 
 def check_keep(keep: Any, dense: bool) -> None:
     """Raises unless ``keep`` is known and compatible with ``dense``."""
-    if not (isinstance(keep, str) and keep in ("last", "all")):
-        raise ValueError(f"keep={keep!r} is unknown; expected 'last', or 'all' for every iterate")
+    one_of(keep, ("last", "all"), "keep")
     if keep == "all" and not dense:
         raise ValueError("keep='all' came with dense=False, which keeps none; expected one of them")
 
 
 def check_gradients(gradients: Any) -> str:
     """How gradients are taken; raises for an unknown way."""
-    if not (isinstance(gradients, str) and gradients in ("unroll", "adjoint")):
-        raise ValueError(
-            f"gradients={gradients!r} is unknown; expected 'unroll', through the graph of the iterates, or 'adjoint'"
-        )
-    return gradients
+    return one_of(gradients, ("unroll", "adjoint"), "gradients")
 
 
 def check_history(history: Any, dense: bool) -> bool:
     """Whether a summary of the history is kept; raises for an unknown value."""
     if history is None:
         return not dense
-    if not (isinstance(history, str) and history in ("full", "summary")):
-        raise ValueError(
-            f"history={history!r} is unknown; expected 'full', 'summary' for the largest increment of each iteration "
-            "alone, or None for 'full' with dense=True and 'summary' without"
-        )
-    return history == "summary"
+    other = "None for 'full' with dense=True and 'summary' without"
+    return one_of(history, ("full", "summary"), "history", other) == "summary"
 
 
 def device_kind(u0: Any) -> str:

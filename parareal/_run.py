@@ -13,7 +13,8 @@ import torch
 
 from parareal._assemble import attach, cost, no_solution, solution_of
 from parareal._core.arrays import Bools, Floats
-from parareal._core.checks import described
+from parareal._core.checks import check_flag, described
+from parareal._core.described import brief
 from parareal._core.progress_bar import Bar
 from parareal._core.scopes import add_note
 from parareal._inputs import Inputs
@@ -57,6 +58,8 @@ class Options:
     progress: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("dense", "verify", "progress"):
+            check_flag(getattr(self, name), name)
         if self.callback is not None and not callable(self.callback):
             raise TypeError(f"callback is {described(self.callback)}; expected a function of an IterationReport")
 
@@ -208,7 +211,7 @@ class Run:
             self.history.append(report.summary() if self._options.summary else report)
             largest = float(torch.as_tensor(report.increment, dtype=torch.float64).max())
             bar.update(int(state.frontier.min()), report.iteration, report.rounds, largest)
-            halt |= self._options.callback is not None and bool(self._options.callback(report))
+            halt |= self._options.callback is not None and _stops(self._options.callback(report))
         return halt
 
     # --- reopening --------------------------------------------------------------------------------------------------
@@ -272,3 +275,23 @@ class Run:
     def _pending(self) -> dict[int, Floats]:
         """Increments of the iterations that are not in the history yet, ``(M, N)`` each."""
         return {key: moved.table() for key, moved in self._increments.items()}
+
+
+def _stops(answer: Any) -> bool:
+    """Whether the result of a callback stops the run.
+
+    Raises:
+        TypeError: It is neither ``None`` nor true or false.
+    """
+    if answer is None or isinstance(answer, bool):
+        return bool(answer)
+    try:
+        one = np.asarray(answer.detach().cpu() if isinstance(answer, torch.Tensor) else answer)
+        if one.size == 1 and one.dtype.kind in "biuf":
+            return bool(one)
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise TypeError(
+        f"the callback returned {brief(answer)}; expected True to stop the run, or None to go on: end it with "
+        "return True, or without a return"
+    )

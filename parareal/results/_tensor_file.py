@@ -142,7 +142,7 @@ def _part(path: Path) -> Path:
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """JSON and tensors of a file, checked against its digest."""
-    safetensors = _safetensors()
+    safetensors, path = _safetensors(), as_path(path)
     if not Path(path).exists():
         raise FileNotFoundError(f"there is no file {str(path)!r}; expected one that solution.save(path) wrote")
     if not Path(path).is_file():

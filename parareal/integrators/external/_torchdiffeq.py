@@ -11,10 +11,11 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.checks import described
+from parareal._core.names import METHOD_HINTS, one_of
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator, check_steps
 from parareal.integrators._traits import IntegratorTraits
-from parareal.integrators.external._checks import check_name, check_one_dtype, check_options, check_tolerance, load
+from parareal.integrators.external._checks import check_one_dtype, check_options, check_tolerance, load
 from parareal.integrators.external._coroutine import Rhs, as_stages, finite_lanes, lane_by_lane
 from parareal.problem._ode import Stages
 
@@ -77,8 +78,8 @@ class TorchDiffEq(Integrator):
     together: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        hint = "; for SciPy's solvers use pr.SciPy" if self.method == "scipy_solver" else ""
-        check_name(self.method, (*ADAPTIVE, *FIXED, *ADAMS), "method", hint)
+        hints = METHOD_HINTS | {"scipysolver": "pr.SciPy", "tsit5": 'pr.Adaptive("tsit5")'}
+        one_of(self.method, (*ADAPTIVE, *FIXED, *ADAMS), "method", hints=hints)
         check_tolerance(self.rtol, "rtol")
         check_tolerance(self.atol, "atol")
         check_steps(self.steps)
