@@ -79,7 +79,7 @@ class Inputs:
         traits, steps = self.fine.traits, self.fine.steps
         if traits.evaluations is None or traits.multistep:
             return None
-        return traits.evaluations * (steps * self.grid.num_slices if steps else sum(self.grid.steps_per_slice))
+        return traits.evaluations * (steps * self.grid.num_slices if steps else self.grid.num_steps)
 
     @property
     def identity(self) -> Identity:
