@@ -13,7 +13,7 @@ import torch
 
 from parareal._assemble import attach, cost, no_solution, solution_of
 from parareal._core.arrays import Bools, Floats
-from parareal._core.checks import check_flag, described
+from parareal._core.checks import described
 from parareal._core.described import brief
 from parareal._core.progress_bar import Bar
 from parareal._core.scopes import add_note
@@ -59,8 +59,6 @@ class Options:
     progress: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("dense", "verify", "progress"):
-            check_flag(getattr(self, name), name)
         if self.callback is not None and not callable(self.callback):
             raise TypeError(f"callback is {described(self.callback)}; expected a function of an IterationReport")
 

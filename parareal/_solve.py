@@ -135,7 +135,8 @@ def solve(
         >>> sol.iterations < 12
         True
     """
-    check_flag(throw, "throw")
+    for name, flag in (("dense", dense), ("verify", verify), ("throw", throw), ("progress", progress)):
+        check_flag(flag, name)
     with without_autocast(device_kind(u0)):
         return solve_as(
             problem,

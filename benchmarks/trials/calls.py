@@ -84,9 +84,8 @@ class Call:
     tensors: tuple[Tensor, ...] = ()
 
     def __repr__(self) -> str:
-        return (
-            f"u0={self.u0!r}, grid={self.grid!r}, {self.options!r}, batching={getattr(self.problem, 'batching', '?')}"
-        )
+        batching = getattr(self.problem, "batching", "?")
+        return f"u0={self.u0!r}, grid={self.grid!r}, {self.options!r}, batching={batching}"
 
 
 def draw(chance: random.Random, wrong: float = 0.0, executors: Any = EXECUTORS) -> Call:
@@ -102,7 +101,7 @@ def draw(chance: random.Random, wrong: float = 0.0, executors: Any = EXECUTORS) 
 
     def f(t: Tensor, u: Tensor) -> Tensor:
         calls[0] += 1
-        t = t if t.ndim == 0 else t[:, None]
+        t = t.reshape(-1, *[1] * (u.ndim - 1)) if t.ndim else t
         more: Any = 0.0
         if nested:
             with torch.no_grad():
@@ -158,7 +157,7 @@ def fault(call: Call, came: Any) -> str:
         return "" if not came.solution.status.converged else "raised although it has converged"
     if isinstance(came, TypeError | ValueError):
         text = str(came)
-        told = "expected" in text or "cannot" in text or "pass " in text or "leave" in text
+        told = any(word in text for word in ("expected", "cannot", "pass ", "leave ", "use ", "needs "))
         return "" if told else f"a {type(came).__name__} that does not say what was expected: {text[:200]}"
     if isinstance(came, Exception):
         return f"{type(came).__name__}: {str(came)[:200]}"
