@@ -58,6 +58,7 @@ class Engine:
         block: The slices that are worked on here, from the first to before the last; ``None`` for all.
         given: First iterates in place of guesses.
         chain: For a run inside another one, what its fine lanes do in place of one step after another of ``fine``.
+        outside: Where the grid is a section of another one, how many slices that has on the left and on the right.
 
     Attributes:
         parts: What the run is made of.
@@ -89,6 +90,7 @@ class Engine:
         block: tuple[int, int] | None = None,
         given: First | None = None,
         chain: Chain | None = None,
+        outside: tuple[int, int] = (0, 0),
     ) -> None:
         one, slices = trees.one(u0, 0), grid.num_slices
         problem = bound_problem(problem, one, grid, fine)
@@ -104,11 +106,13 @@ class Engine:
         width, systems = min(schedule.width or slices, slices), trees.leaves(u0)[0].shape[0]
         traits = correction.traits
         mismatch = mismatch_of(correction, Span(grid.edges, np.arange(slices)))
-        self.stopping: StoppingState = begun(
-            stop, Start(systems, width, mismatch, traits.mixing > 0, empty is not None, rounding, traits.relaxations)
-        )
+        facts = (traits.mixing > 0, empty is not None, rounding, traits.relaxations, outside)
+        self.stopping: StoppingState = begun(stop, Start(systems, width, mismatch, *facts))
         device, coarse = trees.leaves(u0)[0].device, traits.propagator
         self.state = RunState.new(systems, slices, max_iterations, coarse is not None)
+        if sum(outside):
+            most = slices + sum(outside)
+            self.state.limit[:] = most if max_iterations is None else min(max_iterations, most)
         guess = schedule.guess if given is None or given.guess is None else given.guess
         given = None if given is None or given.states is None else given
         self.counters = Counters() if chain is None else chain.counters

@@ -14,6 +14,7 @@ from torch import Tensor
 from parareal._core import autocast, trees
 from parareal._core.checks import described
 from parareal._core.host import known, values_of
+from parareal._core.names import BATCHING_HINTS, one_of
 from parareal._core.scopes import add_note, scope
 from parareal._core.trees import State
 
@@ -39,10 +40,7 @@ class OnLanes:
     def __init__(self, f: Callable[..., Any], batching: str, name: str = "f", check: Check | None = None) -> None:
         if not callable(f):
             raise TypeError(f"{name} is {described(f)}; expected a callable {name}(t, u)")
-        if batching not in get_args(Batching):
-            raise ValueError(
-                f"batching={batching!r} is unknown; expected one of {', '.join(map(repr, get_args(Batching)))}"
-            )
+        one_of(batching, get_args(Batching), "batching", hints=BATCHING_HINTS)
         self._f, self._name, what = f, name, f"{name}(t, u)"
         self._check = check or (lambda value, u: check_like(value, u, what))
         self._vmapped = torch.func.vmap(self._compared)

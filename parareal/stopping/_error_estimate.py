@@ -73,8 +73,8 @@ class ErrorEstimate:
         self._settings = Settings.of(start, rtol, atol)
         self._slices = SliceRecord(self._settings, systems)
         self._boundaries = BoundaryRecord(systems, slices)
-        part = np.where(np.arange(1, slices + 1) > slices - start.width, _TAIL, _PREFIX)
-        part[-1] = _END
+        right = slices + start.outside[1] - np.arange(1, slices + 1)  # slices on the right of each boundary
+        part = np.where(right == 0, _END, np.where(right < start.width, _TAIL, _PREFIX))
         self._part = np.tile(part, (systems, 1))  # of the tolerance, which each boundary may spend
         self._error = np.zeros((systems, slices))  # of the right boundaries that have moved last
         self._spent = np.zeros(systems)  # on boundaries that were accepted
@@ -180,8 +180,8 @@ class ErrorEstimate:
         """
         error, ahead = self._error[seen.systems], self._slices.ahead(seen.systems)
         rows = np.arange(len(seen.systems))
-        spent = (self._spent[seen.systems] * ahead[rows, seen.frontier] ** _STEEPER)[:, None]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            spent = (self._spent[seen.systems] * ahead[rows, seen.frontier] ** _STEEPER)[:, None]
             tolerance = self._settings.rtol + self._settings.atol / np.maximum(size, np.finfo(np.float64).tiny)
             share, begun = self._settings.share[1:], self._settings.share[seen.frontier][:, None]
             # If more was spent than planned, the next slices still have their own share. So the run reaches its end,
@@ -196,7 +196,8 @@ class ErrorEstimate:
             begun, end = seen.frontier[i], max(seen.final[i], accepted[i])
             if end > begun:
                 growth = np.exp(min(600.0, _STEEPER * np.log(self._slices.most[row, begun:end]).sum()))
-                self._spent[row] *= max(1.0, growth)
+                with np.errstate(over="ignore"):  # infinite, where it is
+                    self._spent[row] *= max(1.0, growth)
         further = accepted > seen.frontier + 1
         last = np.maximum(accepted - 1, 0)
         error = self._error[seen.systems, last]

@@ -89,7 +89,7 @@ class Settings:
     @classmethod
     def of(cls, start: Start, rtol: float, atol: float) -> Settings:
         """Those of a run."""
-        slices = len(start.mismatch)
+        slices = len(start.mismatch) + sum(start.outside)
         windows = np.log2(slices / max(1, min(start.width, slices)))
         carried, narrow = _WEIGHT_CARRIED * (1 + windows), _WEIGHT * (1 + _NARROW * windows)
         return cls(
@@ -100,7 +100,7 @@ class Settings:
             clear=_CLEAR * start.rounding,
             near=max(_WITNESSES, start.width),
             prior=np.maximum(np.nan_to_num(start.mismatch, nan=1.0, posinf=1e300), _ROUNDING),
-            share=np.arange(slices + 1) / slices,
+            share=np.arange(start.outside[0], slices - start.outside[1] + 1) / slices,
             relaxations=start.relaxations,
         )
 
