@@ -1,0 +1,7 @@
+"""Pipelines of images whose networks predict a flow."""
+
+from __future__ import annotations
+
+from diffusion.recipes._parts import Recipe
+
+RECIPES: dict[str, Recipe] = {}
