@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import parareal as pr
 from diffusion_adapters.diffusers._call import Call
 from diffusion_adapters.diffusers._check import Check
-from diffusion_adapters.diffusers._network_calls import plain
+from diffusion_adapters.diffusers._numbers import has_numbers, plain
 from diffusion_adapters.diffusers._phases import Finished, Phase, Probing, Waiting, step_before_network
 from diffusion_adapters.diffusers._problem import Setup
 from diffusion_adapters.diffusers._solving import Solving
@@ -119,6 +119,8 @@ class Conversation:
 
     def network(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call of one of the pipeline's networks."""
+        if isinstance(self.phase, Probing | Solving) and has_numbers((args, kwargs)):
+            self.phase.steps.note_decision(None)
         if isinstance(self.phase, Probing):
             solving = self.phase.network(module, args, kwargs)
             if solving is None:

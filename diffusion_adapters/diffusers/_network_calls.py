@@ -77,17 +77,6 @@ class NetworkCalls:
             )
 
 
-def plain(value: Any) -> Any:
-    """The same with plain tensors in place of timesteps that record their uses."""
-    if isinstance(value, Noted):
-        return value.as_subclass(Tensor)
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple) and type(value) in (list, tuple):
-        return type(value)(plain(item) for item in value)
-    return value
-
-
 def each_tensor(value: Any, fn: Callable[[Tensor], Any]) -> None:
     """Calls ``fn`` with every tensor of a pytree."""
     if isinstance(value, Tensor):

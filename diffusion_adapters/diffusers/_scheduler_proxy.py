@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from diffusion_adapters.diffusers._denoising_loop import Conversation
-from diffusion_adapters.diffusers._timesteps import Noted, Rounds
+from diffusion_adapters.diffusers._numbers import plain
+from diffusion_adapters.diffusers._timesteps import Rounds
 
 
 class StandIn:
@@ -81,7 +82,7 @@ def _names(scheduler: Any) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    return value.as_subclass(Tensor) if isinstance(value, Rounds | Noted) else value
+    return plain(value.plain if isinstance(value, Rounds) else value)
 
 
 def stand_in(scheduler: Any, conversation: Conversation) -> Any:

@@ -19,8 +19,9 @@ import parareal as pr
 from diffusion_adapters.diffusers._call import Batch, Call
 from diffusion_adapters.diffusers._check import Checker
 from diffusion_adapters.diffusers._loop_steps import LoopSteps, joined, split
-from diffusion_adapters.diffusers._network_calls import NetworkCalls, plain
+from diffusion_adapters.diffusers._network_calls import NetworkCalls
 from diffusion_adapters.diffusers._network_proxy import Lanes, Plan
+from diffusion_adapters.diffusers._numbers import plain
 from diffusion_adapters.diffusers._problem import Draw, Request
 from parareal.extend import Coroutine
 

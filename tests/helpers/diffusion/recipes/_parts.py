@@ -43,6 +43,13 @@ def scheduler(name: str, **config: Any) -> Callable[[], Any]:
     return partial(getattr(diffusers, f"{name}Scheduler"), **config)
 
 
+def guider(**config: Any) -> Callable[[], Any]:
+    """Makes classifier-free guidance as an object."""
+    from diffusers import ClassifierFreeGuidance
+
+    return partial(ClassifierFreeGuidance, guidance_scale=4.0, **config)
+
+
 class Coder(nn.Module):
     """Stands in for the coder of images, or of videos: it averages over patches, and repeats channels.
 
@@ -76,6 +83,7 @@ class Coder(nn.Module):
             "patch_size_t": 1,
             "use_quant_conv": False,
             "timestep_conditioning": False,
+            "invert_scale_latents": False,
             "temperal_downsample": (True,) * ((time or 1).bit_length() - 1),
         }
         config = {**basic, **config}
@@ -83,6 +91,7 @@ class Coder(nn.Module):
         self.spatial_compression_ratio, self.temporal_compression_ratio = space, time or 1
         self.temperal_downsample = config["temperal_downsample"]
         self.latent_channels = channels
+        self.latents_mean, self.latents_std = torch.full((channels,), 0.1), torch.full((channels,), 1.5)
         self.bn = SimpleNamespace(running_mean=torch.zeros(4 * channels), running_var=torch.ones(4 * channels))
         self.use_slicing = self.use_tiling = False
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from diffusion.networks import flux_transformer, noise, pixart_transformer, sd3_transformer, shifted
-from diffusion.recipes._parts import IMAGE, LATENT, MASK, POOLED, SIZE, STEP, Recipe, coder, scheduler, text, tiny
+from diffusion.recipes._parts import IMAGE, LATENT, MASK, POOLED, SIZE, STEP, Recipe, coder, guider, scheduler, text, tiny
 
 FLOW = scheduler("FlowMatchEulerDiscrete", shift=3.0)
 DYNAMIC = scheduler("FlowMatchEulerDiscrete", use_dynamic_shifting=True)
@@ -71,6 +71,17 @@ KLEIN = tiny(
     guidance_embeds=False,
     **SINGLE,
 )
+def _guided(make: Any) -> Any:
+    """Adds an entry to the network's config that this pipeline asks for and its network has not."""
+
+    def guided() -> Any:
+        network = make()
+        network.register_to_config(guidance_embeds=False)
+        return network
+
+    return guided
+
+
 CHROMA: dict[str, Any] = {
     "scheduler": FLOW,
     "vae": lambda: shifted(4),
@@ -86,6 +97,9 @@ CHROMA: dict[str, Any] = {
         **SINGLE,
     ),
 }
+CHROMA_GUIDED = {**CHROMA, "transformer": _guided(CHROMA["transformer"])}
+BOOL = {f"{part}prompt_attention_mask": torch.ones(1, 5, dtype=torch.bool) for part in ("", "negative_")}
+
 # --- Qwen ---
 QWEN_CODER = coder(4, 2, 1, temperal_downsample=(True,))
 _qwen = {"patch_size": 2, "in_channels": 16, "out_channels": 4, "joint_attention_dim": 16, "axes_dims_rope": ROPE}
@@ -149,7 +163,7 @@ SANA: dict[str, Any] = {
         sample_size=8,
     ),
 }
-SANA_TEXT = {**MASKED, "use_resolution_binning": False}
+SANA_TEXT = {**MASKED, "height": 32, "width": 32, "use_resolution_binning": False}
 SANA_CONTROL = tiny(
     "SanaControlNetModel",
     in_channels=4,
@@ -250,9 +264,9 @@ RECIPES: dict[str, Recipe] = {
         {**_klein, "transformer": KLEIN},
         {**text(negative=False), **STEP, "output_type": "latent", **SIZE, "image": IMAGE},
     ),
-    "ChromaPipeline": Recipe(CHROMA, MASKED),
-    "ChromaImg2ImgPipeline": Recipe(CHROMA, {**MASKED, **FROM}),
-    "ChromaInpaintPipeline": Recipe(CHROMA, {**MASKED, **KEPT}),
+    "ChromaPipeline": Recipe(CHROMA, {**MASKED, **BOOL}),
+    "ChromaImg2ImgPipeline": Recipe(CHROMA, {**MASKED, **BOOL, **FROM}),
+    "ChromaInpaintPipeline": Recipe(CHROMA_GUIDED, {**MASKED, **BOOL, **KEPT}),
     "QwenImagePipeline": Recipe(QWEN, {**QWEN_TEXT, **SIZE}),
     "QwenImageImg2ImgPipeline": Recipe(QWEN, {**QWEN_TEXT, **SIZE, **FROM}),
     "QwenImageInpaintPipeline": Recipe(QWEN, {**QWEN_TEXT, **SIZE, **KEPT}),
@@ -273,7 +287,7 @@ RECIPES: dict[str, Recipe] = {
     "SanaControlNetPipeline": Recipe({**SANA, "controlnet": SANA_CONTROL}, {**SANA_TEXT, "control_image": IMAGE}),
     "SanaSprintPipeline": Recipe(
         {**SANA, "scheduler": scheduler("SCM")},
-        {**text(negative=False, mask=True), **LATENT, **SIZE, "num_inference_steps": 2, "use_resolution_binning": False},
+        {**text(negative=False, mask=True), **LATENT, "height": 32, "width": 32, "num_inference_steps": 2, "use_resolution_binning": False},
     ),
     "PixArtAlphaPipeline": Recipe(PIXART, PIXART_TEXT),
     "PixArtSigmaPipeline": Recipe(PIXART, PIXART_TEXT),
@@ -348,7 +362,7 @@ RECIPES: dict[str, Recipe] = {
                 cross_attention_dim=16,
             ),
         },
-        {**MASKED, "use_resolution_binning": False},
+        MASKED,
     ),
     "Lumina2Pipeline": Recipe(
         {
@@ -442,9 +456,9 @@ RECIPES: dict[str, Recipe] = {
             ),
         },
         {
-            "prompt_embeds_qwen": noise(1, 5, 16),
+            "prompt_embeds_qwen": noise(1, 1, 5, 16),
             "prompt_embeds_clip": noise(2, 1, 16),
-            "negative_prompt_embeds_qwen": noise(3, 5, 16),
+            "negative_prompt_embeds_qwen": noise(3, 1, 5, 16),
             "negative_prompt_embeds_clip": noise(4, 1, 16),
             "prompt_cu_seqlens": torch.tensor([0, 5], dtype=torch.int32),
             "negative_prompt_cu_seqlens": torch.tensor([0, 5], dtype=torch.int32),
@@ -466,7 +480,7 @@ RECIPES: dict[str, Recipe] = {
                 **SINGLE,
             ),
         },
-        PLAIN,
+        {**PLAIN, "negative_prompt": None},
     ),
     "LongCatImagePipeline": Recipe(
         {
@@ -571,6 +585,8 @@ RECIPES: dict[str, Recipe] = {
     ),
     "HunyuanImagePipeline": Recipe(
         {
+            "guider": guider(),
+            "ocr_guider": guider(),
             "scheduler": FLOW,
             "vae": coder(4, 2),
             "transformer": tiny(

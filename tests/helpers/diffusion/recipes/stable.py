@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from diffusion.networks import SMALL, clip_encoder, clip_tokenizer, controlnet, noise, unet, unet_xl, vae
-from diffusion.recipes._parts import IMAGE, LATENT, MASK, POOLED, SIZE, STEP, Recipe, scheduler, text, tiny
+from diffusion.recipes._parts import IMAGE, LATENT, MASK, POOLED, SIZE, Recipe, scheduler, text, tiny
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 DPM = scheduler("DPMSolverMultistep", **BETAS)
@@ -21,6 +21,16 @@ CLIP = {"prompt": "a photo of a cat", **LATENT}
 BOTH = {**POOLED, **LATENT}
 FROM = {"image": IMAGE, "strength": 0.8}
 KEPT = {"image": IMAGE, "mask_image": MASK, **SIZE}
+
+
+SIX = {
+    "block_out_channels": (8, 8),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "norm_num_groups": 4,
+    "in_channels": 6,
+    "out_channels": 6,
+}
 
 
 @cache
@@ -83,7 +93,9 @@ RECIPES: dict[str, Recipe] = {
     "StableDiffusionInstructPix2PixPipeline": Recipe(
         {**SD, "unet": unet_of(8)}, {**TEXT, "image": IMAGE, "image_guidance_scale": 1.5}
     ),
-    "StableDiffusionLDM3DPipeline": Recipe(SD, {**TEXT, **SIZE}, result="depth"),
+    "StableDiffusionLDM3DPipeline": Recipe(
+        {**SD, "vae": tiny("AutoencoderKL", **SIX)}, {**TEXT, **SIZE, "output_type": "np"}, result="depth"
+    ),
     "StableDiffusionImageVariationPipeline": Recipe(SD, {**LATENT, "image": IMAGE, **SIZE}),
     "StableDiffusionModelEditingPipeline": Recipe({**FEW, **READS}, {**CLIP, **SIZE}),
     "StableDiffusionPAGPipeline": Recipe({**FEW, "pag_applied_layers": "mid"}, {**TEXT, **SIZE}),
@@ -122,7 +134,7 @@ RECIPES: dict[str, Recipe] = {
     "StableDiffusionAdapterPipeline": Recipe({**SD, "adapter": ADAPTER}, {**TEXT, "image": IMAGE, **SIZE}),
     "StableDiffusionDiffEditPipeline": Recipe(
         {**SD, "scheduler": DDIM, "inverse_scheduler": scheduler("DDIMInverse")},
-        {**TEXT, "mask_image": (noise(5, 1, 8, 8) > 0).float(), "image_latents": noise(6, 1, STEP["num_inference_steps"], 4, 8, 8)},
+        {**TEXT, "mask_image": (noise(5, 1, 8, 8) > 0).float(), "image_latents": noise(6, 1, 6, 4, 8, 8)},
     ),
     "CycleDiffusionPipeline": Recipe(
         {**SD, **READS, "scheduler": DDIM}, {**CLIP, **FROM, "source_prompt": "a photo of a dog"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from diffusion.networks import controlnet, noise, unet, unet_xl, vae
-from diffusion.recipes._parts import IMAGE, LATENT, SIZE, STEP, Recipe, coder, scheduler, text, tiny
+from diffusion.recipes._parts import IMAGE, LATENT, SIZE, STEP, Recipe, coder, guider, scheduler, text, tiny
 from diffusion.recipes.stable import BETAS
 
 FRAMES = {"num_frames": 5}
@@ -154,7 +154,21 @@ _cosmos = {
     "extra_pos_embed_type": "learnable",
     "concat_padding_mask": True,
 }
-_checker: dict[str, Any] = {}
+
+
+class Unchecked:
+    """Stands in for what looks at prompts and videos."""
+
+    def to(self, device: Any) -> Any:
+        return self
+
+    def check_text_safety(self, text: Any) -> bool:
+        return True
+
+    def check_video_safety(self, video: Any) -> Any:
+        return video
+
+
 EDM_FLOW = scheduler(
     "EDMEuler", sigma_min=0.002, sigma_max=80.0, sigma_data=1.0, prediction_type="epsilon", final_sigmas_type="sigma_min"
 )
@@ -211,7 +225,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "WanVideoToVideoPipeline": Recipe(WAN, {**PLAIN, "video": VIDEO, "strength": 0.8}),
     "WanVACEPipeline": Recipe(
-        {**WAN, "transformer": tiny("WanVACETransformer3DModel", **_wan_qk, vae_layers=[0], vace_in_channels=12)},
+        {**WAN, "transformer": tiny("WanVACETransformer3DModel", **_wan_qk, vace_layers=[0], vace_in_channels=12)},
         WAN_TEXT,
     ),
     "LucyEditPipeline": Recipe(
@@ -219,19 +233,19 @@ RECIPES: dict[str, Recipe] = {
         {**WAN_TEXT, "video": VIDEO},
     ),
     "SkyReelsV2Pipeline": Recipe({**WAN, "transformer": SKYREELS}, WAN_TEXT),
-    "SkyReelsV2DiffusionForcingPipeline": Recipe({**WAN, "transformer": SKYREELS}, WAN_TEXT),
+    "SkyReelsV2DiffusionForcingPipeline": Recipe({**WAN, "transformer": SKYREELS}, {**WAN_TEXT, "prompt": None}),
     "SkyReelsV2ImageToVideoPipeline": Recipe(
         {**WAN, "transformer": tiny("SkyReelsV2Transformer3DModel", **{**_wan_qk, "in_channels": 12})},
-        {**WAN_TEXT, "image": IMAGE, "image_embeds": noise(5, 1, 5, 16)},
+        {**WAN_TEXT, "image": IMAGE},
     ),
     "AnyFlowPipeline": Recipe({**WAN, "scheduler": FLOW, "transformer": tiny("AnyFlowTransformer3DModel", **_wan)}, WAN_TEXT),
     "ChronoEditPipeline": Recipe(
         {**WAN, "scheduler": FLOW, "transformer": tiny("ChronoEditTransformer3DModel", **{**_wan_qk, "in_channels": 12})},
-        {**WAN_TEXT, "image": IMAGE, "image_embeds": noise(5, 1, 5, 16)},
+        {**WAN_TEXT, "image": IMAGE},
     ),
     "LTXPipeline": Recipe(LTX, LTX_TEXT),
     "LTXImageToVideoPipeline": Recipe(LTX, {**LTX_TEXT, "image": IMAGE.repeat(1, 1, 2, 2)}),
-    "LTXConditionPipeline": Recipe(LTX, {**LTX_TEXT, "image": IMAGE.repeat(1, 1, 2, 2)}),
+    "LTXConditionPipeline": Recipe({**LTX, "scheduler": FLOW}, {**LTX_TEXT, "image": IMAGE.repeat(1, 1, 2, 2)}),
     "HunyuanVideoPipeline": Recipe(HUNYUAN, HUNYUAN_TEXT),
     "HunyuanSkyreelsImageToVideoPipeline": Recipe(
         {**HUNYUAN, "transformer": tiny("HunyuanVideoTransformer3DModel", **{**_hunyuan, "in_channels": 8})},
@@ -289,7 +303,7 @@ RECIPES: dict[str, Recipe] = {
                 num_layers=1,
             ),
         },
-        {**MASKED, "num_frames": 8},
+        {**MASKED, "num_frames": 8, "negative_prompt": None},
     ),
     "LattePipeline": Recipe(
         {
@@ -315,7 +329,7 @@ RECIPES: dict[str, Recipe] = {
                 video_length=2,
             ),
         },
-        {**PLAIN, "video_length": 2},
+        {**PLAIN, "video_length": 2, "negative_prompt": None},
     ),
     "StableVideoDiffusionPipeline": Recipe(
         {
@@ -323,7 +337,7 @@ RECIPES: dict[str, Recipe] = {
             "scheduler": scheduler("EulerDiscrete", prediction_type="v_prediction", use_karras_sigmas=True),
             "unet": tiny(
                 "UNetSpatioTemporalConditionModel",
-                block_out_channels=(16, 32),
+                block_out_channels=(32, 32),
                 layers_per_block=1,
                 sample_size=8,
                 in_channels=8,
@@ -339,10 +353,10 @@ RECIPES: dict[str, Recipe] = {
         {"image": IMAGE, **STEP, **SIZE, "num_frames": 3, "output_type": "latent"},
     ),
     "CosmosTextToWorldPipeline": Recipe(
-        {"vae": CODER, "scheduler": EDM_FLOW, "transformer": tiny("CosmosTransformer3DModel", **_cosmos)}, WAN_TEXT
+        {"vae": CODER, "safety_checker": Unchecked, "scheduler": EDM_FLOW, "transformer": tiny("CosmosTransformer3DModel", **_cosmos)}, WAN_TEXT
     ),
     "Cosmos2TextToImagePipeline": Recipe(
-        {"vae": CODER, "scheduler": FLOW, "transformer": tiny("CosmosTransformer3DModel", **_cosmos)}, PLAIN
+        {"vae": CODER, "safety_checker": Unchecked, "scheduler": FLOW, "transformer": tiny("CosmosTransformer3DModel", **_cosmos)}, PLAIN
     ),
     "EasyAnimatePipeline": Recipe(EASY, {**MASKED, **FRAMES}),
     "Kandinsky5T2VPipeline": Recipe(
@@ -364,9 +378,9 @@ RECIPES: dict[str, Recipe] = {
             ),
         },
         {
-            "prompt_embeds_qwen": noise(1, 5, 16),
+            "prompt_embeds_qwen": noise(1, 1, 5, 16),
             "prompt_embeds_clip": noise(2, 1, 16),
-            "negative_prompt_embeds_qwen": noise(3, 5, 16),
+            "negative_prompt_embeds_qwen": noise(3, 1, 5, 16),
             "negative_prompt_embeds_clip": noise(4, 1, 16),
             "prompt_cu_seqlens": torch.tensor([0, 5], dtype=torch.int32),
             "negative_prompt_cu_seqlens": torch.tensor([0, 5], dtype=torch.int32),
@@ -395,10 +409,11 @@ RECIPES: dict[str, Recipe] = {
                 rope_max_seq_len=32,
             ),
         },
-        {**text(mask=True), **LATENT, "height": 32, "width": 32, "frames": 5, "use_resolution_binning": False},
+        {**text(mask=True), **LATENT, "negative_prompt": None, "height": 32, "width": 32, "frames": 5, "use_resolution_binning": False},
     ),
     "MotifVideoPipeline": Recipe(
         {
+            "guider": guider(),
             "scheduler": FLOW,
             "vae": CODER,
             "transformer": tiny(
@@ -415,6 +430,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "HunyuanVideo15Pipeline": Recipe(
         {
+            "guider": guider(),
             "scheduler": FLOW,
             "vae": CODER,
             "transformer": tiny(
