@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from traceback import walk_tb
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 import parareal as pr
@@ -170,5 +172,14 @@ class Conversation:
                 f"{self.call.name} did not run over scheduler.timesteps: its result was made in sequence, as without "
                 "parallelize, and there is no solution",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
+
+
+def raised_by_diffusers(error: BaseException) -> bool:
+    """Whether code of diffusers, or what it called of torch, has raised an error: no memory is no such error."""
+    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error):
+        return False
+    modules = [str(frame.f_globals.get("__name__", "")) for frame, _ in walk_tb(error.__traceback__)]
+    own = [name for name in modules if name.split(".")[0] not in ("torch", "einops")]
+    return bool(own) and own[-1].split(".")[0] == "diffusers"

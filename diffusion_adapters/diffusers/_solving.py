@@ -23,6 +23,7 @@ from diffusion_adapters.diffusers._network_calls import NetworkCalls
 from diffusion_adapters.diffusers._network_proxy import Lanes, Plan
 from diffusion_adapters.diffusers._numbers import plain
 from diffusion_adapters.diffusers._problem import Draw, Request
+from diffusion_adapters.diffusers._stacked import Places, Stacked
 from parareal.extend import Coroutine
 
 
@@ -276,6 +277,10 @@ class Solving:
     def _of_lanes(self, value: Tensor, lanes: Lanes) -> Tensor:
         """The prediction for each lane, of the shape of its state."""
         x = lanes.x
+        if isinstance(value, Stacked):
+            count = len(self._batch.latents)
+            groups = max(1, value.shape[0] // count)
+            value = Places(lanes.samples, len(x), count, x.device).rows(value, groups)
         if self._batch.duplicated and value.shape[0] == 2 * x.shape[0]:
             value = value[: x.shape[0]]
         if value.ndim == x.ndim and value.ndim > 1 and value.shape[1] == 2 * x.shape[1]:
