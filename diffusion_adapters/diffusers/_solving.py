@@ -230,6 +230,9 @@ class Solving:
         Raises:
             DiffersError: The run is not what the pipeline's own scheduler makes of it.
         """
+        latents = self._batch.latents
+        if latents.ndim == 5 and sample.ndim == 4 and len(sample) % latents.shape[2] == 0:
+            return self._step_of_frames(model_output, sample, given)
         if self._own_turn:
             self._own_turn = False
             return sample
@@ -252,6 +255,18 @@ class Solving:
         if self._call.preview:
             self._shown = self._batch.as_kept(self._best(now.request, value)).to(sample.dtype)
         return self._shown
+
+    def _step_of_frames(self, model_output: Tensor, sample: Tensor, given: dict[str, Any]) -> Tensor:
+        """The same where the pipeline hands over a row for each frame, ``(B F, C, H, W)``."""
+        if self._draw is not None:
+            raise ValueError(
+                f"{self._call.name} hands frames of videos to scheduler.step as samples of their own, so that "
+                f"{type(self._call.scheduler).__name__} draws noise in another order than is known here; expected a "
+                "scheduler without noise, such as DDIMScheduler"
+            )
+        split = (-1, self._batch.latents.shape[2])
+        output, sample = (part.unflatten(0, split).transpose(1, 2) for part in (model_output, sample))
+        return self.step(output, sample, given).transpose(1, 2).flatten(0, 1)
 
     def stop(self) -> None:
         """Writes the best latents so far into the pipeline's own, since the run is interrupted."""
