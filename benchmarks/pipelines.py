@@ -21,14 +21,14 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "tests" / "helpers"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 from diffusion.networks import diffusers
 from diffusion.recipes import RECIPES, call, make
 
 import diffusion_adapters as da
 
+ROOT = Path(__file__).parents[1]
 NEAR = 1e-4
 """The largest relative distance at which results are equal: what the documentation promises for the default."""
 
@@ -38,7 +38,11 @@ def classes() -> list[str]:
     found: list[str] = []
     for name in dir(diffusers):
         kind = getattr(diffusers, name, None) if "Pipeline" in name else None
-        if isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline) and kind is not diffusers.DiffusionPipeline:
+        if (
+            isinstance(kind, type)
+            and issubclass(kind, diffusers.DiffusionPipeline)
+            and kind is not diffusers.DiffusionPipeline
+        ):
             found.append(name)
     return found
 
@@ -95,7 +99,10 @@ def main() -> None:
         known[name] = attempt(name)
         options.kept.write_text(json.dumps(known, indent=1))
         one = known[name]
-        print(f"{one['result']:10} {one.get('seconds', 0):5} {one.get('rounds', ''):3} {name}: {one['says'][:300]}", flush=True)
+        print(
+            f"{one['result']:10} {one.get('seconds', 0):5} {one.get('rounds', ''):3} {name}: {one['says'][:300]}",
+            flush=True,
+        )
         if options.trace and "trace" in one:
             print(one["trace"])
 

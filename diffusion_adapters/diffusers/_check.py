@@ -115,7 +115,9 @@ class Checker:
         coarse, replay = prepared.correction.propagator, self._replay
         if replay is None:
             return prepared
-        if coarse is not None and (replay.visits is not None or coarse.evaluations != 1 or coarse.steps not in (None, 1)):
+        if coarse is not None and (
+            replay.visits is not None or coarse.evaluations != 1 or coarse.steps not in (None, 1)
+        ):
             self._without(f"coarse={self._setup.options.coarse!r} calls the network at states that are not of the run")
         elif inpainting is not None:
             image, noise, mask = (part.to(prepared.dtype) for part in kept_rows(inpainting, latents))

@@ -147,7 +147,7 @@ class Conversation:
         phase = self.phase
         if isinstance(phase, Probing):
             self.phase = phase.step(sample)
-            return sample
+            return self.phase.show_others()
         if not isinstance(phase, Solving):
             raise step_before_network(self.call.name)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -29,8 +30,8 @@ def pndm(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) -
     config, visited = scheduler.config, whole(scheduler.timesteps)[start:stop]
     if not config.skip_prk_steps:
         raise ValueError(
-            "skip_prk_steps=False of PNDMScheduler is not supported; expected skip_prk_steps=True, as pipelines of Stable "
-            "Diffusion have it: pipe.scheduler = diffusers.PNDMScheduler.from_config(pipe.scheduler.config, "
+            "skip_prk_steps=False of PNDMScheduler is not supported; expected skip_prk_steps=True, as pipelines of "
+            "Stable Diffusion have it: pipe.scheduler = diffusers.PNDMScheduler.from_config(pipe.scheduler.config, "
             "skip_prk_steps=True)"
         )
     if config.prediction_type != "epsilon":
@@ -79,7 +80,7 @@ def kdpm2(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) 
     if start % 2 or stop < len(scheduler.timesteps):
         raise ValueError(
             f"{type(scheduler).__name__} has two timesteps for each step, and the pipeline visits those from number "
-            f"{start} up to {stop} of {len(scheduler.timesteps)}; expected a run from the beginning of a step to the end"
+            f"{start} up to {stop} of {len(scheduler.timesteps)}; expected a run from the start of a step to the end"
         )
     between = scheduler.sigmas_interpol.detach().cpu().double()
     sigmas = scheduler.sigmas.detach().cpu().double()
@@ -141,7 +142,9 @@ def edm_dpm(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool
             "expected solver_order=2"
         )
     rule = config.solver_type
-    method = SDEDPMSolverPP(config.solver_order, rule) if noisy else pr.DPMSolverPP(config.solver_order, "multistep", rule)
+    method = (
+        SDEDPMSolverPP(config.solver_order, rule) if noisy else pr.DPMSolverPP(config.solver_order, "multistep", rule)
+    )
     orders = multistep_orders(scheduler, start, stop, config.final_sigmas_type == "zero")
     noise = "model" if noisy else None
     return _preconditioned(scheduler, start, stop, Ordered(method, orders), clean=thresholding(scheduler), noise=noise)
@@ -151,7 +154,9 @@ def cosine_dpm(scheduler: Any, start: int, stop: int, eta: float, use_clipped: b
     """SDE-DPM-Solver++, with noise from a Brownian path of its own."""
     config = scheduler.config
     if config.solver_order > 2:
-        raise ValueError(f"solver_order={config.solver_order} of {type(scheduler).__name__} is unknown; expected 1 or 2")
+        raise ValueError(
+            f"solver_order={config.solver_order} of {type(scheduler).__name__} is unknown; expected 1 or 2"
+        )
     orders = multistep_orders(scheduler, start, stop, config.final_sigmas_type == "zero")
     fine = Ordered(SDEDPMSolverPP(config.solver_order, config.solver_type), orders)
     levels = scheduler.sigmas.detach()[start : stop + 1]
@@ -162,7 +167,7 @@ def cosine_dpm(scheduler: Any, start: int, stop: int, eta: float, use_clipped: b
         many = [one.initial_seed() for one in generator] if isinstance(generator, list) else None
         seed = generator.initial_seed() if isinstance(generator, torch.Generator) else many
         path = BrownianTreeNoiseSampler(latents, sigma_min=config.sigma_min, sigma_max=config.sigma_max, seed=seed)
-        return [path(a, b).to(latents.device) for a, b in zip(levels[:-1], levels[1:], strict=True)]
+        return [path(a, b).to(latents.device) for a, b in pairwise(levels)]
 
     return _preconditioned(scheduler, start, stop, fine, noise="model", sampler=sampler)
 

@@ -118,7 +118,7 @@ class Plan:
         """The arguments of a call for all lanes."""
         number = -1
 
-        def leaf(value: Any, shared: bool, second: bool = False) -> Tensor:
+        def leaf(value: Any, shared: bool, second: bool = False) -> Any:
             nonlocal number
             number += 1
             if second:
@@ -150,7 +150,9 @@ class Plan:
         """A list with an entry for each row of the pipeline, for those of the lanes."""
         groups, count = self.layout.groups, len(lanes.x)
         of = [0] * count if lanes.samples is None else lanes.samples.tolist()
-        rows = [(group * (self.rows // groups) + sample, row) for group in range(groups) for row, sample in enumerate(of)]
+        rows = [
+            (group * (self.rows // groups) + sample, row) for group in range(groups) for row, sample in enumerate(of)
+        ]
         if not latents:
             return [values[at] for at, _ in rows]
         return [lanes.x[row].to(values[at].dtype).reshape(values[at].shape) for at, row in rows]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Callable
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any, NoReturn
 
 import torch
@@ -25,7 +25,7 @@ class Number:
     Args:
         value: The number.
         chain: The function of the timestep that computes it, as a tensor.
-        decides: Is told of what depends on it: see `Noted`.
+        decides: Receives what depends on it: see `Noted`.
     """
 
     __slots__ = ("chain", "decides", "value")
@@ -112,8 +112,8 @@ for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
 
 def item(value: Any, noted: Noted) -> Any:
     """What ``noted.item()`` is: a `Number` where it is called by a function that has our `TORCH`."""
-    frame: FrameType | None = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
-    if frame is not None and frame.f_globals.get("torch") is TORCH:
+    frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
+    if frame.f_globals.get("torch") is TORCH:
         return Number(value, lambda t: noted.chain(t).reshape(()), noted.decides)
     noted.decides(None)
     return value

@@ -63,7 +63,7 @@ class PseudoAdams(pr.Multistep):
 
 @dataclass(frozen=True)
 class Midpoints(pr.Multistep):
-    """The midpoint rule over two steps of the grid: Euler to the first point, and from the same beginning to the second.
+    """The midpoint rule over two steps of the grid: Euler to the first point, and from the same start to the second.
 
     Source:
         Elucidating the Design Space of Diffusion-Based Generative Models (arXiv 2206.00364), as k-diffusion has it.

@@ -69,7 +69,9 @@ class ParallelPipeline:
     check: Check | None
 
     def __init__(self, pipe: Any, setup: Setup) -> None:
-        self.__dict__.update(pipe=pipe, solution=None, check=None, _setup=setup, _copy=None, _earlier=None, _stacked=False)
+        self.__dict__.update(
+            pipe=pipe, solution=None, check=None, _setup=setup, _copy=None, _earlier=None, _stacked=False
+        )
         self.__dict__["__signature__"] = inspect.signature(pipe.__call__)
 
     def __getattr__(self, name: str) -> Any:
@@ -298,8 +300,9 @@ def _prepare(copy: Any, pipe: Any, conversation: Conversation) -> None:
             state[name] = proxy(module, conversation.network)
     if hasattr(pipe, "maybe_free_model_hooks"):
         state["maybe_free_model_hooks"] = pipe.maybe_free_model_hooks  # offloading is about the pipeline's own modules
-    if hasattr(copy, "prepare_latents"):
-        state["prepare_latents"] = _noting(copy.prepare_latents, conversation.call)
+    for name in ("prepare_latents", "prepare_intermediate_images"):
+        if hasattr(copy, name):
+            state[name] = _noting(getattr(copy, name), conversation.call)
     if hasattr(copy, "prepare_mask_latents"):
         state["prepare_mask_latents"] = _noting_mask(copy.prepare_mask_latents, conversation.call)
     state["progress_bar"] = _ending(copy.progress_bar, conversation.call)

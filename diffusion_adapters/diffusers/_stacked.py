@@ -138,7 +138,9 @@ def stacks(value: Any) -> list[Stacked]:
 
 def as_rows(value: Any, places: Places) -> Any:
     """Nested lists and dictionaries, with rows of the lanes in place of stacks."""
-    return _mapped(lambda leaf: places.rows(leaf, 1 if leaf.ndim == 0 else max(1, leaf.shape[0] // places.count)), value)
+    return _mapped(
+        lambda leaf: places.rows(leaf, 1 if leaf.ndim == 0 else max(1, leaf.shape[0] // places.count)), value
+    )
 
 
 def as_stacks(value: Any, places: Places, groups: int, rows: int, listed: bool) -> Any:

@@ -66,7 +66,7 @@ class Noted(Tensor):
 
     Attributes:
         chain: The function of the timestep that computes it.
-        decides: Is told of a decision of Python: with the function of the timestep that it depends on, or ``None``
+        decides: Receives a decision of Python: with the function of the timestep that it depends on, or ``None``
             where the value itself becomes a number.
     """
 

@@ -276,8 +276,20 @@ def test_a_scheduler_for_flows_is_its_method(scheduler: Any) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["euler", "heun", "ddim", "ddim, trailing", "euler ancestral", "unipc", "deis", "singlestep 3, karras"]
-    + ["kdpm2", "kdpm2 ancestral", "lcm", "cosine dpm"],
+    [
+        "euler",
+        "heun",
+        "ddim",
+        "ddim, trailing",
+        "euler ancestral",
+        "unipc",
+        "deis",
+        "singlestep 3, karras",
+        "kdpm2",
+        "kdpm2 ancestral",
+        "lcm",
+        "cosine dpm",
+    ],
 )
 @pytest.mark.parametrize("kind", ["Img2Img", "Inpaint"])
 @pytest.mark.sweep(4)

@@ -6,7 +6,20 @@ from typing import Any
 
 import torch
 from diffusion.networks import flux_transformer, noise, pixart_transformer, sd3_transformer, shifted
-from diffusion.recipes._parts import IMAGE, LATENT, MASK, POOLED, SIZE, STEP, Recipe, coder, guider, scheduler, text, tiny
+from diffusion.recipes._parts import (
+    IMAGE,
+    LATENT,
+    MASK,
+    POOLED,
+    SIZE,
+    STEP,
+    Recipe,
+    coder,
+    guider,
+    scheduler,
+    text,
+    tiny,
+)
 
 FLOW = scheduler("FlowMatchEulerDiscrete", shift=3.0)
 DYNAMIC = scheduler("FlowMatchEulerDiscrete", use_dynamic_shifting=True)
@@ -71,6 +84,8 @@ KLEIN = tiny(
     guidance_embeds=False,
     **SINGLE,
 )
+
+
 def _guided(make: Any) -> Any:
     """Adds an entry to the network's config that this pipeline asks for and its network has not."""
 
@@ -146,37 +161,26 @@ ZIMAGE_TEXT = {
     **SIZE,
 }
 # --- others ---
+_sana = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_attention_heads": 2,
+    "attention_head_dim": 8,
+    "num_layers": 1,
+    "num_cross_attention_heads": 2,
+    "cross_attention_head_dim": 8,
+    "cross_attention_dim": 16,
+    "caption_channels": 16,
+    "sample_size": 8,
+}
 SANA: dict[str, Any] = {
     "scheduler": FLOW,
     "vae": coder(4, 2, encoder_block_out_channels=(4, 4)),
-    "transformer": tiny(
-        "SanaTransformer2DModel",
-        in_channels=4,
-        out_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=8,
-        num_layers=1,
-        num_cross_attention_heads=2,
-        cross_attention_head_dim=8,
-        cross_attention_dim=16,
-        caption_channels=16,
-        sample_size=8,
-    ),
+    "transformer": tiny("SanaTransformer2DModel", **_sana),
 }
-SANA_TEXT = {**MASKED, "height": 32, "width": 32, "use_resolution_binning": False}
-SANA_CONTROL = tiny(
-    "SanaControlNetModel",
-    in_channels=4,
-    out_channels=4,
-    num_attention_heads=2,
-    attention_head_dim=8,
-    num_layers=1,
-    num_cross_attention_heads=2,
-    cross_attention_head_dim=8,
-    cross_attention_dim=16,
-    caption_channels=16,
-    sample_size=8,
-)
+SPRINT = tiny("SanaTransformer2DModel", **_sana, guidance_embeds=True)
+SANA_TEXT = {**MASKED, "negative_prompt": None, "height": 32, "width": 32, "use_resolution_binning": False}
+SANA_CONTROL = tiny("SanaControlNetModel", **_sana)
 PIXART = {"scheduler": scheduler("DPMSolverMultistep"), "vae": coder(4, 2), "transformer": pixart_transformer}
 PIXART_TEXT = {**MASKED, "negative_prompt": None, "use_resolution_binning": False}
 _hunyuan = {
@@ -254,16 +258,10 @@ RECIPES: dict[str, Recipe] = {
         {**FLUX, "controlnet": FLUX_CONTROL}, {**FLUX_TEXT, **KEPT, "control_image": IMAGE}
     ),
     "FluxKontextPipeline": Recipe(FLUX, {**FLUX_TEXT, "image": IMAGE, "max_area": 256, "_auto_resize": False}),
-    "FluxKontextInpaintPipeline": Recipe(
-        FLUX, {**FLUX_TEXT, **KEPT, "max_area": 256, "_auto_resize": False}
-    ),
+    "FluxKontextInpaintPipeline": Recipe(FLUX, {**FLUX_TEXT, **KEPT, "max_area": 256, "_auto_resize": False}),
     "Flux2Pipeline": Recipe({**_klein, "transformer": FLUX2}, {**text(negative=False), **LATENT, **SIZE}),
     "Flux2KleinPipeline": Recipe({**_klein, "transformer": KLEIN}, PLAIN),
     "Flux2KleinInpaintPipeline": Recipe({**_klein, "transformer": KLEIN}, {**PLAIN, **KEPT}),
-    "Flux2KleinKVPipeline": Recipe(
-        {**_klein, "transformer": KLEIN},
-        {**text(negative=False), **STEP, "output_type": "latent", **SIZE, "image": IMAGE},
-    ),
     "ChromaPipeline": Recipe(CHROMA, {**MASKED, **BOOL}),
     "ChromaImg2ImgPipeline": Recipe(CHROMA, {**MASKED, **BOOL, **FROM}),
     "ChromaInpaintPipeline": Recipe(CHROMA_GUIDED, {**MASKED, **BOOL, **KEPT}),
@@ -276,9 +274,6 @@ RECIPES: dict[str, Recipe] = {
     "QwenImageControlNetInpaintPipeline": Recipe(
         {**QWEN, "controlnet": QWEN_CONTROL_MASK}, {**QWEN_TEXT, **SIZE, "control_image": IMAGE, "control_mask": MASK}
     ),
-    "QwenImageEditPipeline": Recipe(QWEN, {**QWEN_TEXT, **SIZE, "image": IMAGE}),
-    "QwenImageEditInpaintPipeline": Recipe(QWEN, {**QWEN_TEXT, **SIZE, **KEPT}),
-    "QwenImageEditPlusPipeline": Recipe(QWEN, {**QWEN_TEXT, **SIZE, "image": [IMAGE]}),
     "ZImagePipeline": Recipe(ZIMAGE, ZIMAGE_TEXT),
     "ZImageImg2ImgPipeline": Recipe(ZIMAGE, {**ZIMAGE_TEXT, **FROM}),
     "ZImageInpaintPipeline": Recipe(ZIMAGE, {**ZIMAGE_TEXT, **KEPT}),
@@ -286,8 +281,15 @@ RECIPES: dict[str, Recipe] = {
     "SanaPAGPipeline": Recipe({**SANA, "pag_applied_layers": ["blocks.0"]}, SANA_TEXT),
     "SanaControlNetPipeline": Recipe({**SANA, "controlnet": SANA_CONTROL}, {**SANA_TEXT, "control_image": IMAGE}),
     "SanaSprintPipeline": Recipe(
-        {**SANA, "scheduler": scheduler("SCM")},
-        {**text(negative=False, mask=True), **LATENT, "height": 32, "width": 32, "num_inference_steps": 2, "use_resolution_binning": False},
+        {**SANA, "transformer": SPRINT, "scheduler": scheduler("SCM")},
+        {
+            **text(negative=False, mask=True),
+            **LATENT,
+            "height": 32,
+            "width": 32,
+            "num_inference_steps": 2,
+            "use_resolution_binning": False,
+        },
     ),
     "PixArtAlphaPipeline": Recipe(PIXART, PIXART_TEXT),
     "PixArtSigmaPipeline": Recipe(PIXART, PIXART_TEXT),
@@ -339,9 +341,7 @@ RECIPES: dict[str, Recipe] = {
         {
             "scheduler": DYNAMIC,
             "vae": coder(4, 2),
-            "transformer": tiny(
-                "CogView4Transformer2DModel", **{**COGVIEW, "in_channels": 8}, rope_axes_dim=(8, 8)
-            ),
+            "transformer": tiny("CogView4Transformer2DModel", **{**COGVIEW, "in_channels": 8}, rope_axes_dim=(8, 8)),
         },
         {**PLAIN, "control_image": IMAGE},
     ),
@@ -482,22 +482,6 @@ RECIPES: dict[str, Recipe] = {
         },
         {**PLAIN, "negative_prompt": None},
     ),
-    "LongCatImagePipeline": Recipe(
-        {
-            "scheduler": DYNAMIC,
-            "vae": coder(4, 2),
-            "transformer": tiny(
-                "LongCatImageTransformer2DModel",
-                patch_size=1,
-                in_channels=16,
-                joint_attention_dim=16,
-                pooled_projection_dim=16,
-                axes_dims_rope=ROPE,
-                **SINGLE,
-            ),
-        },
-        {**PLAIN, "enable_prompt_rewrite": False},
-    ),
     "PRXPipeline": Recipe(
         {
             "scheduler": FLOW,
@@ -531,7 +515,13 @@ RECIPES: dict[str, Recipe] = {
                 rope_axes_dim=ROPE,
             ),
         },
-        {"prompt_embeds": [noise(1, 5, 16)], "negative_prompt_embeds": [noise(2, 5, 16)], **LATENT, **SIZE, "use_pe": False},
+        {
+            "prompt_embeds": [noise(1, 5, 16)],
+            "negative_prompt_embeds": [noise(2, 5, 16)],
+            **LATENT,
+            **SIZE,
+            "use_pe": False,
+        },
     ),
     "Krea2Pipeline": Recipe(
         {

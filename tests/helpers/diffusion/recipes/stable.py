@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from diffusion.networks import SMALL, clip_encoder, clip_tokenizer, controlnet, noise, unet, unet_xl, vae
-from diffusion.recipes._parts import IMAGE, LATENT, MASK, POOLED, SIZE, Recipe, scheduler, text, tiny
+from diffusion.recipes._parts import IMAGE, LATENT, MASK, POOLED, SIZE, Recipe, coder, scheduler, text, tiny
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 DPM = scheduler("DPMSolverMultistep", **BETAS)
@@ -70,7 +70,81 @@ UNION = tiny(
 ADAPTER = tiny("T2IAdapter", in_channels=3, channels=[16, 32], num_res_blocks=1, downscale_factor=2)
 ADAPTER_XL = ADAPTER
 
+# --- pixels: DeepFloyd IF ---
+_if = {
+    "sample_size": 8,
+    "out_channels": 6,
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "encoder_hid_dim": 16,
+    **SMALL,
+}
+IF: dict[str, Any] = {
+    "unet": tiny("UNet2DConditionModel", **_if, in_channels=3),
+    "scheduler": scheduler("DDPM", beta_schedule="squaredcos_cap_v2", clip_sample=False, thresholding=True),
+    "requires_safety_checker": False,
+}
+IF_LARGE = {
+    **IF,
+    "unet": tiny("UNet2DConditionModel", **_if, in_channels=6, num_class_embeds=1000),
+    "image_noising_scheduler": scheduler("DDPM", beta_schedule="squaredcos_cap_v2"),
+}
+PIXELS = {**text(), **LATENT, "output_type": "np"}
+SMALL_IMAGE = 2 * IMAGE[..., :8, :8] - 1
+IF_FROM = {"image": 2 * IMAGE - 1, "strength": 0.8}
+
+# --- Kandinsky ---
+_kandinsky = {
+    "sample_size": 8,
+    "out_channels": 8,
+    "addition_embed_type": "image",
+    "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+    "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    "block_out_channels": (16, 32),
+    "layers_per_block": 1,
+    "encoder_hid_dim": 16,
+    "encoder_hid_dim_type": "image_proj",
+    "cross_attention_dim": 16,
+    "attention_head_dim": 8,
+    "resnet_time_scale_shift": "scale_shift",
+    "class_embed_type": None,
+    "norm_num_groups": 8,
+}
+KANDINSKY: dict[str, Any] = {
+    "unet": tiny("UNet2DConditionModel", **_kandinsky, in_channels=4),
+    "scheduler": scheduler("DDIM", **BETAS, clip_sample=False, steps_offset=1, prediction_type="epsilon"),
+    "movq": coder(4, 2),
+}
+HINTED = {
+    **KANDINSKY,
+    "unet": tiny("UNet2DConditionModel", **{**_kandinsky, "addition_embed_type": "image_hint"}, in_channels=8),
+}
+EMBEDDED = {
+    "image_embeds": noise(8, 1, 16),
+    "negative_image_embeds": noise(9, 1, 16),
+    **LATENT,
+    "height": 64,
+    "width": 64,
+}
+HINT = {"hint": IMAGE.repeat(1, 1, 4, 4)}
+LARGE = {"image": (2 * IMAGE - 1).repeat(1, 1, 4, 4)}
+
 RECIPES: dict[str, Recipe] = {
+    "IFPipeline": Recipe(IF, {**PIXELS, "height": 8, "width": 8}),
+    "IFImg2ImgPipeline": Recipe(IF, {**PIXELS, **IF_FROM}),
+    "IFInpaintingPipeline": Recipe(IF, {**PIXELS, **IF_FROM, "mask_image": MASK}),
+    "IFSuperResolutionPipeline": Recipe(IF_LARGE, {**PIXELS, "image": SMALL_IMAGE, **SIZE}),
+    "IFImg2ImgSuperResolutionPipeline": Recipe(
+        IF_LARGE, {**PIXELS, "image": SMALL_IMAGE, "original_image": 2 * IMAGE - 1, "strength": 0.8}
+    ),
+    "IFInpaintingSuperResolutionPipeline": Recipe(
+        IF_LARGE,
+        {**PIXELS, "image": SMALL_IMAGE, "original_image": 2 * IMAGE - 1, "mask_image": MASK, "strength": 0.8},
+    ),
+    "KandinskyV22Pipeline": Recipe(KANDINSKY, EMBEDDED),
+    "KandinskyV22Img2ImgPipeline": Recipe(KANDINSKY, {**EMBEDDED, **LARGE, "strength": 0.8}),
+    "KandinskyV22ControlnetPipeline": Recipe(HINTED, {**EMBEDDED, **HINT}),
+    "KandinskyV22ControlnetImg2ImgPipeline": Recipe(HINTED, {**EMBEDDED, **HINT, **LARGE, "strength": 0.8}),
     "StableDiffusionPipeline": Recipe(SD, {**TEXT, **SIZE}),
     "StableDiffusionPipeline, text": Recipe({**SD, **READS}, {**CLIP, **SIZE}),
     "StableDiffusionImg2ImgPipeline": Recipe(SD, {**TEXT, **FROM}),
@@ -96,7 +170,6 @@ RECIPES: dict[str, Recipe] = {
     "StableDiffusionLDM3DPipeline": Recipe(
         {**SD, "vae": tiny("AutoencoderKL", **SIX)}, {**TEXT, **SIZE, "output_type": "np"}, result="depth"
     ),
-    "StableDiffusionImageVariationPipeline": Recipe(SD, {**LATENT, "image": IMAGE, **SIZE}),
     "StableDiffusionModelEditingPipeline": Recipe({**FEW, **READS}, {**CLIP, **SIZE}),
     "StableDiffusionPAGPipeline": Recipe({**FEW, "pag_applied_layers": "mid"}, {**TEXT, **SIZE}),
     "StableDiffusionPAGImg2ImgPipeline": Recipe({**FEW, "pag_applied_layers": "mid"}, {**TEXT, **FROM}),
@@ -136,13 +209,9 @@ RECIPES: dict[str, Recipe] = {
         {**SD, "scheduler": DDIM, "inverse_scheduler": scheduler("DDIMInverse")},
         {**TEXT, "mask_image": (noise(5, 1, 8, 8) > 0).float(), "image_latents": noise(6, 1, 6, 4, 8, 8)},
     ),
-    "CycleDiffusionPipeline": Recipe(
-        {**SD, **READS, "scheduler": DDIM}, {**CLIP, **FROM, "source_prompt": "a photo of a dog"}
-    ),
     "SemanticStableDiffusionPipeline": Recipe(
         {**SD, **READS}, {**CLIP, **SIZE, "editing_prompt": ["a dog"], "edit_guidance_scale": 3.0}
     ),
-    "StableDiffusionAttendAndExcitePipeline": Recipe({**SD, **READS}, {**CLIP, **SIZE, "token_indices": [1]}),
     "LatentConsistencyModelPipeline": Recipe(
         {**SD, "scheduler": scheduler("LCM", **BETAS), "unet": unet_of(4, time_cond_proj_dim=16)}, {**TEXT, **SIZE}
     ),

@@ -91,7 +91,12 @@ LTX: dict[str, Any] = {
     "vae": coder(4, 2, 4),
     "scheduler": scheduler("FlowMatchEulerDiscrete", use_dynamic_shifting=True),
     "transformer": tiny(
-        "LTXVideoTransformer3DModel", in_channels=4, out_channels=4, cross_attention_dim=32, caption_channels=16, **HEADS
+        "LTXVideoTransformer3DModel",
+        in_channels=4,
+        out_channels=4,
+        cross_attention_dim=32,
+        caption_channels=16,
+        **HEADS,
     ),
 }
 LTX_TEXT = {**MASKED, "num_frames": 5, "height": 32, "width": 32}
@@ -140,38 +145,7 @@ COG_WIDE = tiny("CogVideoXTransformer3DModel", **{**_cog, "in_channels": 8})
 COG_TEXT = {**PLAIN, **FRAMES, "max_sequence_length": 5}
 
 # --- others ---
-_cosmos = {
-    "in_channels": 5,
-    "out_channels": 4,
-    "num_layers": 1,
-    "num_attention_heads": 2,
-    "attention_head_dim": 12,
-    "mlp_ratio": 2.0,
-    "text_embed_dim": 16,
-    "adaln_lora_dim": 4,
-    "max_size": (4, 32, 32),
-    "patch_size": (1, 2, 2),
-    "extra_pos_embed_type": "learnable",
-    "concat_padding_mask": True,
-}
 
-
-class Unchecked:
-    """Stands in for what looks at prompts and videos."""
-
-    def to(self, device: Any) -> Any:
-        return self
-
-    def check_text_safety(self, text: Any) -> bool:
-        return True
-
-    def check_video_safety(self, video: Any) -> Any:
-        return video
-
-
-EDM_FLOW = scheduler(
-    "EDMEuler", sigma_min=0.002, sigma_max=80.0, sigma_data=1.0, prediction_type="epsilon", final_sigmas_type="sigma_min"
-)
 EASY: dict[str, Any] = {
     "vae": CODER,
     "scheduler": FLOW,
@@ -205,7 +179,7 @@ RECIPES: dict[str, Recipe] = {
         {**text(), **LATENT, **SIZE, "video": VIDEO[:3], "conditioning_frames": VIDEO[:3], "strength": 0.8},
     ),
     "AnimateDiffSparseControlNetPipeline": Recipe(
-        {**ANIMATE, "controlnet": SPARSE}, {**_animate, "conditioning_frames": VIDEO[:1]}
+        {**ANIMATE, "controlnet": SPARSE}, {**_animate, "conditioning_frames": [IMAGE]}
     ),
     "AnimateDiffSDXLPipeline": Recipe(
         {**ANIMATE, "unet": unet_xl},
@@ -221,11 +195,16 @@ RECIPES: dict[str, Recipe] = {
         {**WAN, "transformer_2": tiny("WanTransformer3DModel", seed=1, **_wan_qk), "boundary_ratio": 0.8}, WAN_TEXT
     ),
     "WanImageToVideoPipeline": Recipe(
-        {**WAN, "transformer": WAN_IMAGE, "boundary_ratio": 0.5, "transformer_2": WAN_IMAGE}, {**WAN_TEXT, "image": IMAGE}
+        {**WAN, "transformer": WAN_IMAGE, "boundary_ratio": 0.5, "transformer_2": WAN_IMAGE},
+        {**WAN_TEXT, "image": IMAGE},
     ),
-    "WanVideoToVideoPipeline": Recipe(WAN, {**PLAIN, "video": VIDEO, "strength": 0.8}),
+    "WanVideoToVideoPipeline": Recipe({**WAN, "vae": coder(4, 4, 4)}, {**PLAIN, "video": VIDEO, "strength": 0.8}),
     "WanVACEPipeline": Recipe(
-        {**WAN, "transformer": tiny("WanVACETransformer3DModel", **_wan_qk, vace_layers=[0], vace_in_channels=12)},
+        {
+            **WAN,
+            "vae": coder(4, 4, 4),
+            "transformer": tiny("WanVACETransformer3DModel", **_wan_qk, vace_layers=[0], vace_in_channels=12),
+        },
         WAN_TEXT,
     ),
     "LucyEditPipeline": Recipe(
@@ -234,14 +213,8 @@ RECIPES: dict[str, Recipe] = {
     ),
     "SkyReelsV2Pipeline": Recipe({**WAN, "transformer": SKYREELS}, WAN_TEXT),
     "SkyReelsV2DiffusionForcingPipeline": Recipe({**WAN, "transformer": SKYREELS}, {**WAN_TEXT, "prompt": None}),
-    "SkyReelsV2ImageToVideoPipeline": Recipe(
-        {**WAN, "transformer": tiny("SkyReelsV2Transformer3DModel", **{**_wan_qk, "in_channels": 12})},
-        {**WAN_TEXT, "image": IMAGE},
-    ),
-    "AnyFlowPipeline": Recipe({**WAN, "scheduler": FLOW, "transformer": tiny("AnyFlowTransformer3DModel", **_wan)}, WAN_TEXT),
-    "ChronoEditPipeline": Recipe(
-        {**WAN, "scheduler": FLOW, "transformer": tiny("ChronoEditTransformer3DModel", **{**_wan_qk, "in_channels": 12})},
-        {**WAN_TEXT, "image": IMAGE},
+    "AnyFlowPipeline": Recipe(
+        {**WAN, "scheduler": FLOW, "transformer": tiny("AnyFlowTransformer3DModel", **_wan)}, WAN_TEXT
     ),
     "LTXPipeline": Recipe(LTX, LTX_TEXT),
     "LTXImageToVideoPipeline": Recipe(LTX, {**LTX_TEXT, "image": IMAGE.repeat(1, 1, 2, 2)}),
@@ -263,12 +236,7 @@ RECIPES: dict[str, Recipe] = {
     "CogVideoXPipeline": Recipe(COG, COG_TEXT),
     "CogVideoXPipeline, DDIM": Recipe(COG_DDIM, COG_TEXT),
     "CogVideoXImageToVideoPipeline": Recipe({**COG_DDIM, "transformer": COG_WIDE}, {**COG_TEXT, "image": IMAGE}),
-    "CogVideoXVideoToVideoPipeline": Recipe(
-        COG_DDIM, {**PLAIN, "video": VIDEO, "max_sequence_length": 5}
-    ),
-    "CogVideoXFunControlPipeline": Recipe(
-        {**COG_DDIM, "transformer": COG_WIDE}, {**PLAIN, "control_video": VIDEO, "max_sequence_length": 5}
-    ),
+    "CogVideoXVideoToVideoPipeline": Recipe(COG_DDIM, {**PLAIN, "video": VIDEO, "max_sequence_length": 5}),
     "MochiPipeline": Recipe(
         {
             "vae": coder(4, 2, 4),
@@ -331,33 +299,6 @@ RECIPES: dict[str, Recipe] = {
         },
         {**PLAIN, "video_length": 2, "negative_prompt": None},
     ),
-    "StableVideoDiffusionPipeline": Recipe(
-        {
-            "vae": coder(4, 2),
-            "scheduler": scheduler("EulerDiscrete", prediction_type="v_prediction", use_karras_sigmas=True),
-            "unet": tiny(
-                "UNetSpatioTemporalConditionModel",
-                block_out_channels=(32, 32),
-                layers_per_block=1,
-                sample_size=8,
-                in_channels=8,
-                out_channels=4,
-                down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
-                up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
-                cross_attention_dim=16,
-                num_attention_heads=2,
-                projection_class_embeddings_input_dim=24,
-                addition_time_embed_dim=8,
-            ),
-        },
-        {"image": IMAGE, **STEP, **SIZE, "num_frames": 3, "output_type": "latent"},
-    ),
-    "CosmosTextToWorldPipeline": Recipe(
-        {"vae": CODER, "safety_checker": Unchecked, "scheduler": EDM_FLOW, "transformer": tiny("CosmosTransformer3DModel", **_cosmos)}, WAN_TEXT
-    ),
-    "Cosmos2TextToImagePipeline": Recipe(
-        {"vae": CODER, "safety_checker": Unchecked, "scheduler": FLOW, "transformer": tiny("CosmosTransformer3DModel", **_cosmos)}, PLAIN
-    ),
     "EasyAnimatePipeline": Recipe(EASY, {**MASKED, **FRAMES}),
     "Kandinsky5T2VPipeline": Recipe(
         {
@@ -409,7 +350,15 @@ RECIPES: dict[str, Recipe] = {
                 rope_max_seq_len=32,
             ),
         },
-        {**text(mask=True), **LATENT, "negative_prompt": None, "height": 32, "width": 32, "frames": 5, "use_resolution_binning": False},
+        {
+            **text(mask=True),
+            **LATENT,
+            "negative_prompt": None,
+            "height": 32,
+            "width": 32,
+            "frames": 5,
+            "use_resolution_binning": False,
+        },
     ),
     "MotifVideoPipeline": Recipe(
         {
