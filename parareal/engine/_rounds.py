@@ -139,17 +139,8 @@ def _evaluate(
     if groups[0].lanes.rows is not None:
         args.append(trees.cat([group.lanes.rows for group in groups]))
     begun = time.perf_counter()
-    value = executor.evaluate(fn, tuple(args), lanes)
+    value = evaluated(fn, tuple(args), lanes, executor, counters)
     spent.append(time.perf_counter() - begun)
-    calls: Any = executor.calls(lanes)
-    if value is None or not isinstance(calls, int | np.integer):
-        what, fix = ("evaluate", "the value of fn(*args)") if value is None else ("calls", "how many calls it makes, 1")
-        raise TypeError(
-            f"{what} of {executor!r} returned {described(value if value is None else calls)}; expected {fix}: end it "
-            "with return"
-        )
-    counters.calls += int(calls)
-    counters.padded_lanes += executor.padded(lanes)
     parts, cost = trees.split(value, sizes), getattr(fn, "cost", None)
     if cost is None:
         for group, size in zip(groups, sizes, strict=True):
@@ -160,3 +151,18 @@ def _evaluate(
         group.owner.evaluations += took.evaluations
         group.owner.carried += took.carried
     return parts, max(took.rounds for took in costs)
+
+
+def evaluated(fn: Any, args: tuple[Any, ...], lanes: int, executor: Executor, counters: Counters) -> State:
+    """The value of a function on all lanes; its calls are counted, but not its rounds."""
+    value = executor.evaluate(fn, args, lanes)
+    calls: Any = executor.calls(lanes)
+    if value is None or not isinstance(calls, int | np.integer):
+        what, fix = ("evaluate", "the value of fn(*args)") if value is None else ("calls", "how many calls it makes, 1")
+        raise TypeError(
+            f"{what} of {executor!r} returned {described(value if value is None else calls)}; expected {fix}: end it "
+            "with return"
+        )
+    counters.calls += int(calls)
+    counters.padded_lanes += executor.padded(lanes)
+    return value
