@@ -13,7 +13,6 @@ import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Floats, Ints
-from parareal._core.host import send_ahead
 from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
 from parareal.corrections._base import Correction, bound_correction, mismatch_of
@@ -261,9 +260,7 @@ class Engine:
         system, n = mask.nonzero()
         ids, iterate = system * layout.slices + n, it.note_started(mask, started)
         if not layout.on_host:
-            at = lanes.method.mesh.start[n]
-            wanted = [at, at + 1, *it.rings.u.wanted(ids + system, iterate)]
-            send_ahead(layout.device, wanted if parts.rows is None else [*wanted, system])
+            it.ahead.of_launch(lanes.method.mesh.start[n], ids, system, iterate, parts.rows is not None)
         rows = parts.rows_of(system, layout.device)
         # A copy: the value of a later iterate may arrive while lanes still use this one as a stage of their step.
         first = it.rings.first_stage.take(ids, iterate) if shared else None
@@ -284,6 +281,8 @@ class Engine:
             brought.append((self.coarse.first, rings.first_stage, lanes.first_stage))
             brought.append((self.coarse.take_arrived(), rings.coarse, lanes.coarse_arrived))
             self.coarse.first = []
+        if not self.iterates.layout.on_host:
+            self.iterates.ahead.of_arrivals([tickets for arrivals, ring, _ in brought for tickets, _ in arrivals])
         for arrivals, ring, arrived in brought:
             for tickets, value in arrivals:
                 self.iterates.store(tickets, value, ring, arrived)
@@ -352,6 +351,8 @@ class Engine:
         """After frontiers have moved or systems have ended: drops the lanes that are no longer needed."""
         it = self.iterates
         it.look()
+        if not it.layout.on_host:
+            it.ahead.of_round(self.fine.method.mesh.start, self.parts.rows is not None)
         if self.parts.windowed:
             it.update(wait=False)  # first guesses for the slices that have entered the window
         for lanes in self.propagators:

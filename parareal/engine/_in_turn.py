@@ -121,17 +121,24 @@ _AHEAD = 1024
 class Boundaries:
     """The states of M systems at N + 1 boundaries, one boundary after another; NaN where none has been added.
 
-    They are written many at a time, which takes fewer operations, and fewer nodes of a graph.
+    Small ones are written many at a time, which takes fewer operations, and fewer nodes of a graph.
     """
 
     def __init__(self, like: State, boundaries: int) -> None:
         self._per, self._written = boundaries, 0
         self._tree = trees.map(lambda leaf: leaf.new_full((len(leaf), boundaries, *leaf.shape[1:]), float("nan")), like)
-        self._most = max(1, _NUMBERS // max(1, sum(leaf.numel() for leaf in trees.leaves(like))))
+        leaves = trees.leaves(like)
+        numbers = sum(leaf.numel() for leaf in leaves)
+        self._most = _NUMBERS // max(1, numbers) if leaves[0].device.type == "cpu" else 1
         self._new: list[State] = []
 
     def add(self, u: State) -> None:
         """Adds the states at the next boundary, leaves ``(M, *state)``."""
+        if self._most < 2:
+            for leaf, new in zip(trees.leaves(self._tree), trees.leaves(u), strict=True):
+                leaf[:, self._written] = new
+            self._written += 1
+            return
         self._new.append(trees.clone(u))  # a right-hand side may change it in place, and raise an error
         if len(self._new) >= self._most:
             self._write()
