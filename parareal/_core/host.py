@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ def to_device(numbers: Tensor, device: torch.device, dtype: torch.dtype | None =
     A copy from pageable memory waits for the device; one from pinned memory does not.
     """
     numbers = numbers if dtype is None else numbers.to(dtype)
+    waiting, _WAITING.upload = _WAITING.upload, None
+    if waiting is not None:
+        return waiting.sent_with(numbers, device)
     if device.type == "cuda":
         numbers = numbers.pin_memory()
     return numbers.to(device, non_blocking=True)
@@ -52,24 +56,43 @@ def index_to(device: torch.device, index: Ints | Bools) -> Tensor:
 
 
 class Upload:
-    """Numbers of the host that will be asked for soon, for a device, which gets all of them in one copy."""
+    """Numbers of the host that will be asked for soon, for a device, which gets all of them in one copy.
+
+    Attributes:
+        device: The device.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self.device = device
         self._indices: dict[Any, Ints | Bools] = {}
         self._numbers: list[tuple[list[np.ndarray[Any, Any]], Callable[[list[Tensor]], None]]] = []
 
     def indices(self, wanted: Sequence[Ints | Bools]) -> None:
         """Adds what `index_to` will be asked for; what is there already, or needs no index, is left out."""
-        for index in wanted if self._device.type != "cpu" else ():
+        for index in wanted if self.device.type != "cpu" else ():
             if 1 < index.size <= _LARGE and (index.dtype == bool or not _rises(index)):
-                key = _key(self._device, index)
+                key = _key(self.device, index)
                 if key not in _SENT:
                     self._indices[key] = index
 
     def numbers(self, parts: Sequence[Tensor], dtype: torch.dtype, take: Callable[[list[Tensor]], None]) -> None:
         """Adds numbers in a dtype; ``take`` gets them once they have been sent."""
         self._numbers.append(([part.to(dtype).numpy() for part in parts], take))
+
+    def wait(self) -> None:
+        """Waits for the next numbers that this thread sends, and is sent with them; see `send_waiting`."""
+        if self.count:
+            _WAITING.upload = self
+
+    def sent_with(self, numbers: Tensor, device: torch.device) -> Tensor:
+        """``numbers`` on a device, in one copy with what has been added, if they are for the same one."""
+        if device != self.device or numbers.requires_grad or numbers.dtype not in _WITH:
+            self.send()
+            return to_device(numbers, device)
+        there: list[Tensor] = []
+        self.numbers([numbers], numbers.dtype, there.extend)
+        self.send()
+        return there[0]
 
     @property
     def count(self) -> int:
@@ -94,12 +117,27 @@ class Upload:
         whole = np.zeros(ends[-1], dtype=np.uint8)
         for array, end, size in zip(arrays, ends.tolist(), sizes, strict=True):
             whole[end - size : end - size + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        parts = to_device(torch.from_numpy(whole), self._device).split(sizes)
+        parts = to_device(torch.from_numpy(whole), self.device).split(sizes)
         kinds = [torch.from_numpy(array[..., :0].reshape(-1)).dtype for array in arrays]
         return [
             part[: array.nbytes].view(kind).reshape(array.shape)
             for part, array, kind in zip(parts, arrays, kinds, strict=True)
         ]
+
+
+class _Waiting(threading.local):
+    upload: Upload | None = None
+
+
+_WAITING = _Waiting()
+_WITH = (torch.float32, torch.float64, torch.int64)
+
+
+def send_waiting() -> None:
+    """Sends the upload that waits in this thread, if there is one."""
+    waiting, _WAITING.upload = _WAITING.upload, None
+    if waiting is not None:
+        waiting.send()
 
 
 def _rises(index: Ints) -> bool:

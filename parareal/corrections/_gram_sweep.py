@@ -62,22 +62,26 @@ class GridNumbers:
         """
         key = length, own, device
         if key not in self._indices:
-            source, moves = self.sources(length, own)[0], own * length
-            within = source[:, :, None] * moves + source[:, None, :]
-            flat, slices = source.reshape(-1), np.repeat(np.arange(length), source.shape[1])
-            between = flat[:, None] * moves + flat[None, :]
-            comes_in = flat * length + slices
-            lies = slices * moves + flat
-            self._indices[key] = tuple(
-                index_to(device, np.ascontiguousarray(part.reshape(-1))) for part in (within, between, comes_in, lies)
-            )
+            self._indices[key] = tuple(index_to(device, part) for part in self._places(length, own))
         return self._indices[key]
 
+    def _places(self, length: int, own: int) -> list[Ints]:
+        """The `indices` on the host."""
+        source, moves = self.sources(length, own)[0], own * length
+        within = source[:, :, None] * moves + source[:, None, :]
+        flat, slices = source.reshape(-1), np.repeat(np.arange(length), source.shape[1])
+        between = flat[:, None] * moves + flat[None, :]
+        comes_in = flat * length + slices
+        lies = slices * moves + flat
+        return [np.ascontiguousarray(part.reshape(-1)) for part in (within, between, comes_in, lies)]
+
     def prepare(self, n: Ints, own: int, dtype: torch.dtype, upload: Upload) -> None:
-        """Adds the `coefficients` of rows to an upload, unless an earlier one has brought them."""
+        """Adds the `coefficients` of rows, and new `indices`, to an upload, unless an earlier one has brought them."""
         key = n.shape, n.tobytes(), own, dtype
         if key in self._prepared:
             return
+        if (n.shape[1], own, upload.device) not in self._indices:
+            upload.indices(self._places(n.shape[1], own))
         numbers = self.coefficients(n, own)
         parts = [torch.from_numpy(np.ascontiguousarray(part)) for part in numbers.values()]
 

@@ -97,12 +97,13 @@ class Ahead:
         it = self._it
         if not (self._plays and tickets) or np.concatenate(tickets).tobytes() == self._expected:
             return
+        self._expected = np.concatenate(tickets).tobytes()
         arriving = np.zeros_like(it.live)
         for part in tickets:
             arriving.reshape(-1)[part % it.live.size] = True
         upload, played = Upload(it.layout.device), self._copy()
         self._arrive(played, arriving & it.live, upload)
-        upload.send()
+        upload.wait()
 
     def _copy(self) -> Readiness:
         """The bookkeeping as it is, to be played on."""

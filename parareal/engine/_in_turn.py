@@ -17,7 +17,7 @@ from parareal._core.host import known
 from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
 from parareal.engine._lane_method import Method
-from parareal.engine._rounds import Counters, evaluated
+from parareal.engine._rounds import Counters, called
 from parareal.executors._base import Executor
 from parareal.grid._mesh import Mesh
 from parareal.integrators._base import check_request, check_stepped, started
@@ -84,7 +84,7 @@ class InTurn:
             if getattr(fn, "free", False):
                 value = fn(*args, *self._rows)
                 continue
-            value = evaluated(fn, (*args, *self._rows), self._lanes, self._executor, counters)
+            value = called(fn, (*args, *self._rows), self._lanes, self._executor, counters)
             cost = getattr(fn, "cost", None)
             if cost is None:
                 self.evaluations, counters.rounds = self.evaluations + self._lanes, counters.rounds + 1
