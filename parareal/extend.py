@@ -11,7 +11,7 @@ as stable as those of `parareal`.
 - Noise: `fine_points`, `draw_seeds`, `path_keys`.
 - First iterates: the type `StartGuess`, and `check_start`, for calls with ``start=`` that solve in sequence.
 - A solver that calls a function and waits, as a step: `Coroutine`.
-- What depends on the grid alone, computed on the host: `Slices`, `sent`, `to_device`, `values_of`.
+- What depends on the grid alone, computed on the host: `Slices`, `Table`, `sent`, `to_device`, `values_of`.
 - Planning: `time_rounds`, `serial_seconds`, `Trial`, `try_out`, `conclude`, `state_bytes`, `check_budget`.
 """
 
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from parareal._core.arrays import Ints
 from parareal._core.checks import described
-from parareal._core.host import sent, to_device, values_of
+from parareal._core.host import Table, sent, to_device, values_of
 from parareal._core.names import one_of
 from parareal._core.trees import State, per_lane
 from parareal._inputs import Inputs
@@ -55,6 +55,7 @@ __all__ = [
     "Slices",
     "Stages",
     "StartGuess",
+    "Table",
     "Trial",
     "check_budget",
     "check_order",

@@ -16,6 +16,7 @@ from parareal._core import trees
 from parareal._core.arrays import Floats
 from parareal._core.checks import check_instance, described
 from parareal._core.declared import Collected, Declared
+from parareal._core.host import Upload
 from parareal._core.names import check_kind
 from parareal._core.trees import State
 from parareal.corrections._scan import Factors
@@ -161,6 +162,15 @@ class Correction(ABC):
             J D of all slices, leaves ``(R, L, *state)``; ``None`` stands for zero.
         """
         raise NotImplementedError
+
+    def prepare_run(self, at: Where, like: State, upload: Upload) -> None:  # noqa: B027  most compute nothing there
+        """Adds to an upload what `difference_run` will compute on the host for these slices.
+
+        Args:
+            at: The slices, as `difference_run` will get them.
+            like: States, whose dtype the numbers take.
+            upload: What is sent to the device of the states in one copy.
+        """
 
     def factors(self, at: Where, sweep: Sweep) -> Factors | None:
         """For ``factored``: the maps J of all slices as numbers, from which a sweep is made in a few operations.

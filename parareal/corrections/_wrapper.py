@@ -8,6 +8,7 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
+from parareal._core.host import Upload
 from parareal._core.trees import State
 from parareal.corrections._base import (
     Coarse,
@@ -94,3 +95,7 @@ class Wrapper(Correction):
     def guess_run(self, at: Where, u: State, before: tuple[Edge, ...]) -> State:
         """Calls the inner correction."""
         return self._base.guess_run(at, u, before)
+
+    def prepare_run(self, at: Where, like: State, upload: Upload) -> None:
+        """Calls the inner correction."""
+        self._base.prepare_run(at, like, upload)

@@ -292,6 +292,14 @@ def _beside(factors: list[Tensor], leaf: Tensor) -> list[Tensor]:
     return here
 
 
+def together(factors: list[Tensor], like: State) -> list[Tensor]:
+    """Factors where states lie, in one copy, if they are real numbers of each lane on the host; else as they are."""
+    alike = isinstance(like, Tensor) and all(f.ndim == 1 and f.device.type == "cpu" for f in factors)
+    if not alike or like.device.type == "cpu" or any(f.is_complex() or f.requires_grad for f in factors):
+        return factors
+    return sent(like.device, *factors, dtype=_dtype(factors[0], like))
+
+
 def chosen(mask: Tensor, a: State, b: Any) -> State:
     """``a`` on lanes of the mask, elsewhere ``b``, a state or a function of ``a``'s leaves."""
     if mask.device != (device := trees.leaves(a)[0].device):
