@@ -3,8 +3,8 @@
 Jobs of 2 and 3 ranks, split by lanes and by blocks of slices, with a checkpoint and without. One rank is killed, ends
 its process, is stopped, gets a signal or raises, in a random state of its exchange with the others. It prints after how
 many faults a rank did not end, or ended otherwise than it should, and how long they took. Run it with
-`python benchmarks/rank_faults.py`, which tries 240 kills and 360 signals in 15 minutes on two idle cores;
-`--cases 100` is quick.
+`python benchmarks/rank_faults.py`: about 260 kills, 480 signals and 220 exceptions, each in a job of its own or in one
+of processes that are kept, some seconds long where the machine is busy. `--cases 100` is quicker.
 """
 
 from __future__ import annotations
