@@ -88,7 +88,7 @@ def test_every_bit_is_that_of_the_whole_grid(
         assert a.increment == b.increment or a.increment != a.increment
 
 
-@pytest.mark.parametrize("coarse", (*OTHERS, pr.Anderson(pr.Identity())), ids=repr)
+@pytest.mark.parametrize("coarse", [*OTHERS, pr.Anderson(pr.Identity())], ids=repr)
 @pytest.mark.parametrize("initial", ["coarse", "extrapolate"])
 @pytest.mark.parametrize("fine", [pr.RK4(), pr.Adaptive(rtol=1e-5, atol=1e-7)], ids=["fixed", "adaptive"])
 @pytest.mark.sweep(4)
