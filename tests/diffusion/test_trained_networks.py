@@ -251,7 +251,7 @@ def test_samples_are_better_than_noise_and_near_real_data(network: Network):
     assert set(real) == {"count", "frechet", "energy", "p_value", "confidence", "accuracy"}
     assert real["accuracy"] > 0.85
     labels = network.labels(100)
-    samples = da.sample(network.conditioned(labels), network.noise(100), 15, parallel=False).samples
+    samples = da.sample(network.conditioned(labels), network.noise(100), 12, parallel=False).samples
     good = quality(network.name, samples, labels)
     noise = quality(network.name, network.noise(100), labels)
     assert good["frechet"] < 0.5 * noise["frechet"]
