@@ -9,10 +9,8 @@ seed gives the same weights up to the rounding of the linear algebra library.
 """
 
 import argparse
-import copy
 import json
-import math
-import time
+import sys
 from pathlib import Path
 
 import torch
@@ -21,11 +19,16 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from networks.training import Recipe, draw_times, fit
+
+from diffusion_adapters import VP
 from diffusion_adapters.models._digits import NO_LABEL, DigitsNetwork
 
 DEFAULT_OUT = Path(__file__).parents[1] / "diffusion_adapters" / "data" / "digits.safetensors"
 BETA_MIN, BETA_MAX, T_MIN = 0.1, 20.0, 1e-3
 SLOPE = BETA_MAX - BETA_MIN
+SCHEDULE = VP(BETA_MIN, BETA_MAX, T_MIN)
 
 
 def split() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -47,25 +50,6 @@ def alpha_sigma(t: Tensor) -> tuple[Tensor, Tensor]:
     return log_alpha.exp(), (-torch.expm1(2 * log_alpha)).sqrt()
 
 
-def time_of(ratio: Tensor) -> Tensor:
-    """The time at which log(sigma/alpha) is ``ratio``: int_0^t beta = log(1 + exp(2 ratio)), solved for t."""
-    integral = torch.nn.functional.softplus(2 * ratio)
-    return 2 * integral / (BETA_MIN + (BETA_MIN**2 + 2 * SLOPE * integral).sqrt())
-
-
-def draw_times(count: int, generator: torch.Generator, centre: float = -0.5, spread: float = 1.2) -> Tensor:
-    """Stratified times (count,): half have log(sigma/alpha) uniform over its range, half normal around ``centre``."""
-    alpha, sigma = alpha_sigma(torch.tensor([T_MIN, 1.0], dtype=torch.float64))
-    low, high = (sigma / alpha).log()
-    half = count // 2
-    strata = torch.rand(count, generator=generator, dtype=torch.float64)
-    flat = low + (high - low) * (torch.arange(half) + strata[:half]) / half
-    level = (torch.arange(count - half) + strata[half:]) / (count - half)
-    normal = centre + spread * math.sqrt(2) * torch.erfinv((2 * level - 1).clamp(-0.999999, 0.999999))
-    ratio = torch.cat((flat, normal.clamp(low, high)))
-    return time_of(ratio)[torch.randperm(count, generator=generator)].float()
-
-
 def residual_loss(network: DigitsNetwork, x: Tensor, t: Tensor, eps: Tensor, label: Tensor) -> Tensor:
     """Squared error of the residual network F, whose target has unit variance at every t; shape (B,)."""
     alpha, sigma = (c[:, None, None, None] for c in alpha_sigma(t))
@@ -79,7 +63,7 @@ def held_out_loss(network: DigitsNetwork, x: Tensor, label: Tensor, repeats: int
     generator = torch.Generator().manual_seed(1)
     x, label = x.repeat(repeats, 1, 1, 1), label.repeat(repeats)
     eps = torch.randn(x.shape, generator=generator)
-    return residual_loss(network, x, draw_times(len(x), generator), eps, label).mean().item()
+    return residual_loss(network, x, draw_times(SCHEDULE, len(x), generator), eps, label).mean().item()
 
 
 def train(options: argparse.Namespace, architecture: dict[str, float]) -> DigitsNetwork:
@@ -90,33 +74,16 @@ def train(options: argparse.Namespace, architecture: dict[str, float]) -> Digits
     network = DigitsNetwork(**architecture, dropout=options.dropout)
     network.mean.copy_(x.flatten(1).mean(0))
     network.std.copy_((x.flatten(1) - network.mean).square().mean().sqrt())
-    average = copy.deepcopy(network).eval().requires_grad_(False)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=options.decay)
-    warm = 500
-    began, running = time.perf_counter(), 0.0
-    for step in range(options.steps):
-        cosine = 0.5 * (1 + math.cos(math.pi * step / options.steps))
-        optimiser.param_groups[0]["lr"] = options.lr * min(1.0, (step + 1) / warm) * (0.01 + 0.99 * cosine)
+
+    def loss() -> Tensor:
         rows = torch.randint(len(x), (options.batch,), generator=generator)
         unlabelled = torch.rand(options.batch, generator=generator) < options.label_dropout
         label = torch.where(unlabelled, NO_LABEL, y[rows])
         eps = torch.randn(options.batch, 1, 8, 8, generator=generator)
-        loss = residual_loss(network, x[rows], draw_times(options.batch, generator), eps, label).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        rate = min(options.ema, (step + 1) / (step + 10))
-        torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - rate)
-        running += (loss.item() - running) * min(1.0, max(0.005, 1 / (step + 1)))
-        if (step + 1) % 1000 == 0 or step + 1 == options.steps:
-            held = held_out_loss(average, x_held, y_held)
-            print(
-                f"step {step + 1:6d}   training loss {running:.4f}   held-out loss {held:.4f}   "
-                f"{time.perf_counter() - began:5.0f} s",
-                flush=True,
-            )
-    return average
+        return residual_loss(network, x[rows], draw_times(SCHEDULE, options.batch, generator), eps, label).mean()
+
+    recipe = Recipe(options.steps, options.batch, lr=options.lr, decay=options.decay, ema=options.ema, warm=500)
+    return fit(network, loss, recipe, lambda average: held_out_loss(average, x_held, y_held), every=1000)
 
 
 def main() -> None:
