@@ -7,13 +7,13 @@ import functools
 import inspect
 import math
 import operator
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor
 
 from parareal.extend import described as kind_of
+from parareal.extend import one_of as one_of
 
 
 def finite(value: Any, name: str) -> float:
@@ -100,56 +100,3 @@ def check_floating(value: Any, name: str) -> None:
     if not isinstance(value, Tensor) or not value.is_floating_point():
         came = str(value.dtype) if isinstance(value, Tensor) else kind_of(value)
         raise TypeError(f"{name} is {came}; expected a real floating-point tensor, such as torch.float32")
-
-
-def one_of(value: Any, known: Iterable[str], name: str, other: str = "", hints: Mapping[str, str] | None = None) -> str:
-    """``value``, one of the ``known`` names.
-
-    Args:
-        value: The value.
-        known: The names.
-        name: The name of the argument.
-        other: Other values that are possible in place of a name.
-        hints: Replacements for names of other libraries, spelled as `plain_name` spells them.
-
-    Raises:
-        TypeError: It is no string.
-        ValueError: It is another string; the message lists the known names, and the one that was probably meant.
-    """
-    known = list(known)
-    names = ", ".join(map(repr, known))
-    expected = f"expected one of {names}{', or ' + other if other else ''}"
-    if not isinstance(value, str):
-        raise TypeError(f"{name} is {kind_of(value)}; {expected}{_instead(value, name)}")
-    if value not in known:
-        meant = _meant(value, known, name, hints or {})
-        raise ValueError(f"{name}={value!r} is unknown; {expected}{meant and f'. Did you mean {meant}?'}")
-    return value
-
-
-def plain_name(name: str) -> str:
-    """A name in lower case without separators, and with "++" for "pp": "DPM-Solver++ (2M)" becomes "dpm++2m"."""
-    short = re.sub(r"[^a-z0-9+]", "", name.lower())
-    for ending in ("scheduler", "sampler", "discrete"):
-        short = short.removesuffix(ending)
-    return short.replace("dpmsolver", "dpm").replace("dpmpp", "dpm++")
-
-
-def _meant(value: str, known: list[str], name: str, hints: Mapping[str, str]) -> str:
-    short = plain_name(value)
-    spelled = {plain_name(one): one for one in known}
-    if short in hints:
-        return hints[short]
-    if short in spelled:
-        return f'{name}="{spelled[short]}"'
-    close = difflib.get_close_matches(short, [*spelled, *hints], n=1, cutoff=0.8)
-    if not close:
-        return ""
-    return hints.get(close[0]) or f'{name}="{spelled[close[0]]}"'
-
-
-def _instead(value: Any, name: str) -> str:
-    """What to write in place of a class, for messages."""
-    if isinstance(value, type):
-        return f". Call the class to make one: {name}={value.__name__}(...)"
-    return ""

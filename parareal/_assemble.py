@@ -31,6 +31,7 @@ def solution_of(
     stats: Stats,
     recorder: Recorder | None,
     increments: dict[int, Floats],
+    passed: tuple[int, Floats] | None = None,
 ) -> Solution:
     """The solution of an engine as of now.
 
@@ -42,6 +43,8 @@ def solution_of(
         stats: The cost of the run.
         recorder: Holds all iterates, if the run keeps them.
         increments: Increments of iterations that are not in the history yet, ``(M, N)`` each.
+        passed: Where the engine sees a section of the grid, the number of its first slice, and the relative defects of
+            all slices, ``(N,)``.
     """
     state = engine.state
     statuses = tuple(status or Status.INTERRUPTED for status in state.statuses)
@@ -49,9 +52,11 @@ def solution_of(
     states, ts, reached = engine.iterates.states, inputs.times(dense), engine.iterates.reached
     us = inputs.unstacked(without_history(states), dense)
     # Boundaries may have become final since an iteration was last measured.
+    slices = engine.iterates.layout.slices
     residuals = np.where(np.arange(slices) < state.final()[:, None], 0.0, state.residuals)
+    begin, residuals = (0, residuals) if passed is None else (passed[0], passed[1][None])
     if not dense and not samples:
-        ts = inputs.grid.edges[[0, int(reached[0])]]
+        ts = inputs.grid.edges[[0, begin + int(reached[0])]]
     elif not dense:  # all samples end at one time: those that have not reached it have no state there
         there = torch.from_numpy(reached == slices)
         us = trees.map(lambda leaf: _blank(leaf, there.to(leaf.device)), us)

@@ -9,37 +9,29 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.checks import described, with_article
+from parareal._core.names import one_of
 from parareal._core.trees import State
 from parareal.integrators import Integrator, SciPy, TorchODE
 
 
 def check_keep(keep: Any, dense: bool) -> None:
     """Raises unless ``keep`` is known and compatible with ``dense``."""
-    if not (isinstance(keep, str) and keep in ("last", "all")):
-        raise ValueError(f"keep={keep!r} is unknown; expected 'last', or 'all' for every iterate")
+    one_of(keep, ("last", "all"), "keep")
     if keep == "all" and not dense:
         raise ValueError("keep='all' came with dense=False, which keeps none; expected one of them")
 
 
 def check_gradients(gradients: Any) -> str:
     """How gradients are taken; raises for an unknown way."""
-    if not (isinstance(gradients, str) and gradients in ("unroll", "adjoint")):
-        raise ValueError(
-            f"gradients={gradients!r} is unknown; expected 'unroll', through the graph of the iterates, or 'adjoint'"
-        )
-    return gradients
+    return one_of(gradients, ("unroll", "adjoint"), "gradients")
 
 
 def check_history(history: Any, dense: bool) -> bool:
     """Whether a summary of the history is kept; raises for an unknown value."""
     if history is None:
         return not dense
-    if not (isinstance(history, str) and history in ("full", "summary")):
-        raise ValueError(
-            f"history={history!r} is unknown; expected 'full', 'summary' for the largest increment of each iteration "
-            "alone, or None for 'full' with dense=True and 'summary' without"
-        )
-    return history == "summary"
+    other = "None for 'full' with dense=True and 'summary' without"
+    return one_of(history, ("full", "summary"), "history", other) == "summary"
 
 
 def device_kind(u0: Any) -> str:
@@ -52,8 +44,13 @@ def check_half(u0: State, fine: Any, coarse: Any) -> None:
     half = [leaf.dtype for leaf in trees.leaves(u0) if leaf.dtype in _HALF]
     if not half:
         return
-    propagator = coarse if isinstance(coarse, Integrator) else getattr(coarse, "propagator", None)
-    for name, method in (("fine", fine), ("the coarse propagator", propagator)):
+    methods: list[tuple[str, Any]] = [("fine", fine)]
+    level: Any = coarse if isinstance(coarse, Integrator) else getattr(coarse, "traits", None)
+    while level is not None:
+        methods.append(("the coarse propagator", getattr(level, "propagator", level)))
+        nested: Any = getattr(level, "nested", None)
+        level = None if nested is None else nested.correction.traits
+    for name, method in methods:
         if isinstance(method, Integrator) and (method.implicit or isinstance(method, SciPy | TorchODE)):
             raise TypeError(
                 f"u0 is of {half[0]}, in which {name}, {method!r}, cannot be computed: torch solves no linear systems "
@@ -62,7 +59,8 @@ def check_half(u0: State, fine: Any, coarse: Any) -> None:
             )
 
 
-_HALF = (torch.float16, torch.bfloat16, torch.complex32)
+_HALF = (torch.float16, torch.bfloat16)
+_DTYPES = (*_HALF, torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
 def check_solves(method: Any, problem: Any, name: str) -> None:
@@ -98,6 +96,11 @@ def check_state(u0: State, samples: bool) -> int:
             raise TypeError(
                 f"u0 holds a tensor of {leaf.dtype}; expected floating point or complex: use u0.to(torch.float64)"
             )
+        if leaf.dtype not in _DTYPES:
+            raise TypeError(
+                f"u0 holds a tensor of {leaf.dtype}, in which torch has few operations; expected "
+                f"{', '.join(map(str, _DTYPES))}: use u0.to({torch.complex64 if leaf.is_complex() else torch.float32})"
+            )
         if leaf.layout != torch.strided:
             raise TypeError(f"u0 holds a tensor of layout {leaf.layout}; expected a dense one: use u0.to_dense()")
         if not _has_memory(leaf):
@@ -112,6 +115,13 @@ def check_state(u0: State, samples: bool) -> int:
             )
         if leaf.shape[1 if samples else 0 :].numel() == 0:
             raise ValueError(f"u0 holds an empty tensor of shape {tuple(leaf.shape)}; leave such leaves out")
+    if not _has_memory(torch.zeros(1) + 0):
+        raise TypeError(
+            "solve was called where torch.func takes derivatives, in which it cannot run: inside of grad, jacrev or "
+            "jvp, or of a right-hand side whose derivatives an implicit method or pr.Jacobian takes; expected it "
+            "outside: take an explicit method and another correction for a right-hand side that solves, or give its "
+            "derivatives by pr.ODE(f, jacobian=...)"
+        )
     if not samples:
         return 1
     sizes = {leaf.shape[0] if leaf.ndim else None for leaf in leaves}

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal._core.checks import check_instance
+from parareal._core.checks import check_flag
 from parareal._core.multistep_state import without_history
+from parareal._core.names import check_kind
 from parareal._core.trees import State
 from parareal._input_checks import as_lanes, check_fold, check_per_sample, check_solves, check_state
 from parareal.executors._base import Executor
@@ -51,11 +52,14 @@ class Inputs:
         Raises:
             TypeError, ValueError: An argument is wrong.
         """
-        check_instance(problem, Problem, "problem", "pr.ODE(lambda t, u: -u)")
-        check_instance(grid, TimeGrid, "grid", "pr.TimeGrid.uniform(0.0, 1.0, slices=8, steps=16)")
-        check_instance(fine, Integrator, "fine", "pr.RK4(), or pr.Propagator(fn) for a function of your own")
+        check_kind(problem, Problem, "problem", "pr.ODE(lambda t, u: -u)", "pr.ODE(fn)")
+        check_kind(grid, TimeGrid, "grid", "pr.TimeGrid.uniform(0.0, 1.0, slices=8, steps=16)")
+        check_kind(
+            fine, Integrator, "fine", "pr.RK4(), or pr.Propagator(fn) for a function of your own", "pr.Propagator(fn)"
+        )
         check_solves(fine, problem, "fine")
-        check_instance(executor, Executor, "executor", "pr.Batched()")
+        check_kind(executor, Executor, "executor", "pr.Batched()")
+        check_flag(samples, "samples")
         count = check_state(u0, samples)
         check_fold(problem, u0)
         batch = count if samples else None
@@ -75,7 +79,7 @@ class Inputs:
         traits, steps = self.fine.traits, self.fine.steps
         if traits.evaluations is None or traits.multistep:
             return None
-        return traits.evaluations * (steps * self.grid.num_slices if steps else sum(self.grid.steps_per_slice))
+        return traits.evaluations * (steps * self.grid.num_slices if steps else self.grid.num_steps)
 
     @property
     def identity(self) -> Identity:

@@ -14,9 +14,11 @@ import torch
 from parareal._assemble import attach, cost, no_solution, solution_of
 from parareal._core.arrays import Bools, Floats
 from parareal._core.checks import described
+from parareal._core.described import brief
 from parareal._core.progress_bar import Bar
 from parareal._core.scopes import add_note
 from parareal._inputs import Inputs
+from parareal._sections import Passed, Section, first_section, move_on
 from parareal.corrections._base import Correction
 from parareal.engine._engine import Engine
 from parareal.engine._first import First
@@ -91,6 +93,7 @@ class Run:
         self._increments: dict[int, Moved] = {}  # of iterations that some samples have not completed
         self._before: Stats | None = None  # the cost of the run that is resumed
         self._recorder: Recorder | None = None
+        self._passed: Passed | None = None  # where the engine sees a section of the grid
 
     def parallel(
         self, method: Method, resume: Solution | None = None, checkpoint: Checkpoint | None = None
@@ -101,6 +104,10 @@ class Run:
             return no_solution(inputs, self._options.dense, cost(Counters(), 0, 0, self._started))
         if resume is not None:
             inputs.check_resume(resume)
+        section = None
+        if method.start is None and self._options.keep == "last":
+            section = first_section(inputs, method.correction, method.schedule, method.stop, self._options.dense)
+        self._passed = None if section is None else Passed.none(section)
         bar = Bar(self._options.progress and self._executor.leads, inputs.grid.num_slices)
         engine = self._engine(method, method.start)
         if resume is not None:
@@ -108,7 +115,8 @@ class Run:
         # After the restore: the record begins with the current iterates.
         self._record(engine, None if resume is None else resume.iterates)
         try:
-            self._advance(engine, bar, checkpoint)
+            while not self._advance(engine, bar, checkpoint):
+                engine = self._moved_on(engine, method)
             again = 0
             while self._options.dense and (doubtful := self._doubtful(engine)).any():
                 again += 1
@@ -135,13 +143,15 @@ class Run:
         return self._solution(engine)
 
     def _engine(self, method: Method, given: First | None) -> Engine:
+        section = None if self._passed is None else self._passed.section
+        more: dict[str, Any] = {} if section is None else {"outside": section.outside}
         return self._executor.engine(
             Engine,
             self._options.keep,
             problem=self._inputs.problem,
             u0=self._inputs.systems,
             rows=self._inputs.rows,
-            grid=self._inputs.grid,
+            grid=self._inputs.grid if section is None else section.part,
             fine=self._inputs.fine,
             correction=method.correction,
             schedule=method.schedule,
@@ -150,7 +160,31 @@ class Run:
             max_iterations=method.max_iterations,
             dense=self._options.dense,
             given=given,
+            **more,
         )
+
+    def _moved_on(self, engine: Engine, method: Method) -> Engine:
+        """The engine of the next section, in which the run continues."""
+        section = self._next_section(engine)
+        assert self._passed is not None
+        assert section is not None
+        by = section.begin - self._passed.section.begin
+        before, cost = self._passed, self._cost(engine)
+        self._passed = before.after(engine, section)
+        try:
+            new = self._engine(method, None)
+            move_on(engine, new, by)
+        except BaseException:
+            self._passed = before
+            raise
+        self._before, self._started = cost, time.perf_counter()
+        engine.close()
+        return new
+
+    def _next_section(self, engine: Engine) -> Section | None:
+        if self._passed is None:
+            return None
+        return self._passed.section.next(int(engine.state.frontier[0]), engine.iterates.layout.width)
 
     def _resume(self, engine: Engine, resume: Solution, method: Method) -> None:
         """Restores the snapshot, history and cost of the run that is resumed."""
@@ -173,8 +207,8 @@ class Run:
 
     # --- iterations -------------------------------------------------------------------------------------------------
 
-    def _advance(self, engine: Engine, bar: Bar, checkpoint: Checkpoint | None) -> None:
-        """Continues until every system has come to its end."""
+    def _advance(self, engine: Engine, bar: Bar, checkpoint: Checkpoint | None) -> bool:
+        """Continues until every system has come to its end, or the window to that of its section; whether the first."""
         engine.begin()
         while engine.active.any():
             complete, moved = engine.advance()
@@ -186,10 +220,14 @@ class Run:
             if checkpoint is not None:  # after the callback: a file has all that the caller has seen
                 engine.together()
                 checkpoint.save(self._solution(engine))
+            if engine.active.any() and self._next_section(engine) is not None:
+                return False
+        return True
 
     def _report(self, engine: Engine, bar: Bar) -> bool:
         """Reports the iterations that all active systems have completed; returns whether to stop."""
         halt, before, state, samples = False, self._before, engine.state, self._inputs.samples
+        begin = 0 if self._passed is None else self._passed.section.begin
         active = state.active
         done = state.iteration[active] if active.any() else state.iteration.max(keepdims=True)
         # Samples complete iterations one after another: an iteration is reported once the slowest has completed it.
@@ -197,18 +235,22 @@ class Run:
             rows = self._increments.pop(len(self.history) + 1, None)
             # Ctrl-C may come between an iteration and its report.
             moved = np.full(state.residuals.shape, np.nan) if rows is None else rows.table()
+            wanted = self._options.callback is not None or not self._options.summary
+            if self._passed is not None and wanted:
+                moved = self._passed.spread(moved)
             rounds, evaluations = engine.spent
             report = IterationReport(
                 iteration=len(self.history) + 1,
                 increments=torch.from_numpy(moved if samples else moved[0]),
-                frontier=torch.from_numpy(state.frontier.copy()) if samples else int(state.frontier[0]),
+                frontier=torch.from_numpy(state.frontier.copy()) if samples else begin + int(state.frontier[0]),
                 rounds=rounds + (before.rounds if before else 0),
                 evaluations=evaluations + (before.evaluations if before else 0),
             )
-            self.history.append(report.summary() if self._options.summary else report)
+            summary = report.summary(self._inputs.grid.num_slices)
+            self.history.append(summary if self._options.summary else report)
             largest = float(torch.as_tensor(report.increment, dtype=torch.float64).max())
-            bar.update(int(state.frontier.min()), report.iteration, report.rounds, largest)
-            halt |= self._options.callback is not None and bool(self._options.callback(report))
+            bar.update(begin + int(state.frontier.min()), report.iteration, report.rounds, largest)
+            halt |= self._options.callback is not None and _stops(self._options.callback(report))
         return halt
 
     # --- reopening --------------------------------------------------------------------------------------------------
@@ -263,7 +305,8 @@ class Run:
 
     def _solution(self, engine: Engine) -> Solution:
         stats, pending, dense = self._cost(engine), self._pending(), self._options.dense
-        return solution_of(engine, self._inputs, dense, self.history, stats, self._recorder, pending)
+        passed = None if self._passed is None else (self._passed.section.begin, self._passed.fill(engine))
+        return solution_of(engine, self._inputs, dense, self.history, stats, self._recorder, pending, passed)
 
     def _cost(self, engine: Engine) -> Stats:
         fine, coarse = engine.fine.evaluations, engine.coarse_evaluations
@@ -272,3 +315,23 @@ class Run:
     def _pending(self) -> dict[int, Floats]:
         """Increments of the iterations that are not in the history yet, ``(M, N)`` each."""
         return {key: moved.table() for key, moved in self._increments.items()}
+
+
+def _stops(answer: Any) -> bool:
+    """Whether the result of a callback stops the run.
+
+    Raises:
+        TypeError: It is neither ``None`` nor true or false.
+    """
+    if answer is None or isinstance(answer, bool):
+        return bool(answer)
+    try:
+        one = np.asarray(answer.detach().cpu() if isinstance(answer, torch.Tensor) else answer)
+        if one.size == 1 and one.dtype.kind in "biuf":
+            return bool(one)
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise TypeError(
+        f"the callback returned {brief(answer)}; expected True to stop the run, or None to go on: end it with "
+        "return True, or without a return"
+    )

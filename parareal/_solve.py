@@ -12,7 +12,8 @@ import torch
 
 from parareal._core import trees
 from parareal._core.autocast import without_autocast
-from parareal._core.checks import check_count, check_instance
+from parareal._core.checks import check_count, check_flag, check_instance
+from parareal._core.names import check_kind
 from parareal._core.signals import raising
 from parareal._core.trees import State
 from parareal._input_checks import check_gradients, check_half, check_history, check_keep, check_solves, device_kind
@@ -21,6 +22,7 @@ from parareal._run import Callback, Method, Options, Run
 from parareal._sequential import sequential
 from parareal._start import StartGuess, first_iterates
 from parareal.adjoint._attach import Adjoint, Request, check_adjoint
+from parareal.adjoint._refuse import without_gradients
 from parareal.corrections._base import Coarse, Correction, check_correction
 from parareal.corrections._traits import CorrectionTraits
 from parareal.engine._dense import Dense, dense_of
@@ -102,8 +104,8 @@ def solve(
             leaves ``(N + 1, *state)``; or ``fn(t0, t1, u) -> guess``, as in `Windowed`. With ``samples=True`` one
             sample, ``(N + 1, 1, *rest)``, may stand for all. It is a guess: a bad one costs iterations, and nothing
             that is promised of the result rests on it. Where it is not finite, the state on its left stands in. No
-            gradient flows into it; that of a run which it makes short is right with `Jacobian`, and may be far off
-            with other corrections, see ``docs/resume.md``.
+            gradient flows into it; and that of a run which it makes short is right with `Jacobian` and
+            ``gradients="adjoint"`` alone, others refuse it, see ``docs/resume.md``.
         checkpoint: A file that is written after each iteration, see `Solution.save`, and continued from where it exists
             already: the same call, made again after a crash, does the rest. The file before it is kept as
             ``checkpoint + ".previous"``, and is taken with a warning where the last one is damaged.
@@ -134,6 +136,8 @@ def solve(
         >>> sol.iterations < 12
         True
     """
+    for name, flag in (("dense", dense), ("verify", verify), ("throw", throw), ("progress", progress)):
+        check_flag(flag, name)
     with without_autocast(device_kind(u0)):
         return solve_as(
             problem,
@@ -200,11 +204,11 @@ def solve_as(
 ) -> Solution:
     """`solve` with all arguments, autocast set aside; ``request`` says more about the adjoint."""
     executor = Batched() if executor is None else executor
-    check_instance(executor, Executor, "executor", "pr.Batched()")
+    check_kind(executor, Executor, "executor", "pr.Batched()")
     if schedule is None:
         nested = isinstance(coarse, Correction) and getattr(coarse.traits, "nested", None) is not None
         schedule = Barrier() if nested else Wavefront(AHEAD)
-    check_instance(schedule, Schedule, "schedule", "pr.Wavefront()")
+    check_kind(schedule, Schedule, "schedule", "pr.Wavefront()")
     with schedule.joined(executor) as joined:
         check_keep(keep, dense)
         if check_gradients(gradients) == "adjoint":
@@ -256,9 +260,16 @@ def solve_as(
                 saved.save(solution)
         if adjoint is not None:
             solution = adjoint.attached(solution)
+        elif first is not None or resume is not None:
+            solution = without_gradients(solution, resume, first is not None, correction, stop)
     if throw and solution.status.failed:
         raise SolveError(solution)
     return solution
+
+
+def _rule(number: float) -> str:
+    """What a number may mean as stopping rule."""
+    return f"pr.Iterations({number})" if isinstance(number, int) else f"pr.Tolerance(rtol={number!r})"
 
 
 def _check_verify(dense: bool, executor: Executor) -> None:
@@ -287,7 +298,7 @@ def _parts(
             check_solves(level.propagator, inputs.problem, "the coarse propagator")
         level = None if level.nested is None else level.nested.correction.traits
     stop = Tolerance() if stop is None else stop
-    check_instance(stop, StoppingRule, "stop", "pr.Tolerance(rtol=1e-4)")
+    check_kind(stop, StoppingRule, "stop", "pr.Tolerance(rtol=1e-4)", number=_rule)
     slices = inputs.grid.num_slices
     if schedule.width is not None and schedule.width > slices:
         raise ValueError(
@@ -331,7 +342,7 @@ def serial(
         True
     """
     executor = Batched() if executor is None else executor
-    check_instance(executor, Executor, "executor", "pr.Batched()")
+    check_kind(executor, Executor, "executor", "pr.Batched()")
     with without_autocast(device_kind(u0)), executor.joined() as joined:
         inputs = Inputs.checked(problem, u0, grid, fine, joined, samples)
         check_half(u0, fine, None)

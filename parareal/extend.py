@@ -6,11 +6,12 @@ as stable as those of `parareal`.
 - Types of a step: `Stages`, `Ints`, `Factors`.
 - Arithmetic on lanes: `lincomb`, `select`, `per_lane`.
 - Multistep exponential methods: `no_history`, `extrapolate`, `exact_moments`, `midpoint_moments`.
-- Checks of a method's arguments: `check_steps`, `check_order`; what came instead, for an error: `described`.
+- Checks of a method's arguments: `check_steps`, `check_order`, `one_of` for names; what came instead, for an error:
+  `described`.
 - Noise: `fine_points`, `draw_seeds`, `path_keys`.
 - First iterates: the type `StartGuess`, and `check_start`, for calls with ``start=`` that solve in sequence.
 - A solver that calls a function and waits, as a step: `Coroutine`.
-- What depends on the grid alone, computed on the host: `Slices`, `sent`, `to_device`, `values_of`.
+- What depends on the grid alone, computed on the host: `Slices`, `Table`, `sent`, `to_device`, `values_of`.
 - Planning: `time_rounds`, `serial_seconds`, `Trial`, `try_out`, `conclude`, `state_bytes`, `check_budget`.
 """
 
@@ -23,7 +24,8 @@ from torch import Tensor
 
 from parareal._core.arrays import Ints
 from parareal._core.checks import described
-from parareal._core.host import sent, to_device, values_of
+from parareal._core.host import Table, sent, to_device, values_of
+from parareal._core.names import one_of
 from parareal._core.trees import State, per_lane
 from parareal._inputs import Inputs
 from parareal._start import StartGuess, first_iterates
@@ -53,6 +55,7 @@ __all__ = [
     "Slices",
     "Stages",
     "StartGuess",
+    "Table",
     "Trial",
     "check_budget",
     "check_order",
@@ -67,6 +70,7 @@ __all__ = [
     "lincomb",
     "midpoint_moments",
     "no_history",
+    "one_of",
     "path_keys",
     "per_lane",
     "select",

@@ -47,6 +47,7 @@ class Call:
         inpainting: The image to keep, if any.
         preview: Whether each turn's ``step`` returns the best latents so far.
         bar: The pipeline's progress bar.
+        stacked: Whether the pipeline receives outputs of its networks in the shape of its own batch.
     """
 
     setup: Setup
@@ -58,6 +59,7 @@ class Call:
     inpainting: Inpainting = field(default_factory=Inpainting)
     preview: bool = False
     bar: Any = None
+    stacked: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusion_adapters.diffusers._numbers import plain
+
 _FREE = frozenset({"_interrupt", "_progress_bar_config", "_num_timesteps", "_current_timestep", "progress_bar"})
 """Attributes of a pipeline that do not influence the samples."""
 
@@ -31,7 +33,7 @@ def watched(callback: Any, pipe: Any, turns: Callable[[], int]) -> Any:
     def call(given_pipe: Any, step: int, timestep: Any, given: dict[str, Any]) -> Any:
         before = [_attributes(one) for one in (given_pipe, pipe)]
         tensors, kept = dict(given), {name: _kept(value) for name, value in given.items()}
-        out = dict(callback(given_pipe, turns() - 1, _plain(timestep), given) or {})
+        out = dict(callback(given_pipe, turns() - 1, plain(timestep), given) or {})
         changed = [name for name, value in out.items() if value is not tensors.get(name, value)]
         changed += [name for name, value in tensors.items() if name not in changed and kept[name] != _kept(value)]
         for one, attributes in zip((given_pipe, pipe), before, strict=True):
@@ -47,7 +49,7 @@ def watched_old(callback: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(step: int, timestep: Any, latents: Any, *args: Any) -> Any:
         kept = _kept(latents)
-        value = callback(step, _plain(timestep), latents, *args)
+        value = callback(step, plain(timestep), latents, *args)
         _refuse(["latents"] if _kept(latents) != kept else [], "callback")
         return value
 
@@ -60,10 +62,6 @@ def _refuse(changed: list[str], name: str) -> None:
             f"{name} changed {', '.join(changed)} between two steps, which depends on their order; "
             "expected a callback that only reads, or sets pipe._interrupt: run the pipeline itself for such changes"
         )
-
-
-def _plain(timestep: Any) -> Any:
-    return timestep.as_subclass(Tensor) if isinstance(timestep, Tensor) else timestep
 
 
 def _like(callback: Any, call: Callable[..., Any]) -> Any:

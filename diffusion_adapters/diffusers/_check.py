@@ -97,11 +97,11 @@ class Checker:
             self._without("check=False was asked for")
         elif not setup.own_method:
             self._without(f"solver={setup.options.solver!r} is not the scheduler's own method")
-        elif getattr(scheduler, "order", 1) == 2 and visited == 2 * steps - 1:
+        elif translation.visits is not None and visited == len(translation.visits):
             self.mark = Mark()
-            self._replay = Replay(_maker(scheduler), span, 2, samples, visited)
-        elif steps <= visited <= steps + 1:
-            self._replay = Replay(_maker(scheduler), span, 1, samples, steps)
+            self._replay = Replay(_maker(scheduler), span, translation.visits, samples, visited)
+        elif translation.visits is None and steps <= visited <= steps + 1:
+            self._replay = Replay(_maker(scheduler), span, None, samples, steps)
         else:
             self._without(f"the pipeline visits {visited} timesteps for {steps} steps")
 
@@ -115,7 +115,9 @@ class Checker:
         coarse, replay = prepared.correction.propagator, self._replay
         if replay is None:
             return prepared
-        if coarse is not None and (replay.stages > 1 or coarse.evaluations != 1 or coarse.steps not in (None, 1)):
+        if coarse is not None and (
+            replay.visits is not None or coarse.evaluations != 1 or coarse.steps not in (None, 1)
+        ):
             self._without(f"coarse={self._setup.options.coarse!r} calls the network at states that are not of the run")
         elif inpainting is not None:
             image, noise, mask = (part.to(prepared.dtype) for part in kept_rows(inpainting, latents))

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from traceback import walk_tb
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 import parareal as pr
 from diffusion_adapters.diffusers._call import Call
 from diffusion_adapters.diffusers._check import Check
-from diffusion_adapters.diffusers._network_calls import plain
+from diffusion_adapters.diffusers._numbers import has_numbers, plain
 from diffusion_adapters.diffusers._phases import Finished, Phase, Probing, Waiting, step_before_network
 from diffusion_adapters.diffusers._problem import Setup
 from diffusion_adapters.diffusers._solving import Solving
@@ -119,6 +121,8 @@ class Conversation:
 
     def network(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call of one of the pipeline's networks."""
+        if isinstance(self.phase, Probing | Solving) and has_numbers((args, kwargs)):
+            self.phase.steps.note_decision(None)
         if isinstance(self.phase, Probing):
             solving = self.phase.network(module, args, kwargs)
             if solving is None:
@@ -143,7 +147,7 @@ class Conversation:
         phase = self.phase
         if isinstance(phase, Probing):
             self.phase = phase.step(sample)
-            return sample
+            return self.phase.show_others()
         if not isinstance(phase, Solving):
             raise step_before_network(self.call.name)
         try:
@@ -168,5 +172,14 @@ class Conversation:
                 f"{self.call.name} did not run over scheduler.timesteps: its result was made in sequence, as without "
                 "parallelize, and there is no solution",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
+
+
+def raised_by_diffusers(error: BaseException) -> bool:
+    """Whether code of diffusers, or what it called of torch, has raised an error: no memory is no such error."""
+    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error):
+        return False
+    modules = [str(frame.f_globals.get("__name__", "")) for frame, _ in walk_tb(error.__traceback__)]
+    own = [name for name in modules if name.split(".")[0] not in ("torch", "einops")]
+    return bool(own) and own[-1].split(".")[0] == "diffusers"

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from diffusion_adapters.diffusers._loop_source import LoopSource, Use, read_loop
 from diffusion_adapters.diffusers._loop_syntax import GUIDANCE
-from diffusion_adapters.diffusers._timesteps import Noted, itself
+from diffusion_adapters.diffusers._numbers import TORCH
+from diffusion_adapters.diffusers._timesteps import Chain, Noted, at_all, itself
 
 MOST = 4
 """The most groups of steps, or a quarter of the steps if that is more: each group costs a call of its own in a round. A
@@ -79,9 +80,18 @@ class LoopSteps:
         self.numbered = self.numbered or number is not None
         return number
 
-    def note_decision(self) -> None:
-        """Records that Python has converted the timestep to a number, unless the groups are made by that expression."""
-        self._decided = self._decided or not self.accounts_for(caller())
+    def note_decision(self, of: Chain | None) -> None:
+        """Records that Python has converted the timestep to a number.
+
+        That counts for nothing where the groups are made by that expression, or where it is a decision that is the same
+        in all steps.
+
+        Args:
+            of: The function of the timestep that was decided by; ``None`` where it became a number.
+        """
+        if self._decided or self.accounts_for(caller()):
+            return
+        self._decided = not _all_equal(of, self._timesteps)
 
     def refuse_decisions(self) -> None:
         """Raises where the timestep was converted to a number that the groups do not depend on."""
@@ -201,6 +211,14 @@ class LoopSteps:
         return found
 
 
+def _all_equal(of: Chain | None, timesteps: Tensor) -> bool:
+    """Whether a decision is the same at all timesteps."""
+    if of is None:
+        return False
+    outcomes = at_all(of, timesteps).bool()
+    return bool((outcomes == outcomes[:1]).all())
+
+
 def _value(use: Use, names: dict[str, Any], space: dict[str, Any], step: int) -> Any:
     """The value of a use in a step; ``None`` where it is not reached."""
     for test, wanted in use.guards:
@@ -272,7 +290,8 @@ def caller() -> FrameType | None:
 def with_numbers(function: Any, number: Number) -> Any:
     """The function, with an ``enumerate`` that numbers its denoising loop by the steps that are computed.
 
-    It is the same code, under the same decorators, with another ``enumerate`` among its globals.
+    It is the same code, under the same decorators, with another ``enumerate`` among its globals, and with a ``torch``
+    that keeps track of numbers computed from the timestep.
 
     Args:
         function: ``__call__`` of a pipeline's class.
@@ -293,9 +312,9 @@ def _remade(function: Any, numbered: Any) -> Any:
         return None
     inner = getattr(function, "__wrapped__", None)
     if inner is None:
-        if "enumerate" not in function.__code__.co_names:
-            return None
         names, cells = {**function.__globals__, "enumerate": numbered}, function.__closure__
+        if names.get("torch") is torch:
+            names["torch"] = TORCH
     else:
         made = _remade(inner, numbered)
         own = function.__closure__ or ()

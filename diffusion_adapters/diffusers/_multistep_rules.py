@@ -15,7 +15,7 @@ from diffusion_adapters.diffusers._translation import Translation
 from diffusion_adapters.sampling._stochastic_steps import SDEDPMSolverPP
 
 
-def _multistep_orders(scheduler: Any, start: int, stop: int, ends_at_zero: bool) -> tuple[int, ...]:
+def multistep_orders(scheduler: Any, start: int, stop: int, ends_at_zero: bool) -> tuple[int, ...]:
     """The order of each step, but for the start of a run, as the schedulers lower it in the last ones."""
     config, total, most = scheduler.config, len(scheduler.timesteps), scheduler.config.solver_order
     few = config.get("lower_order_final", True) and total < 15
@@ -47,7 +47,7 @@ def dpm_multistep(scheduler: Any, start: int, stop: int, eta: float, use_clipped
             "DPMSolverMultistepScheduler the half in the weight of the second difference has the wrong sign, so that "
             "the weight does not vanish with the step; expected solver_order=2"
         )
-    orders = _multistep_orders(scheduler, start, stop, config.get("final_sigmas_type") == "zero")
+    orders = multistep_orders(scheduler, start, stop, config.get("final_sigmas_type") == "zero")
     noise = torch.float32 if algorithm.startswith("sde") else None
     return from_sigmas(scheduler, start, stop, Ordered(methods[algorithm](), orders), noise=noise)
 
@@ -86,5 +86,5 @@ def unipc(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) 
 
 
 def deis(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) -> Translation:
-    orders = _multistep_orders(scheduler, start, stop, False)
+    orders = multistep_orders(scheduler, start, stop, False)
     return from_sigmas(scheduler, start, stop, Ordered(pr.DEIS(scheduler.config.solver_order), orders))

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from diffusion_adapters.diffusers._network_proxy import Known, Lanes, Plan, find_layout, learn
-from diffusion_adapters.diffusers._timesteps import Noted
+from diffusion_adapters.diffusers._stacked import Places, Stacked, as_rows, as_stacks, stacks
 
 
 @dataclass(eq=False)
@@ -23,6 +23,8 @@ class NetworkCalls:
         plans: A plan for each kind of call.
         known: Tensors made for the lanes of this round.
         checked: Whether the pipeline is known to leave the latents unchanged between two steps.
+        samples: How many samples there are.
+        stacked: Whether the pipeline receives outputs in the shape of its own batch, see `_stacked`.
     """
 
     name: str
@@ -31,6 +33,8 @@ class NetworkCalls:
     plans: dict[Any, Plan] = field(default_factory=dict[Any, Plan])
     known: Known = field(default_factory=Known)
     checked: bool = False
+    samples: int = 1
+    stacked: bool = False
 
     def learn(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Plan | None:
         """How the pipeline calls this network; ``None`` where the latents are not found among the arguments.
@@ -39,6 +43,7 @@ class NetworkCalls:
             ValueError: It passes no timestep to the network.
         """
         plan = learn(args, kwargs, self.expected, self.timesteps)
+        self.stacked = self.stacked or (plan is not None and plan.listed)
         if plan is not None and not plan.times:
             raise ValueError(
                 f"{self.name} calls its {type(module).__name__} without a timestep that could be replaced for each "
@@ -51,41 +56,38 @@ class NetworkCalls:
         """A key for calls of the same kind: the network, the group of steps, and the rows of the arguments."""
         rows: list[int] = []
         for value in (args, kwargs):
-            each_tensor(value, lambda leaf: rows.append(-1 if leaf.ndim == 0 or self.known.has(leaf) else len(leaf)))
+            each_tensor(value, lambda leaf: rows.append(-1 if leaf.ndim == 0 or self._of_lanes(leaf) else len(leaf)))
         return id(module), group, tuple(rows)
+
+    def _of_lanes(self, value: Tensor) -> bool:
+        return isinstance(value, Stacked) or self.known.has(value)
 
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], plan: Plan, lanes: Lanes
     ) -> Any:
         """A call for all lanes, in place of the pipeline's own."""
+        if not self.stacked:
+            args, kwargs = plan.expand(args, kwargs, lanes, self.known)
+            value = module(*args, **kwargs)
+            self.known.add(value)
+            return value
+        x = lanes.x
+        places, groups = Places(lanes.samples, len(x), self.samples, x.device), plan.layout.groups
+        for tensor in stacks((args, kwargs)):
+            self.known.add(tensor)
         args, kwargs = plan.expand(args, kwargs, lanes, self.known)
-        value = module(*args, **kwargs)
-        self.known.add(value)
-        return value
+        args, kwargs = as_rows((args, kwargs), places)
+        return as_stacks(module(*args, **kwargs), places, groups, len(x), plan.listed)
 
     def check_untouched(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any], latents: Tensor) -> None:
         """Raises unless the network's input holds these latents where the plan says."""
         self.checked = True
-        found: list[Tensor] = []
-        each_tensor(args, found.append)
-        each_tensor(kwargs, found.append)
-        layout = find_layout(found[plan.at], latents)
+        layout = find_layout(plan.latents(args, kwargs, latents), latents)
         if layout is None or layout.offset != plan.layout.offset:
             raise ValueError(
                 f"{self.name}, or a callback, changes the latents between two steps, in a way that is not known here; "
                 "such a run depends on the order of its steps: expected latents that only scheduler.step changes"
             )
-
-
-def plain(value: Any) -> Any:
-    """The same with plain tensors in place of timesteps that record their uses."""
-    if isinstance(value, Noted):
-        return value.as_subclass(Tensor)
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple) and type(value) in (list, tuple):
-        return type(value)(plain(item) for item in value)
-    return value
 
 
 def each_tensor(value: Any, fn: Callable[[Tensor], Any]) -> None:

@@ -39,6 +39,10 @@ def _calling(kind: type[nn.Module]) -> type[nn.Module]:
     return type(kind.__name__, (kind,), body)
 
 
+SECOND = frozenset({"encoder_hidden_states_llama3"})
+"""Arguments whose samples are along their second axis: the first is that of a network's layers."""
+
+
 class Layout(NamedTuple):
     """The place of the latents in the input of the network: ``groups`` times, from ``offset`` on along ``dim``."""
 
@@ -100,6 +104,7 @@ class Plan:
         times: For the number of each argument that depends on the timestep: the argument, and its values at the
             timesteps of the grid, ``(n, ...)``.
         frames: Frames of each sample, ``(B, C, F, H, W)``; 1 for images.
+        listed: Whether the latents are in a list with an entry for each row; ``at`` is the number of the first.
     """
 
     layout: Layout
@@ -107,14 +112,20 @@ class Plan:
     rows: int
     times: dict[int, tuple[Noted, Tensor]] = field(default_factory=dict)
     frames: int = 1
+    listed: bool = False
 
     def expand(self, args: tuple[Any, ...], kwargs: dict[str, Any], lanes: Lanes, known: Known) -> tuple[Any, Any]:
         """The arguments of a call for all lanes."""
         number = -1
 
-        def leaf(value: Tensor, shared: bool) -> Tensor:
+        def leaf(value: Any, shared: bool, second: bool = False) -> Any:
             nonlocal number
             number += 1
+            if second:
+                rows = known.expanded(value.transpose(0, 1), self.rows // self.layout.groups, lanes, keep=False)
+                return rows.transpose(0, 1)
+            if isinstance(value, list | tuple):
+                return self._list(value, number == self.at, lanes)
             if number == self.at:
                 return self._input(value, lanes, known)
             if number in self.times:
@@ -126,8 +137,25 @@ class Plan:
                 return value
             return known.expanded(value, self.rows // self.layout.groups, lanes)
 
-        new_args = walk(args, leaf)
-        return new_args, walk(kwargs, leaf)
+        lists = self.rows if self.listed else None
+        new_args = walk(args, leaf, lists=lists)
+        return new_args, walk(kwargs, leaf, lists=lists)
+
+    def latents(self, args: tuple[Any, ...], kwargs: dict[str, Any], like: Tensor) -> Tensor:
+        """The tensor that holds the latents in a call of the pipeline."""
+        value = leaves(args, kwargs, self.rows if self.listed else None)[self.at]
+        return torch.stack([*value]).reshape(self.rows, *like.shape[1:]) if self.listed else value
+
+    def _list(self, values: Any, latents: bool, lanes: Lanes) -> list[Tensor]:
+        """A list with an entry for each row of the pipeline, for those of the lanes."""
+        groups, count = self.layout.groups, len(lanes.x)
+        of = [0] * count if lanes.samples is None else lanes.samples.tolist()
+        rows = [
+            (group * (self.rows // groups) + sample, row) for group in range(groups) for row, sample in enumerate(of)
+        ]
+        if not latents:
+            return [values[at] for at, _ in rows]
+        return [lanes.x[row].to(values[at].dtype).reshape(values[at].shape) for at, row in rows]
 
     def _by_frame(self, value: Tensor) -> bool:
         """Whether it holds a row for each frame of each sample, as the embeddings of some video networks do."""
@@ -166,7 +194,7 @@ class Known:
     def add(self, value: Any) -> None:
         """Records the output of a network."""
 
-        def note(leaf: Tensor, shared: bool) -> Tensor:
+        def note(leaf: Tensor, *where: bool) -> Tensor:
             self._made[id(leaf)] = leaf
             return leaf
 
@@ -193,27 +221,56 @@ class Known:
         return made
 
 
-def walk(value: Any, fn: Callable[[Tensor, bool], Any], shared: bool = False) -> Any:
-    """``fn(tensor, shared)`` for every tensor of a pytree, always in the same order."""
+def walk(value: Any, fn: Callable[..., Any], shared: bool = False, second: bool = False, lists: Any = None) -> Any:
+    """``fn(tensor, shared)`` for every tensor of a pytree, always in the same order.
+
+    Where the samples are along the second axis of a tensor it is ``fn(tensor, shared, True)``. A list of ``lists``
+    tensors counts as one.
+    """
     if isinstance(value, Tensor):
-        return fn(value, shared)
+        return fn(value, shared, True) if second else fn(value, shared)
     if isinstance(value, dict):
-        return {key: walk(item, fn, shared or key in SHARED) for key, item in value.items()}
+        return {k: walk(item, fn, shared or k in SHARED, second or k in SECOND, lists) for k, item in value.items()}
     if isinstance(value, list | tuple) and type(value) in (list, tuple):
-        return type(value)(walk(item, fn, shared) for item in value)
+        if lists is not None and len(value) == lists and all(isinstance(item, Tensor) for item in value):
+            return fn(value, shared)
+        return type(value)(walk(item, fn, shared, second, lists) for item in value)
     return value
+
+
+def leaves(args: tuple[Any, ...], kwargs: dict[str, Any], lists: int | None = None) -> list[Any]:
+    """The tensors of a call, in the order in which they are numbered."""
+    found: list[Any] = []
+    walk(args, lambda leaf, *where: found.append(leaf), lists=lists)
+    walk(kwargs, lambda leaf, *where: found.append(leaf), lists=lists)
+    return found
 
 
 def learn(args: tuple[Any, ...], kwargs: dict[str, Any], latents: Tensor, timesteps: Tensor) -> Plan | None:
     """A plan from the pipeline's first call, or ``None`` where the latents are not found in it."""
-    found: list[Tensor] = []
-    walk(args, lambda leaf, shared: found.append(leaf))
-    walk(kwargs, lambda leaf, shared: found.append(leaf))
+    found = leaves(args, kwargs)
     for at, leaf in enumerate(found):
-        if isinstance(leaf, Noted):
-            continue
-        layout = find_layout(leaf, latents)
+        layout = None if isinstance(leaf, Noted) else find_layout(leaf, latents)
         if layout is not None:
             times = {i: (part, part.at(timesteps)) for i, part in enumerate(found) if isinstance(part, Noted)}
             return Plan(layout, at, leaf.shape[0], times, leaf.shape[2] if leaf.ndim == 5 else 1)
+    return _learn_lists(args, kwargs, latents, timesteps)
+
+
+def _learn_lists(args: tuple[Any, ...], kwargs: dict[str, Any], latents: Tensor, timesteps: Tensor) -> Plan | None:
+    """The same where the latents are in a list with an entry for each row."""
+    shape = latents.shape[1:]
+    for value in (*args, *kwargs.values()):
+        if not isinstance(value, list | tuple) or not value or not all(isinstance(item, Tensor) for item in value):
+            continue
+        items: list[Tensor] = [*value]
+        if any(item.numel() != shape.numel() or item.shape != items[0].shape for item in items):
+            continue
+        layout = find_layout(torch.stack(items).reshape(len(items), *shape), latents)
+        if layout is None:
+            continue
+        found = leaves(args, kwargs, len(items))
+        at = next(i for i, leaf in enumerate(found) if leaf is value)
+        times = {i: (part, part.at(timesteps)) for i, part in enumerate(found) if isinstance(part, Noted)}
+        return Plan(layout, at, len(items), times, listed=True)
     return None

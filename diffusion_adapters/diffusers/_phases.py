@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +67,7 @@ class Probing:
             translation = self._translation = translated(self._call.scheduler, *self._span, self._call.setup)
         solving = None
         if self.own_call is None:
-            batch = self._batch(args, kwargs, translation)
+            batch = self._batch(module, args, kwargs, translation)
             solving = None if batch is None else self._begin(module, args, kwargs, batch, within_turn=True)
         if solving is None:
             self.own_call = (module, args, kwargs)
@@ -86,10 +87,15 @@ class Probing:
             raise latents_not_found(self._call.name, module, sample)
         return solving
 
-    def _batch(self, args: tuple[Any, ...], kwargs: dict[str, Any], translation: Translation) -> Batch | None:
-        """The latents that the pipeline prepared, or else those in the first input of its network."""
+    def _batch(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], translation: Translation
+    ) -> Batch | None:
+        """The latents that the pipeline prepared, or else those in the first input of its network, if that is all."""
         if self._call.latents is not None:
             return Batch(self._call.latents)
+        config = getattr(module, "config", {})
+        if (config.get("in_channels") or 0) > (config.get("out_channels") or math.inf):
+            return None
         for value in (*args, *kwargs.values()):
             if isinstance(value, Tensor) and not isinstance(value, Noted) and value.is_floating_point():
                 return Batch.of_input(value, translation.input_factor)
@@ -102,7 +108,9 @@ class Probing:
         if translation is None:
             raise step_before_network(call.name)
         expected = batch.latents * translation.input_factor
-        networks = NetworkCalls(call.name, translation.timesteps, expected)
+        networks = NetworkCalls(
+            call.name, translation.timesteps, expected, samples=len(batch.latents), stacked=call.stacked
+        )
         plan = networks.learn(module, args, kwargs)
         if plan is None:
             return None

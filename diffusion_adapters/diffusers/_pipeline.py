@@ -6,7 +6,7 @@ import inspect
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from diffusion_adapters._validate import explain_keywords, kind_of
 from diffusion_adapters.diffusers._call import Call
 from diffusion_adapters.diffusers._callbacks import watched, watched_old
 from diffusion_adapters.diffusers._check import Check, DiffersError, Rewind
-from diffusion_adapters.diffusers._denoising_loop import Conversation
+from diffusion_adapters.diffusers._denoising_loop import Conversation, raised_by_diffusers
 from diffusion_adapters.diffusers._loop_steps import with_numbers
 from diffusion_adapters.diffusers._network_proxy import proxy
 from diffusion_adapters.diffusers._problem import Setup
@@ -37,6 +37,20 @@ _OF_STEPS = ("eta", "use_clipped_model_output", "guidance_scale")
 """Arguments that the scheduler's steps depend on, also where they are the pipeline's defaults."""
 
 
+class _Outcome(NamedTuple):
+    """What came of a run.
+
+    Attributes:
+        value: What the pipeline returned.
+        off: Why that is not its result; ``None`` where it is.
+        in_batches: Whether the pipeline raised, since its network returned more rows than it expects.
+    """
+
+    value: Any = None
+    off: str | None = None
+    in_batches: bool = False
+
+
 class ParallelPipeline:
     """The result of `parallelize`: it has the call, the result and the attributes of the pipeline.
 
@@ -55,7 +69,9 @@ class ParallelPipeline:
     check: Check | None
 
     def __init__(self, pipe: Any, setup: Setup) -> None:
-        self.__dict__.update(pipe=pipe, solution=None, check=None, _setup=setup, _copy=None, _earlier=None)
+        self.__dict__.update(
+            pipe=pipe, solution=None, check=None, _setup=setup, _copy=None, _earlier=None, _stacked=False
+        )
         self.__dict__["__signature__"] = inspect.signature(pipe.__call__)
 
     def __getattr__(self, name: str) -> Any:
@@ -86,6 +102,34 @@ class ParallelPipeline:
             guidance=_number(given.get("guidance_scale")),
             start=self.__dict__["_earlier"],
         )
+        outcome = self._attempt(args, kwargs, given, setup, self.__dict__["_stacked"])
+        if outcome.in_batches and not self.__dict__["_stacked"]:
+            rewind()  # what the network returns may have to have the shape that the pipeline expects
+            outcome = self._attempt(args, kwargs, given, setup, True)
+            self.__dict__["_stacked"] = outcome.off is None
+        if outcome.off is None:
+            if setup.warm_start and self.solution is not None:
+                self.__dict__["_earlier"] = self.solution
+            return outcome.value
+        warnings.warn(f"{outcome.off}; the pipeline itself now runs, in sequence", RuntimeWarning, stacklevel=2)
+        if outcome.in_batches:
+            self.__dict__["check"] = Check(sequential=True, reason=outcome.off)
+        rewind()
+        return pipe(*own[0], **own[1])
+
+    def _attempt(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], given: dict[str, Any], setup: Setup, stacked: bool
+    ) -> _Outcome:
+        """One run in parallel in time.
+
+        Args:
+            args: Arguments of the call.
+            kwargs: Likewise.
+            given: All of them by name.
+            setup: How to solve.
+            stacked: Whether outputs of networks have the shape of the pipeline's own batch.
+        """
+        pipe = self.pipe
         copy = object.__new__(type(pipe))
         copy.__dict__.update(pipe.__dict__)
         before = getattr(pipe, "_interrupt", None)
@@ -95,31 +139,30 @@ class ParallelPipeline:
             return bool(getattr(copy, "_interrupt", False)) or (now is not before and bool(now))
 
         conversation = Conversation(setup, type(pipe).__name__, interrupted, given)
+        conversation.call.stacked = stacked
         _prepare(copy, pipe, conversation)
         if given.get("callback_on_step_end") is not None:
             conversation.call.preview = True
             callback = watched(given["callback_on_step_end"], pipe, lambda: conversation.turns)
             kwargs = {**kwargs, "callback_on_step_end": callback}
-            args = _without(signature, args, "callback_on_step_end")
+            args = _without(self.__dict__["__signature__"], args, "callback_on_step_end")
         if callable(kwargs.get("callback")):
             kwargs = {**kwargs, "callback": watched_old(kwargs["callback"])}
         self.__dict__["_copy"] = copy
-        value = off = None
         try:
             value = with_numbers(type(pipe).__call__, conversation.take_number)(copy, *args, **kwargs)
         except DiffersError as differs:
-            off = differs
+            return _Outcome(off=str(differs))
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError) as error:
+            if not (conversation.solving and raised_by_diffusers(error)):
+                raise
+            what = f"{type(pipe).__name__} raised {type(error).__name__} where several timesteps were computed together"
+            return _Outcome(off=f"{what}: {error}", in_batches=True)
         finally:
             conversation.close()
             self.__dict__.update(_copy=None, solution=conversation.solution, check=conversation.check)
-        if off is None:
-            if setup.warm_start and self.solution is not None:
-                self.__dict__["_earlier"] = self.solution
-            conversation.warn_if_unused()
-            return value
-        warnings.warn(f"{off}; the pipeline itself now runs, in sequence", RuntimeWarning, stacklevel=2)
-        rewind()
-        return pipe(*own[0], **own[1])
+        conversation.warn_if_unused()
+        return _Outcome(value)
 
 
 @explain_keywords(
@@ -257,8 +300,9 @@ def _prepare(copy: Any, pipe: Any, conversation: Conversation) -> None:
             state[name] = proxy(module, conversation.network)
     if hasattr(pipe, "maybe_free_model_hooks"):
         state["maybe_free_model_hooks"] = pipe.maybe_free_model_hooks  # offloading is about the pipeline's own modules
-    if hasattr(copy, "prepare_latents"):
-        state["prepare_latents"] = _noting(copy.prepare_latents, conversation.call)
+    for name in ("prepare_latents", "prepare_intermediate_images"):
+        if hasattr(copy, name):
+            state[name] = _noting(getattr(copy, name), conversation.call)
     if hasattr(copy, "prepare_mask_latents"):
         state["prepare_mask_latents"] = _noting_mask(copy.prepare_mask_latents, conversation.call)
     state["progress_bar"] = _ending(copy.progress_bar, conversation.call)

@@ -107,6 +107,8 @@ class Request:
         value = value.to(self.x.dtype)
         if translation.data is not None:
             value = self._preconditioned(value, translation.data)
+        elif translation.sign < 0:
+            value = -value
         if translation.clean is not None:
             value = translation.clean(self._clean(value))
         return value
@@ -176,6 +178,8 @@ def prepare(
         mark: Records the stage of a request, if steps have two.
     """
     fine, off_grid = _fine(setup, translation)
+    if translation.second is not None and mark is None:
+        mark = Mark()
     clean = translation.clean
     if not setup.own_method and isinstance(translation.fine, Posterior):
         clean = clean or translation.fine.clean
@@ -279,6 +283,8 @@ class _Serve:
             on_grid = (t - exact).abs() <= 1e-6 * exact.abs()
             between = torch.where(on_grid, self._timesteps.to(x.device)[index].double(), self._between(t))
             exact = torch.where(on_grid, exact, t)
+        if self._mark.again and self._translation.second is not None:
+            between = self._translation.second.to(x.device)[index].double()
         scale = self._translation.input_scale(exact)
         seen = x if self._translation.data is None else per_row(scale, x) * x
         lanes = Lanes(seen, sample if self._samples > 1 else None, index, between)
@@ -317,6 +323,9 @@ def _drawing(translation: Translation, latents: Tensor, drawn: Drawn) -> Draw:
         from diffusers.utils.torch_utils import randn_tensor
 
         given = translation.noise
+        if translation.sampler is not None:
+            drawn.normals = torch.stack(translation.sampler(latents, generator))
+            return
         kind = given if isinstance(given, torch.dtype) else dtype
         count, last = len(latents), len(translation.times) - 2
         shape = (2 * count if duplicated else count, *latents.shape[1:])

@@ -99,7 +99,8 @@ class Replay:
     Args:
         make: Gives a fresh copy of the scheduler.
         span: Numbers of the timesteps that the pipeline visits: the first, and one more than the last.
-        stages: Requests of the run at each of them except the first and last: 1 or 2.
+        visits: The number of the run's point at each of them, where some are visited twice: first by the second stage
+            of a step. ``None`` where each is visited once.
         samples: How many there are.
         known: Timesteps of the run, without steps of no length at the end.
         blend: Called with the scheduler, latents, and the timestep that they are at, between two steps.
@@ -110,7 +111,7 @@ class Replay:
 
     make: Callable[[], Any]
     span: tuple[int, int]
-    stages: int
+    visits: tuple[int, ...] | None
     samples: int
     known: int
     blend: Callable[[Any, Tensor, Tensor], Tensor] | None = None
@@ -130,11 +131,21 @@ class Replay:
         if self._kept is None:
             shape = (self.span[1] - self.span[0], self.samples, *value.shape[1:])
             self._kept = value.new_full(shape, torch.nan)
-        slots = at if self.stages == 1 else 2 * at - int(again)
+        slots = at
+        if self.visits is not None:
+            slots = self._slots(again).to(at.device)[at]
         rows = torch.zeros_like(at) if samples is None else samples
         if on_grid is not None:
             slots, rows, value = slots[on_grid], rows[on_grid], value[on_grid]
         self._kept.index_put_((slots, rows), value.detach().to(self._kept.dtype))
+
+    def _slots(self, again: bool) -> Tensor:
+        """The place of each of the run's points among the timesteps: the first of two, or the last."""
+        visits = self.visits or ()
+        found = dict(zip(visits, range(len(visits)), strict=True))
+        if again:
+            found = dict(zip(reversed(visits), reversed(range(len(visits))), strict=True))
+        return torch.tensor([found.get(point, 0) for point in range(max(visits) + 1)])
 
     def end(self, latents: Tensor, normals: Tensor | None) -> Tensor:
         """The latents that the scheduler computes from those at the start.
@@ -151,6 +162,9 @@ class Replay:
         if "generator" in inspect.signature(scheduler.step).parameters:  # for noise that the run knows nothing of
             given["generator"] = torch.Generator(latents.device).manual_seed(0)
         noise = None if normals is None else _Given(normals)
+        if normals is not None and hasattr(scheduler, "noise_sampler"):
+            numbered = iter(normals)
+            scheduler.noise_sampler = lambda *levels: next(numbered)
         scale = getattr(scheduler, "scale_model_input", None)
         mode: AbstractContextManager[Any] = nullcontext() if noise is None else noise
         x = latents
@@ -158,7 +172,7 @@ class Replay:
             with torch.no_grad(), mode:
                 for i, t in enumerate(timesteps):
                     if noise is not None:
-                        noise.step = i
+                        noise.step = i if self.visits is None else max(0, self.visits[i] - 1)
                     if scale is not None:
                         scale(x, t)
                     value = kept[min(i, self.known - 1)].to(x.dtype)

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from diffusion_adapters.diffusers._denoising_loop import Conversation
-from diffusion_adapters.diffusers._timesteps import Noted, Rounds
+from diffusion_adapters.diffusers._numbers import plain
+from diffusion_adapters.diffusers._timesteps import Rounds
 
 
 class StandIn:
@@ -81,11 +82,16 @@ def _names(scheduler: Any) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    return value.as_subclass(Tensor) if isinstance(value, Rounds | Noted) else value
+    return plain(value.plain if isinstance(value, Rounds) else value)
 
 
 def stand_in(scheduler: Any, conversation: Conversation) -> Any:
     """A copy of a scheduler whose steps are made by a conversation; the original stays as it is."""
+    if not callable(getattr(scheduler, "step", None)) or not hasattr(scheduler, "timesteps"):
+        raise ValueError(
+            f"scheduler {type(scheduler).__name__} has no step(model_output, timestep, sample), so that its run is not "
+            "known here; expected one such as diffusers.DDIMScheduler, or the pipeline itself"
+        )
     made = object.__new__(_stepping(type(scheduler)))
     state = {key: value.copy() if type(value) in (list, dict) else value for key, value in vars(scheduler).items()}
     state["_own_timesteps"] = state.pop("timesteps", None)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 import parareal as pr
+from diffusion_adapters.diffusers._more_rules import cosine_dpm, edm_dpm, edm_euler, kdpm2, lcm, lms, pndm
 from diffusion_adapters.diffusers._multistep_rules import deis, dpm_multistep, dpm_singlestep, unipc
 from diffusion_adapters.diffusers._scheduler_levels import clipping, from_sigmas, prediction_of, share_of_noise, whole
 from diffusion_adapters.diffusers._scheduler_steps import Ordered, Posterior
-from diffusion_adapters.diffusers._translation import Exploding, Preserving, Translation
+from diffusion_adapters.diffusers._translation import Preserving, Translation
 from diffusion_adapters.noise_schedules._named import Flow
 from diffusion_adapters.sampling._heun_to_zero import HeunToZero
 from diffusion_adapters.sampling._stochastic_steps import Ancestral
@@ -104,7 +105,7 @@ def _ddim(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) 
     ends = torch.cat([levels[:1], share_of_noise(((1 - arrives) / arrives).sqrt())])
     if levels[-1] == levels[-2]:  # the last step ends where it begins, and clips: give the point another place
         levels[-1] = levels[-2] / 2
-    clean = clipping(scheduler)
+    clean = None if type(scheduler).__name__.startswith("CogVideoX") else clipping(scheduler)  # those clip nothing
     same = bool(torch.equal(ends, levels))
     prediction = prediction_of(scheduler)
     fine: pr.Integrator = pr.Euler()
@@ -175,21 +176,21 @@ def _halved(translation: Translation, name: str) -> Translation:
     fine = HeunToZero() if float(last) == 0 else pr.Heun()
     if float(last) != 0:
         raise ValueError(f"{name} ends at the noise level {float(last):.3g}; expected 0, as it does with all timesteps")
-    return replace(translation, times=torch.cat([times[:-1:2], last]), timesteps=timesteps[::2], fine=fine)
+    visits = tuple((i + 1) // 2 for i in range(stages))
+    times = torch.cat([times[:-1:2], last])
+    return replace(translation, times=times, timesteps=timesteps[::2], fine=fine, visits=visits)
 
 
 def _flow_euler(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) -> Translation:
     sigmas = scheduler.sigmas.detach().cpu().double()[start : stop + 1]
-    if scheduler.config.get("invert_sigmas"):
-        raise ValueError(
-            "invert_sigmas=True of FlowMatchEulerDiscreteScheduler is not supported; expected a pipeline whose noise "
-            "level falls: invert_sigmas=False"
-        )
+    sign = 1.0
+    if scheduler.config.get("invert_sigmas"):  # they are the share of the data, and the velocity is towards it
+        sigmas, sign = 1 - sigmas, -1.0
     timesteps = scheduler.timesteps.detach()[start:stop]
     if scheduler.config.get("stochastic_sampling"):
         fine, noise = Posterior(renoise=True), torch.float32
-        return Translation(Flow(), "velocity", sigmas, timesteps, fine, noise=noise)
-    return Translation(Flow(), "velocity", sigmas, timesteps, pr.Euler())
+        return Translation(Flow(), "velocity", sigmas, timesteps, fine, noise=noise, sign=sign)
+    return Translation(Flow(), "velocity", sigmas, timesteps, pr.Euler(), sign=sign)
 
 
 def _flow_heun(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) -> Translation:
@@ -198,28 +199,27 @@ def _flow_heun(scheduler: Any, start: int, stop: int, eta: float, use_clipped: b
     return _halved(Translation(Flow(), "velocity", sigmas, timesteps, HeunToZero()), type(scheduler).__name__)
 
 
-def _edm_euler(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) -> Translation:
-    """The scheduler preconditions the network's output, which gives x0."""
-    sigmas = scheduler.sigmas.detach().cpu().double()[start : stop + 1]
-    if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
-        prediction_of(scheduler)
-    data = float(scheduler.config.sigma_data)
-    sign = -1.0 if scheduler.config.prediction_type == "v_prediction" else 1.0
-    timesteps = scheduler.timesteps.detach()[start:stop]
-    return Translation(Exploding(), "x0", sigmas, timesteps, pr.Euler(), data=data, sign=sign)
-
-
 _FAMILIES: dict[str, Callable[[Any, int, int, float, bool], Translation]] = {
     "DDIMScheduler": _ddim,
+    "DDIMParallelScheduler": _ddim,
+    "CogVideoXDDIMScheduler": _ddim,
     "DDPMScheduler": _ddpm,
+    "DDPMParallelScheduler": _ddpm,
+    "LCMScheduler": lcm,
+    "PNDMScheduler": pndm,
     "EulerDiscreteScheduler": _euler,
     "EulerAncestralDiscreteScheduler": _euler_ancestral,
     "HeunDiscreteScheduler": _heun,
+    "KDPM2DiscreteScheduler": kdpm2,
+    "KDPM2AncestralDiscreteScheduler": kdpm2,
+    "LMSDiscreteScheduler": lms,
     "DPMSolverMultistepScheduler": dpm_multistep,
     "DPMSolverSinglestepScheduler": dpm_singlestep,
     "UniPCMultistepScheduler": unipc,
     "DEISMultistepScheduler": deis,
     "FlowMatchEulerDiscreteScheduler": _flow_euler,
     "FlowMatchHeunDiscreteScheduler": _flow_heun,
-    "EDMEulerScheduler": _edm_euler,
+    "EDMEulerScheduler": edm_euler,
+    "EDMDPMSolverMultistepScheduler": edm_dpm,
+    "CosineDPMSolverMultistepScheduler": cosine_dpm,
 }

@@ -29,6 +29,8 @@ class Posterior(pr.Integrator):
         renoise: Whether all noise is replaced by new noise.
         arrive: Times of the grid's points, falling, ``(n + 1,)``, and for each of them the time whose noise level a
             step to it ends at, where some are others.
+        boundary: Times of the grid's points, falling, and for each of them how x and x0 count in the clean data, as
+            consistency models have it; ``None`` for x0 alone.
     """
 
     eta: float = 0.0
@@ -37,6 +39,7 @@ class Posterior(pr.Integrator):
     large: bool = False
     renoise: bool = False
     arrive: tuple[Tensor, Tensor] | None = None
+    boundary: tuple[Tensor, Tensor, Tensor] | None = None
     steps: int | None = None
 
     traits = pr.IntegratorTraits(order=None, evaluations=1, shares_first_stage=True)  # clipping may lower the order
@@ -57,6 +60,12 @@ class Posterior(pr.Integrator):
             x0 = self.clean(x0.flatten(0, 1)).reshape(x0.shape)
             if self.rederive:
                 eps = lincomb([((1 / b0,), u), ((-a0 / b0,), x0)])
+        if self.boundary is not None:
+            points, of_x, of_x0 = self.boundary
+            at = coordinates.time(t0)
+            x0 = lincomb(
+                [((_nearest(at, points, of_x0),), x0), ((_nearest(at, points, of_x) * _scale(coordinates, t0),), u)]
+            )
         eta = 1.0 if self.renoise else self.eta
         part = torch.ones_like(a0) if self.renoise else eta**2 * (1 - (a0 * b1 / (a1 * b0)) ** 2)
         factor = 1.0 if self.arrive is None else _scale(coordinates, end) / _scale(coordinates, t1)

@@ -19,9 +19,11 @@ import parareal as pr
 from diffusion_adapters.diffusers._call import Batch, Call
 from diffusion_adapters.diffusers._check import Checker
 from diffusion_adapters.diffusers._loop_steps import LoopSteps, joined, split
-from diffusion_adapters.diffusers._network_calls import NetworkCalls, plain
+from diffusion_adapters.diffusers._network_calls import NetworkCalls
 from diffusion_adapters.diffusers._network_proxy import Lanes, Plan
+from diffusion_adapters.diffusers._numbers import plain
 from diffusion_adapters.diffusers._problem import Draw, Request
+from diffusion_adapters.diffusers._stacked import Places, Stacked
 from parareal.extend import Coroutine
 
 
@@ -149,6 +151,7 @@ class Solving:
         self.turns = self._added = 0
         self._shown = batch.as_kept(batch.latents.clone())
         self._answered: tuple[Request, Tensor] | None = None
+        self._changed = False
         self.round = self._next_round(None)
         # The engine requests nothing from the group of the first turn: the pipeline makes it itself.
         self._own_turn = within_turn and self.round is not None and not self.round.prefer(int(steps.of_grid[0]))
@@ -228,11 +231,15 @@ class Solving:
         Raises:
             DiffersError: The run is not what the pipeline's own scheduler makes of it.
         """
+        latents = self._batch.latents
+        if latents.ndim == 5 and sample.ndim == 4 and len(sample) % latents.shape[2] == 0:
+            return self._step_of_frames(model_output, sample, given)
         if self._own_turn:
             self._own_turn = False
-            return sample
+            return self.show_others()
         if self.turns == 0:
             self._see_first(sample, given.get("generator"), model_output.dtype)
+            self.show_others()
         self.turns += 1
         now, checker = self._current(), self.run.checker
         self._added += now.added
@@ -251,10 +258,30 @@ class Solving:
             self._shown = self._batch.as_kept(self._best(now.request, value)).to(sample.dtype)
         return self._shown
 
+    def show_others(self) -> Tensor:
+        """Latents to continue with that are none of the run: a pipeline that mixes them with earlier ones is noticed."""
+        shown = self._shown
+        signs = 1 - 2 * (torch.arange(shown.numel(), device=shown.device) % 2).reshape(shown.shape)
+        self._changed = True
+        self._shown = (shown + 0.25 * shown.abs().amax() * signs).to(shown.dtype)
+        return self._shown
+
+    def _step_of_frames(self, model_output: Tensor, sample: Tensor, given: dict[str, Any]) -> Tensor:
+        """The same where the pipeline hands over a row for each frame, ``(B F, C, H, W)``."""
+        if self._draw is not None:
+            raise ValueError(
+                f"{self._call.name} hands frames of videos to scheduler.step as samples of their own, so that "
+                f"{type(self._call.scheduler).__name__} draws noise in another order than is known here; expected a "
+                "scheduler without noise, such as DDIMScheduler"
+            )
+        split = (-1, self._batch.latents.shape[2])
+        output, sample = (part.unflatten(0, split).transpose(1, 2) for part in (model_output, sample))
+        return self.step(output, sample, given).transpose(1, 2).flatten(0, 1)
+
     def stop(self) -> None:
         """Writes the best latents so far into the pipeline's own, since the run is interrupted."""
-        if self._answered is not None:
-            self._shown.copy_(self._batch.as_kept(self._best(*self._answered)).to(self._shown.dtype))
+        best = self._batch.latents if self._answered is None else self._best(*self._answered)
+        self._shown.copy_(self._batch.as_kept(best).to(self._shown.dtype))
 
     # --- units and shapes -------------------------------------------------------------------------------------------
 
@@ -262,19 +289,29 @@ class Solving:
         """Learns from the first call of ``step`` whether each sample is kept twice, and draws the noise."""
         batch = self._batch
         shown = sample[: len(batch.latents)].float()
-        if batch.from_input and (shown - batch.latents).abs().amax() > 1e-2 * shown.abs().amax():
+        if sample.shape[1:] != batch.latents.shape[1:]:
+            raise ValueError(
+                f"{self._call.name} hands latents of shape {tuple(sample.shape)} to scheduler.step, and prepared others, "
+                f"of shape {tuple(batch.latents.shape)}; expected a pipeline with a method prepare_latents, or whose "
+                "network receives the latents alone"
+            )
+        if batch.from_input and not self._changed and (shown - batch.latents).abs().amax() > 1e-2 * shown.abs().amax():
             raise ValueError(
                 f"{self._call.name} shows its network latents that {type(self._call.scheduler).__name__}."
                 "scale_model_input has not scaled; expected a scheduler that scales nothing, such as DDIMScheduler"
             )
         if batch.duplicated and len(sample) == len(batch.latents):  # only the network's input held every sample twice
-            self._batch, self._shown = replace(batch, duplicated=False), batch.latents.clone()
+            self._batch, self._shown = replace(batch, duplicated=False), self._shown[: len(batch.latents)].clone()
         if self._draw is not None:
             self._draw(generator, dtype, self._batch.duplicated)
 
     def _of_lanes(self, value: Tensor, lanes: Lanes) -> Tensor:
         """The prediction for each lane, of the shape of its state."""
         x = lanes.x
+        if isinstance(value, Stacked):
+            count = len(self._batch.latents)
+            groups = max(1, value.shape[0] // count)
+            value = Places(lanes.samples, len(x), count, x.device).rows(value, groups)
         if self._batch.duplicated and value.shape[0] == 2 * x.shape[0]:
             value = value[: x.shape[0]]
         if value.ndim == x.ndim and value.ndim > 1 and value.shape[1] == 2 * x.shape[1]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 Chain = Callable[[Tensor], Tensor]
+Decides = Callable[["Chain | None"], None]
 Loop = Callable[[int, Tensor], Iterator[Tensor]]
 
 
@@ -61,55 +62,71 @@ def itself(t: Tensor) -> Tensor:
 
 
 class Noted(Tensor):
-    """A timestep, or a value computed from it, that records how it was computed."""
+    """A timestep, or a value computed from it, that records how it was computed.
 
-    _chain: Chain
-    _decides: Callable[[], None]
+    Attributes:
+        chain: The function of the timestep that computes it.
+        decides: Receives a decision of Python: with the function of the timestep that it depends on, or ``None``
+            where the value itself becomes a number.
+    """
+
+    chain: Chain
+    decides: Decides
+    number: Callable[[Any, Noted], Any]
+    """Makes the result of ``item``, see `_numbers`."""
 
     @classmethod
-    def of(cls, value: Tensor, chain: Chain, decides: Callable[[], None]) -> Noted:
+    def of(cls, value: Tensor, chain: Chain, decides: Decides) -> Noted:
         """A value, the function of the timestep that computes it, and a hook for conversions to a Python number."""
         made = value.as_subclass(cls)
-        made._chain, made._decides = chain, decides
+        made.chain, made.decides = chain, decides
         return made
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         found: list[Noted] = []
-        plain = _mapped(lambda leaf: found.append(leaf) or leaf.as_subclass(Tensor), (list(args), kwargs))
-        if func in _DECIDES:
-            found[0]._decides()
+        plain = mapped(lambda leaf: found.append(leaf) or leaf.as_subclass(Tensor), (list(args), kwargs))
         with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore
             value = func(*plain[0], **plain[1])
+        if func is Tensor.item:
+            return Noted.number(value, found[0])
+        if func in _DECIDES:
+            found[0].decides(found[0].chain if func is Tensor.__bool__ else None)
         if not isinstance(value, Tensor) or isinstance(value, Noted) or not found:
             return value
 
         def chain(t: Tensor) -> Tensor:
-            at = _mapped(lambda leaf: leaf._chain(t), (list(args), kwargs))
+            at = mapped(lambda leaf: leaf.chain(t), (list(args), kwargs))
             return func(*at[0], **at[1])
 
-        return Noted.of(value, chain, found[0]._decides)
+        return Noted.of(value, chain, found[0].decides)
 
     def at(self, timesteps: Tensor) -> Tensor:
         """The value for other timesteps, ``(n,)``: shape ``(n, *shape)``."""
-        if self._chain is itself:
-            return timesteps
-        with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore
-            try:
-                return torch.vmap(self._chain)(timesteps)
-            except RuntimeError:  # an operation that vmap does not know
-                return torch.stack([self._chain(t) for t in timesteps])
+        return at_all(self.chain, timesteps)
 
 
-_DECIDES = {Tensor.__bool__, Tensor.item, Tensor.__int__, Tensor.__float__, Tensor.tolist, Tensor.__index__}
+def at_all(chain: Chain, timesteps: Tensor) -> Tensor:
+    """A function of the timestep at each of several, ``(n,)``: shape ``(n, *shape)``."""
+    if chain is itself:
+        return timesteps
+    with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore
+        try:
+            return torch.vmap(chain)(timesteps)
+        except RuntimeError:  # an operation that vmap does not know
+            return torch.stack([chain(t) for t in timesteps])
 
 
-def _mapped(fn: Callable[[Noted], Tensor], value: Any) -> Any:
+_DECIDES = {Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.tolist, Tensor.__index__}
+
+
+def mapped(fn: Callable[[Noted], Any], value: Any) -> Any:
+    """Nested lists and dictionaries with another value in place of each timestep that records its uses."""
     if isinstance(value, Noted):
         return fn(value)
     if isinstance(value, list | tuple) and type(value) in (list, tuple):
-        return type(value)(_mapped(fn, item) for item in value)
+        return type(value)(mapped(fn, item) for item in value)
     if isinstance(value, dict):
-        return {key: _mapped(fn, item) for key, item in value.items()}
+        return {key: mapped(fn, item) for key, item in value.items()}
     return value

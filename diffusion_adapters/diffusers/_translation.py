@@ -13,6 +13,9 @@ import parareal as pr
 from diffusion_adapters.equations._coordinates import Name
 from diffusion_adapters.noise_schedules._base import NoiseSchedule, TimeIsNoise
 
+Sampler = Callable[[Tensor, Any], list[Tensor]]
+"""Makes the noise of each step, from the latents and the call's generator."""
+
 Clean = Callable[[Tensor], Tensor]
 """Maps an estimate of the clean data, ``(n, *rest)``, to another: clipping or thresholding."""
 
@@ -59,11 +62,14 @@ class Translation:
         clean: Its change of estimates of the clean data, in the right-hand side.
         noise: The dtype in which it draws noise, "model" for that of the network; ``None`` where it draws none.
         silent: Whether the last step draws no noise.
+        sampler: Makes the noise of all steps, where it does not come from the generator alone.
         spare: Draws of noise after those of the steps, which are not used.
         scaled: Whether states are x/alpha, and not x.
         coordinates: The coordinates in which the method is that of the scheduler, if it depends on them.
         data: Standard deviation of the data, where the network is preconditioned as in EDM; else ``None``.
-        sign: The sign of the output of the network then.
+        sign: The sign of the output of the network then, or of a velocity.
+        second: The timesteps of second stages at each of the points but the last, where they are others.
+        visits: The number of the point at each timestep of the loop, where that visits points twice.
     """
 
     noise_schedule: NoiseSchedule
@@ -73,12 +79,15 @@ class Translation:
     fine: pr.Integrator
     clean: Clean | None = None
     noise: torch.dtype | str | None = None
+    sampler: Sampler | None = None
     silent: bool = False
     spare: int = 0
     scaled: bool = False
     coordinates: Name | None = None
     data: float | None = None
     sign: float = 1.0
+    second: Tensor | None = None
+    visits: tuple[int, ...] | None = None
 
     def input_scale(self, t: Tensor) -> Tensor:
         """The factor from x at ``t`` to the network's input."""

@@ -25,6 +25,7 @@ without signal; ``benchmarks/schedulers.py`` prints how many configurations are 
 
 _PASSED: dict[Any, bool] = {}
 _MOST = 256
+"""Configurations whose trial is remembered. A choice: a process seldom uses more."""
 
 
 def translated(scheduler: Any, start: int, stop: int, setup: Setup) -> Translation:
@@ -83,13 +84,16 @@ def _try(scheduler: Any, translation: Translation, start: int, stop: int, setup:
     if isinstance(vars(precise).get("sigmas"), Tensor):  # its weights in float32 can be off by more than the tolerance
         precise.sigmas = precise.sigmas.double()
         theirs = _theirs(precise, translation, latents, at, setup, name)
-    translation = replace(translation, timesteps=translation.timesteps.cpu())
+    second = None if translation.second is None else translation.second.cpu()
+    translation = replace(translation, timesteps=translation.timesteps.cpu(), second=second)
     prepared = prepare(replace(setup, dtype=torch.float64), translation, latents, None)
     if prepared.draw is not None:
         prepared.draw(torch.Generator().manual_seed(0), latents.dtype, False)
 
     def answer(request: Request) -> Tensor:
-        return _made_up(translation, request.x, request.t, translation.timesteps[request.lanes.at])
+        between = request.lanes.between
+        timesteps = translation.timesteps[request.lanes.at] if between is None else between
+        return _made_up(translation, request.x, request.t, timesteps)
 
     _, ours = prepared.serial(answer)
     error = float(torch.linalg.vector_norm(ours - theirs) / torch.linalg.vector_norm(theirs).clamp_min(1e-6))
@@ -103,13 +107,13 @@ def _try(scheduler: Any, translation: Translation, start: int, stop: int, setup:
 
 def _theirs(scheduler: Any, translation: Translation, x: Tensor, at: Tensor, setup: Setup, name: str) -> Tensor:
     """The latents after the scheduler's own steps; raises where they are not finite."""
-    schedule, times, order = translation.noise_schedule, translation.times, getattr(scheduler, "order", 1)
+    schedule, times, visits = translation.noise_schedule, translation.times, translation.visits
     takes = inspect.signature(scheduler.step).parameters
     given: dict[str, Any] = {"eta": setup.eta, "use_clipped_model_output": setup.use_clipped}
     given["generator"] = torch.Generator().manual_seed(0)
     given = {key: value for key, value in given.items() if key in takes}
     for i, timestep in enumerate(at):
-        t = times[min(i if order == 1 else (i + 1) // 2, len(times) - 1)][None]
+        t = times[min(i, len(times) - 1) if visits is None else visits[i]][None]
         seen = x * schedule.alpha(t) if translation.scaled else x
         value = _made_up(translation, seen, t, timestep.double()[None])
         try:
@@ -180,5 +184,5 @@ def _made_up(translation: Translation, x: Tensor, t: Tensor, timestep: Tensor) -
     if translation.prediction == "eps":
         return eps
     if translation.prediction == "velocity":  # that of a flow
-        return eps - x0
+        return translation.sign * (eps - x0)
     return x0 if translation.prediction == "x0" else alpha * eps - sigma * x0

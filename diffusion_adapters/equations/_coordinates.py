@@ -80,9 +80,8 @@ class Coordinates(ABC):
 
     def x0_lanes(self, tau: Tensor, u: Tensor, slope: Tensor) -> Tensor:
         """The x0 of `split_lanes` alone."""
-        _, b = self._shares_beside(tau, u)
         whole = u if self.rate.b == 1.0 else self.rate.b * u
-        return whole - per_lane(b, u) * slope
+        return whole - per_lane(tau, u) * slope  # the share of eps is tau itself in both coordinates
 
     def eps_lanes(self, tau: Tensor, u: Tensor, slope: Tensor) -> Tensor:
         """The eps of `split_lanes` alone."""

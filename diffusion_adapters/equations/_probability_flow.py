@@ -13,6 +13,7 @@ from torch import Tensor
 import parareal as pr
 from diffusion_adapters._validate import check_floating, kind_of
 from diffusion_adapters.equations._coordinates import Coordinates, Name, coordinates_for
+from diffusion_adapters.equations._point_table import PointTable
 from diffusion_adapters.models._conditioning import split
 from diffusion_adapters.models._model import DiffusionModel
 from diffusion_adapters.models._prediction import ROWS, combined, factors_between, per_row
@@ -30,6 +31,12 @@ class DiffusionODE(pr.ODE, pr.Semilinear):
     def __reduce__(self) -> tuple[Any, ...]:
         remade = partial(DiffusionODE, coordinates=self.coordinates)
         return remade, (self.f, self.batching, self.per_sample)
+
+    def bind(self, u0: Any, grid: Any, fine: Any) -> pr.ODE:
+        """As of any ODE; what depends on the points of the grid alone is computed once for all of them."""
+        if isinstance(self.f, RightHandSide):
+            self.f.expect(grid.points)
+        return super().bind(u0, grid, fine)
 
     def split(self, prediction: pr.Prediction) -> pr.Split:
         """N is x0 (``"data"``) or eps (``"noise"``), interpolated in lambda = log(alpha/sigma)."""
@@ -182,25 +189,36 @@ class RightHandSide:
     join: Callable[[list[Tensor]], dict[str, Any]]
     dtype: torch.dtype | None
     _checked: list[bool] = field(default_factory=list[bool], init=False, repr=False)
+    _expected: list[PointTable] = field(default_factory=list["PointTable"], init=False, repr=False)
+
+    def expect(self, points: Tensor) -> None:
+        """Says at which values of tau most calls will be; the results do not depend on it."""
+        self._expected[:] = [PointTable(points, self._numbers)]
 
     def __call__(self, tau: Tensor, u: Tensor, rows: list[Tensor] | None = None) -> Tensor:
         if not self._checked:  # at the first call, and not at construction: models are also made for training
             check_mode(self.model.network)
             self._checked.append(True)
+        model, numbers = self.model, None
+        for table in self._expected:
+            numbers = table.at(tau)
+        if numbers is None:
+            numbers = sent(tau.device, *self._numbers(values_of(tau)))
+        t, scale, *factors = numbers
+        x = per_row(scale, u) * u
+        value = model.evaluate(x, t, self.join(rows or []), self.dtype)
+        return combined(value, x, *factors) if factors else value
+
+    def _numbers(self, tau: Tensor) -> list[Tensor | float]:
+        """Time and x/u, and what makes du/dtau of the network's output where the two differ, at ``tau``."""
         model, coordinates, schedule = self.model, self.coordinates, self.model.noise_schedule
         direct = model.prediction == coordinates.same_as  # the network's output is the derivative itself
-        there = tau.device
-        tau = values_of(tau)
         t = coordinates.time(tau)
         levels = coordinates.levels(tau, t)
         if model.prediction == "velocity" and not direct:
             levels = levels._replace(alpha_dot=schedule.alpha_dot(t), sigma_dot=schedule.sigma_dot(t))
-        scale = coordinates.scale(levels)
         factors = () if direct else factors_between(levels, ROWS[model.prediction](levels), coordinates.rate)
-        t, scale, *factors = sent(there, t, scale, *factors)
-        x = per_row(scale, u) * u
-        value = model.evaluate(x, t, self.join(rows or []), self.dtype)
-        return value if direct else combined(value, x, *factors)
+        return [t, coordinates.scale(levels), *factors]
 
 
 def check_start(model: DiffusionModel) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 import parareal as pr
 from diffusion_adapters.equations._coordinates import Coordinates
 from diffusion_adapters.sampling._gaussian_bases import Basis, Elements
-from parareal.extend import Ints, Slices, to_device
+from parareal.extend import Ints, Slices, Table, to_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +31,8 @@ class BoundGaussian(pr.Whitened):
     edges: Tensor | None
     level: float
     eta: float = 0.0
+    _longest: list[int] = field(default_factory=lambda: [0], init=False, repr=False)
+    _tables: list[Table] = field(default_factory=list[Table], init=False, repr=False)
 
     def divisor(self, t: Tensor) -> Tensor | None:
         """The standard deviation, where it is one for all elements."""
@@ -64,28 +66,51 @@ class BoundGaussian(pr.Whitened):
         Along the flow of a Gaussian of any mean, x0 is linear in p = a/(a^2 v + b^2)^(1/2). So a line through the x0 of
         the last two slices gives those of the slices to come.
         """
-        start, ends = at.t0[:, 0], at.t1
         if before and self.eta == 0.0:  # with noise put back, differences of states say little of x0
             if self.edges is not None and getattr(at, "n", None) is not None and len(before) == 2:
                 return self._combined(self.edges, at.n, u, before)
             return self._continued(at, u, before)
+        self._expect(at.shape[1])
+        start, ends = at.t0[:, 0], at.t1
         a0, a1 = self.coordinates.shares(start)[0], self.coordinates.shares(ends)[0]
         mean = self.basis.to(self.mean.to(u.dtype).expand(u.shape))
         w = (self.basis.to(u) - _like(a0, u) * mean) / self._deviation(start, u)
         return self.basis.back(w.unsqueeze(1) * self._deviation(ends, u.unsqueeze(1)) + _outer(a1, mean))
 
     def _combined(self, edges: Tensor, n: Ints, u: Tensor, before: tuple[pr.Edge, ...]) -> Tensor:
-        """`_continued` in one product: it is linear in three states, with factors that depend on the grid alone.
-
-        The factors are what it makes of unit states, on the host.
-        """
+        """`_continued` in one product: it is linear in three states, with factors that depend on the grid alone."""
         rows, length = n.shape
-        units = torch.eye(3, dtype=torch.float64).unsqueeze(1).expand(3, rows, 3)
+        states = torch.stack([u, *(edge.u for edge in before)], 1)
+        table = self._table_for(edges, length)
+        if table is None:
+            factors = to_device(self._factors(edges, n), u.device, u.dtype)
+        else:
+            factors = table.rows(n[:, 0], u.device, u.dtype)[:, :length]
+        return (factors @ states.flatten(2)).reshape(rows, length, *u.shape[1:])
+
+    def _factors(self, edges: Tensor, n: Ints) -> Tensor:
+        """What `_continued` makes of unit states on rows of slices n, ``(R, L)``, on the host: ``(R, L, 3)``."""
+        units = torch.eye(3, dtype=torch.float64).unsqueeze(1).expand(3, len(n), 3)
         nearest = (np.maximum(n[:, 0] - back, 0) for back in (1, 2))
         there = (pr.Edge(edges[torch.from_numpy(at)], unit) for at, unit in zip(nearest, units[1:], strict=True))
-        factors = self._continued(Slices(edges, n), units[0], tuple(there))
-        states = torch.stack([u, *(edge.u for edge in before)], 1)
-        return (to_device(factors, u.device, u.dtype) @ states.flatten(2)).reshape(rows, length, *u.shape[1:])
+        return self._continued(Slices(edges, n), units[0], tuple(there))
+
+    def _expect(self, length: int) -> None:
+        """Notes how long rows may be: first guesses for a whole window come first."""
+        if self._longest[0] < length:
+            self._longest[:] = [length]
+            self._tables.clear()
+
+    def _table_for(self, edges: Tensor, length: int) -> Table | None:
+        """The factors of rows from every slice on, as long as any row so far; ``None`` where they would be too many."""
+        self._expect(length)
+        starts, columns = np.arange(len(edges) - 1), np.arange(self._longest[0])
+        if len(starts) * len(columns) > _MOST:
+            return None
+        if not self._tables:
+            n = np.minimum(starts[:, None] + columns, len(starts) - 1)
+            self._tables.append(Table(self._factors(edges, n)))
+        return self._tables[0]
 
     def _continued(self, at: Any, u: Tensor, before: tuple[pr.Edge, ...]) -> Tensor:
         start = at.t0[:, 0]
@@ -140,6 +165,10 @@ class BoundGaussian(pr.Whitened):
 
 _LEAST = 1e-12
 """Lower limit of a variance of u, where neither noise nor data is left. A choice."""
+
+
+_MOST = 16384
+"""Most slices of all rows of which factors are kept. A choice: they take half a megabyte."""
 
 
 _DOUBT = 30.0

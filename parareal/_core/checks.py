@@ -25,7 +25,7 @@ def check_instance(value: Any, kind: type, name: str, example: str) -> None:
 
 def check_flag(value: Any, name: str) -> None:
     """Raises unless ``value`` is True or False."""
-    if not isinstance(value, bool):
+    if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name}={value!r} is {kind_of(value)}; expected True or False")
 
 

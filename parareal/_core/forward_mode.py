@@ -6,15 +6,15 @@ other's. Derivatives are therefore taken in turn.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Generator
 from contextvars import ContextVar
 
 import torch
 
+from parareal._core.locks import ForkSafeLock
 from parareal._core.scopes import scope
 
-_turn: ContextVar[threading.Lock] = ContextVar("turn", default=threading.Lock())  # noqa: B039  one for all threads
+_turn: ContextVar[ForkSafeLock] = ContextVar("turn", default=ForkSafeLock())  # noqa: B039  one for all threads
 
 
 @scope
@@ -24,8 +24,8 @@ def differentiating() -> Generator[None]:
     What is differentiated may take derivatives itself, and may have other threads take them: it waits for these. So
     whoever has the turn hands out another one, to itself and to the threads that it starts with its context.
     """
-    with _turn.get():
-        token = _turn.set(threading.Lock())
+    with _turn.get().current:
+        token = _turn.set(ForkSafeLock())
         try:
             yield
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ def to_device(numbers: Tensor, device: torch.device, dtype: torch.dtype | None =
     A copy from pageable memory waits for the device; one from pinned memory does not.
     """
     numbers = numbers if dtype is None else numbers.to(dtype)
+    waiting, _WAITING.upload = _WAITING.upload, None
+    if waiting is not None:
+        return waiting.sent_with(numbers, device)
     if device.type == "cuda":
         numbers = numbers.pin_memory()
     return numbers.to(device, non_blocking=True)
@@ -51,20 +55,89 @@ def index_to(device: torch.device, index: Ints | Bools) -> Tensor:
     return found
 
 
-def send_ahead(device: torch.device, indices: Sequence[Ints]) -> None:
-    """Sends indices that `index_to` is about to be asked for, in one copy; without this it sends each for itself."""
-    if device.type == "cpu":
-        return
-    wanted = [index for index in indices if 1 < index.size <= _LARGE and index.dtype == np.int64 and not _rises(index)]
-    new = {_key(device, index): index for index in wanted}
-    new = {key: index for key, index in new.items() if key not in _SENT}
-    if len(new) < 2:
-        return
-    values = torch.from_numpy(np.concatenate([index.reshape(-1) for index in new.values()]))
-    sizes = [index.size for index in new.values()]
-    parts = zip(to_device(values, device).split(sizes), values.split(sizes), strict=True)
-    for (key, index), (there, here) in zip(new.items(), parts, strict=True):
-        _keep(key, known(there.reshape(index.shape), here.reshape(index.shape)))
+class Upload:
+    """Numbers of the host that will be asked for soon, for a device, which gets all of them in one copy.
+
+    Attributes:
+        device: The device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._indices: dict[Any, Ints | Bools] = {}
+        self._numbers: list[tuple[list[np.ndarray[Any, Any]], Callable[[list[Tensor]], None]]] = []
+
+    def indices(self, wanted: Sequence[Ints | Bools]) -> None:
+        """Adds what `index_to` will be asked for; what is there already, or needs no index, is left out."""
+        for index in wanted if self.device.type != "cpu" else ():
+            if 1 < index.size <= _LARGE and (index.dtype == bool or not _rises(index)):
+                key = _key(self.device, index)
+                if key not in _SENT:
+                    self._indices[key] = index
+
+    def numbers(self, parts: Sequence[Tensor], dtype: torch.dtype, take: Callable[[list[Tensor]], None]) -> None:
+        """Adds numbers in a dtype; ``take`` gets them once they have been sent."""
+        self._numbers.append(([part.to(dtype).numpy() for part in parts], take))
+
+    def wait(self) -> None:
+        """Waits for the next numbers that this thread sends, and is sent with them; see `send_waiting`."""
+        if self.count:
+            _WAITING.upload = self
+
+    def sent_with(self, numbers: Tensor, device: torch.device) -> Tensor:
+        """``numbers`` on a device, in one copy with what has been added, if they are for the same one."""
+        if device != self.device or numbers.requires_grad or numbers.dtype not in _WITH:
+            self.send()
+            return to_device(numbers, device)
+        there: list[Tensor] = []
+        self.numbers([numbers], numbers.dtype, there.extend)
+        self.send()
+        return there[0]
+
+    @property
+    def count(self) -> int:
+        """How many arrays have been added."""
+        return len(self._indices) + len(self._numbers)
+
+    def send(self) -> None:
+        """Sends what has been added."""
+        arrays = [*self._indices.values(), *(part for parts, _ in self._numbers for part in parts)]
+        if not arrays:
+            return
+        there = iter(self._sent(arrays))
+        for key, index in self._indices.items():
+            _keep(key, known(next(there), torch.from_numpy(index.copy())))
+        for parts, take in self._numbers:
+            take([next(there) for _ in parts])
+
+    def _sent(self, arrays: list[np.ndarray[Any, Any]]) -> list[Tensor]:
+        """Arrays of several dtypes on the device; each begins at a multiple of eight bytes, as their numbers must."""
+        sizes = [-(-array.nbytes // 8) * 8 for array in arrays]
+        ends = np.cumsum(sizes)
+        whole = np.zeros(ends[-1], dtype=np.uint8)
+        for array, end, size in zip(arrays, ends.tolist(), sizes, strict=True):
+            whole[end - size : end - size + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        parts = to_device(torch.from_numpy(whole), self.device).split(sizes)
+        kinds = [torch.from_numpy(array[..., :0].reshape(-1)).dtype for array in arrays]
+        return [
+            part[: array.nbytes].view(kind).reshape(array.shape)
+            for part, array, kind in zip(parts, arrays, kinds, strict=True)
+        ]
+
+
+class _Waiting(threading.local):
+    upload: Upload | None = None
+
+
+_WAITING = _Waiting()
+_WITH = (torch.float32, torch.float64, torch.int64)
+
+
+def send_waiting() -> None:
+    """Sends the upload that waits in this thread, if there is one."""
+    waiting, _WAITING.upload = _WAITING.upload, None
+    if waiting is not None:
+        waiting.send()
 
 
 def _rises(index: Ints) -> bool:
@@ -77,10 +150,14 @@ def _rises(index: Ints) -> bool:
 
 
 def _key(device: torch.device, index: Ints | Bools) -> Any:
+    return *_place(device), index.dtype.char, index.shape, index.tobytes()
+
+
+def _place(device: torch.device) -> tuple[Any, ...]:
     # A copy that was made on another stream may not have arrived for this one.
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
     # Autograd takes no tensors that were made in inference mode.
-    return device, stream, torch.is_inference_mode_enabled(), index.dtype.char, index.shape, index.tobytes()
+    return device, stream, torch.is_inference_mode_enabled()
 
 
 def _keep(key: Any, found: Tensor) -> None:
@@ -108,6 +185,24 @@ def entries(table: Tensor, index: Ints) -> Tensor:
         part = table[first : first + index.size]
         return part if index.ndim == 1 else part.reshape(index.shape)
     return table[index_to(table.device, index)]
+
+
+class Table:
+    """Rows of numbers that the host knows, sent to a device once as a whole, and looked up there.
+
+    Args:
+        rows: The rows, on the host, without a graph.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        self._rows, self._there = rows, dict[Any, Tensor]()
+
+    def rows(self, index: Ints, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+        """The rows of these numbers on a device: a view where they are a range."""
+        key = *_place(device), dtype
+        if key not in self._there:
+            self._there[key] = to_device(self._rows, device, dtype)
+        return entries(self._there[key], index)
 
 
 def known(numbers: Tensor, values: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ Words: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
+"""The constants of the paper: multipliers of the two products, and what is added to the key in each round."""
 
 
 def philox(counter: Words, key: tuple[Tensor, Tensor], rounds: int = 10) -> Words:

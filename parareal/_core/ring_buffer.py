@@ -63,7 +63,7 @@ class Ring:
                 leaf.index_copy_(0, beside(index, leaf), new.to(leaf.device))
 
     def wanted(self, ids: Ints, iterate: Ints) -> list[Ints]:
-        """The index that these states are read or written with, if it takes one; see `host.send_ahead`."""
+        """The index that these states are read or written with, if it takes one; see `host.Upload`."""
         rows = self._rows(ids, iterate)
         return [] if len(rows) < 2 or bool((np.diff(rows) == 1).all()) else [rows]
 

@@ -17,15 +17,17 @@ received as well. A choice."""
 
 
 @scope
-def held_back(note: Callable[[int], None]) -> Generator[Callable[[], None]]:
+def held_back(note: Callable[[int], None], at_once: Callable[[], None]) -> Generator[Callable[[], None]]:
     """SIGINT and SIGTERM are recorded instead of raised, so that processes that wait for each other can stop together.
 
-    A second signal, a second or more after the first, is handled as usual at once. A recorded signal that was not
-    handled during the run is raised at the end: KeyboardInterrupt for SIGINT, SystemExit for SIGTERM. It is not sent
-    again, because the usual handler of SIGTERM would end the process at once and close nothing.
+    A SIGINT that comes a second or more after the first signal is handled as usual at once. SIGTERM never is, however
+    often it comes, because its usual handler ends the process and closes nothing: on a busy machine a launcher may
+    forward it late, and one that will not wait sends SIGKILL. A recorded signal that was not handled during the run
+    is raised at the end: KeyboardInterrupt for SIGINT, SystemExit for SIGTERM.
 
     Args:
         note: Called with the number of the signal.
+        at_once: Called before a signal is handled at once, whatever the run is doing.
 
     Yields:
         A function to call when the recorded signal is being handled.
@@ -34,30 +36,26 @@ def held_back(note: Callable[[int], None]) -> Generator[Callable[[], None]]:
     since = 0.0
     previous: dict[int, Any] = {}
 
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        previous.clear()
-
     def handle(number: int, frame: Any) -> None:
         nonlocal since
         if not since:
             since = time.monotonic()
             noted.append(number)
             note(number)
-        elif time.monotonic() - since >= _ONE:
-            restore()
+        elif number == signal.SIGINT and time.monotonic() - since >= _ONE:
+            at_once()
+            _restore(previous)
             os.kill(os.getpid(), number)
 
-    _install(previous, (signal.SIGINT, signal.SIGTERM), handle)
     ended: BaseException | None = None
     try:
+        _install(previous, (signal.SIGINT, signal.SIGTERM), handle)
         yield noted.clear
     except BaseException as error:
         ended = error
         raise
     finally:
-        restore()
+        _restore(previous)
         if noted:
             late = KeyboardInterrupt() if noted[0] == signal.SIGINT else SystemExit(128 + noted[0])
             if hasattr(ended, "solution"):
@@ -73,12 +71,11 @@ def raising() -> Generator[None]:
     def handle(number: int, frame: Any) -> None:
         raise SystemExit(128 + number)
 
-    _install(previous, (signal.SIGTERM,), handle)
     try:
+        _install(previous, (signal.SIGTERM,), handle)
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        _restore(previous)
 
 
 def _install(previous: dict[int, Any], numbers: tuple[int, ...], handle: Callable[[int, Any], None]) -> None:
@@ -86,5 +83,15 @@ def _install(previous: dict[int, Any], numbers: tuple[int, ...], handle: Callabl
     if threading.current_thread() is not threading.main_thread():
         return
     for number in numbers:
-        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-            previous[number] = signal.signal(number, handle)
+        usual = signal.getsignal(number)
+        if usual in (signal.SIG_DFL, signal.default_int_handler):
+            previous[number] = usual  # before the handler is there, which may raise at once
+            signal.signal(number, handle)
+
+
+def _restore(previous: dict[int, Any]) -> None:
+    """Puts the usual handlers back: that of SIGINT last, which may raise from then on."""
+    for number in sorted(previous, reverse=True):
+        if number in previous:  # a signal may have restored it in between
+            signal.signal(number, previous[number])
+    previous.clear()

@@ -93,7 +93,7 @@ def split(tree: State, sizes: Sequence[int]) -> list[State]:
 
 def one(tree: State, i: int) -> State:
     """Lane ``i`` as a single state, without the lane axis."""
-    return map(lambda leaf: leaf[i], tree)
+    return tree.select(0, i) if isinstance(tree, Tensor) else map(lambda leaf: leaf[i], tree)
 
 
 def lanes(tree: State, index: slice | Tensor) -> State:
@@ -170,7 +170,9 @@ def per_lane(scalars: Tensor, leaf: Tensor) -> Tensor:
     """
     if scalars.ndim == leaf.ndim and scalars.dtype == leaf.dtype and scalars.device == leaf.device:
         return scalars
-    scalars = scalars.to(leaf.real.dtype if leaf.is_complex() else leaf.dtype)
+    dtype = leaf.real.dtype if leaf.is_complex() else leaf.dtype
+    if scalars.dtype != dtype:
+        scalars = scalars.to(dtype)
     if scalars.device != leaf.device:
         scalars = to_device(scalars, leaf.device)
     return scalars.reshape(-1, *[1] * (leaf.ndim - 1)) if leaf.ndim > 1 else scalars
@@ -203,8 +205,16 @@ def _axpy(u: Tensor, h: Tensor, weights: Sequence[float], slopes: Sequence[Tenso
     return u if total is None else (per_lane(h, u) * total).add_(u)
 
 
+def shifted(u: Tensor, h: Tensor, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+    """`axpy` of a single tensor, with ``h`` as `per_lane` makes it."""
+    total = _weighted(weights, slopes)
+    return u if total is None else (h * total).add_(u)
+
+
 def _weighted(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor | None:
     """The sum of weights times slopes, ``None`` where all weights are zero."""
+    if len(weights) == 1 and len(slopes) == 1:
+        return slopes[0] if weights[0] == 1.0 else None if weights[0] == 0.0 else slopes[0] * weights[0]
     alike: dict[float, Tensor] = {}  # slopes of equal weight are added before they are multiplied
     for w, k in zip(weights, slopes, strict=True):
         if w != 0.0:

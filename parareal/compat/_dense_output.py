@@ -9,6 +9,7 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.checks import described, kind_of
+from parareal._core.names import check_keys, one_of
 from parareal._core.trees import State
 from parareal.executors._base import Executor
 from parareal.problem._ode import Problem
@@ -35,14 +36,9 @@ def points_of(method: str, options: Any, f: Any, y0: State, times: Tensor) -> tu
     """
     if not isinstance(options, dict):
         raise TypeError(f"options is {described(options)}; expected a dict")
-    for key in options:  # pyright: ignore[reportUnknownVariableType]
-        if key not in _OPTIONS:
-            raise ValueError(
-                f"option {key!r} is unknown to {method!r}; expected any of {', '.join(map(repr, _OPTIONS))}"
-            )
+    check_keys(options, _OPTIONS, repr(method))  # pyright: ignore[reportUnknownArgumentType]
     interp: Any = options.get("interp", "linear")
-    if interp not in _INTERP:
-        raise ValueError(f"interp={interp!r} is unknown; expected one of {', '.join(map(repr, _INTERP))}")
+    one_of(interp, _INTERP, "interp")
     step, constructor = options.get("step_size"), options.get("grid_constructor")
     if step is not None and constructor is not None:
         raise ValueError("step_size and grid_constructor both set the points; expected one of them")

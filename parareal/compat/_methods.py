@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from parareal._core.names import METHOD_HINTS, one_of
 from parareal.compat._arguments import Arguments, least
 from parareal.compat._dense_output import points_of
 from parareal.compat._timed import timed
@@ -97,11 +98,11 @@ class Plan:
 
 def check_method(method: str | Integrator) -> None:
     """Raises unless it is an integrator or a known name."""
-    if isinstance(method, str) and method not in METHODS:
-        raise ValueError(
-            f"method={method!r} is unknown; expected one of {', '.join(map(repr, METHODS))}, or an integrator such as "
-            "pr.SciPy('Radau') or pr.TorchDiffEq('implicit_adams', options={'step_size': 0.1})"
+    if isinstance(method, str):
+        other = (
+            "an integrator such as pr.SciPy('Radau') or pr.TorchDiffEq('implicit_adams', options={'step_size': 0.1})"
         )
+        one_of(method, METHODS, "method", other, METHOD_HINTS)
 
 
 def adaptive_of(args: Arguments) -> Adaptive | None:

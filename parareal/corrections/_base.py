@@ -16,6 +16,8 @@ from parareal._core import trees
 from parareal._core.arrays import Floats
 from parareal._core.checks import check_instance, described
 from parareal._core.declared import Collected, Declared
+from parareal._core.host import Upload
+from parareal._core.names import check_kind
 from parareal._core.trees import State
 from parareal.corrections._scan import Factors
 from parareal.corrections._traits import BY_ATTRIBUTE, EXAMPLE, CorrectionTraits
@@ -161,6 +163,15 @@ class Correction(ABC):
         """
         raise NotImplementedError
 
+    def prepare_run(self, at: Where, like: State, upload: Upload) -> None:  # noqa: B027  most compute nothing there
+        """Adds to an upload what `difference_run` will compute on the host for these slices.
+
+        Args:
+            at: The slices, as `difference_run` will get them.
+            like: States, whose dtype the numbers take.
+            upload: What is sent to the device of the states in one copy.
+        """
+
     def factors(self, at: Where, sweep: Sweep) -> Factors | None:
         """For ``factored``: the maps J of all slices as numbers, from which a sweep is made in a few operations.
 
@@ -235,9 +246,16 @@ class Coarse(Correction):
         return trees.sub(new.g, old.g)
 
 
+def check_correction_kind(correction: Any, name: str, example: str) -> None:
+    """Raises unless this is a correction; an integrator may be meant where a name or a class came."""
+    if not isinstance(correction, Integrator):
+        check_kind(correction, (Correction, Integrator), name, example, 'pr.Propagator(fn, batching="vmap")')
+    check_instance(correction, Correction, name, example)
+
+
 def check_correction(correction: Any) -> None:
     """Raises unless this is a correction that declares its traits and has the methods that these require."""
-    check_instance(correction, Correction, "coarse", "pr.Euler() or pr.Coarse(pr.Euler(steps=2))")
+    check_correction_kind(correction, "coarse", "pr.Euler() or pr.Coarse(pr.Euler(steps=2))")
     traits: Any = correction.traits
     if not isinstance(traits, CorrectionTraits):
         raise TypeError(f"traits of {correction!r} is {described(traits)}; expected a pr.CorrectionTraits(...)")

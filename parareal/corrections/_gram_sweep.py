@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from parareal._core.arrays import Floats, Ints
-from parareal._core.host import index_to, together_to_device
+from parareal._core.host import Upload, index_to, together_to_device
 
 LONGEST = 256
 """Pairs of a row, apart from those of neighbours, up to which the small matrices are small: these are their sides."""
@@ -48,6 +49,7 @@ class GridNumbers:
     _indices: dict[tuple[int, int, torch.device], tuple[Tensor, ...]] = field(
         default_factory=dict, init=False, repr=False
     )
+    _prepared: dict[Any, dict[str, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     def indices(self, length: int, own: int, device: torch.device) -> tuple[Tensor, ...]:
         """Where products of pairs lie among products of moves, for rows of that many slices: made once for each length.
@@ -60,16 +62,43 @@ class GridNumbers:
         """
         key = length, own, device
         if key not in self._indices:
-            source, moves = self.sources(length, own)[0], own * length
-            within = source[:, :, None] * moves + source[:, None, :]
-            flat, slices = source.reshape(-1), np.repeat(np.arange(length), source.shape[1])
-            between = flat[:, None] * moves + flat[None, :]
-            comes_in = flat * length + slices
-            lies = slices * moves + flat
-            self._indices[key] = tuple(
-                index_to(device, np.ascontiguousarray(part.reshape(-1))) for part in (within, between, comes_in, lies)
-            )
+            self._indices[key] = tuple(index_to(device, part) for part in self._places(length, own))
         return self._indices[key]
+
+    def _places(self, length: int, own: int) -> list[Ints]:
+        """The `indices` on the host."""
+        source, moves = self.sources(length, own)[0], own * length
+        within = source[:, :, None] * moves + source[:, None, :]
+        flat, slices = source.reshape(-1), np.repeat(np.arange(length), source.shape[1])
+        between = flat[:, None] * moves + flat[None, :]
+        comes_in = flat * length + slices
+        lies = slices * moves + flat
+        return [np.ascontiguousarray(part.reshape(-1)) for part in (within, between, comes_in, lies)]
+
+    def prepare(self, n: Ints, own: int, dtype: torch.dtype, upload: Upload) -> None:
+        """Adds the `coefficients` of rows, and new `indices`, to an upload, unless an earlier one has brought them."""
+        key = n.shape, n.tobytes(), own, dtype
+        if key in self._prepared:
+            return
+        if (n.shape[1], own, upload.device) not in self._indices:
+            upload.indices(self._places(n.shape[1], own))
+        numbers = self.coefficients(n, own)
+        parts = [torch.from_numpy(np.ascontiguousarray(part)) for part in numbers.values()]
+
+        def take(there: list[Tensor]) -> None:
+            self._prepared.clear()  # those of the last rows were used, or will not be
+            self._prepared[key] = dict(zip(numbers, there, strict=True))
+
+        upload.numbers(parts, dtype, take)
+
+    def there(self, n: Ints, own: int, like: Tensor) -> dict[str, Tensor]:
+        """The `coefficients` of rows on the device of a tensor, in its dtype."""
+        found = self._prepared.pop((n.shape, n.tobytes(), own, like.dtype), None)
+        if found is not None and next(iter(found.values())).device == like.device:
+            return found
+        numbers = self.coefficients(n, own)
+        parts = together_to_device([torch.from_numpy(part) for part in numbers.values()], like.device, like.dtype)
+        return dict(zip(numbers, parts, strict=True))
 
     def sources(self, length: int, own: int) -> tuple[Ints, Ints]:
         """The moves whose pairs slice n uses, ``own`` of its own first, and whether that slice exists: ``(L, m)``."""
@@ -125,9 +154,7 @@ def gram_sweep(grid: GridNumbers, n: Ints, u: list[Tensor], f: list[Tensor], def
         moved: What the left boundaries of the rows have moved by, ``(R, D)``.
     """
     length, own = n.shape[1], len(u) - 1
-    numbers = grid.coefficients(n, own)
-    parts = together_to_device([torch.from_numpy(part) for part in numbers.values()], defects.device, defects.dtype)
-    on = dict(zip(numbers, parts, strict=True))
+    on = grid.there(n, own, defects)
     within, between, comes_in, lies = grid.indices(length, own, defects.device)
     flow, count = on["flow"].unsqueeze(-1), own * length
     moves = [now - before for now, before in pairwise(u)]

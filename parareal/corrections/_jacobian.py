@@ -12,6 +12,7 @@ from torch import Tensor
 from parareal._core import trees
 from parareal._core.checks import check_count, kind_of
 from parareal._core.forward_mode import differentiating
+from parareal._core.names import one_of
 from parareal._core.trees import State
 from parareal._core.vectors import flat, unflat
 from parareal.corrections._base import Correction, Edge, Known, Sweep
@@ -74,8 +75,7 @@ class Jacobian(Correction):
     size: int = dataclasses.field(default=0, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"kind={self.kind!r} is unknown; expected 'full' or 'diagonal'")
+        one_of(self.kind, get_args(Kind), "kind")
         if self.probes is not None:
             check_count(self.probes, "probes")
             if self.kind == "full":

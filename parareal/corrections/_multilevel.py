@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from parareal._core import trees
-from parareal._core.checks import check_count, check_instance, described
+from parareal._core.checks import check_count, described
 from parareal._core.trees import State
-from parareal.corrections._base import Coarse, Correction, Known, check_correction
+from parareal.corrections._base import Coarse, Correction, Known, check_correction, check_correction_kind
 from parareal.corrections._traits import CorrectionTraits, Nested
 from parareal.grid._mesh import Where
 from parareal.integrators._base import Integrator
@@ -65,7 +65,7 @@ class Multilevel(Correction):
             raise TypeError(f"the coarse propagator is {described(given)}; expected an integrator such as pr.Euler()")
         given = self.coarser
         given = Coarse(given) if isinstance(given, Integrator) else given
-        check_instance(given, Correction, "coarser", "pr.Euler() or pr.Coarse(pr.Euler())")
+        check_correction_kind(given, "coarser", "pr.Euler() or pr.Coarse(pr.Euler())")
         check_correction(given)
         if given.traits.carries:
             raise ValueError(

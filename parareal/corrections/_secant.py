@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.arrays import Ints
 from parareal._core.checks import check_count, described
+from parareal._core.host import Upload
 from parareal._core.trees import State
 from parareal._core.vectors import flat, unflat
 from parareal.corrections._base import Correction, Known, Sweep
@@ -159,10 +161,23 @@ class Secant(Wrapper):
         object.__setattr__(bound, "_numbers", GridNumbers(divisor, clock, weight, self.neighbours, _DAMPING))
         return bound
 
+    def prepare_run(self, at: Where, like: State, upload: Upload) -> None:
+        """The numbers of the sweep that depend on the grid alone."""
+        n = self._rows(at, like)
+        if self._numbers is not None and n is not None:
+            self._numbers.prepare(n, self.memory, trees.leaves(like)[0].dtype, upload)
+
+    def _rows(self, at: Where, states: State) -> Ints | None:
+        """The slices, where the sweep can be made of products of states."""
+        n = getattr(at, "n", None)
+        if self._numbers is None or n is None or at.shape[1] * self.memory > LONGEST or _unfit(states):
+            return None
+        return n
+
     def difference_run(self, at: Where, sweep: Sweep) -> State:
         """All slices at once."""
-        old, n = sweep.old, getattr(at, "n", None)
-        if self._numbers is None or n is None or at.shape[1] * self.memory > LONGEST or _unfit(sweep.defects):
+        old, n = sweep.old, self._rows(at, sweep.defects)
+        if self._numbers is None or n is None:
             return self._by_substitution(at, sweep)
         assert old is not None
         assert old.before is not None

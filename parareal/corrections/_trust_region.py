@@ -96,7 +96,10 @@ class TrustRegion(Wrapper):
     def _matrices(self, value: Tensor) -> Tensor:
         finite = torch.isfinite(value).all(-1, keepdim=True).all(-2, keepdim=True)
         value = torch.where(finite, value, 0.0)
-        norm = torch.linalg.matrix_norm(value.detach(), ord=2, keepdim=True)
+        wide = value.detach().to(
+            torch.promote_types(value.dtype, torch.float32)
+        )  # torch has no norms in half precision
+        norm = torch.linalg.matrix_norm(wide, ord=2, keepdim=True).to(value.real.dtype)
         return value * torch.where(norm > self.most, self.most / norm, 1.0)
 
     def _numbers(self, value: Tensor) -> Tensor:

@@ -8,9 +8,17 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
-from parareal._core.checks import check_instance
+from parareal._core.host import Upload
 from parareal._core.trees import State
-from parareal.corrections._base import Coarse, Correction, Edge, Known, bound_correction, check_correction
+from parareal.corrections._base import (
+    Coarse,
+    Correction,
+    Edge,
+    Known,
+    bound_correction,
+    check_correction,
+    check_correction_kind,
+)
 from parareal.corrections._traits import CorrectionTraits
 from parareal.grid._mesh import Where
 from parareal.integrators._base import Integrator
@@ -26,7 +34,7 @@ class Wrapper(Correction):
     def __post_init__(self) -> None:
         given: Any = self.correction
         given = Coarse(given) if isinstance(given, Integrator) else given
-        check_instance(given, Correction, "correction", "pr.Identity() or pr.Coarse(pr.Euler())")
+        check_correction_kind(given, "correction", "pr.Identity() or pr.Coarse(pr.Euler())")
         check_correction(given)
         if given.traits.relaxations or (given.traits.nested is not None and not self._whole):
             raise ValueError(
@@ -87,3 +95,7 @@ class Wrapper(Correction):
     def guess_run(self, at: Where, u: State, before: tuple[Edge, ...]) -> State:
         """Calls the inner correction."""
         return self._base.guess_run(at, u, before)
+
+    def prepare_run(self, at: Where, like: State, upload: Upload) -> None:
+        """Calls the inner correction."""
+        self._base.prepare_run(at, like, upload)

@@ -28,7 +28,6 @@ from parareal.distributed._mailbox import (
     Kind,
     Mailbox,
     Message,
-    as_text,
     boundary_content,
     boundary_states,
     pack,
@@ -345,13 +344,14 @@ class BlockEngine(Engine):
             return
         woken = isinstance(error, WokenError)
         try:
-            if link.gone:
-                box.tell_all(Kind.LOST, content=as_text(error), quietly=True)
-            elif not link.over:
+            if not link.over:
                 box.tell_all(Kind.FAILED, quietly=True)
                 if woken:
                     link.settle()
-                    raise RankError("another process has ended the run") from None
+                    raise RankError("another process has ended the run")
                 link.tell(error)
+        except BaseException as told:
+            told.__suppress_context__ = True  # that this process was woken is no news
+            raise
         finally:
             box.close(quietly=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.trees import State
-from parareal.distributed._process_group import Like, Link, as_bytes
+from parareal.distributed._process_group import Like, Link, RankError, as_bytes
 
 _FEW = 8
 """Most processes that exchange lanes by messages; found with benchmarks/network/measure.py."""
@@ -72,13 +72,18 @@ class Swap:
                 link.sent += part.numel() * part.element_size() * (link.size - 1)
         except BaseException as raised:
             error = error or raised
-        asked = link.ask(error)
-        for part in parts:
-            if part.numel() == 0:
-                continue
-            for away in range(1, link.size):  # in turn, so that not all write to the same process first
-                to = (link.rank + away) % link.size
-                link.mail.send(as_bytes(part), to)
+        asked, lost = link.ask(error), None
+        try:
+            for part in parts:
+                if part.numel() == 0:
+                    continue
+                for away in range(1, link.size):  # in turn, so that not all write to the same process first
+                    to = (link.rank + away) % link.size
+                    link.mail.send(as_bytes(part), to)
+        except RankError as raised:
+            lost = raised  # an error that is known matters more
         link.heard(*asked, error)
+        if lost is not None:
+            raise lost
         link.mail.end(link.wait)
         return self._wholes[0] if isinstance(self._like, Like) else trees.rebuild(self._wholes, self._like)

@@ -16,6 +16,7 @@ from parareal._core.signals import held_back
 from parareal._core.trees import State
 from parareal.distributed._exchange import Swap, suits
 from parareal.distributed._process_group import Like, Link
+from parareal.distributed._reports import to_bytes
 from parareal.executors._base import Executor, blocks
 from parareal.executors._local import Batched, check_inner
 from parareal.results._run_identity import Identity, nameless
@@ -97,12 +98,22 @@ def check_timeout(timeout: Any) -> None:
 @scope
 def linked(group: Any, timeout: float, name: str) -> Generator[Link]:
     """A link to the other processes, which reports signals and exceptions to them."""
-    link = Link(group, timeout, name)
+    link: Link | None = None
+    early = 0
 
     def note(number: int) -> None:
-        link.signal = number
+        nonlocal early
+        early = number
+        if link is not None:
+            link.signal = number
 
-    with held_back(note) as heed:
+    def at_once() -> None:
+        if link is not None:
+            link.leave()
+
+    with held_back(note, at_once) as heed:
+        link = Link(group, timeout, name)
+        link.signal = early
         try:
             yield link
         except BaseException as error:
@@ -172,14 +183,14 @@ class Crew(Executor):
         compare(self.link, signature(parts()))
 
     def shared(self, make: Callable[[], Any]) -> Any:
-        error, item = None, None
+        error, raw = None, None
         if self.leads:
             try:
-                item = make()
-            except Exception as raised:
+                raw = to_bytes(make())
+            except BaseException as raised:
                 error = raised
         self.link.settle(error)
-        return self.link.shared(item)
+        return self.link.shared(raw)
 
 
 class _Joined(Crew):
@@ -237,7 +248,7 @@ class _Joined(Crew):
         """
         like = None if value is None else trees.map(Like.of, value)
         if not sizes[-1]:
-            like = self.link.shared(like)
+            like = self.link.shared(to_bytes(like))
         if key is not None:
             if len(self._known) > 256:
                 self._known.clear()

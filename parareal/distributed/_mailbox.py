@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
@@ -19,13 +20,14 @@ from torch import Tensor
 from parareal._core import trees
 from parareal._core.arrays import Bools, Floats, Ints
 from parareal._core.trees import State
-from parareal.distributed._process_group import Link, as_bytes
+from parareal.distributed._process_group import Link, RankError, as_bytes
 
 _TAG = 2412  # tag of messages, so that they are not mixed up with those of other code
 _PATIENCE = timedelta(days=30)  # a message may take as long as the work before it; the receiver has a limit of its own
 
 
-_UNREAD = 8  # most pending sends to one process: four messages, more than one iteration has
+_UNREAD = 8
+"""Most pending sends to one process, a choice: four messages, more than one iteration has."""
 
 
 class Kind(IntEnum):
@@ -36,7 +38,7 @@ class Kind(IntEnum):
     DECISION = 2  # which systems continue
     FAILED = 3  # a process has raised, or received a signal: all exchange the reason
     BYE = 4  # the last message
-    LOST = 5  # a process is lost, as its reader has noticed, or as another process reports
+    LOST = 5  # a process is lost, as its reader has noticed
 
 
 class Message(NamedTuple):
@@ -88,7 +90,7 @@ class Mailbox:
         self.sent[kind] += size
         for part in (torch.tensor([kind, number, clock, size]), content):
             if part is not None and len(part):
-                work = dist.isend(part, group=self._link.control, group_dst=to, tag=_TAG)
+                work = self._link.begun(dist.isend, part, group=self._link.control, group_dst=to, tag=_TAG)
                 self._under_way[to].append((work, part))  # kept until it has arrived
         while len(self._under_way[to]) > _UNREAD:
             self._link.wait(self._under_way[to].popleft()[0])
@@ -100,7 +102,7 @@ class Mailbox:
         for rank in self._readers:
             try:
                 self.send(rank, kind, number, clock, content)
-            except RuntimeError:
+            except RankError:
                 if not quietly:
                     raise
 
@@ -112,19 +114,25 @@ class Mailbox:
             return None
 
     def close(self, quietly: bool = False) -> None:
-        """Sends the last message, and waits for those of the others; ``quietly`` if they may be lost: no waiting."""
-        self.tell_all(Kind.BYE, quietly=quietly)
-        if self._link.gone:
-            return
+        """Sends the last message, and waits for those of the others; ``quietly`` if they may be lost."""
         try:
-            for works in self._under_way.values():
-                while works:
-                    self._link.wait(works.popleft()[0])
-        except RuntimeError:
+            if not self._link.gone:
+                self._part()
+        except RankError:
             if not quietly:
                 raise
+
+    def _part(self) -> None:
+        link = self._link
+        self.tell_all(Kind.BYE)
+        for works in self._under_way.values():
+            while works:
+                link.wait(works.popleft()[0])
+        until = time.monotonic() + link.timeout.total_seconds()
         for thread in self._threads:
-            thread.join(0.0 if self._link.gone else self._link.timeout.total_seconds())
+            thread.join(max(0.0, until - time.monotonic()))
+            if thread.is_alive():
+                raise link.lost("the last message has not come")
 
     def _listen(self, source: int) -> None:
         def receive(into: Tensor) -> Tensor:
@@ -142,14 +150,16 @@ class Mailbox:
                 if kind == Kind.BYE:
                     return
                 self._arrived.put(Message(Kind(kind), source, number, clock, content))
-        except RuntimeError as error:
+        except Exception as error:
             with suppress(Exception):  # the interpreter may be shutting down
                 self._arrived.put(Message(Kind.LOST, source, 0, 0, as_text(error)))
 
 
 def as_text(error: BaseException) -> Tensor:
     """The text of an error as the content of a message."""
-    return torch.from_numpy(np.frombuffer(str(error).encode() or b" ", dtype=np.uint8).copy())
+    return torch.from_numpy(
+        np.frombuffer(str(error).encode("utf-8", "backslashreplace") or b" ", dtype=np.uint8).copy()
+    )
 
 
 def pack(*arrays: np.ndarray[Any, Any]) -> Tensor:

@@ -6,8 +6,8 @@ process that has raised: all learn of it at the same point, and all raise.
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import accumulate
@@ -19,11 +19,13 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.checks import kind_of
-from parareal._core.scopes import add_note
+from parareal._core.scopes import add_note, scope
 from parareal._core.trees import State
+from parareal.distributed._reports import Report, from_bytes, to_bytes
 from parareal.distributed._round_messages import Mail
 
 _FAILED = 1 << 10  # above every number of a signal
+_NOBODY = 2414  # tag of messages that nobody sends
 
 
 class RankError(RuntimeError):
@@ -37,14 +39,6 @@ class RankError(RuntimeError):
     def __init__(self, message: str, rank: int | None = None) -> None:
         self.rank = rank
         super().__init__(message)
-
-
-@dataclass(frozen=True)
-class _Report:
-    """The exception of a process, as text."""
-
-    what: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -102,9 +96,9 @@ class Link:
         self.timeout, self.signal, self.sent = timedelta(seconds=timeout), 0, 0
         self.over, self.gone = False, False
         self.control = _control(group)
-        self.mail = Mail(group, self.size)
+        self.mail = Mail(group, self.size, self.begun)
 
-    # --- words ------------------------------------------------------------------------------------------------------
+    # --- status and small objects -----------------------------------------------------------------------------------
 
     def settle(self, error: BaseException | None = None, flag: bool = False) -> bool:
         """Exchanges the status of all processes; returns whether ``flag`` is set on any.
@@ -126,15 +120,27 @@ class Link:
         seen = torch.tensor([_FAILED if error is not None else self.signal, flag], dtype=torch.int32)
         if self.size == 1:
             return seen, None
-        return seen, dist.all_reduce(seen, dist.ReduceOp.MAX, group=self.control, async_op=True)
+        try:
+            return seen, self.begun(dist.all_reduce, seen, dist.ReduceOp.MAX, group=self.control, async_op=True)
+        except RankError as lost:
+            return seen, lost
 
     def heard(self, seen: Tensor, work: Any, error: BaseException | None) -> bool:
         """Completes the exchange of `settle`."""
-        if work is not None:
-            self.wait(work)
-        worst, any_flag = seen.tolist()
-        if worst:
-            self._raise(worst, error)
+        worst, any_flag, reports = 0, False, []
+        try:
+            if isinstance(work, RankError):
+                raise work
+            if work is not None:
+                self.wait(work)
+            worst, any_flag = seen.tolist()
+            reports = self._reports(error) if worst else []
+        except RankError as lost:
+            if error is None:
+                raise
+            add_note(error, f"The other processes could not be told: {lost}")
+        if error is not None or worst:
+            self._raise(worst, error, reports)
         return bool(any_flag)
 
     def tell(self, error: BaseException) -> None:
@@ -148,26 +154,41 @@ class Link:
 
     def all(self, item: Any) -> list[Any]:
         """Small objects of all processes, in the order of their ranks."""
-        items: list[Any] = [None] * self.size
-        try:
-            dist.all_gather_object(items, item, group=self.control)
-        except RuntimeError as error:
-            raise self.lost(error) from error
-        return items
+        with self.unbroken():
+            own = to_bytes(item)
+            sizes = self._gathered(torch.tensor([len(own)])).tolist()
+            padded = torch.zeros(max(sizes), dtype=torch.uint8)
+            padded[: len(own)] = own
+            raws = self._gathered(padded).reshape(self.size, -1)
+            return [from_bytes(raw[:size]) for raw, size in zip(raws, sizes, strict=True)]
 
-    def shared(self, item: Any, source: int = 0) -> Any:
-        """An object of the process with rank ``source``, on all."""
-        items = [item]
-        try:
-            dist.broadcast_object_list(items, group_src=source, group=self.control)
-        except RuntimeError as error:
-            raise self.lost(error) from error
-        return items[0]
+    def _gathered(self, own: Tensor) -> Tensor:
+        """The tensors of all processes, one after another; of one shape, on the host."""
+        whole = own.new_empty(self.size * len(own))
+        self.wait(self.begun(_all_gather, whole, own, group=self.control, async_op=True))
+        return whole
+
+    def shared(self, raw: Tensor | None) -> Any:
+        """An object of the first process, on all; it comes as `to_bytes`."""
+        with self.unbroken():
+            size = self.same(torch.tensor([0 if raw is None else len(raw)]))
+            if raw is None or self.rank:
+                raw = torch.empty(int(size), dtype=torch.uint8)
+            return from_bytes(self.same(raw))
 
     def same(self, numbers: Tensor) -> Tensor:
         """The numbers of the first process, on all; they are on the host."""
-        self.wait(dist.broadcast(numbers, group_src=0, group=self.control, async_op=True))
+        self.wait(self.begun(dist.broadcast, numbers, group_src=0, group=self.control, async_op=True))
         return numbers
+
+    # --- waiting, and losing the others -----------------------------------------------------------------------------
+
+    def begun(self, operation: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Begins an operation of the group, on which `wait` waits."""
+        try:
+            return operation(*args, **options)
+        except RuntimeError as error:
+            raise self.lost(error) from error
 
     def wait(self, work: Any) -> None:
         """Waits for an exchange, up to the timeout."""
@@ -176,28 +197,53 @@ class Link:
         except RuntimeError as error:
             raise self.lost(error) from error
 
+    @scope
+    def unbroken(self) -> Generator[None]:
+        """An exchange that the others wait in: whoever leaves it by an exception leaves the group."""
+        try:
+            yield
+        except BaseException as error:
+            self.lost(error)
+            raise
+
     def lost(self, error: object) -> RankError:
-        """The exception to raise when others are lost."""
-        self.over = self.gone = True
+        """Leaves the group, because others are lost; returns the exception to raise."""
+        self.leave()
         return RankError(
             f"rank {self.rank} of {self.size} lost the others: one is gone, or has not answered for "
             f"{self.timeout.total_seconds():g} s ({error}). With solve(..., checkpoint=path), the same script started "
             "again continues from there; torchrun --max-restarts=3 does that by itself"
         )
 
-    def _raise(self, worst: int, error: BaseException | None) -> NoReturn:
-        """After a failure or signal of some processes: exchanges the reasons; all raise."""
-        report = None
-        if error is not None:
-            text = "".join(traceback.format_exception(error))
-            report = _Report(f"{type(error).__name__}: {error}", text)
-        reports, mails = zip(*self.all((report, self.mail.under_way)), strict=True)
+    def leave(self) -> None:
+        """Closes the connections, so that nobody waits for this process, though it may live on.
+
+        Others may wait for a message of this one that it will not send any more, and have no other way to see that.
+        Gloo has no call for it in all versions, but closes all connections of a group when a receive times out.
+        """
+        if self.gone:
+            return
+        self.over = self.gone = True
+        for other in range(self.size):
+            if other != self.rank:
+                with suppress(Exception):  # as it must: closed before, or now
+                    work = dist.irecv(torch.empty(1), group=self.control, group_src=other, tag=_NOBODY)
+                    assert work is not None
+                    work.wait(timedelta(milliseconds=1))
+
+    def _reports(self, error: BaseException | None) -> list[Report | None]:
+        """After a failure or signal of some processes: exchanges the reasons, and completes the messages under way."""
+        own = None if error is None else Report.of(error)
+        reports, mails = zip(*self.all((own, self.mail.under_way)), strict=True)
         self.over = True
-        try:
+        # Some process may be lost meanwhile: the known error matters more.
+        with suppress(RankError):
             self.mail.make_up(self.rank, mails)
             self.mail.end(self.wait)
-        except (RuntimeError, RankError):  # some process is lost meanwhile: the known error matters more
-            self.gone = True
+        return list(reports)
+
+    def _raise(self, worst: int, error: BaseException | None, reports: list[Report | None]) -> NoReturn:
+        """Raises the reason."""
         if error is not None:
             add_note(error, f"This was raised on rank {self.rank} of {self.size}.")
             raise error
@@ -252,18 +298,20 @@ class Link:
             step = len(raw) // ends[-1]
             if len(set(sizes)) == 1:
                 own = raw[mine.start * step : mine.stop * step].clone()
-                works.append(_all_gather(raw, own, group=self.group, async_op=True))
+                works.append(self.begun(_all_gather, raw, own, group=self.group, async_op=True))
             else:
                 for rank, size in enumerate(sizes):
                     if size:
                         some = raw[ends[rank] * step : ends[rank + 1] * step]
-                        works.append(dist.broadcast(some, group_src=rank, group=self.group, async_op=True))
+                        given = self.begun(dist.broadcast, some, group_src=rank, group=self.group, async_op=True)
+                        works.append(given)
             return whole
 
         likes: list[Any] = trees.leaves(like) if not isinstance(like, Like) else [like]
-        wholes = [leaf(i, each) for i, each in enumerate(likes)]
-        for work in works:
-            self.wait(work)
+        with self.unbroken():
+            wholes = [leaf(i, each) for i, each in enumerate(likes)]
+            for work in works:
+                self.wait(work)
         return wholes[0] if isinstance(like, Like) else trees.rebuild(wholes, like)
 
 

@@ -37,15 +37,16 @@ class RankPipeline(Schedule):
     Every process computes first guesses for itself, from the start of the grid to the end of its block, which
     takes no longer than waiting for them. Rounds are those of the longest chain of calls through all processes;
     evaluations are the sum over all of them. Each evaluates its lanes with the ``executor`` of `solve`, a `Batched` or
-    `Serial`. A callback is called everywhere; what it returns counts on the first process. States are sent
-    through the memory of the host. Nothing is differentiated across processes. Which lanes share a call depends on when
-    messages come: a right-hand side with messages of its own, as a model split over processes has, needs
+    `Serial`. A callback is called everywhere; what it returns counts on the first process. It must not wait for other
+    processes, which learn of the end of an iteration only after it has returned on the first one. States are sent
+    through the memory of the host. Nothing is differentiated across processes. Which lanes share a call depends on
+    when messages come: a right-hand side with messages of its own, as a model split over processes has, needs
     `Distributed`, where all processes make their calls in one order.
 
     Args:
         group: A process group; a `torch.distributed.device_mesh.DeviceMesh` of one dimension; or ``None`` for the
             default group.
-        timeout: Seconds after which the others count as lost: more than an iteration takes.
+        timeout: Seconds after which the others count as lost: more than an iteration takes, or writing a checkpoint.
 
     Raises:
         TypeError: ``timeout`` is not a number.

@@ -24,23 +24,24 @@ class Mail:
     Args:
         group: The processes.
         size: How many there are.
+        begun: Begins an operation of the group.
     """
 
-    def __init__(self, group: Any, size: int) -> None:
-        self._group = group
+    def __init__(self, group: Any, size: int, begun: Callable[..., Any]) -> None:
+        self._group, self._begun = group, begun
         self._sent: Sizes = [[] for _ in range(size)]
         self._awaited: Sizes = [[] for _ in range(size)]
         self._works: list[tuple[Any, Tensor]] = []  # with the buffer, which must live as long
 
     def receive(self, raw: Tensor, source: int) -> None:
         """Begins to receive bytes from a rank."""
-        work = dist.irecv(raw, group=self._group, group_src=source, tag=_TAG)
+        work = self._begun(dist.irecv, raw, group=self._group, group_src=source, tag=_TAG)
         self._awaited[source].append(len(raw))
         self._works.append((work, raw))
 
     def send(self, raw: Tensor, to: int) -> None:
         """Begins to send bytes to a rank."""
-        work = dist.isend(raw, group=self._group, group_dst=to, tag=_TAG)
+        work = self._begun(dist.isend, raw, group=self._group, group_dst=to, tag=_TAG)
         self._sent[to].append(len(raw))
         self._works.append((work, raw))
 

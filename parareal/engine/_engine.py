@@ -13,7 +13,7 @@ import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Floats, Ints
-from parareal._core.host import send_ahead
+from parareal._core.host import send_waiting
 from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
 from parareal.corrections._base import Correction, bound_correction, mismatch_of
@@ -58,6 +58,7 @@ class Engine:
         block: The slices that are worked on here, from the first to before the last; ``None`` for all.
         given: First iterates in place of guesses.
         chain: For a run inside another one, what its fine lanes do in place of one step after another of ``fine``.
+        outside: Where the grid is a section of another one, how many slices that has on the left and on the right.
 
     Attributes:
         parts: What the run is made of.
@@ -89,6 +90,7 @@ class Engine:
         block: tuple[int, int] | None = None,
         given: First | None = None,
         chain: Chain | None = None,
+        outside: tuple[int, int] = (0, 0),
     ) -> None:
         one, slices = trees.one(u0, 0), grid.num_slices
         problem = bound_problem(problem, one, grid, fine)
@@ -104,11 +106,13 @@ class Engine:
         width, systems = min(schedule.width or slices, slices), trees.leaves(u0)[0].shape[0]
         traits = correction.traits
         mismatch = mismatch_of(correction, Span(grid.edges, np.arange(slices)))
-        self.stopping: StoppingState = begun(
-            stop, Start(systems, width, mismatch, traits.mixing > 0, empty is not None, rounding, traits.relaxations)
-        )
+        facts = (traits.mixing > 0, empty is not None, rounding, traits.relaxations, outside)
+        self.stopping: StoppingState = begun(stop, Start(systems, width, mismatch, *facts))
         device, coarse = trees.leaves(u0)[0].device, traits.propagator
         self.state = RunState.new(systems, slices, max_iterations, coarse is not None)
+        if sum(outside):
+            most = slices + sum(outside)
+            self.state.limit[:] = most if max_iterations is None else min(max_iterations, most)
         guess = schedule.guess if given is None or given.guess is None else given.guess
         given = None if given is None or given.states is None else given
         self.counters = Counters() if chain is None else chain.counters
@@ -165,7 +169,8 @@ class Engine:
         while True:
             self._start_lanes()
             while not self._collect():
-                played = play_round(self.propagators, self.parts.executor, self.counters)
+                look = None if self.iterates.layout.on_host else self._look_ahead
+                played = play_round(self.propagators, self.parts.executor, self.counters, look)
                 if not (played or any(lanes.may_arrive for lanes in self.propagators)):
                     raise RuntimeError(why_stuck(self.parts, self.state, self.iterates.live, self.coarse))
             # New values can make a boundary both readable (a lane should start from it) and writable (it should be
@@ -261,9 +266,7 @@ class Engine:
         system, n = mask.nonzero()
         ids, iterate = system * layout.slices + n, it.note_started(mask, started)
         if not layout.on_host:
-            at = lanes.method.mesh.start[n]
-            wanted = [at, at + 1, *it.rings.u.wanted(ids + system, iterate)]
-            send_ahead(layout.device, wanted if parts.rows is None else [*wanted, system])
+            it.ahead.of_launch(lanes.method.mesh.start[n], ids, system, iterate, parts.rows is not None)
         rows = parts.rows_of(system, layout.device)
         # A copy: the value of a later iterate may arrive while lanes still use this one as a stage of their step.
         first = it.rings.first_stage.take(ids, iterate) if shared else None
@@ -284,10 +287,18 @@ class Engine:
             brought.append((self.coarse.first, rings.first_stage, lanes.first_stage))
             brought.append((self.coarse.take_arrived(), rings.coarse, lanes.coarse_arrived))
             self.coarse.first = []
+        if not self.iterates.layout.on_host:
+            self.iterates.ahead.of_arrivals([tickets for arrivals, *_ in brought for tickets, _ in arrivals])
+            send_waiting()
         for arrivals, ring, arrived in brought:
             for tickets, value in arrivals:
                 self.iterates.store(tickets, value, ring, arrived)
         return any(arrivals for arrivals, _, _ in brought)
+
+    def _look_ahead(self) -> None:
+        """What updates will ask for goes to the device with what steps ask for, while that is busy with the call."""
+        arriving = [lanes.ids for lanes in (group.lanes for group in self.fine.groups) if (lanes.left == 1).all()]
+        self.iterates.ahead.of_arrivals(arriving)
 
     def _drop_overtaken(self) -> None:
         """Drops lanes that a lane from a final state has overtaken: nobody waits for them, and they may take long."""
@@ -352,6 +363,8 @@ class Engine:
         """After frontiers have moved or systems have ended: drops the lanes that are no longer needed."""
         it = self.iterates
         it.look()
+        if not it.layout.on_host:
+            it.ahead.of_round(self.fine.method.mesh.start, self.parts.rows is not None)
         if self.parts.windowed:
             it.update(wait=False)  # first guesses for the slices that have entered the window
         for lanes in self.propagators:

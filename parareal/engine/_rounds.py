@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,7 +80,12 @@ class Counters:
             self.log += [(begun, due, one.owner.method.keep_first, one.lanes.ids) for one in groups]
 
 
-def play_round(propagators: list[ActiveLanes], executor: Executor, counters: Counters) -> bool:
+def play_round(
+    propagators: list[ActiveLanes],
+    executor: Executor,
+    counters: Counters,
+    evaluated: Callable[[], None] | None = None,
+) -> bool:
     """One round: all active lanes get the value they wait for. Returns whether there were any.
 
     Requests for the same function are stacked into one call, of both propagators. Calls run side by side: only its own
@@ -100,6 +105,8 @@ def play_round(propagators: list[ActiveLanes], executor: Executor, counters: Cou
         counters.note(begun, begun + rounds, groups)
     # The round ends with the shortest call: the lanes of the others wait for later rounds.
     counters.rounds = max(begun, min(group.due for group in waiting if group.due is not None))
+    if evaluated is not None:
+        evaluated()
     for group in waiting:
         if group.due is not None and group.due <= counters.rounds:
             group.owner.groups.remove(group)
@@ -139,17 +146,8 @@ def _evaluate(
     if groups[0].lanes.rows is not None:
         args.append(trees.cat([group.lanes.rows for group in groups]))
     begun = time.perf_counter()
-    value = executor.evaluate(fn, tuple(args), lanes)
+    value = called(fn, tuple(args), lanes, executor, counters)
     spent.append(time.perf_counter() - begun)
-    calls: Any = executor.calls(lanes)
-    if value is None or not isinstance(calls, int | np.integer):
-        what, fix = ("evaluate", "the value of fn(*args)") if value is None else ("calls", "how many calls it makes, 1")
-        raise TypeError(
-            f"{what} of {executor!r} returned {described(value if value is None else calls)}; expected {fix}: end it "
-            "with return"
-        )
-    counters.calls += int(calls)
-    counters.padded_lanes += executor.padded(lanes)
     parts, cost = trees.split(value, sizes), getattr(fn, "cost", None)
     if cost is None:
         for group, size in zip(groups, sizes, strict=True):
@@ -160,3 +158,18 @@ def _evaluate(
         group.owner.evaluations += took.evaluations
         group.owner.carried += took.carried
     return parts, max(took.rounds for took in costs)
+
+
+def called(fn: Any, args: tuple[Any, ...], lanes: int, executor: Executor, counters: Counters) -> State:
+    """The value of a function on all lanes; its calls are counted, but not its rounds."""
+    value = executor.evaluate(fn, args, lanes)
+    calls: Any = executor.calls(lanes)
+    if value is None or not isinstance(calls, int | np.integer):
+        what, fix = ("evaluate", "the value of fn(*args)") if value is None else ("calls", "how many calls it makes, 1")
+        raise TypeError(
+            f"{what} of {executor!r} returned {described(value if value is None else calls)}; expected {fix}: end it "
+            "with return"
+        )
+    counters.calls += int(calls)
+    counters.padded_lanes += executor.padded(lanes)
+    return value

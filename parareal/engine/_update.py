@@ -12,16 +12,17 @@ What has arrived is looked at again and again until nothing can move: one bounda
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
-from parareal._core.host import entries, index_to, send_ahead
+from parareal._core.host import entries, index_to
 from parareal._core.multistep_state import Carried, follow, without_history
 from parareal._core.trees import State
 from parareal.corrections._base import Edge, Sweep
+from parareal.engine._ahead import Ahead
 from parareal.engine._given import given_states
 from parareal.engine._readiness import Runs, some
 from parareal.engine._states import StoredStates
@@ -31,6 +32,11 @@ from parareal.problem._lane_calls import check_like
 
 class Iterates(StoredStates):
     """The iterates of M systems of N slices: all that moves a boundary is here."""
+
+    @cached_property
+    def ahead(self) -> Ahead:
+        """Sends what is about to be asked for."""
+        return Ahead(self)
 
     def update(self, wait: bool = True, guessing: bool = True) -> bool:
         """Moves every boundary that can; returns whether one waits for lanes to start from it first."""
@@ -87,7 +93,7 @@ class Iterates(StoredStates):
         start = rows.n[:, 0]
         boundary, iterate = rows.system * (slices + 1) + start, current[rows.system, start]
         if not self.layout.on_host:
-            self._send_ahead_of_guesses(rows, boundary, iterate)
+            self.ahead.of_guesses(rows, boundary, iterate)
         u, at = without_history(self.rings.u.peek(boundary, iterate)), Span(self.setup.times, rows.n)
         before: list[Edge] = []
         for back in (1, 2) if some(start > 0) else ():
@@ -139,11 +145,7 @@ class Iterates(StoredStates):
         """U_{n+1} = F_n(U_n) where U_n is final: then so is U_{n+1}."""
         left = self.state.current[system, n]
         if not self.layout.on_host:
-            right, ring = system * (self.layout.slices + 1) + n + 1, self.rings.u
-            k = self.state.current[system, n + 1]
-            wanted = self._wanted_of_fine(system * self.layout.slices + n, left)
-            wanted += ring.wanted(right, np.maximum(k, 0)) + ring.wanted(right, np.where(k < 0, left, k) + 1)
-            send_ahead(self.layout.device, wanted)
+            self.ahead.of_final(system, n, left)
         f = self.fine(system, n, left)
         # Where coarse lanes are as slow as fine ones this overtakes an iterate, or even the first guess.
         right = self.state.current[system, n + 1]
@@ -169,7 +171,7 @@ class Iterates(StoredStates):
         current, correction = self.state.current, self.setup.correction
         length, k, first = rows.n.shape[1], current[system, n + 1], rows.n[:, 0]
         if not self.layout.on_host:
-            self._send_ahead_of_updates(rows, system, n, k)
+            self.ahead.of_updates(rows, system, n, k)
         f, old = self.fine(system, n, k), self.right(system, n)
         fine, before = without_history(f), without_history(old)
         defects = trees.finite_or_zero(trees.sub(fine, before))
@@ -191,43 +193,6 @@ class Iterates(StoredStates):
         if rows.ragged:
             (value, mixed, f, old), system, n = self.valid(rows, (value, mixed, f, old), system, n)
         self._correct(system, n, value, f, old, mixed)
-
-    def _send_ahead_of_updates(self, rows: Runs, system: Ints, n: Ints, k: Ints) -> None:
-        """The indices of `_refine_runs`. One that is missing here costs a copy of its own, and nothing else."""
-        u, fine, current = self.rings.u, self.rings.fine, self.state.current
-        slices, first = self.layout.slices, rows.n[:, 0]
-        place, boundary = system * slices + n, rows.system * (slices + 1) + first
-        iterate, right = current[rows.system, first + 1], place + system + 1
-        before = np.maximum(k - 1, self.state.lanes.fine_first[system, n])
-        wanted = [rows.n, rows.n + 1]
-        wanted += self._wanted_of_fine(place, k) + u.wanted(right, np.maximum(k, 0)) + u.wanted(right, k + 1)
-        wanted += u.wanted(boundary, iterate) + u.wanted(boundary, iterate + 1)
-        if self.setup.traits.lookback or self.setup.empty is not None:
-            wanted += fine.wanted(place, before)
-        if self.setup.traits.lookback:
-            wanted += u.wanted(place + system, k) + u.wanted(place + system, before)
-        send_ahead(self.layout.device, wanted)
-
-    def _wanted_of_fine(self, place: Ints, k: Ints) -> list[Ints]:
-        """The indices of fine solutions, and of those before for the stopping rule."""
-        ring = self.rings.fine
-        if not self.setup.keep_earlier:
-            return ring.wanted(place, k)
-        there = (k > 0) & ring.has(place, np.maximum(k - 1, 0))
-        return ring.wanted(place, k) + ring.wanted(place, np.where(there, k - 1, 0))
-
-    def _send_ahead_of_guesses(self, rows: Runs, boundary: Ints, iterate: Ints) -> None:
-        """The indices of `_guess_runs`, likewise."""
-        u, current, start = self.rings.u, self.state.current, rows.n[:, 0]
-        wanted = [rows.n, rows.n + 1, *u.wanted(boundary, iterate)]
-        for back in (1, 2):
-            n = np.maximum(start - back, 0)
-            wanted += [n, *u.wanted(boundary - start + n, current[rows.system, n])]
-        system, n = rows.flat()
-        right = system * (self.layout.slices + 1) + n + 1
-        inside = rows.valid.reshape(-1) if rows.ragged else slice(None)
-        wanted += u.wanted(right[inside], np.repeat(iterate, rows.n.shape[1])[inside])
-        send_ahead(self.layout.device, wanted)
 
     def _relax(self, rows: Runs) -> None:
         """U_{n+1}^{k+1} = F_n(U_n^k) on rows of neighbouring slices."""

@@ -104,16 +104,22 @@ class Batched(Executor):
         if self.devices is not None:
             with self.joined() as joined:
                 return joined.evaluate(fn, args, lanes)
+        if self.max_lanes is None and self.pad_to is None:
+            return fn(*args)
         return chunked(fn, args, lanes, self.max_lanes, self._numbers)
 
     def calls(self, lanes: int) -> int:
         """One for each chunk of the lanes of one device."""
         if self.devices is not None:
             lanes = -(-lanes // len(self.devices))
+        if lanes and self.max_lanes is None and self.pad_to is None:
+            return 1
         return len(cut(lanes, self.max_lanes, self._numbers))
 
     def padded(self, lanes: int) -> int:
         """The padding lanes of the last call of each device."""
+        if self.pad_to is None:
+            return 0
         each = blocks(lanes, len(self.devices)) if self.devices is not None else [lanes]
         return sum(size - part for own in each for part, size in cut(own, self.max_lanes, self._numbers))
 

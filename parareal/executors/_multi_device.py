@@ -41,6 +41,9 @@ class _Spread(Executor):
         self._devices, self._max_lanes, self._sizes, self._threads = devices, max_lanes, sizes, threads
         self._copies: dict[Any, list[Callable[..., State]]] = {}
 
+    def __repr__(self) -> str:
+        return f"Batched(devices={[str(device) for device in self._devices]})"
+
     def evaluate(self, fn: Callable[..., State], args: tuple[Any, ...], lanes: int) -> State:
         home = trees.leaves(args[-1])[0].device if args else self._devices[0]
         copies = self._copies_of(fn, home)

@@ -135,6 +135,8 @@ class TimeGrid:
 
 def _as_number(value: Any, name: str) -> float:
     try:
+        if isinstance(value, str | bytes):
+            raise TypeError
         return float(value.detach() if isinstance(value, Tensor) else value)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} is {value!r}, {kind_of(value)}; expected one real number") from None

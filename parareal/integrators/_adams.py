@@ -20,7 +20,7 @@ from parareal.integrators._interpolation import Moments, exact, node_weights
 from parareal.integrators._runge_kutta import RK4, Heun, explicit_step
 from parareal.integrators._traits import IntegratorTraits
 from parareal.problem._ode import Stages
-from parareal.problem._semilinear import Factors, Semilinear, Split, Weights, lincomb, plain_split
+from parareal.problem._semilinear import Factors, Semilinear, Split, Weights, lincomb, plain_split, together
 
 
 def check_order(order: Any, most: int) -> None:
@@ -43,7 +43,11 @@ def extrapolate(
     each: list[Factors] = node_weights(weights, nodes, usable.clamp(max=order - 1), moments)
     terms = [(weights.keep, u), (each[0], rest)]
     terms += [(history.factor(each[j + 1], j), history.values[j]) for j in range(len(nodes))]
-    return Carried(lincomb(terms), remember(history, begin, rest, weights.unit))
+    unit = weights.unit
+    if all(len(factors) == 1 for factors, _ in terms):
+        unit, *there = together([unit, *(factors[0] for factors, _ in terms)], rest)
+        terms = [((factor,), state) for factor, (_, state) in zip(there, terms, strict=True)]
+    return Carried(lincomb(terms), remember(history, begin, rest, weights.unit, unit))
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,14 @@ from parareal._core import trees
 from parareal._core.arrays import Bools, Floats
 from parareal._core.checks import described
 from parareal._core.host import index_to, known, to_device
+from parareal._core.names import METHOD_HINTS, one_of
 from parareal._core.trees import State
 from parareal.integrators._embedded import EMBEDDED
 
 
 def check_numbers(method: Any) -> None:
     """Raises unless the name and the numbers of a method make sense."""
-    name: Any = method.tableau
-    if not isinstance(name, str):
-        raise TypeError(f"tableau is {described(name)}; expected one of {', '.join(map(repr, EMBEDDED))}")
-    if name not in EMBEDDED:
-        raise ValueError(f"tableau={name!r} is unknown; expected one of {', '.join(map(repr, EMBEDDED))}")
+    one_of(method.tableau, EMBEDDED, "tableau", hints=METHOD_HINTS | {"rk4": "pr.RK4()", "euler": "pr.Euler()"})
     for key, least, none in (
         ("min_step", 0.0, False),
         ("max_step", 0.0, False),

@@ -9,13 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from functools import lru_cache
-from threading import Lock
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from parareal._core.locks import ForkSafeLock
 from parareal.problem._derivatives import derivatives_of
 from parareal.problem._structure import Pattern, Structure
 
@@ -185,8 +185,9 @@ class SparseLU(Structured):
 
 
 _known: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
-_lock = Lock()
+_lock = ForkSafeLock()
 _MOST_KNOWN = 64
+"""Factorisations that are kept, the latest used. A choice: each costs its matrix, and grids seldom have more steps."""
 
 
 def _superlu(rows: Any, cols: Any, size: int, entries: Any) -> Any:
@@ -195,7 +196,7 @@ def _superlu(rows: Any, cols: Any, size: int, entries: Any) -> Any:
     from scipy.sparse.linalg import splu
 
     key = size, entries.dtype.str, entries.tobytes(), id(rows)
-    with _lock:
+    with _lock.current:
         if key in _known:
             _known.move_to_end(key)
             return _known[key][0]
@@ -205,7 +206,7 @@ def _superlu(rows: Any, cols: Any, size: int, entries: Any) -> Any:
             factor = splu(csc_array((entries, (rows, cols)), shape=(size, size)))
         except RuntimeError:  # exactly singular
             factor = None
-    with _lock:
+    with _lock.current:
         _known[key] = factor, rows  # with the rows, so that their id is not given again
         while len(_known) > _MOST_KNOWN:
             _known.popitem(last=False)

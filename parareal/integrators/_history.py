@@ -74,18 +74,22 @@ def recall(memory: Memory) -> History:
     return History(list(memory.values), columns[0::2], columns[1::2], known.long(), memory.states)
 
 
-def remember(history: History, t: Tensor, rest: State, unit: Tensor) -> Memory:
-    """The history after a step that began at ``t`` with N = ``rest``, all as deep as before."""
+def remember(history: History, t: Tensor, rest: State, unit: Tensor, there: Tensor | None = None) -> Memory:
+    """The history after a step that began at ``t`` with N = ``rest``, all as deep as before.
+
+    ``there`` is the unit where states lie, if it has got there already.
+    """
     depth = len(history.values)
     known = (history.known + 1).clamp(max=depth)
-    return store(history._replace(known=known), [rest, *history.values][:depth], t, unit)
+    return store(history._replace(known=known), [rest, *history.values][:depth], t, unit, there)
 
 
-def store(history: History, values: list[State], t: Tensor, unit: Tensor) -> Memory:
+def store(history: History, values: list[State], t: Tensor, unit: Tensor, there: Tensor | None = None) -> Memory:
     """Values of which the first one, N at time ``t``, is new and not in units of the state yet."""
     times, units = [t, *history.times][: len(values)], [unit, *history.units][: len(values)]
     if values:
-        scaled = trees.map(lambda leaf: trees.per_lane(unit, leaf) * leaf, values[0])
+        factor = unit if there is None else there
+        scaled = trees.map(lambda leaf: trees.per_lane(factor, leaf) * leaf, values[0])
         values = [scaled, *values[1:]]
     columns = [history.known.to(torch.float64)]
     for time, number in zip(times, units, strict=True):

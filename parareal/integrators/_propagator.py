@@ -11,6 +11,7 @@ from torch import Tensor
 
 from parareal._core import autocast, trees
 from parareal._core.checks import check_flag, described
+from parareal._core.names import BATCHING_HINTS, one_of
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator
 from parareal.integrators._traits import IntegratorTraits
@@ -52,8 +53,7 @@ class Propagator(Integrator):
     def __post_init__(self) -> None:
         if not callable(self.fn):
             raise TypeError(f"fn is {described(self.fn)}; expected a callable fn(t0, t1, u) -> u")
-        if self.batching not in ("loop", "vmap", "native"):
-            raise ValueError(f"batching={self.batching!r} is unknown; expected one of 'loop', 'vmap', 'native'")
+        one_of(self.batching, ("loop", "vmap", "native"), "batching", hints=BATCHING_HINTS)
         check_flag(self.differentiable, "differentiable")
         object.__setattr__(self, "_vmapped", torch.func.vmap(self._checked))
         object.__setattr__(self, "_fresh", Fresh("fn"))

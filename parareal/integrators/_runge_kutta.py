@@ -21,15 +21,16 @@ from parareal.problem._sde import SDE
 def explicit_step(table: ButcherTableau, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
     """One step of any explicit tableau; the first request is the right-hand side at ``(t0, u)``."""
     h = t1 - t0
-    length = trees.per_lane(h, u) if isinstance(u, Tensor) else h  # once for all stages
+    # A tensor is by far the most common state, and the length of a step has its shape once for all stages.
+    length, axpy = (trees.per_lane(h, u), trees.shifted) if isinstance(u, Tensor) else (h, trees.axpy)
     slopes: list[State] = []
     times = {0.0: t0, 1.0: t1}
     for c, row in zip(table.nodes, table.a, strict=True):
         if c not in times:
             times[c] = t0 + c * h
-        stage = trees.axpy(u, length, row, slopes) if slopes else u
+        stage = axpy(u, length, row, slopes) if slopes else u
         slopes.append((yield problem.rhs, times[c], stage))
-    return trees.axpy(u, length, table.b, slopes)
+    return axpy(u, length, table.b, slopes)
 
 
 @cache

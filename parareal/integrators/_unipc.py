@@ -11,6 +11,7 @@ from torch import Tensor
 
 from parareal._core.arrays import Ints
 from parareal._core.multistep_state import Carried, Memory
+from parareal._core.names import one_of
 from parareal._core.trees import State
 from parareal.integrators._adams import check_order
 from parareal.integrators._base import Multistep, check_steps
@@ -58,8 +59,7 @@ class UniPC(Multistep):
         check_order(self.order, 3)
         check_steps(self.steps)
         for name, known in (("prediction", ("data", "noise")), ("variant", ("bh1", "bh2"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; expected {known[0]!r} or {known[1]!r}")
+            one_of(getattr(self, name), known, name)
 
     @property
     def traits(self) -> IntegratorTraits:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.names import one_of
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator, check_steps
 from parareal.integrators._traits import IntegratorTraits
@@ -62,8 +63,7 @@ class StoermerVerlet(Integrator):
 
     def __post_init__(self) -> None:
         check_steps(self.steps)
-        if self.form not in get_args(Form):
-            raise ValueError(f"form={self.form!r} is unknown; expected 'velocity' or 'position'")
+        one_of(self.form, get_args(Form), "form")
 
     @property
     def traits(self) -> IntegratorTraits:

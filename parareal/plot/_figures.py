@@ -11,6 +11,7 @@ from torch import Tensor
 from parareal._core import trees
 from parareal._core.arrays import Floats
 from parareal._core.checks import check_instance, described, kind_of
+from parareal._core.names import NORM_HINTS, one_of
 from parareal._core.norms import NormName, norm
 from parareal._core.trees import State
 from parareal.results._record import Record
@@ -52,8 +53,7 @@ def iterated(run: Any) -> Solution:
 
 def check_norm(kind: Any) -> None:
     """Raises unless it is the name of a norm."""
-    if kind not in ("rms", "max"):
-        raise ValueError(f"norm={kind!r} is unknown; expected 'max' or 'rms'")
+    one_of(kind, ("rms", "max"), "norm", hints=NORM_HINTS)
 
 
 def of_sample(table: Floats, sample: int | None) -> Floats:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.checks import check_flag, described
+from parareal._core.locks import ForkSafeLock
 from parareal._core.trees import State
 from parareal.problem._lane_calls import OnLanes
 from parareal.problem._structure import Banded, Sparse, Structure
@@ -38,19 +38,19 @@ class Kept:
 
     def __init__(self, times: tuple[float, float]) -> None:
         self.times, self.affine = times, False
-        self._lock, self._matrices = threading.RLock(), dict[Hashable, Tensor]()
+        self._lock, self._matrices = ForkSafeLock(), dict[Hashable, Tensor]()
         self._found = OrderedDict[Hashable, Any]()
 
     def matrix(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
         """The matrix of a device and dtype, which is never dropped; see `get`."""
-        with self._lock:
+        with self._lock.current:
             if key not in self._matrices:
                 self._matrices[key] = make()
             return self._matrices[key]
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """What is kept under a key; made, by one thread alone, where there is nothing."""
-        with self._lock:
+        with self._lock.current:
             if key in self._found:
                 self._found.move_to_end(key)
             else:

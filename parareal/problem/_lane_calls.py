@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from parareal._core import autocast, trees
 from parareal._core.checks import described
 from parareal._core.host import known, values_of
+from parareal._core.names import BATCHING_HINTS, one_of
 from parareal._core.scopes import add_note, scope
 from parareal._core.trees import State
 
@@ -39,12 +41,9 @@ class OnLanes:
     def __init__(self, f: Callable[..., Any], batching: str, name: str = "f", check: Check | None = None) -> None:
         if not callable(f):
             raise TypeError(f"{name} is {described(f)}; expected a callable {name}(t, u)")
-        if batching not in get_args(Batching):
-            raise ValueError(
-                f"batching={batching!r} is unknown; expected one of {', '.join(map(repr, get_args(Batching)))}"
-            )
+        one_of(batching, get_args(Batching), "batching", hints=BATCHING_HINTS)
         self._f, self._name, what = f, name, f"{name}(t, u)"
-        self._check = check or (lambda value, u: check_like(value, u, what))
+        self._check, self._likes = check or partial(check_like, what=what), check is None
         self._vmapped = torch.func.vmap(self._compared)
         self._fresh, self._drew = Fresh(name), 0  # calls in a row that drew random numbers, from the first on
         ways: dict[str, Callable[..., State]] = {
@@ -61,10 +60,12 @@ class OnLanes:
         if autocast.set_aside() is not None:
             with autocast.restored():
                 return self._noticing(t, u, rows)
+        if self._drew < 0:  # as in nearly every call
+            return self._call(t, u) if rows is None else self._call(t, u, rows)
         return self._noticing(t, u, rows)
 
     def _noticing(self, t: Tensor, u: State, rows: State) -> State:
-        if self._drew < 0:  # as in nearly every call
+        if self._drew < 0:
             return self._call(t, u) if rows is None else self._call(t, u, rows)
         before = _generators(u)
         value = self._call(t, u) if rows is None else self._call(t, u, rows)
@@ -90,13 +91,19 @@ class OnLanes:
 
     def _compared(self, t: Tensor, u: State, *rows: State) -> State:
         before = versions(u)
-        value = self._check(self._f(t, u, *rows), u)
-        check_untouched(u, before, self._name)
+        value = self._f(t, u, *rows)
+        # As `check_like` does; a call of it takes as long as a small operation.
+        alike = isinstance(value, Tensor) and isinstance(u, Tensor) and value.shape == u.shape and self._likes
+        if not (alike and value.dtype == u.dtype and value.device == u.device):
+            value = self._check(value, u)
+        if versions(u) != before:
+            check_untouched(u, before, self._name)
         return value
 
     def _call_vmapped(self, *args: Any) -> State:
         if args[0].shape[0] == 1:  # one lane needs no vmap, which costs more than a small f itself
-            return trees.map(lambda leaf: leaf.unsqueeze(0), self._checked(*(trees.one(arg, 0) for arg in args)))
+            value = self._checked(*[trees.one(arg, 0) for arg in args])
+            return value.unsqueeze(0) if isinstance(value, Tensor) else trees.map(lambda leaf: leaf.unsqueeze(0), value)
         with noting_vmap(self._name), no_checkpoints(self._name):
             return self._vmapped(*args)
 
@@ -192,8 +199,9 @@ class Fresh:
                     f"{self._name} returned a tensor in the memory of its last result, which it has overwritten; "
                     "expected a new tensor from every call: return buffer.clone(), or compute without out="
                 )
+        parts = [value] if isinstance(value, Tensor) else trees.leaves(value)
         try:
-            self._last = [(_without_graph(leaf), versions(leaf)) for leaf in trees.leaves(value)]
+            self._last = [(_without_graph(leaf), versions(leaf)) for leaf in parts]
         except (RuntimeError, NotImplementedError):  # tensors under a transform of torch.func have no memory to show
             self._last = []
         return value

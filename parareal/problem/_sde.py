@@ -17,6 +17,7 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.checks import check_count, described
+from parareal._core.names import one_of
 from parareal._core.trees import State
 from parareal.grid._mesh import Mesh
 from parareal.grid._time_grid import TimeGrid
@@ -92,9 +93,7 @@ class SDE(Problem):
 
     def __post_init__(self, generator: Generators) -> None:
         for name, kinds in (("noise", Noise), ("calculus", Calculus)):
-            if getattr(self, name) not in get_args(kinds):
-                known = ", ".join(map(repr, get_args(kinds)))
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; expected one of {known}")
+            one_of(getattr(self, name), get_args(kinds), name)
         _check_channels(self.noise, self.channels)
         check_rows(self.per_sample)
         if self.path is not None and not isinstance(self.path, NoisePath):

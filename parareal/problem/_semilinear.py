@@ -32,6 +32,7 @@ Factors: TypeAlias = tuple[Tensor, ...]
 ``(L, *state)``, or of a shape that broadcasts against it; float64 or complex128."""
 
 _TERMS = 20
+"""Terms of the series of phi functions where |z| < 1: the next is below 1 / 20!, 4e-19, under float64's rounding."""
 
 
 class Weights(NamedTuple):
@@ -289,6 +290,14 @@ def _beside(factors: list[Tensor], leaf: Tensor) -> list[Tensor]:
             factor = next(arrived) if factor.ndim == 1 else to_device(factor, leaf.device)
         here.append(factor)
     return here
+
+
+def together(factors: list[Tensor], like: State) -> list[Tensor]:
+    """Factors where states lie, in one copy, if they are real numbers of each lane on the host; else as they are."""
+    alike = isinstance(like, Tensor) and all(f.ndim == 1 and f.device.type == "cpu" for f in factors)
+    if not alike or like.device.type == "cpu" or any(f.is_complex() or f.requires_grad for f in factors):
+        return factors
+    return sent(like.device, *factors, dtype=_dtype(factors[0], like))
 
 
 def chosen(mask: Tensor, a: State, b: Any) -> State:

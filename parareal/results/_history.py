@@ -88,9 +88,9 @@ class IterationReport:
             frontier = int(frontier.min()) if len(frontier) else self.slices
         return str(self.iteration), str(frontier), str(self.rounds), str(self.evaluations), f"{increment:.3g}"
 
-    def summary(self) -> IterationReport:
-        """The same without the increments of the slices."""
-        figures = (self.frontier, self.rounds, self.evaluations, self.increment, self.slices)
+    def summary(self, slices: int) -> IterationReport:
+        """The same without the increments of the slices, of which there are as many as given."""
+        figures = (self.frontier, self.rounds, self.evaluations, self.increment, slices)
         return IterationReport(self.iteration, None, *figures)
 
 

@@ -19,7 +19,7 @@ RUNNING = -1
 """The system has not ended; in place of the position of a status in `STATUSES`."""
 PER_SYSTEM = ("iteration", "frontier", "proven", "errors", "status")
 """The arrays that a decision changes; see `RunState.pack`."""
-_SHOWN = 4  # systems in a repr
+_SHOWN = 4  # systems in a repr: a choice, they fit a screen
 
 
 @dataclass(eq=False, slots=True)

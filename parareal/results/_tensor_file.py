@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ from parareal.results._run_identity import digest
 FORMAT, VERSION = "parareal.Solution", 1
 
 LEFT = 3600.0
-"""Seconds after which an incomplete file of a dead process is removed. A choice, and a long one: in containers that
-share a folder and a host name, a process may be alive although it is not seen."""
+"""Seconds after which an incomplete file is removed whose process may run elsewhere and does not run here. A choice,
+and a long one. Those of dead processes that would be seen here are removed at once."""
 
 
 def save(
@@ -79,17 +80,32 @@ def _host() -> str:
     return re.sub(r"[^A-Za-z0-9-]", "_", platform.node())
 
 
+@cache
+def _processes() -> str:
+    """Which processes can be seen from here, as a part of the name of a file.
+
+    Containers may share a folder and the name of their machine, and still not see each other's processes.
+    """
+    with suppress(OSError):
+        space = os.stat("/proc/self/ns/pid").st_ino
+        text = f"{Path('/proc/sys/kernel/random/boot_id').read_text()} {space}"
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return "0"
+
+
 def _remove_leftovers(path: Path) -> None:
     """Removes old incomplete files of processes of this machine that were killed."""
     if os.name != "posix":  # on other systems asking for a process would end it
         return
-    part = re.compile(rf"{re.escape(path.name)}\.{re.escape(_host())}\.(\d+)\.[0-9a-f]{{32}}\.part")
+    part = re.compile(rf"{re.escape(path.name)}\.{re.escape(_host())}\.([0-9a-f]+)\.(\d+)\.[0-9a-f]{{32}}\.part")
     with suppress(OSError):
         for entry in list(os.scandir(path.parent)):
             match = part.fullmatch(entry.name)
             with suppress(OSError):  # another process removes it as well
-                if match and time.time() - entry.stat().st_mtime > LEFT and not _runs(int(match[1])):
-                    os.unlink(entry.path)
+                if match and not _runs(int(match[2])):
+                    seen = match[1] == _processes() != "0"
+                    if seen or time.time() - entry.stat().st_mtime > LEFT:
+                        os.unlink(entry.path)
 
 
 def _runs(process: int) -> bool:
@@ -137,12 +153,12 @@ def check_place(path: str | os.PathLike[str]) -> None:
 
 def _part(path: Path) -> Path:
     """The name of an incomplete file: each process, and each thread of one, has one of its own."""
-    return path.with_name(f"{path.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex}.part")
+    return path.with_name(f"{path.name}.{_host()}.{_processes()}.{os.getpid()}.{uuid.uuid4().hex}.part")
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """JSON and tensors of a file, checked against its digest."""
-    safetensors = _safetensors()
+    safetensors, path = _safetensors(), as_path(path)
     if not Path(path).exists():
         raise FileNotFoundError(f"there is no file {str(path)!r}; expected one that solution.save(path) wrote")
     if not Path(path).is_file():

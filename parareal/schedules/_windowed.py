@@ -14,6 +14,7 @@ from torch import Tensor
 from parareal._core import autocast, trees
 from parareal._core.arrays import Bools
 from parareal._core.checks import check_count
+from parareal._core.names import one_of
 from parareal._core.trees import State
 from parareal.grid._mesh import Where
 from parareal.problem._lane_calls import check_like
@@ -61,11 +62,8 @@ class Windowed(Schedule):
 
     def __post_init__(self) -> None:
         check_count(self.width, "width")
-        if not callable(self.initial) and not (isinstance(self.initial, str) and self.initial in INITIAL):
-            raise ValueError(
-                f"initial={self.initial!r} is unknown; expected one of {', '.join(map(repr, INITIAL))}, or a function "
-                "guess(t0, t1, u) -> u at t1"
-            )
+        if not callable(self.initial):
+            one_of(self.initial, INITIAL, "initial", "a function guess(t0, t1, u) -> u at t1")
 
     @property
     def guess(self) -> Guess | None:  # pyright: ignore

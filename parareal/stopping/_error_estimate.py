@@ -73,8 +73,8 @@ class ErrorEstimate:
         self._settings = Settings.of(start, rtol, atol)
         self._slices = SliceRecord(self._settings, systems)
         self._boundaries = BoundaryRecord(systems, slices)
-        part = np.where(np.arange(1, slices + 1) > slices - start.width, _TAIL, _PREFIX)
-        part[-1] = _END
+        right = slices + start.outside[1] - np.arange(1, slices + 1)  # slices on the right of each boundary
+        part = np.where(right == 0, _END, np.where(right < start.width, _TAIL, _PREFIX))
         self._part = np.tile(part, (systems, 1))  # of the tolerance, which each boundary may spend
         self._error = np.zeros((systems, slices))  # of the right boundaries that have moved last
         self._spent = np.zeros(systems)  # on boundaries that were accepted
@@ -92,6 +92,8 @@ class ErrorEstimate:
             "calm": self._slices.calm,
             "grew": self._slices.grew,
             "moved_by": self._slices.moved_by,
+            "low": self._slices.low,
+            "high": self._slices.high,
             "size": self._boundaries.size,
             "spent": self._spent,
             "number": self._boundaries.number,
@@ -178,8 +180,8 @@ class ErrorEstimate:
         """
         error, ahead = self._error[seen.systems], self._slices.ahead(seen.systems)
         rows = np.arange(len(seen.systems))
-        spent = (self._spent[seen.systems] * ahead[rows, seen.frontier] ** _STEEPER)[:, None]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            spent = (self._spent[seen.systems] * ahead[rows, seen.frontier] ** _STEEPER)[:, None]
             tolerance = self._settings.rtol + self._settings.atol / np.maximum(size, np.finfo(np.float64).tiny)
             share, begun = self._settings.share[1:], self._settings.share[seen.frontier][:, None]
             # If more was spent than planned, the next slices still have their own share. So the run reaches its end,
@@ -194,7 +196,8 @@ class ErrorEstimate:
             begun, end = seen.frontier[i], max(seen.final[i], accepted[i])
             if end > begun:
                 growth = np.exp(min(600.0, _STEEPER * np.log(self._slices.most[row, begun:end]).sum()))
-                self._spent[row] *= max(1.0, growth)
+                with np.errstate(over="ignore"):  # infinite, where it is
+                    self._spent[row] *= max(1.0, growth)
         further = accepted > seen.frontier + 1
         last = np.maximum(accepted - 1, 0)
         error = self._error[seen.systems, last]
@@ -208,9 +211,11 @@ class ErrorEstimate:
         ahead = self._slices.ahead(seen.systems)[np.arange(len(seen.systems)), seen.frontier]
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             error = self._spent[seen.systems] * ahead**_STEEPER + self._error[seen.systems, -1]
-            allowed = self._settings.rtol + self._settings.atol / np.maximum(size, np.finfo(np.float64).tiny)
             if not decides:
                 return _CAUTION_ELSE * error * size
+            # A correction may still move the end by its error, so the size of the solution may be that much smaller.
+            rtol = self._settings.rtol / (1.0 + self._settings.rtol)
+            allowed = rtol + self._settings.atol / np.maximum(size, np.finfo(np.float64).tiny)
             return np.where(error <= allowed, np.minimum(_CAUTION * error, allowed), _CAUTION * error) * size
 
     def reopen(self, systems: Bools, times: int) -> None:

@@ -79,6 +79,10 @@ class Changes:
         states = (new, old, fine) if earlier is None else (new, old, fine, earlier)
         self._parts.append((ids, iterate, np.full(len(ids), final), states))
 
+    def take_over(self, other: Changes, by: int) -> None:
+        """Takes over the moves of another run of one system, whose slices have numbers that are larger by ``by``."""
+        self._parts = [(ids - by, *rest) for ids, *rest in other._parts]
+
     def newest_first(self) -> Iterator[tuple[Ints, State, Bools]]:
         """Slices whose moves are not measured yet, with the states before, and which of them became final."""
         return ((ids, states[1], final) for ids, _, final, states in reversed(self._parts))

@@ -18,6 +18,7 @@ class Start(NamedTuple):
         carried: Whether states carry the history of a multistep method, whose errors are added.
         rounding: Relative rounding unit of the states. Moves that are hardly larger show rounding only.
         relaxations: How many iterates without a correction precede each one that has it.
+        outside: How many slices the grid has on the left and on the right of these N.
     """
 
     systems: int
@@ -27,6 +28,7 @@ class Start(NamedTuple):
     carried: bool = False
     rounding: float = 2.2e-16
     relaxations: int = 0
+    outside: tuple[int, int] = (0, 0)
 
 
 class Seen(NamedTuple):

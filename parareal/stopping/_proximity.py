@@ -13,6 +13,7 @@ from torch import Tensor
 
 from parareal._core.arrays import Floats, Ints
 from parareal._core.checks import kind_of
+from parareal._core.names import NORM_HINTS, one_of
 from parareal._core.norms import NormName
 from parareal.stopping._increments import Change
 from parareal.stopping._observations import Start
@@ -70,10 +71,7 @@ class Proximity(StoppingRule):
             if not math.isfinite(float(value)) or float(value) < least:
                 wanted = "a finite number" if least == -math.inf else "a finite number of at least 0"
                 raise ValueError(f"{name}={value!r} is out of range; expected {wanted}")
-        if self.norm not in get_args(NormName):
-            raise ValueError(
-                f"norm={self.norm!r} is unknown; expected one of {', '.join(map(repr, get_args(NormName)))}"
-            )
+        one_of(self.norm, get_args(NormName), "norm", hints=NORM_HINTS)
         times: Any = self.times
         if not isinstance(times, Tensor) or times.ndim != 1 or len(times) < 2 or not times.is_floating_point():
             came = tuple(times.shape) if isinstance(times, Tensor) else type(times).__name__

@@ -49,6 +49,9 @@ _FLAT = 2.0
 _FINER, _STEEP = 100.0, 0.3
 """The same for a mismatch that small moves have shown, for moves that are smaller by the first factor: between states
 that F treats alike there may be a narrow region where it changes, as between the components of a mixture."""
+_BENT = 10.0
+"""Where growths of two moves of a slice differ by more than this factor, F is far from linear there, and what moves
+that are larger by the factor ``_FINER`` have shown says nothing of smaller ones."""
 _CLEAR = 30.0
 """A growth is measured only from moves that exceed rounding by this factor."""
 _FADING = 0.2
@@ -86,7 +89,7 @@ class Settings:
     @classmethod
     def of(cls, start: Start, rtol: float, atol: float) -> Settings:
         """Those of a run."""
-        slices = len(start.mismatch)
+        slices = len(start.mismatch) + sum(start.outside)
         windows = np.log2(slices / max(1, min(start.width, slices)))
         carried, narrow = _WEIGHT_CARRIED * (1 + windows), _WEIGHT * (1 + _NARROW * windows)
         return cls(
@@ -97,7 +100,7 @@ class Settings:
             clear=_CLEAR * start.rounding,
             near=max(_WITNESSES, start.width),
             prior=np.maximum(np.nan_to_num(start.mismatch, nan=1.0, posinf=1e300), _ROUNDING),
-            share=np.arange(slices + 1) / slices,
+            share=np.arange(start.outside[0], slices - start.outside[1] + 1) / slices,
             relaxations=start.relaxations,
         )
 
@@ -119,6 +122,7 @@ class SliceRecord:
         calm: Whether there are small ones.
         grew: Whether any move has shown a growth.
         moved_by: What the left boundary moved by when the right one moved last.
+        low, high: The least and the largest growth that a move has shown.
     """
 
     def __init__(self, settings: Settings, systems: int) -> None:
@@ -133,6 +137,8 @@ class SliceRecord:
         self.calm = np.zeros(shape, dtype=bool)
         self.grew = np.zeros(shape, dtype=bool)
         self.moved_by = np.zeros(shape)
+        self.low = np.full(shape, np.inf)
+        self.high = np.zeros(shape)
 
     def learn(
         self, row: Ints, n: Ints, left: Floats, size: Floats, defect: Floats, carried: Floats, corrected: Bools
@@ -165,6 +171,8 @@ class SliceRecord:
 
     def _learn_growth(self, row: Ints, n: Ints, grown: Floats, clear: Bools, gentle: Bools) -> None:
         """Notes the growth of moves that are ``clear`` of rounding."""
+        self.low[row, n] = np.where(clear, np.minimum(self.low[row, n], grown), self.low[row, n])
+        self.high[row, n] = np.where(clear, np.maximum(self.high[row, n], grown), self.high[row, n])
         grown = np.where(clear, np.clip(grown, 1 / _MOST, _MOST), 1.0)
         growth, most = self.growth[row, n], self.most[row, n]
         self.growth[row, n] = np.where(clear, np.maximum(grown, _faded(growth, _FADING)), growth)
@@ -183,6 +191,8 @@ class SliceRecord:
         gentle, shown_by = self.gentle[row, n], self.shown_by[row, n]
         doubtful = ~unseen & (shown_by > np.where(gentle, _FINER, _FAR) * moved_by)
         missed = np.where(doubtful, np.maximum(missed, np.where(gentle, _STEEP, _FLAT)), missed)
+        bent = self.high[row, n] > _BENT * self.low[row, n]
+        missed = np.where(~unseen & bent & (shown_by > _FINER * moved_by), np.maximum(missed, _UNKNOWN), missed)
         prior = self._settings.prior
         for system in np.unique(row[unseen]):
             here = unseen & (row == system)

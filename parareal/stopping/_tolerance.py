@@ -12,6 +12,7 @@ from torch import Tensor
 
 from parareal._core.arrays import Bools, Floats, Ints
 from parareal._core.checks import kind_of
+from parareal._core.names import NORM_HINTS, one_of
 from parareal._core.norms import NormName
 from parareal.stopping._error_estimate import ErrorEstimate
 from parareal.stopping._increments import Change
@@ -61,10 +62,7 @@ class Tolerance(StoppingRule):
         if not isinstance(self.freeze, bool):
             raise TypeError(f"freeze={self.freeze!r} is {kind_of(self.freeze)}; expected True or False")
         for name, known in (("norm", get_args(NormName)), ("rule", get_args(RuleName))):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} is unknown; expected one of {', '.join(map(repr, known))}"
-                )
+            one_of(getattr(self, name), known, name, hints=NORM_HINTS)
 
     def accepting(self) -> Tolerance:
         """This rule with ``freeze`` and ``rule="error"``: accepted errors propagate and are recorded."""

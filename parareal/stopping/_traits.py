@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
 from parareal._core.checks import check_count, check_flag
+from parareal._core.names import NORM_HINTS, one_of
 from parareal._core.norms import NormName
 
 
@@ -35,9 +36,7 @@ class StoppingTraits:
     def __post_init__(self) -> None:
         check_count(self.width, "width", 0)
         check_flag(self.uses_growth, "uses_growth")
-        given: Any = self.norm
-        if given not in get_args(NormName):
-            raise ValueError(f"norm={given!r} is unknown; expected one of {', '.join(map(repr, get_args(NormName)))}")
+        one_of(self.norm, get_args(NormName), "norm", hints=NORM_HINTS)
 
 
 BY_ATTRIBUTE = ("width", "norm", "uses_growth")

@@ -10,6 +10,7 @@ from itertools import count
 from typing import Any, Literal, TypeAlias
 
 from parareal._core.checks import check_count
+from parareal._core.names import one_of
 from parareal.schedules._schedule import Barrier, Schedule, Wavefront
 
 Placement: TypeAlias = Literal["any", "owner", "manager"]
@@ -206,8 +207,7 @@ class _Pools:
     """Which workers a task may go to: pools of workers that are alike."""
 
     def __init__(self, slices: int, workers: int | None, placement: Any) -> None:
-        if placement not in ("any", "owner", "manager"):
-            raise ValueError(f"placement={placement!r} is unknown; expected 'any', 'owner' or 'manager'")
+        one_of(placement, ("any", "owner", "manager"), "placement")
         self.placement, self.slices = placement, slices
         self.owners = min(workers or slices, slices)
         most = math.inf if workers is None else workers

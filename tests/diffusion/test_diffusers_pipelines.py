@@ -39,6 +39,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.algorithm_type.*dpmsolver:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*scheduler.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Should have t:UserWarning"),  # levels in float32, of torchsde's path
 ]
 
 CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
@@ -214,6 +215,25 @@ SCHEDULERS: dict[str, Callable[[], Any]] = {
     "deis": lambda: D.DEISMultistepScheduler(**STABLE),
     "deis 3": lambda: D.DEISMultistepScheduler(**STABLE, solver_order=3),
     "edm": D.EDMEulerScheduler,
+    "edm dpm": D.EDMDPMSolverMultistepScheduler,
+    "edm dpm 3": lambda: D.EDMDPMSolverMultistepScheduler(solver_order=3),
+    "edm dpm, noisy": lambda: D.EDMDPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++"),
+    "cosine dpm": D.CosineDPMSolverMultistepScheduler,
+    "pndm": lambda: D.PNDMScheduler(**STABLE, skip_prk_steps=True),
+    "pndm, to one": lambda: D.PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=True),
+    "kdpm2": lambda: D.KDPM2DiscreteScheduler(**STABLE),
+    "kdpm2, v, karras": lambda: D.KDPM2DiscreteScheduler(
+        **STABLE, prediction_type="v_prediction", use_karras_sigmas=True
+    ),
+    "kdpm2 ancestral": lambda: D.KDPM2AncestralDiscreteScheduler(**STABLE),
+    "kdpm2 ancestral, karras": lambda: D.KDPM2AncestralDiscreteScheduler(**STABLE, use_karras_sigmas=True),
+    "lms": lambda: D.LMSDiscreteScheduler(**STABLE),
+    "lms, v, karras": lambda: D.LMSDiscreteScheduler(**STABLE, prediction_type="v_prediction", use_karras_sigmas=True),
+    "lcm": lambda: D.LCMScheduler(**STABLE_BUT),
+    "lcm, clipped": lambda: D.LCMScheduler(**STABLE_BUT, clip_sample=True),
+    "ddim parallel": lambda: D.DDIMParallelScheduler(**STABLE),
+    "ddpm parallel": lambda: D.DDPMParallelScheduler(clip_sample=False),
+    "ddim of cogvideox": lambda: D.CogVideoXDDIMScheduler(prediction_type="v_prediction", snr_shift_scale=1.0),
     "flow dpm": lambda: D.DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
     "flow unipc": lambda: D.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
 }
@@ -239,9 +259,10 @@ def test_a_scheduler_is_its_method(name: str, steps: int) -> None:
         D.FlowMatchEulerDiscreteScheduler(shift=3.0),
         D.FlowMatchEulerDiscreteScheduler(shift=3.0, use_karras_sigmas=True),
         D.FlowMatchEulerDiscreteScheduler(stochastic_sampling=True),
+        D.FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
         D.FlowMatchHeunDiscreteScheduler(shift=3.0),
     ],
-    ids=["euler", "euler, karras", "stochastic", "heun"],
+    ids=["euler", "euler, karras", "stochastic", "inverted", "heun"],
 )
 @pytest.mark.sweep(2)
 def test_a_scheduler_for_flows_is_its_method(scheduler: Any) -> None:
@@ -255,7 +276,20 @@ def test_a_scheduler_for_flows_is_its_method(scheduler: Any) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["euler", "heun", "ddim", "ddim, trailing", "euler ancestral", "unipc", "deis", "singlestep 3, karras"],
+    [
+        "euler",
+        "heun",
+        "ddim",
+        "ddim, trailing",
+        "euler ancestral",
+        "unipc",
+        "deis",
+        "singlestep 3, karras",
+        "kdpm2",
+        "kdpm2 ancestral",
+        "lcm",
+        "cosine dpm",
+    ],
 )
 @pytest.mark.parametrize("kind", ["Img2Img", "Inpaint"])
 @pytest.mark.sweep(4)

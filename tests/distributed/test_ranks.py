@@ -159,11 +159,19 @@ def test_values_that_change_their_kind_are_refused(pool: Pool, where: int) -> No
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("where", [0, 2])
-def test_so_does_one_whose_callback_raises(pool: Pool, way: str, where: int) -> None:
-    for rank, (name, text, partial) in enumerate(pool.run(3, jobs.callback_raises, way, where)):
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize(("size", "where"), [(2, 1), (3, 0), (3, 2)])
+@pytest.mark.sweep(8)
+def test_so_does_one_whose_callback_raises(
+    pool: Pool, way: str, size: int, where: int, kept: bool, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "run.file") if kept else None
+    for rank, (name, text, partial) in enumerate(pool.run(size, jobs.callback_raises, way, where, path)):
         assert name == ("LookupError" if rank == where else "RankError"), text
         assert partial
+        if rank != where:
+            assert f"rank {where} of {size} raised LookupError: no" in text
+            assert "in callback" in text
 
 
 @pytest.mark.parametrize("where", [0, 2])

@@ -251,16 +251,19 @@ def test_what_killed_saves_have_left_is_removed(tmp_path: Path) -> None:
     gone = 2**22 + 12345  # more than a process can be numbered with
     old = time.time() - 2 * _tensor_file.LEFT
 
-    def part(process: int, name: str = "run", host: str = _tensor_file._host(), age: float = old) -> Path:
-        path = tmp_path / f"{name}.{host}.{process}.{'0' * 32}.part"
+    def part(process: int, name: str = "run", host: str = "", age: float = old, seen: str = "") -> Path:
+        host, seen = host or _tensor_file._host(), seen or _tensor_file._processes()
+        path = tmp_path / f"{name}.{host}.{seen}.{process}.{'0' * 32}.part"
         path.touch()
         os.utime(path, (age, age))
         return path
 
-    removed = part(gone)
-    kept = [part(os.getpid()), part(gone, name="other"), part(gone, host="elsewhere"), part(gone + 1, age=time.time())]
+    now = time.time()
+    removed = [part(gone), part(gone + 1, age=now), part(gone + 2, seen="1234abcd")]
+    kept = [part(os.getpid()), part(gone, name="other"), part(gone, host="elsewhere")]
+    kept += [part(gone + 3, seen="1234abcd", age=now)]  # it may run where it is not seen
     run(lambda t, u: -u, torch.ones(2)).save(tmp_path / "run")
-    assert not removed.exists()
+    assert not any(path.exists() for path in removed)
     assert all(path.exists() for path in kept)
 
 

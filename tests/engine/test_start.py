@@ -365,3 +365,37 @@ def test_states_without_axes() -> None:
     warm = pr.solve(problem, u0, grid, start=cold, **options)
     assert warm.iterations <= cold.iterations
     torch.testing.assert_close(warm.us, cold.us, rtol=1e-6, atol=1e-8)
+
+
+@given(
+    seed=st.integers(0, 99),
+    coarse=st.sampled_from(
+        [pr.Euler(), pr.Identity(), pr.Secant(pr.Identity()), pr.Jacobian(), pr.Jacobian("diagonal")]
+    ),
+    stop=st.sampled_from([pr.Tolerance(1e-3), pr.Tolerance(0.0, 0.0), pr.Iterations(2), pr.Iterations(8)]),
+    how=st.sampled_from(["start", "resume", "neither"]),
+    samples=st.booleans(),
+)
+def test_a_gradient_after_a_start_is_right_or_refused(
+    seed: int, coarse: Any, stop: pr.StoppingRule, how: str, samples: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    rate = torch.rand((), dtype=torch.float64, generator=generator).requires_grad_()
+    u0 = torch.rand(2, 3, dtype=torch.float64, generator=generator)
+    problem = pr.ODE(lambda t, u: torch.sin(u) - rate * u, batching="native")
+    grid = pr.TimeGrid.uniform(0.0, 2.0, slices=8, steps=2)
+    shared: Any = {"fine": pr.Heun(), "coarse": coarse, "samples": samples, "executor": pr.Serial(), "throw": False}
+    with torch.no_grad():
+        first = pr.solve(problem, u0, grid, stop=pr.Iterations(2) if how == "resume" else pr.Tolerance(1e-9), **shared)
+    given_ = {"start": {"start": first}, "resume": {"resume": first}, "neither": {}}[how]
+    sol = pr.solve(problem, u0, grid, stop=stop, **given_, **shared)
+    serial = pr.serial(problem, u0, grid, fine=pr.Heun(), samples=samples)
+    wanted = torch.autograd.grad(serial.u.sum(), rate)[0]
+    whole = bool((sol.us[-1] == serial.us[-1]).all()) and isinstance(stop, pr.Iterations) and stop.count == 8
+    decided = isinstance(stop, pr.Tolerance) and sol.status is not pr.Status.FINAL and coarse != pr.Jacobian()
+    if how == "resume" or (how == "start" and decided):
+        with pytest.raises(RuntimeError, match="gradients='adjoint'"):
+            torch.autograd.grad(sol.u.sum(), rate)
+    elif whole or stop == pr.Tolerance(0.0, 0.0) or (how == "start" and coarse == pr.Jacobian()):
+        close = 1e-3 if stop == pr.Tolerance(1e-3) else 1e-6
+        torch.testing.assert_close(torch.autograd.grad(sol.u.sum(), rate)[0], wanted, rtol=close, atol=close)

@@ -10,6 +10,7 @@ from typing import Any
 
 from parareal._core import trees
 from parareal._core.checks import described
+from parareal._core.names import check_keys
 from parareal._core.trees import State
 
 
@@ -21,21 +22,11 @@ def load(library: str, install: str) -> Any:
         raise ImportError(f"{library} could not be imported ({error}); install it: pip install '{install}'") from error
 
 
-def check_name(value: Any, known: Collection[str], name: str, hint: str = "") -> None:
-    """Raises unless ``value`` is one of the names ``known``."""
-    if not isinstance(value, str):
-        raise TypeError(f"{name} is {described(value)}; expected one of {', '.join(map(repr, known))}")
-    if value not in known:
-        raise ValueError(f"{name}={value!r} is unknown; expected one of {', '.join(map(repr, known))}{hint}")
-
-
 def check_options(options: Any, known: Collection[str], of: str) -> None:
     """Raises unless ``options`` is a dict with keys among ``known``: otherwise a mistyped key would be ignored."""
     if not isinstance(options, dict):
         raise TypeError(f"options is {described(options)}; expected a dict")
-    for key in options:  # pyright: ignore[reportUnknownVariableType]
-        if key not in known:
-            raise ValueError(f"option {key!r} is unknown to {of}; expected any of {', '.join(map(repr, known))}")
+    check_keys(options, known, of)  # pyright: ignore[reportUnknownArgumentType]
 
 
 def check_tolerance(value: Any, name: str, least: float = 0.0) -> None:

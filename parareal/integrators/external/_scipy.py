@@ -11,15 +11,24 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.names import one_of
 from parareal._core.trees import State
 from parareal._core.vectors import flat, unflat
 from parareal.integrators._base import Cost, Integrator
 from parareal.integrators._traits import IntegratorTraits
-from parareal.integrators.external._checks import check_name, check_one_dtype, check_options, check_tolerance, load
+from parareal.integrators.external._checks import check_one_dtype, check_options, check_tolerance, load
 from parareal.integrators.external._coroutine import Rhs, lane_by_lane, nan_like
 from parareal.problem._ode import Stages
 
 _COMMON = ("first_step", "max_step")
+_HINTS = {
+    "dopri5": 'method="RK45"',
+    "bosh3": 'method="RK23"',
+    "dopri8": 'method="DOP853"',
+    "lsode": 'method="LSODA"',
+    "odeint": 'method="LSODA"',
+    "vode": 'method="BDF"',
+}
 _OPTIONS = {
     "RK45": _COMMON,
     "RK23": _COMMON,
@@ -77,7 +86,7 @@ class SciPy(Integrator):
     options: dict[str, Any]
 
     def __init__(self, method: str = "RK45", rtol: float = 1e-7, atol: float = 1e-9, **options: Any) -> None:
-        check_name(method, _OPTIONS, "method")
+        one_of(method, _OPTIONS, "method", hints=_HINTS)
         check_tolerance(rtol, "rtol", _LEAST_RTOL)
         check_tolerance(atol, "atol")
         check_options(options, _OPTIONS[method], f"SciPy's {method!r}")

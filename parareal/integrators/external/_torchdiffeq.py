@@ -11,10 +11,11 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.checks import described
+from parareal._core.names import METHOD_HINTS, one_of
 from parareal._core.trees import State
 from parareal.integrators._base import Integrator, check_steps
 from parareal.integrators._traits import IntegratorTraits
-from parareal.integrators.external._checks import check_name, check_one_dtype, check_options, check_tolerance, load
+from parareal.integrators.external._checks import check_one_dtype, check_options, check_tolerance, load
 from parareal.integrators.external._coroutine import Rhs, as_stages, finite_lanes, lane_by_lane
 from parareal.problem._ode import Stages
 
@@ -24,6 +25,8 @@ FIXED = {"euler": (1, 1), "midpoint": (2, 2), "heun2": (2, 2), "heun3": (3, 3), 
 ADAMS = ("explicit_adams", "implicit_adams")
 
 _IN_TIME = ("first_step", "min_step", "max_step", "step_t", "jump_t")
+_ABSOLUTE = ("step_t", "jump_t", "grid_constructor")
+"""Options that hold times, and not lengths of time."""
 _ADAPTIVE_OPTIONS = ("norm", "dtype", "safety", "ifactor", "dfactor", "max_num_steps", *_IN_TIME)
 _FIXED_OPTIONS = ("step_size", "grid_constructor", "interp", "perturb")
 _ADAMS_OPTIONS = (*_FIXED_OPTIONS, "max_order", "max_iters")
@@ -77,8 +80,8 @@ class TorchDiffEq(Integrator):
     together: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        hint = "; for SciPy's solvers use pr.SciPy" if self.method == "scipy_solver" else ""
-        check_name(self.method, (*ADAPTIVE, *FIXED, *ADAMS), "method", hint)
+        hints = METHOD_HINTS | {"scipysolver": "pr.SciPy", "tsit5": 'pr.Adaptive("tsit5")'}
+        one_of(self.method, (*ADAPTIVE, *FIXED, *ADAMS), "method", hints=hints)
         check_tolerance(self.rtol, "rtol")
         check_tolerance(self.atol, "atol")
         check_steps(self.steps)
@@ -147,7 +150,11 @@ class TorchDiffEq(Integrator):
         return self._integrate(g, torch.zeros((), dtype=h.dtype, device=h.device), torch.ones_like(h[0]), u)
 
     def _solve(self, f: Rhs, t0: Tensor, t1: Tensor, u: State) -> State | None:
-        return self._integrate(lambda t, u: f(t.to(t0.dtype), u), t0, t1, u)
+        narrow = any(torch.finfo(leaf.dtype).eps > torch.finfo(t0.dtype).eps for leaf in trees.leaves(u))
+        if not narrow or any(key in _ABSOLUTE for key in self.options or ()):
+            return self._integrate(lambda t, u: f(t.to(t0.dtype), u), t0, t1, u)
+        # Torchdiffeq gives functions the time in the dtype of the state, which has few digits left far from zero.
+        return self._integrate(lambda s, u: f(t0 + s.to(t0.dtype), u), torch.zeros_like(t0), t1 - t0, u)
 
     def _integrate(self, f: Rhs, t0: Tensor, t1: Tensor, u: State) -> State | None:
         """``torchdiffeq.odeint`` from ``t0`` to ``t1``; ``None`` if it failed."""

@@ -11,15 +11,17 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.checks import check_count, described
+from parareal._core.names import METHOD_HINTS, one_of
 from parareal._core.trees import State
 from parareal._core.vectors import flat, unflat
 from parareal.integrators._base import Integrator
 from parareal.integrators._traits import IntegratorTraits
-from parareal.integrators.external._checks import check_name, check_one_dtype, check_tolerance, load
+from parareal.integrators.external._checks import check_one_dtype, check_tolerance, load
 from parareal.integrators.external._coroutine import Rhs, as_stages, finite_lanes, nan_like, scattered
 from parareal.problem._ode import Stages
 
 METHODS = {"tsit5": "Tsit5", "dopri5": "Dopri5", "heun": "Heun"}
+_HINTS = {"rk4": "pr.RK4()", "euler": "pr.Euler()", "midpoint": "pr.Midpoint()"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +65,7 @@ class TorchODE(Integrator):
     traits = IntegratorTraits(evaluations=None)
 
     def __post_init__(self) -> None:
-        check_name(self.method, METHODS, "method")
+        one_of(self.method, METHODS, "method", hints=METHOD_HINTS | _HINTS)
         check_tolerance(self.rtol, "rtol")
         check_tolerance(self.atol, "atol")
         check_count(self.max_steps, "max_steps")

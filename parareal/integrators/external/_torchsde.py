@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.names import one_of
 from parareal._core.trees import State
 from parareal._core.vectors import flat, unflat
 from parareal.integrators._base import Integrator, check_steps
 from parareal.integrators._traits import IntegratorTraits
-from parareal.integrators.external._checks import check_name, check_one_dtype, load
+from parareal.integrators.external._checks import check_one_dtype, load
 from parareal.integrators.external._coroutine import Coroutine, side_by_side
 from parareal.problem._ode import Stages
 from parareal.problem._sde import SDE
@@ -61,7 +62,7 @@ class TorchSDE(Integrator):
     traits = IntegratorTraits(evaluations=None, solves=(SDE,))  # order and evaluations depend on the noise
 
     def __post_init__(self) -> None:
-        check_name(self.method, METHODS, "method")
+        one_of(self.method, METHODS, "method", hints={"eulermaruyama": 'method="euler"'})
         check_steps(self.steps)
 
     def bind(self, problem: Any, u0: State, grid: Any) -> TorchSDE:

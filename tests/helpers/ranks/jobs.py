@@ -296,12 +296,12 @@ def values_change(group: Any, where: int) -> tuple[tuple[str, str, bool], bool]:
     return came, torch.equal(plain(**ways(group)["lanes"]).us, plain().us)
 
 
-def callback_raises(group: Any, way: str, where: int) -> tuple[str, str, bool]:
+def callback_raises(group: Any, way: str, where: int, path: str | None) -> tuple[str, str, bool]:
     def callback(report: pr.IterationReport) -> None:
         if report.iteration == 2 and dist.get_rank(group) == where:
             raise LookupError("no")
 
-    return caught(lambda: plain(callback=callback, **ways(group)[way]))
+    return caught(lambda: plain(callback=callback, checkpoint=path, **ways(group)[way]))
 
 
 def callback_stops(group: Any, way: str, where: int) -> tuple[str, int]:

@@ -12,6 +12,7 @@ import contextlib
 import multiprocessing
 import multiprocessing.context
 import os
+import random
 import signal
 import tempfile
 import time
@@ -24,10 +25,20 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from hypothesis import settings
 from ranks import pace
 
 MOST = 4
-LOADED = ["torch", "torch.distributed", "safetensors.torch", "parareal", "strategies", "ranks.faults", "ranks.jobs"]
+LOADED = [
+    "torch",
+    "torch.distributed",
+    "safetensors.torch",
+    "parareal",
+    "strategies",
+    "ranks.faults",
+    "ranks.jobs",
+    "ranks.states",
+]
 
 
 def context() -> multiprocessing.context.ForkServerContext:
@@ -48,6 +59,7 @@ def serve(rank: int, most: int, store: str, pipe: Connection, line: Connection, 
     import profiles  # noqa: F401
     import torch
     import torch.distributed as dist
+    from hypothesis import core
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     faulthandler.register(signal.SIGUSR1)  # where it hangs, if it does
@@ -57,9 +69,10 @@ def serve(rank: int, most: int, store: str, pipe: Connection, line: Connection, 
     pipe.send((True, None))  # at work
     with contextlib.suppress(EOFError):
         while (job := pipe.recv()) is not None:
-            size, fn, args = job
+            size, fn, args, seed = job
             try:
                 torch.manual_seed(0)
+                core.global_force_seed = seed  # under profiles that look for new examples: the same on all ranks
                 pipe.send((True, fn(groups[size], *args)))
             except BaseException as error:
                 pipe.send((False, f"rank {rank}: {''.join(traceback.format_exception(error))}"))
@@ -81,8 +94,9 @@ class Pool:
             if not self._processes or not all(process.is_alive() for process in self._processes):
                 self._start()
                 self._answers(self.most)
+            seed = random.getrandbits(64)
             for pipe in self._pipes[:size]:
-                pipe.send((size, fn, args))
+                pipe.send((size, fn, args, seed))
             answers = self._answers(size)
             failed = [text for good, text in answers if not good]
             if failed:
@@ -96,7 +110,8 @@ class Pool:
         """What has come from all ranks."""
         # Twice the time after which a run gives its other ranks up: what it then has to say is worth hearing.
         answers: dict[int, tuple[bool, Any]] = {}
-        deadline, pipes = pace.Deadline(2.0), self._pipes[:size]
+        examples = max(1.0, settings().max_examples / 15)  # a job tries more under profiles that take more
+        deadline, pipes = pace.Deadline(2.0 * examples), self._pipes[:size]
         while len(answers) < size:
             missing = [pipe for rank, pipe in enumerate(pipes) if rank not in answers]
             ready = wait(missing, timeout=deadline.left)
