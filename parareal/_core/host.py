@@ -171,6 +171,13 @@ _MOST, _LARGE = 256, 4096
 """Indices that are kept, and the most numbers of one: a choice, of a few megabytes at most."""
 
 
+def places(device: torch.device, index: Ints) -> slice | Tensor:
+    """An index for the device, or a slice where it is a range, for which nothing has to get there."""
+    if index.size and index.ndim == 1 and _rises(index):
+        return slice(int(index[0]), int(index[0]) + len(index))
+    return index_to(device, index)
+
+
 def beside(index: Tensor, leaf: Tensor) -> Tensor:
     """An index where a leaf lies: most leaves lie on the device, and the times of histories on the host."""
     if index.device == leaf.device:
