@@ -140,7 +140,7 @@ def send_waiting() -> None:
         waiting.send()
 
 
-def _rises(index: Ints) -> bool:
+def _rises(index: np.ndarray[Any, Any]) -> bool:
     """Whether it is a range, for which a view takes the place of an index."""
     flat = index if index.ndim == 1 else index.reshape(-1)
     # The ends tell most of them; the rest only where there are more.
