@@ -125,6 +125,11 @@ class Upload:
         ]
 
 
+def forget_waiting() -> None:
+    """Drops the upload that waits in this thread: an error has ended the run that it was for."""
+    _WAITING.upload = None
+
+
 class _Waiting(threading.local):
     upload: Upload | None = None
 

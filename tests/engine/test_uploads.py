@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import diffusion_adapters as da
 import parareal as pr
 from parareal._core import host
 
@@ -81,3 +82,13 @@ def test_an_error_leaves_the_states_before_it() -> None:
         raise AssertionError("expected an error")
     assert torch.equal(us[:4], ref.us[:4])
     assert bool(us[4:].isnan().all())
+
+
+def test_a_network_may_change_its_times_in_place() -> None:
+    noise = torch.randn(1, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    out: list[torch.Tensor] = []
+    for changed in (lambda t: t * 2, lambda t: t.mul_(2)):
+        model = da.DiffusionModel(lambda x, t, changed=changed: torch.tanh(x) * changed(t)[:, None], da.VP(), "eps")
+        out += [da.sample(model, noise, steps=8, parallel=parallel).samples for parallel in (True, False)]
+    assert torch.equal(out[0], out[2])
+    assert torch.equal(out[1], out[3])
