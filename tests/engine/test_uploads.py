@@ -74,6 +74,7 @@ def test_an_error_leaves_the_states_before_it() -> None:
         return u.neg_() if len(calls) == 8 else -u
 
     ref = pr.serial(pr.ODE(lambda t, u: -u, "native"), torch.ones(3), grid, fine=pr.Euler())
+    assert (ref.stats.rounds, ref.stats.evaluations, ref.stats.calls, ref.stats.max_lanes) == (12, 12, 12, 1)
     try:
         pr.serial(pr.ODE(f, "native"), torch.ones(3), grid, fine=pr.Euler())
     except ValueError as error:
