@@ -85,7 +85,7 @@ WHY: dict[str, str] = {
     r"scheduler (\w+) is not supported": "its scheduler, `{0}`, is not in the table of schedulers",
     r"scheduler (\w+) has no step": "its scheduler, `{0}`, has no `step`",
     "skip_prk_steps": "its scheduler begins with Runge-Kutta steps; `skip_prk_steps=True` works",
-    r"different steps of its loop: (.{1,60}?)(?:[.][.][.])? [(]": "its steps differ by their number: `{0}`",
+    r"different steps of its loop: (.{1,90}?)(?:[.][.][.])? [(]/": "its steps differ by their number: `{0}`",
     "changes the latents between two steps": "it changes the latents between two steps",
     "converts the timestep": "it makes a number of the timestep",
     "were not found in the arguments": "its network does not get the latents as they are",
