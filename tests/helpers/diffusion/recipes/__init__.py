@@ -58,7 +58,9 @@ def make(name: str) -> Any:
         if part.default is part.empty and part.kind is part.POSITIONAL_OR_KEYWORD and key != "self"
     ]
     parts = {key: part() if callable(part) else part for key, part in recipe.parts.items()}
-    pipe = kind(**{**dict.fromkeys(needed), **parts})
+    with torch.random.fork_rng(devices=[]):  # some make parts of their own
+        torch.manual_seed(0)
+        pipe = kind(**{**dict.fromkeys(needed), **parts})
     pipe.set_progress_bar_config(disable=True)
     if recipe.prepare is not None:
         recipe.prepare(pipe)
