@@ -14,7 +14,10 @@ import diffusion_adapters as da
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of diffusers; ours are looked at below
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.nightly) if name.startswith("HiDream") else name for name in RECIPES],
+)
 @pytest.mark.sweep(8)
 def test_a_pipeline_gives_the_same_or_says_why_not(name: str) -> None:
     expected, refused = call(make(name), name), RECIPES[name].refused
