@@ -10,7 +10,7 @@ export MPLBACKEND := Agg
 export PARAREAL_OUT := $(OUT)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test nightly venv lint prose format types docs examples bench dist clean
+.PHONY: help demo test nightly venv lint prose format types docs examples bench reliability dist clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ bench: $(STAMP) ## every script in benchmarks/: the tables that the docs quote; 
 		case "$$script" in benchmarks/domains.py) continue;; benchmarks/srds.py) form=--quick;; *) form=;; esac; \
 		echo "== $$script"; $(BIN)/python "$$script" $$form; \
 	done
+
+reliability: $(STAMP) ## what is tried to break it, all of it: hours; make reliability ARGS="--share 0.1" for less
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/reliability.py --nightly $(ARGS)
 
 dist: $(STAMP) ## sdist and wheel, into dist/
 	rm -rf dist

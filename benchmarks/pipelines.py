@@ -4,7 +4,7 @@ Builds each with tiny parts of random weights (``tests/helpers/diffusion/recipes
 results. Each class is tried in turn; what was found is kept in a file, so that a run which is cut short continues where
 it was. ``--table`` writes the table of ``docs/support.md``.
 
-    python benchmarks/pipelines.py [--only REGEX] [--again] [--table]
+    python benchmarks/pipelines.py [--only REGEX] [--again | --bad] [--trace] [--table]
 """
 
 from __future__ import annotations
@@ -81,6 +81,50 @@ def attempt(name: str) -> dict[str, Any]:
     return found
 
 
+WHY: dict[str, str] = {
+    r"scheduler (\w+) is not supported": "its scheduler, `{0}`, is not in the table of schedulers",
+    r"scheduler (\w+) has no step": "its scheduler, `{0}`, has no `step`",
+    "skip_prk_steps": "its scheduler begins with Runge-Kutta steps; `skip_prk_steps=True` works",
+    r"different steps of its loop: (.{1,90}?)(?:[.][.][.])? [(]/": "its steps differ by their number: `{0}`",
+    "changes the latents between two steps": "it changes the latents between two steps",
+    "converts the timestep": "it makes a number of the timestep",
+    "were not found in the arguments": "its network does not get the latents as they are",
+    r"step of \w+ with (\w+)=": "it passes `{0}` to `step`",
+    "before its network": "it has a loop within its loop, with a scheduler for each frame",
+}
+"""Short reasons for what `parallelize` says."""
+
+
+def table(known: dict[str, Any]) -> str:
+    """The table of the documentation, one row for each class."""
+    rows: list[str] = []
+    for name in sorted(classes()):
+        found = [one for key, one in known.items() if key.partition(",")[0] == name]
+        results = {one["result"] for one in found} - {"recipe"}
+        if not results:
+            rows.append(f"| `{name}` | not tried | |")
+        elif "equal" in results:
+            rows.append(f"| `{name}` | equal | |")
+        else:
+            rows.append(f"| `{name}` | {results.pop()} | {reason(found[0]['says'])} |")
+    return "\n".join(["| pipeline | result | why |", "|---|---|---|", *rows])
+
+
+def reason(says: str) -> str:
+    for pattern, short in WHY.items():
+        match = re.search(pattern, says)
+        if match:
+            return short.format(*(part.strip().replace("|", "/") for part in match.groups()))
+    return says.partition(";")[0]
+
+
+def write_table(known: dict[str, Any], page: Path) -> None:
+    """Replaces the table between its marks in a page."""
+    before, begin, rest = page.read_text().partition("<!-- pipelines -->\n")
+    _, end, after = rest.partition("<!-- end of pipelines -->")
+    page.write_text(f"{before}{begin}\n{table(known)}\n\n{end}{after}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="a regular expression for the recipes to try")
@@ -88,9 +132,12 @@ def main() -> None:
     parser.add_argument("--bad", action="store_true", help="try those again that are not equal")
     parser.add_argument("--trace", action="store_true", help="print tracebacks")
     parser.add_argument("--kept", type=Path, default=ROOT / "build" / "pipelines.json", help="the file of results")
+    parser.add_argument("--table", action="store_true", help="only write the table into docs/support.md")
     options = parser.parse_args()
     options.kept.parent.mkdir(exist_ok=True, parents=True)
     known = json.loads(options.kept.read_text()) if options.kept.exists() else {}
+    if options.table:
+        return write_table(known, ROOT / "docs" / "support.md")
     torch.set_num_threads(1)
     for name in RECIPES:
         stale = options.again or (options.bad and known.get(name, {}).get("result") != "equal")

@@ -20,7 +20,7 @@ from trials.calls import concurrent, random_calls
 from trials.files import damaged_files, killed_writers
 from trials.growth import long_window, many_solves
 from trials.interrupts import signals
-from trials.ranks import killed_ranks
+from trials.ranks import faulty_ranks
 
 Section = Callable[[int, Path, int], Report]
 SECTIONS: dict[str, tuple[int, Section]] = {
@@ -29,7 +29,7 @@ SECTIONS: dict[str, tuple[int, Section]] = {
     "files": (5_000, damaged_files),
     "writers": (200, lambda count, folder, seed: killed_writers(count, folder, seed=seed)),
     "signals": (300, signals),
-    "ranks": (200, killed_ranks),
+    "ranks": (960, faulty_ranks),
     "solves": (5_000, lambda count, folder, seed: many_solves(count)),
     "window": (1_000_000, lambda count, folder, seed: long_window(count)),
 }

@@ -82,7 +82,7 @@ class Probing:
         if self.own_call is None:
             raise step_before_network(self._call.name)
         module, args, kwargs = self.own_call
-        solving = self._begin(module, args, kwargs, Batch(sample), within_turn=False)
+        solving = self._begin(module, args, kwargs, Batch(sample.clone()), within_turn=False)
         if solving is None:
             raise latents_not_found(self._call.name, module, sample)
         return solving
@@ -92,7 +92,7 @@ class Probing:
     ) -> Batch | None:
         """The latents that the pipeline prepared, or else those in the first input of its network, if that is all."""
         if self._call.latents is not None:
-            return Batch(self._call.latents)
+            return Batch(self._call.latents.clone())  # some pipelines write the next latents into them
         config = getattr(module, "config", {})
         if (config.get("in_channels") or 0) > (config.get("out_channels") or math.inf):
             return None

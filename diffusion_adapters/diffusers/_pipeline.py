@@ -200,8 +200,8 @@ def parallelize(
 
     Args:
         pipe: A pipeline with a scheduler and a denoiser among its components (``unet`` or ``transformer``). Its
-            scheduler is read in every call: DDIM, DDPM, Euler, EulerAncestral, Heun, DPMSolverMultistep and
-            Singlestep, UniPC, DEIS, FlowMatchEuler, FlowMatchHeun and EDMEuler.
+            scheduler is read in every call: DDIM, DDPM, PNDM, LCM, Euler, EulerAncestral, Heun, KDPM2, LMS,
+            DPMSolverMultistep and Singlestep, UniPC, DEIS, FlowMatchEuler, FlowMatchHeun, EDMEuler and others.
         solver: ``None`` for the method of the scheduler, or one of `sample`'s names or integrators on the scheduler's
             noise levels.
         coarse: See `sample`.

@@ -210,7 +210,6 @@ def prepare(
     kept = torch.float64 if isinstance(coordinates, Ratio) and small_signal(schedule) else setup.dtype
     state = latents.detach().to(torch.promote_types(latents.dtype, kept))
     u0 = flow.from_x(grid.points[0], state * alpha[0])
-
     earlier = fitting(setup.start, u0, grid)
 
     def serial(ask: Ask) -> tuple[pr.Solution, Tensor]:

@@ -259,7 +259,7 @@ class Solving:
         return self._shown
 
     def show_others(self) -> Tensor:
-        """Latents to continue with that are none of the run: a pipeline that mixes them with earlier ones is noticed."""
+        """Latents to continue with that are none of the run: mixing them with earlier ones is noticed."""
         shown = self._shown
         signs = 1 - 2 * (torch.arange(shown.numel(), device=shown.device) % 2).reshape(shown.shape)
         self._changed = True
@@ -291,9 +291,9 @@ class Solving:
         shown = sample[: len(batch.latents)].float()
         if sample.shape[1:] != batch.latents.shape[1:]:
             raise ValueError(
-                f"{self._call.name} hands latents of shape {tuple(sample.shape)} to scheduler.step, and prepared others, "
-                f"of shape {tuple(batch.latents.shape)}; expected a pipeline with a method prepare_latents, or whose "
-                "network receives the latents alone"
+                f"{self._call.name} hands latents of shape {tuple(sample.shape)} to scheduler.step, and prepared "
+                f"others, of shape {tuple(batch.latents.shape)}; expected a pipeline with a method "
+                "prepare_latents, or whose network receives the latents alone"
             )
         if batch.from_input and not self._changed and (shown - batch.latents).abs().amax() > 1e-2 * shown.abs().amax():
             raise ValueError(

@@ -205,6 +205,8 @@ class RightHandSide:
         if numbers is None:
             numbers = sent(tau.device, *self._numbers(values_of(tau)))
         t, scale, *factors = numbers
+        if u.dtype == t.dtype or self.dtype == t.dtype:  # no copy is made of it, and a network may change it in place
+            t = t.clone()
         x = per_row(scale, u) * u
         value = model.evaluate(x, t, self.join(rows or []), self.dtype)
         return combined(value, x, *factors) if factors else value

@@ -125,6 +125,11 @@ class Upload:
         ]
 
 
+def forget_waiting() -> None:
+    """Drops the upload that waits in this thread: an error has ended the run that it was for."""
+    _WAITING.upload = None
+
+
 class _Waiting(threading.local):
     upload: Upload | None = None
 
@@ -140,7 +145,7 @@ def send_waiting() -> None:
         waiting.send()
 
 
-def _rises(index: Ints) -> bool:
+def _rises(index: np.ndarray[Any, Any]) -> bool:
     """Whether it is a range, for which a view takes the place of an index."""
     flat = index if index.ndim == 1 else index.reshape(-1)
     # The ends tell most of them; the rest only where there are more.
@@ -169,6 +174,13 @@ def _keep(key: Any, found: Tensor) -> None:
 _SENT: dict[Any, Tensor] = {}
 _MOST, _LARGE = 256, 4096
 """Indices that are kept, and the most numbers of one: a choice, of a few megabytes at most."""
+
+
+def places(device: torch.device, index: Ints) -> slice | Tensor:
+    """An index for the device, or a slice where it is a range, for which nothing has to get there."""
+    if index.size and index.ndim == 1 and _rises(index):
+        return slice(int(index[0]), int(index[0]) + len(index))
+    return index_to(device, index)
 
 
 def beside(index: Tensor, leaf: Tensor) -> Tensor:

@@ -147,12 +147,12 @@ def check_kind(
         return
     came, meant = described(value), ""
     if isinstance(value, str):
-        came = f"the string {value!r}"
+        came = f"{came}, {value!r}"
         meant = _object(value, kinds)
     elif isinstance(value, type):
         meant = _made(value) if issubclass(value, kinds) else ""
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        came, meant = f"the number {value!r}", number(value) if number else ""
+        came, meant = f"{came}, {value!r}", number(value) if number else ""
     elif callable(value) and not hasattr(value, "traits"):
         meant = function
     raise TypeError(

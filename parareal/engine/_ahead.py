@@ -28,7 +28,7 @@ class Ahead:
 
     def __init__(self, iterates: StoredStates) -> None:
         self._it, layout, setup = iterates, iterates.layout, iterates.setup
-        other = layout.nested or layout.relaxations or layout.in_step or setup.given is not None
+        other = layout.nested or layout.relaxations or layout.in_step
         self._plays = layout.free and setup.traits.stacked and setup.by_run and layout.whole and not other
         self._expected = b""  # the lanes whose arrival has been played
 
@@ -197,4 +197,6 @@ class Ahead:
             inside = rows.valid.reshape(-1)
             wanted.append(inside.nonzero()[0])
             right, iterate = right[inside], iterate[inside]
+        if self._it.setup.given is not None:
+            wanted += [right, boundary]
         return wanted + u.wanted(right, iterate)

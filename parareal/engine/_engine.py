@@ -13,7 +13,7 @@ import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Floats, Ints
-from parareal._core.host import send_waiting
+from parareal._core.host import forget_waiting, send_waiting
 from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
 from parareal.corrections._base import Correction, bound_correction, mismatch_of
@@ -201,6 +201,7 @@ class Engine:
 
     def close(self) -> None:
         """Ends all active lanes."""
+        forget_waiting()
         for lanes in self.propagators:
             lanes.close()
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from parareal._core import trees
 from parareal._core.arrays import Ints
-from parareal._core.host import index_to
+from parareal._core.host import places
 from parareal._core.multistep_state import Carried, Memory, without_history
 from parareal._core.trees import State
 from parareal.engine._readiness import Runs
@@ -20,7 +20,7 @@ def given_states(it: StoredStates, rows: Runs, system: Ints, n: Ints) -> State:
     """What is given of the right boundaries ``n`` of rows, leaves ``(K, *state)``: those of ``rows`` that are valid."""
     setup, device, slices = it.setup, it.layout.device, it.layout.slices
     assert setup.given is not None
-    place = index_to(device, system * (slices + 1) + n + 1)
+    place = places(device, system * (slices + 1) + n + 1)
     value = trees.lanes(setup.given.states, place)
     # First iterates of a run that is opened again have their histories, and stand where they are.
     if setup.given.shifted and setup.traits.stacked:
@@ -40,7 +40,7 @@ def _shift(it: StoredStates, rows: Runs) -> State:
     assert setup.given is not None
     boundary = rows.system * (slices + 1) + start
     now = without_history(it.rings.u.peek(boundary, it.state.current[rows.system, start]))
-    place = index_to(it.layout.device, boundary)
+    place = places(it.layout.device, boundary)
     given = trees.lanes(without_history(setup.given.states), place)
     at = Span(setup.times, rows.n)
     shift = trees.join(trees.sub(setup.correction.guess_run(at, now, ()), setup.correction.guess_run(at, given, ())))

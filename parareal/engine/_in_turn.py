@@ -85,6 +85,7 @@ class InTurn:
                 value = fn(*args, *self._rows)
                 continue
             value = called(fn, (*args, *self._rows), self._lanes, self._executor, counters)
+            counters.max_lanes = self._lanes
             cost = getattr(fn, "cost", None)
             if cost is None:
                 self.evaluations, counters.rounds = self.evaluations + self._lanes, counters.rounds + 1

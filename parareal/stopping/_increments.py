@@ -81,7 +81,7 @@ class Changes:
 
     def take_over(self, other: Changes, by: int) -> None:
         """Takes over the moves of another run of one system, whose slices have numbers that are larger by ``by``."""
-        self._parts = [(ids - by, *rest) for ids, *rest in other._parts]
+        self._parts = [(ids - by, iterate, final, states) for ids, iterate, final, states in other._parts]
 
     def newest_first(self) -> Iterator[tuple[Ints, State, Bools]]:
         """Slices whose moves are not measured yet, with the states before, and which of them became final."""

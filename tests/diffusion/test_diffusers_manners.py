@@ -289,8 +289,12 @@ def test_one_step() -> None:
 @pytest.mark.parametrize(
     ("scheduler", "message"),
     [
-        (lambda: diffusers.PNDMScheduler(**STABLE, skip_prk_steps=True), "PNDMScheduler is not supported.*from_config"),
-        (lambda: diffusers.LCMScheduler(), "LCMScheduler is not supported"),
+        (lambda: diffusers.TCDScheduler(), "TCDScheduler is not supported.*from_config"),
+        (lambda: diffusers.PNDMScheduler(**STABLE), "skip_prk_steps=True"),
+        (
+            lambda: diffusers.PNDMScheduler(**STABLE, skip_prk_steps=True, timestep_spacing="linspace"),
+            "timestep_spacing='leading'",
+        ),
         (
             lambda: diffusers.DPMSolverMultistepScheduler(**STABLE, algorithm_type="sde-dpmsolver++", solver_order=3),
             "wrong sign.*solver_order=2",

@@ -83,7 +83,7 @@ def test_grids(make: Any, error: type[Exception], words: list[str]) -> None:
             ValueError,
             ["batching='batch'", "'vmap'", "'native'", "'fold'", "'loop'"],
         ),
-        (lambda: pr.ODE(abs, batching=None), TypeError, ["batching=None", "'vmap'"]),
+        (lambda: pr.ODE(abs, batching=None), TypeError, ["batching is None", "'vmap'"]),
         (lambda: pr.ODE(abs, per_sample=[1, 2]), TypeError, ["per_sample", "int", "tensors"]),
         (lambda: pr.Propagator(3), TypeError, ["fn is an int", "fn(t0, t1, u)"]),
         (lambda: pr.Propagator(abs, batching="fold"), ValueError, ["batching='fold'", "'loop'", "'vmap'", "'native'"]),

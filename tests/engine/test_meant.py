@@ -105,7 +105,7 @@ def test_flags_are_true_or_false(name: str, value: Any) -> None:
     assert run(dense=np.True_).status.converged
 
 
-@pytest.mark.parametrize("answer", ["go on", [1, 2], torch.ones(2), object()], ids=repr)
+@pytest.mark.parametrize("answer", ["go on", [1, 2], torch.ones(2), object()], ids=["text", "list", "two", "object"])
 def test_the_answer_of_a_callback_is_true_false_or_nothing(answer: Any) -> None:
     with pytest.raises(TypeError, match=r"the callback returned .*; expected True to stop the run, or None") as caught:
         run(callback=lambda report: answer)

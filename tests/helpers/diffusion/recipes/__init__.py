@@ -12,7 +12,39 @@ from diffusion.recipes import flows, stable, unconditional, videos
 from diffusion.recipes._parts import Recipe
 from torch import Tensor
 
-RECIPES: dict[str, Recipe] = {**unconditional.RECIPES, **stable.RECIPES, **flows.RECIPES, **videos.RECIPES}
+_REFUSED: dict[str, str] = {
+    "scheduler .* is not supported": "ConsistencyModel RePaint SanaSprint CogVideoX",
+    "has no step": "ScoreSdeVe",
+    "skip_prk_steps": "PNDM",
+    "converts the timestep to a Python number": "KarrasVe",
+    "does different things in different steps": (
+        "StableDiffusionPanorama StableDiffusionDiffEdit SemanticStableDiffusion AnyFlow LTXImageToVideo"
+    ),
+    "changes the latents between two steps": (
+        "StableDiffusionInpaintPipelineLegacy FluxKontextInpaint Flux2KleinInpaint IFInpainting "
+        "IFInpaintingSuperResolution"
+    ),
+    "were not found in the arguments": (
+        "StableDiffusionSAG FluxControlInpaint AnimateDiffControlNet AnimateDiffVideoToVideoControlNet"
+    ),
+    "per_token_timesteps": "LTXCondition",
+    "before its network": "SkyReelsV2DiffusionForcing",
+}
+"""Why pipelines are refused, and which."""
+
+
+def _all() -> dict[str, Recipe]:
+    recipes = {**unconditional.RECIPES, **stable.RECIPES, **flows.RECIPES, **videos.RECIPES}
+    for why, names in _REFUSED.items():
+        for name in names.split():
+            full = name if "Pipeline" in name else f"{name}Pipeline"
+            recipes[full] = recipes[full]._replace(refused=why)
+    full = "StableDiffusionPipelineSafe"
+    recipes[full] = recipes[full]._replace(refused="does different things in different steps")
+    return recipes
+
+
+RECIPES: dict[str, Recipe] = _all()
 """By the name of the class; after a comma, what is special about it."""
 
 
@@ -26,7 +58,9 @@ def make(name: str) -> Any:
         if part.default is part.empty and part.kind is part.POSITIONAL_OR_KEYWORD and key != "self"
     ]
     parts = {key: part() if callable(part) else part for key, part in recipe.parts.items()}
-    pipe = kind(**{**dict.fromkeys(needed), **parts})
+    with torch.random.fork_rng(devices=[]):  # some make parts of their own
+        torch.manual_seed(0)
+        pipe = kind(**{**dict.fromkeys(needed), **parts})
     pipe.set_progress_bar_config(disable=True)
     if recipe.prepare is not None:
         recipe.prepare(pipe)

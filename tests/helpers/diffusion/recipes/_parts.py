@@ -25,12 +25,14 @@ class Recipe(NamedTuple):
         given: Arguments of a call.
         prepare: Is called with the pipeline, before anything else.
         result: The attribute of the pipeline's output, or its number in a tuple, that holds the sample.
+        refused: A regular expression for why it is refused; ``None`` where it is not.
     """
 
     parts: dict[str, Any]
     given: dict[str, Any]
     prepare: Callable[[Any], Any] | None = None
     result: int | str = 0
+    refused: str | None = None
 
 
 def tiny(name: str, **config: Any) -> Callable[[], Any]:

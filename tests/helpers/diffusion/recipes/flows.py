@@ -437,35 +437,6 @@ RECIPES: dict[str, Recipe] = {
         },
         PLAIN,
     ),
-    "Kandinsky5T2IPipeline": Recipe(
-        {
-            "scheduler": FLOW,
-            "vae": coder(4, 2),
-            "transformer": tiny(
-                "Kandinsky5Transformer3DModel",
-                in_visual_dim=4,
-                in_text_dim=16,
-                in_text_dim2=16,
-                time_dim=16,
-                out_visual_dim=4,
-                model_dim=32,
-                ff_dim=32,
-                num_text_blocks=1,
-                num_visual_blocks=1,
-                axes_dims=(4, 4, 8),
-            ),
-        },
-        {
-            "prompt_embeds_qwen": noise(1, 1, 5, 16),
-            "prompt_embeds_clip": noise(2, 1, 16),
-            "negative_prompt_embeds_qwen": noise(3, 1, 5, 16),
-            "negative_prompt_embeds_clip": noise(4, 1, 16),
-            "prompt_cu_seqlens": torch.tensor([0, 5], dtype=torch.int32),
-            "negative_prompt_cu_seqlens": torch.tensor([0, 5], dtype=torch.int32),
-            **LATENT,
-            **SIZE,
-        },
-    ),
     "OvisImagePipeline": Recipe(
         {
             "scheduler": DYNAMIC,

@@ -115,10 +115,6 @@ KANDINSKY: dict[str, Any] = {
     "scheduler": scheduler("DDIM", **BETAS, clip_sample=False, steps_offset=1, prediction_type="epsilon"),
     "movq": coder(4, 2),
 }
-HINTED = {
-    **KANDINSKY,
-    "unet": tiny("UNet2DConditionModel", **{**_kandinsky, "addition_embed_type": "image_hint"}, in_channels=8),
-}
 EMBEDDED = {
     "image_embeds": noise(8, 1, 16),
     "negative_image_embeds": noise(9, 1, 16),
@@ -126,7 +122,6 @@ EMBEDDED = {
     "height": 64,
     "width": 64,
 }
-HINT = {"hint": IMAGE.repeat(1, 1, 4, 4)}
 LARGE = {"image": (2 * IMAGE - 1).repeat(1, 1, 4, 4)}
 
 RECIPES: dict[str, Recipe] = {
@@ -143,8 +138,6 @@ RECIPES: dict[str, Recipe] = {
     ),
     "KandinskyV22Pipeline": Recipe(KANDINSKY, EMBEDDED),
     "KandinskyV22Img2ImgPipeline": Recipe(KANDINSKY, {**EMBEDDED, **LARGE, "strength": 0.8}),
-    "KandinskyV22ControlnetPipeline": Recipe(HINTED, {**EMBEDDED, **HINT}),
-    "KandinskyV22ControlnetImg2ImgPipeline": Recipe(HINTED, {**EMBEDDED, **HINT, **LARGE, "strength": 0.8}),
     "StableDiffusionPipeline": Recipe(SD, {**TEXT, **SIZE}),
     "StableDiffusionPipeline, text": Recipe({**SD, **READS}, {**CLIP, **SIZE}),
     "StableDiffusionImg2ImgPipeline": Recipe(SD, {**TEXT, **FROM}),

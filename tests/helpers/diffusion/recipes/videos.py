@@ -199,14 +199,6 @@ RECIPES: dict[str, Recipe] = {
         {**WAN_TEXT, "image": IMAGE},
     ),
     "WanVideoToVideoPipeline": Recipe({**WAN, "vae": coder(4, 4, 4)}, {**PLAIN, "video": VIDEO, "strength": 0.8}),
-    "WanVACEPipeline": Recipe(
-        {
-            **WAN,
-            "vae": coder(4, 4, 4),
-            "transformer": tiny("WanVACETransformer3DModel", **_wan_qk, vace_layers=[0], vace_in_channels=12),
-        },
-        WAN_TEXT,
-    ),
     "LucyEditPipeline": Recipe(
         {**WAN, "transformer": tiny("WanTransformer3DModel", **{**_wan_qk, "in_channels": 8})},
         {**WAN_TEXT, "video": VIDEO},
