@@ -188,6 +188,11 @@ def _flow_euler(scheduler: Any, start: int, stop: int, eta: float, use_clipped: 
         sigmas, sign = 1 - sigmas, -1.0
     timesteps = scheduler.timesteps.detach()[start:stop]
     if scheduler.config.get("stochastic_sampling"):
+        if sign < 0:
+            raise ValueError(
+                f"{type(scheduler).__name__} has invert_sigmas=True and stochastic_sampling=True, whose step adds noise as "
+                "if sigmas were shares of noise; expected one of the two"
+            )
         fine, noise = Posterior(renoise=True), torch.float32
         return Translation(Flow(), "velocity", sigmas, timesteps, fine, noise=noise, sign=sign)
     return Translation(Flow(), "velocity", sigmas, timesteps, pr.Euler(), sign=sign)

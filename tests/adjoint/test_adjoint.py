@@ -383,7 +383,7 @@ def test_forward_and_backward_take_fewer_rounds_than_the_serial_run() -> None:
     ("options", "error", "says"),
     [
         ({"gradients": "adjiont"}, ValueError, "'unroll'.*'adjoint'"),
-        ({"gradients": None}, ValueError, "gradients=None"),
+        ({"gradients": None}, TypeError, "gradients is None"),
         ({"gradients": "adjoint", "dense": False}, ValueError, "dense=True"),
         ({"gradients": "adjoint", "executor": pr.Batched(devices=["cpu", "cpu"])}, ValueError, "without devices"),
     ],

@@ -278,7 +278,7 @@ def test_a_linear_flow_for_each_tensor_of_a_nest() -> None:
         (lambda: solve(pr.LinearFlow(1j), 1), TypeError, "factor is torch.complex128 for a state of torch.float64"),
         (lambda: pr.Damped(pr.Identity(), "half"), TypeError, "theta='half' is a str"),
         (lambda: pr.Damped(pr.Identity(), float("nan")), ValueError, "theta=nan; expected a finite number"),
-        (lambda: pr.Damped(3), TypeError, "correction is an int; expected Correction"),
+        (lambda: pr.Damped(3), TypeError, "correction is an int, 3; expected Correction"),
         (lambda: pr.Secant(pr.Identity), TypeError, "correction is the class Identity"),
         (lambda: pr.Secant(pr.Identity(), 0), ValueError, "memory=0 is too small"),
         (lambda: pr.Secant(pr.Secant(pr.Identity())), ValueError, "reads earlier iterates itself"),
