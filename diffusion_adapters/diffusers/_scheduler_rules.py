@@ -190,8 +190,8 @@ def _flow_euler(scheduler: Any, start: int, stop: int, eta: float, use_clipped: 
     if scheduler.config.get("stochastic_sampling"):
         if sign < 0:
             raise ValueError(
-                f"{type(scheduler).__name__} has invert_sigmas=True and stochastic_sampling=True, whose step adds noise "
-                "as if sigmas were shares of noise; expected one of the two"
+                f"{type(scheduler).__name__} has invert_sigmas=True and stochastic_sampling=True, whose step adds "
+                "noise as if sigmas were shares of noise; expected one of the two"
             )
         fine, noise = Posterior(renoise=True), torch.float32
         return Translation(Flow(), "velocity", sigmas, timesteps, fine, noise=noise, sign=sign)
