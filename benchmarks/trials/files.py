@@ -116,7 +116,7 @@ def killed_writers(count: int, folder: Path, size: int = 100_000, seed: int = 0)
         time.sleep(chance.uniform(0.0, 0.2))
         for writer in writers:
             writer.send_signal(chance.choice((signal.SIGKILL, signal.SIGTERM)))
-            writer.wait()
+            writer.communicate()  # closes the pipe, too
             report.tried += 1
         try:
             found = pr.Solution.load(path)

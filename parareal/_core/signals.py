@@ -20,7 +20,7 @@ received as well. A choice."""
 def held_back(note: Callable[[int], None], at_once: Callable[[], None]) -> Generator[Callable[[], None]]:
     """SIGINT and SIGTERM are recorded instead of raised, so that processes that wait for each other can stop together.
 
-    A SIGINT that comes a second or more after the first signal is handled as usual at once. SIGTERM never is, however
+    One SIGINT that comes a second or more after the first signal is handled as usual at once. SIGTERM never is, however
     often it comes, because its usual handler ends the process and closes nothing: on a busy machine a launcher may
     forward it late, and one that will not wait sends SIGKILL. A recorded signal that was not handled during the run
     is raised at the end: KeyboardInterrupt for SIGINT, SystemExit for SIGTERM.

@@ -403,7 +403,7 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "has leaves of shapes|expected the same",
     ),
-    "an unknown norm": (lambda: plot.errors(run(), reference(), norm="l2"), ValueError, "expected 'max' or 'rms'"),
+    "an unknown norm": (lambda: plot.errors(run(), reference(), norm="l2"), ValueError, 'Did you mean norm="rms"'),
     "a timeline of a plan": (lambda: plot.timeline(planned(2, 1.0)), TypeError, "pr.theory.layout"),
     "a timeline without iterates": (lambda: plot.timeline(run(keep="last")), ValueError, 'keep="all"'),
     "a timeline of a serial run": (lambda: plot.timeline(reference()), ValueError, 'keep="all"'),

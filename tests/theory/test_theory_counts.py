@@ -285,7 +285,7 @@ def test_thousands_of_workers() -> None:
     [
         ({"fine": -1.0}, ValueError, "fine=-1.0 is no time"),
         ({"coarse": [1.0, 2.0]}, ValueError, "coarse holds 2 times; expected 4, one for each slice"),
-        ({"placement": "here"}, ValueError, "placement='here' is unknown; expected 'any', 'owner' or 'manager'"),
+        ({"placement": "here"}, ValueError, "placement='here' is unknown; expected one of 'any', 'owner', 'manager'"),
         ({"workers": 1, "placement": "manager"}, ValueError, "workers=1 is too small; expected at least 2"),
         ({"schedule": pr.Windowed(2)}, TypeError, r"expected pr\.Barrier\(\) or pr\.Wavefront\(\)"),
     ],
