@@ -41,7 +41,7 @@ def implicit() -> Tensor:
     "trials",
     [
         lambda folder: random_calls(20 * MORE, seed=1000),
-        lambda folder: concurrent(24 * MORE, threads=8),
+        lambda folder: concurrent(16 * MORE, threads=8),
         lambda folder: damaged_files(150 * MORE, folder),
         lambda folder: signals(6 * MORE, folder),
     ],
@@ -57,10 +57,11 @@ def test_nothing_breaks(trials: Callable[[Path], Report], tmp_path: Path) -> Non
 
 @pytest.mark.skipif(os.name != "posix", reason="processes are killed by signals")
 def test_killed_writers_leave_a_whole_file_and_nothing_else(tmp_path: Path) -> None:
-    report = killed_writers(4 * MORE, tmp_path, size=20_000)
+    report = killed_writers(2 * MORE, tmp_path, size=20_000)
     assert not report.broken, report
 
 
+@pytest.mark.nightly  # what an allocator keeps varies, and shows in long runs alone
 def test_the_same_solves_over_and_over_take_no_more_memory() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
