@@ -141,6 +141,7 @@ def test_a_and_l_stability(name: str) -> None:
     assert far <= 1e-5 if name in L_STABLE else far >= 1 - 1e-4
 
 
+@pytest.mark.nightly
 def test_named_methods_are_their_tableaux() -> None:
     for method in METHODS.values():
         generic = pr.ImplicitRungeKutta(method.table, 2)
@@ -178,6 +179,7 @@ def robertson(t: Any, u: Any) -> Any:
     return stack([-0.04 * x + 1e4 * y * z, 0.04 * x - 1e4 * y * z - 3e7 * y**2, 3e7 * y**2])
 
 
+@pytest.mark.nightly
 def test_robertsons_reaction_agrees_with_scipy() -> None:
     u0 = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
     edges = torch.cat([torch.zeros(1, dtype=torch.float64), torch.logspace(-5, 3, 161, dtype=torch.float64)])
@@ -209,6 +211,7 @@ def test_van_der_pol_agrees_with_scipy() -> None:
     assert errors[5, 4] <= 2e-9
 
 
+@pytest.mark.nightly
 def test_an_implicit_coarse_propagator_where_an_explicit_one_is_unstable() -> None:
     problem = pr.ODE(lambda t, u: -1000.0 * (u - torch.cos(t)))
     u0, grid = torch.zeros(2, dtype=torch.float64), real(0.0, 0.6, 12, 50)
@@ -512,6 +515,7 @@ def test_an_unsolved_fine_step_is_a_status(method: Any, krylov: bool) -> None:
     assert ref.us[1:].isnan().all()
 
 
+@pytest.mark.nightly
 def test_an_unsolved_coarse_step_slows_convergence_only() -> None:
     problem, u0 = pr.ODE(rootless), torch.zeros(2, dtype=torch.float64)
     grid = real(0.0, 1.4, 7, 20)  # u = tan t: short fine steps are fine, coarse ones soon have no solution
