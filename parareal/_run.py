@@ -105,7 +105,7 @@ class Run:
         if resume is not None:
             inputs.check_resume(resume)
         section = None
-        if method.start is None and self._options.keep == "last":
+        if method.start is None and resume is None and self._options.keep == "last":  # a snapshot has the whole grid
             section = first_section(inputs, method.correction, method.schedule, method.stop, self._options.dense)
         self._passed = None if section is None else Passed.none(section)
         bar = Bar(self._options.progress and self._executor.leads, inputs.grid.num_slices)

@@ -163,3 +163,13 @@ def test_memory_and_the_work_of_a_round_do_not_grow_with_the_grid() -> None:
     _, small, large = (most(grid) for grid in grids)
     slope = (large - small) / (sizes[2] - sizes[1])
     assert slope < 40, f"{slope} bytes a slice"
+
+
+def test_a_run_that_kept_its_states_goes_on_without_keeping_them() -> None:
+    grid = pr.TimeGrid.uniform(0.0, 45.0, slices=4500)
+    options: dict[str, Any] = {"fine": pr.Euler(1), "coarse": pr.Identity(), "schedule": pr.Windowed(32)}
+    part, _ = run(grid, **options, dense=True, stop=pr.Iterations(3))
+    end, _ = run(grid, **options, resume=part, stop=pr.Iterations(6))
+    whole, _ = run(grid, **options, stop=pr.Iterations(6))
+    assert (end.iterations, end.history[-1].frontier) == (6, whole.history[-1].frontier)
+    assert torch.equal(end.u, whole.u)
