@@ -8,8 +8,8 @@ The first difference is the error of the left boundary, propagated through the s
 correction's J D misses of the change. Both are measured (see `parareal.stopping._slice_record`): the first grows by the
 slice's *growth*; the second is about the slice's *mismatch* times the norm of D.
 
-An error is never taken to shrink, whatever moves do: it may point elsewhere. Relative to the state, what has grown while
-the state became small shrinks again as the state grows, but never below what it was when its boundary was accepted.
+An error is never taken to shrink as moves do: it may point elsewhere. Relative to the state, what has grown while the
+state became small shrinks again as the state grows, but never below what it was when its boundary was accepted.
 """
 
 from __future__ import annotations

@@ -175,7 +175,7 @@ class SliceRecord:
     def _learn_growth(self, row: Ints, n: Ints, grown: Floats, least: Floats, clear: Bools, gentle: Bools) -> None:
         """Notes the growth of moves that are ``clear`` of rounding.
 
-        The growth of errors far behind counts as ``least`` at least: they do not shrink, but the state grows beside them.
+        For errors far behind it counts as ``least`` at least: they do not shrink, but the state grows beside them.
         """
         self.low[row, n] = np.where(clear, np.minimum(self.low[row, n], grown), self.low[row, n])
         self.high[row, n] = np.where(clear, np.maximum(self.high[row, n], grown), self.high[row, n])
