@@ -6,6 +6,7 @@ tensor, by far the most common state, without any of its cost.
 
 from __future__ import annotations
 
+import cmath
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, TypeAlias, overload
@@ -138,14 +139,14 @@ def _known_finite(x: Tensor) -> bool:
 
     A sum that overflows says no as well.
     """
-    return x.device.type == "cpu" and bool(x.detach().sum().isfinite())
+    return x.device.type == "cpu" and cmath.isfinite(x.sum().item())
 
 
-def finite_or(a: State, b: State) -> State:
-    """``a`` where it is finite, else ``b``, element by element; ``a`` itself may be returned."""
+def finite_or(a: State, b: State, copy: bool = False) -> State:
+    """``a`` where it is finite, else ``b``, element by element; ``a`` itself may be returned, unless it is to ``copy``."""
 
     def leaf(x: Tensor, y: Tensor) -> Tensor:
-        if _known_finite(x):
+        if not copy and _known_finite(x):
             return x
         return torch.where(x - x == 0, x, y)  # Inf - Inf is NaN: half the kernels of torch.isfinite
 

@@ -101,7 +101,9 @@ class Changes:
     def take(self, systems: Ints, last: Ints | None) -> tuple[Ints, Ints, Bools, Change]:
         """Removes and returns moves of some systems, up to iterate ``last[system]``, with slices and iterates."""
         parts, self._parts = self._parts, []
-        ids, iterate, final = (np.concatenate([part[i] for part in parts]) for i in range(3))
+        ids = np.concatenate([part[0] for part in parts])
+        iterate = np.concatenate([part[1] for part in parts])
+        final = np.concatenate([part[2] for part in parts])
         states = [part[3] for part in parts]
         owner = ids // self._slices
         chosen = np.isin(owner, systems)
