@@ -143,7 +143,7 @@ def _known_finite(x: Tensor) -> bool:
 
 
 def finite_or(a: State, b: State, copy: bool = False) -> State:
-    """``a`` where it is finite, else ``b``, element by element; ``a`` itself may be returned, unless it is to ``copy``."""
+    """``a`` where it is finite, else ``b``, element by element; ``a`` itself may be returned, unless ``copy``."""
 
     def leaf(x: Tensor, y: Tensor) -> Tensor:
         if not copy and _known_finite(x):
