@@ -39,13 +39,15 @@ def _orders(report: Report, names: list[str]) -> None:
 
 
 def _refinements(report: Report, names: list[str]) -> None:
-    refinements.refinements(report, names[:1] if report.quick else names, report.samples, strong=not report.quick)
+    chosen = names[:1] if report.quick else names
+    scales = (1.0, 7.5) if report.quick else (1.0, 2.0, 7.5)
+    refinements.refinements(report, chosen, report.samples, report.steps or (25, 100), report.guidance or scales)
 
 
 def _propagators(report: Report, names: list[str]) -> None:
     seeds = 1 if report.quick else 4
     propagators.slices(report, names[0], seeds)
-    propagators.coarse(report, names[0], seeds)
+    propagators.coarse(report, propagators.compared(names, report.quick), seeds)
 
 
 def _synchronisation(report: Report, names: list[str]) -> None:
@@ -101,6 +103,8 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", default=None, help=f"default: all of {', '.join(networks.names())}")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("PARAREAL_OUT", "out")) / "srds")
     parser.add_argument("--samples", type=int, default=1000, help="of which the quality is measured (default 1000)")
+    parser.add_argument("--steps", type=int, nargs="*", help="of refinements (default 25 100)")
+    parser.add_argument("--guidance", type=float, nargs="*", help="of refinements (default 1 2 7.5; quick 1 7.5)")
     parser.add_argument("--clock", choices=("wall", "process"), default="wall", help="process: on a machine in use")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
     given = parser.parse_args()
@@ -115,7 +119,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     CLOCK.wall = given.clock == "wall"
     mpl.use("Agg")
-    report = Report(given.out, given.quick, given.samples)
+    report = Report(given.out, given.quick, given.samples, given.steps, given.guidance)
     for name in given.experiments or EXPERIMENTS:
         begun, used = time.monotonic(), time.process_time()
         EXPERIMENTS[name](report, given.networks or networks.names())
