@@ -47,7 +47,7 @@ class Curve:
     """What is drawn of one setting: (rounds, distance) of SRDS, the default's, and the sequential run's distance."""
 
     refined: list[tuple[float, float]]
-    default: tuple[float, float]
+    default: tuple[float, float] | None
     serial: float
 
 
@@ -60,7 +60,10 @@ def refinements(
     most: int = 3,
     solver: str = "ddim",
 ) -> None:
-    """Experiment (b): after 0 to ``most`` iterations, after as many as there are slices, the default, and in sequence."""
+    """Experiment (b): after 0 to ``most`` iterations, after as many as there are slices, and in sequence.
+
+    At the first scale of guidance the default as well, which is within its tolerance of the sequential run.
+    """
     table = report.table(
         "b_refinements",
         f"Quality by the number of refinement iterations: {count} samples, {solver.upper()}",
@@ -76,7 +79,7 @@ def refinements(
         network = networks.load(name)
         for scale in scales:
             for n in steps:
-                curve, samples = _setting(table, network, count, n, scale, most, solver)
+                curve, samples = _setting(table, network, count, n, scale, most, solver, scale == scales[0])
                 found[f"{name}, guidance {scale:g}, {n} steps"] = curve
                 if name == names[0] and n == steps[-1] and scale == scales[0]:
                     show(report, network, samples, n)
@@ -84,32 +87,40 @@ def refinements(
 
 
 def _setting(
-    table: Table, network: Network, count: int, steps: int, scale: float, most: int, solver: str
+    table: Table,
+    network: Network,
+    count: int,
+    steps: int,
+    scale: float,
+    most: int,
+    solver: str,
+    default: bool,
 ) -> tuple[Curve, dict[str, Tensor]]:
     """The rows of one network, guidance and number of steps."""
     slices = round(steps**0.5)
     numbers = sorted({*range(min(most, slices) + 1), slices})
     after, sequential = refined(network, count, steps, numbers, solver, scale)
-    ours, rounds, _ = drawn(network, count, steps, solver, scale, rtol=RTOL)
-    labels = network.labels(range(count))
     names = [f"all ({k})" if k == slices else str(k) for k in numbers]
-    samples = {**dict(zip(names, after, strict=True)), "default": ours, "serial": sequential}
-    made: list[tuple[Any, Any]] = [
-        *((_rounds(VANILLA, steps, slices, k), _rounds(PIPELINED, steps, slices, k)) for k in numbers),
-        ("-", f"{statistics.mean(rounds):.1f}"),
-        (steps, steps),
-    ]
-    frechet: list[float] = []
-    for (name, x), both in zip(samples.items(), made, strict=True):
+    samples = dict(zip(names, after, strict=True))
+    made: dict[str, tuple[Any, Any]] = {
+        name: (_rounds(VANILLA, steps, slices, k), _rounds(PIPELINED, steps, slices, k))
+        for name, k in zip(names, numbers, strict=True)
+    }
+    if default:
+        samples["default"], rounds, _ = drawn(network, count, steps, solver, scale, rtol=RTOL)
+        made["default"] = ("-", f"{statistics.mean(rounds):.1f}")
+    samples["serial"], made["serial"] = sequential, (steps, steps)
+    points: dict[str, tuple[float, float]] = {}
+    labels = network.labels(range(count))
+    for name, x in samples.items():
         measures = network.quality(x, labels)
         far = torch.quantile(apart(x, sequential), torch.tensor([0.5, 0.95])).tolist()
         table.add(
-            *(network.name, f"{scale:g}", steps, name, *both, *(small(one) for one in far)),
+            *(network.name, f"{scale:g}", steps, name, *made[name], *(small(one) for one in far)),
             *(f"{measures[key]:.4g}" for key in ("frechet", "accuracy", "p")),
         )
-        frechet.append(measures["frechet"])
-    points = [(float(both[1]), value) for both, value in zip(made, frechet, strict=True)]
-    return Curve(points[:-2], points[-2], frechet[-1]), samples
+        points[name] = float(made[name][1]), measures["frechet"]
+    return Curve([points[name] for name in names], points.get("default"), points["serial"][1]), samples
 
 
 def _rounds(order: pr.Schedule, steps: int, slices: int, k: int) -> int:
@@ -149,12 +160,18 @@ def draw(report: Report, found: dict[str, Curve]) -> None:
     figure, ax = plt.subplots(figsize=(6.5, 3.8), layout="constrained")
     for marker, (name, curve) in zip("os^Dv<>p*h" * 5, found.items(), strict=False):
         (line,) = ax.loglog(*zip(*curve.refined, strict=True), marker=marker, label=name)
-        ax.loglog(*curve.default, marker="X", ms=9, color=line.get_color(), mec="black")
+        if curve.default:
+            ax.loglog(*curve.default, marker="X", ms=9, color=line.get_color(), mec="black")
         ax.axhline(curve.serial, color=line.get_color(), ls=":", lw=0.8)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())
     ax.set(xlabel="rounds, pipelined", ylabel="Fréchet distance")
-    ax.legend(frameon=False, fontsize="x-small", title="crosses: the default; dotted: the sequential sampler", title_fontsize="x-small")
+    ax.legend(
+        frameon=False,
+        fontsize="x-small",
+        title="crosses: the default; dotted: the sequential sampler",
+        title_fontsize="x-small",
+    )
     report.picture("b_quality", figure)
