@@ -51,7 +51,7 @@ def _propagators(report: Report, names: list[str]) -> None:
 
 
 def _synchronisation(report: Report, names: list[str]) -> None:
-    synchronisation.in_one_process(report, names[0], 1 if report.quick else 5)
+    synchronisation.in_one_process(report, names[0], 3 if report.quick else 5)
     synchronisation.on_workers(report)
     synchronisation.on_processes(report)
 
