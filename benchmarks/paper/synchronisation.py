@@ -58,8 +58,9 @@ def in_one_process(report: Report, name: str, repeats: int, steps: Sequence[int]
             *("N", "method", "rounds", "call, ms", "between two calls, ms", "rounds that hold coarse lanes only"),
             *(f"gain at calls of {c} ms" for c in CALLS),
         ),
-        f"Medians over the rounds, of each the least of {repeats} runs, which other programs disturb least. The gain is "
-        "that of calls which take this time however many lanes they have: serial over parallel, with the time between two calls as measured for each.",
+        f"Medians over the rounds, of each the least of {repeats} runs, which other programs disturb least. The gain "
+        "is that of calls which take this time however many lanes they have: serial over parallel, with the time "
+        "between two calls as measured for each.",
     )
     network = networks.load(name)
     model, noise = network.given([0]), network.noise([0])
