@@ -41,7 +41,10 @@ def _orders(report: Report, names: list[str]) -> None:
 def _refinements(report: Report, names: list[str]) -> None:
     chosen = names[:1] if report.quick else names
     scales = (1.0, 7.5) if report.quick else (1.0, 2.0, 7.5)
-    refinements.refinements(report, chosen, report.samples, report.steps or (25, 100), report.guidance or scales)
+    refinements.refinements(
+        *(report, chosen, report.samples, report.steps or (25, 100), report.guidance or scales),
+        default=report.default,
+    )
 
 
 def _propagators(report: Report, names: list[str]) -> None:
@@ -110,6 +113,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000, help="of which the quality is measured (default 1000)")
     parser.add_argument("--steps", type=int, nargs="*", help="of refinements (default 25 100)")
     parser.add_argument("--guidance", type=float, nargs="*", help="of refinements (default 1 2 7.5; quick 1 7.5)")
+    parser.add_argument("--srds-alone", action="store_true", help="refinements without the default's rows")
     parser.add_argument("--clock", choices=("wall", "process"), default="wall", help="process: on a machine in use")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
     given = parser.parse_args()
@@ -124,7 +128,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     CLOCK.wall = given.clock == "wall"
     mpl.use("Agg")
-    report = Report(given.out, given.quick, given.samples, given.steps, given.guidance)
+    report = Report(given.out, given.quick, given.samples, given.steps, given.guidance, not given.srds_alone)
     for name in given.experiments or EXPERIMENTS:
         begun, used = time.monotonic(), time.process_time()
         EXPERIMENTS[name](report, given.networks or networks.names())

@@ -59,10 +59,11 @@ def refinements(
     scales: Sequence[float] = (1.0,),
     most: int = 3,
     solver: str = "ddim",
+    default: bool = True,
 ) -> None:
     """Experiment (b): after 0 to ``most`` iterations, after as many as there are slices, and in sequence.
 
-    At the first scale of guidance the default as well, which is within its tolerance of the sequential run.
+    With ``default`` that as well, at the first scale of guidance: it is within its tolerance of the sequential run.
     """
     table = report.table(
         "b_refinements",
@@ -79,7 +80,7 @@ def refinements(
         network = networks.load(name)
         for scale in scales:
             for n in steps:
-                curve, samples = _setting(table, network, count, n, scale, most, solver, scale == scales[0])
+                curve, samples = _setting(table, network, count, n, scale, most, solver, default and scale == scales[0])
                 found[f"{name}, guidance {scale:g}, {n} steps"] = curve
                 if name == names[0] and n == steps[-1] and scale == scales[0]:
                     show(report, network, samples, n)

@@ -35,6 +35,7 @@ class Report:
         samples: Of which the quality is measured.
         steps: For the quality after some iterations; by default what the experiment says.
         guidance: The same for its scales of guidance.
+        default: Whether that stands beside them.
     """
 
     def __init__(
@@ -44,9 +45,10 @@ class Report:
         samples: int = 1000,
         steps: Sequence[int] | None = None,
         guidance: Sequence[float] | None = None,
+        default: bool = True,
     ) -> None:
         self.folder, self.quick, self.samples = folder, quick, samples
-        self.steps, self.guidance = steps, guidance
+        self.steps, self.guidance, self.default = steps, guidance, default
         folder.mkdir(parents=True, exist_ok=True)
 
     def table(self, name: str, title: str, header: Sequence[str], note: str = "") -> Table:
