@@ -50,7 +50,7 @@ def _refinements(report: Report, names: list[str]) -> None:
 def _propagators(report: Report, names: list[str]) -> None:
     seeds = 1 if report.quick else 4
     propagators.slices(report, names[0], seeds)
-    propagators.coarse(report, propagators.compared(names, report.quick), seeds)
+    propagators.coarse(report, propagators.compared(names), seeds)
 
 
 def _synchronisation(report: Report, names: list[str]) -> None:

@@ -77,7 +77,6 @@ SPECS = {
 }
 NAMES = tuple(SPECS)
 SMALLER = {
-    "fashion-small": replace(SPECS["fashion"], residual=lambda: UNet(1, 10, sizes=(8, 16), condition=48, heads=2)),
     "strokes-small": replace(
         SPECS["strokes"], residual=lambda: StrokeNetwork(10, channels=24, depth=2, condition=48, reach=3)
     ),

@@ -32,7 +32,6 @@ RECIPES = {
     "photos": Recipe(steps=2000, batch=32, ema=0.998, warm=100),
     "speech": Recipe(steps=4000, batch=128),
     "strokes": Recipe(steps=3000, batch=256),
-    "fashion-small": Recipe(steps=3000, batch=48, ema=0.998),
     "strokes-small": Recipe(steps=3000, batch=256),
 }
 """Those of smaller networks, for coarse propagators, are trained on the data of what stands before the hyphen."""

@@ -107,10 +107,9 @@ def _size(model: da.DiffusionModel) -> int:
     return sum(parameter.numel() for parameter in model.network.parameters())
 
 
-def compared(names: Sequence[str], quick: bool) -> list[str]:
+def compared(names: Sequence[str]) -> list[str]:
     """Networks on which coarse propagators are compared: the first, and those that have a smaller one."""
-    smaller = ["strokes"] if quick else [name.removesuffix("-small") for name in SMALLER]
-    return list(dict.fromkeys([names[0], *(name for name in smaller if name in names)]))
+    return list(dict.fromkeys([names[0], *(name for name in names if f"{name}-small" in SMALLER)]))
 
 
 def coarse(report: Report, names: Sequence[str], seeds: int, steps: Sequence[int] = (100, 1024)) -> None:

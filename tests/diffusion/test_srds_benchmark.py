@@ -141,8 +141,8 @@ def test_every_sampler_of_the_comparison_runs() -> None:
 
 
 def test_smaller_networks_are_coarse_propagators(report: Report) -> None:
-    assert propagators.compared(["digits", "photos"], quick=False) == ["digits"]
-    assert propagators.compared(["digits", "fashion", "strokes"], quick=True) == ["digits", "strokes"]
+    assert propagators.compared(["digits", "photos"]) == ["digits"]
+    assert propagators.compared(["digits", "fashion", "strokes"]) == ["digits", "strokes"]
     propagators.coarse(report, ["strokes"], 1, steps=(16,))
     found = {row[2]: row for row in rows(report, "c_coarse")}
     (smaller,) = [name for name in found if name.startswith("a trained network")]

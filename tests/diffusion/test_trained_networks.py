@@ -59,7 +59,7 @@ def test_one_of_each_kind():
 
 
 def test_unknown_name():
-    with pytest.raises(ValueError, match=r"'digits'.*fashion, photos, speech, strokes, fashion-small"):
+    with pytest.raises(ValueError, match=r"'digits'.*fashion, photos, speech, strokes, strokes-small"):
         load("digits")
 
 
