@@ -40,7 +40,7 @@ def _orders(report: Report, names: list[str]) -> None:
 
 def _refinements(report: Report, names: list[str]) -> None:
     chosen = names[:1] if report.quick else names
-    scales = (1.0, 7.5) if report.quick else (1.0, 2.0, 7.5)
+    scales = (1.0,) if report.quick else (1.0, 2.0, 7.5)
     refinements.refinements(
         *(report, chosen, report.samples, report.steps or (25, 100), report.guidance or scales),
         default=report.default,
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("PARAREAL_OUT", "out")) / "srds")
     parser.add_argument("--samples", type=int, default=1000, help="of which the quality is measured (default 1000)")
     parser.add_argument("--steps", type=int, nargs="*", help="of refinements (default 25 100)")
-    parser.add_argument("--guidance", type=float, nargs="*", help="of refinements (default 1 2 7.5; quick 1 7.5)")
+    parser.add_argument("--guidance", type=float, nargs="*", help="of refinements (default 1 2 7.5; quick 1)")
     parser.add_argument("--srds-alone", action="store_true", help="refinements without the default's rows")
     parser.add_argument("--clock", choices=("wall", "process"), default="wall", help="process: on a machine in use")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
