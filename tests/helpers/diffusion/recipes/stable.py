@@ -93,7 +93,7 @@ SMALL_IMAGE = 2 * IMAGE[..., :8, :8] - 1
 IF_FROM = {"image": 2 * IMAGE - 1, "strength": 0.8}
 
 # --- Kandinsky ---
-_kandinsky = {
+KANDINSKY_UNET = {
     "sample_size": 8,
     "out_channels": 8,
     "addition_embed_type": "image",
@@ -111,7 +111,7 @@ _kandinsky = {
     "norm_num_groups": 8,
 }
 KANDINSKY: dict[str, Any] = {
-    "unet": tiny("UNet2DConditionModel", **_kandinsky, in_channels=4),
+    "unet": tiny("UNet2DConditionModel", **KANDINSKY_UNET, in_channels=4),
     "scheduler": scheduler("DDIM", **BETAS, clip_sample=False, steps_offset=1, prediction_type="epsilon"),
     "movq": coder(4, 2),
 }
