@@ -36,7 +36,8 @@ def translate(scheduler: Any, start: int, stop: int, eta: float = 0.0, use_clipp
     name = family(scheduler)
     if name is None:
         raise ValueError(
-            f"scheduler {type(scheduler).__name__} is not supported; expected one of {', '.join(sorted(_FAMILIES))}: "
+            f"scheduler {type(scheduler).__name__} is not supported{_why_not(scheduler)}; expected one of "
+            f"{', '.join(sorted(_FAMILIES))}: "
             "for example pipe.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)"
         )
     translation = _FAMILIES[name](scheduler, start, stop, eta, use_clipped)
@@ -46,6 +47,25 @@ def translate(scheduler: Any, start: int, stop: int, eta: float = 0.0, use_clipp
 def family(scheduler: Any) -> str | None:
     """The name of the first of a scheduler's classes that is translated here; ``None`` where there is none."""
     return next((kind.__name__ for kind in type(scheduler).__mro__ if kind.__name__ in _FAMILIES), None)
+
+
+def _why_not(scheduler: Any) -> str:
+    return next((f": {_WHY_NOT[kind.__name__]}" for kind in type(scheduler).__mro__ if kind.__name__ in _WHY_NOT), "")
+
+
+_WHY_NOT = {
+    "SASolverScheduler": "it adds noise in a predictor and again in a corrector, both made of several earlier "
+    "predictions, so that a step is not that of one method for an SDE",
+    "DPMSolverSDEScheduler": "it calls the network between the noise levels too, with noise of its own for both halves",
+    "RePaintScheduler": "it goes back to higher noise levels in between",
+    "CMStochasticIterativeScheduler": "the few steps of a consistency model each start from new noise",
+    "SCMScheduler": "the few steps of a consistency model each start from new noise",
+    "DDIMInverseScheduler": "it runs from the data to noise",
+    "DPMSolverMultistepInverseScheduler": "it runs from the data to noise",
+    "VQDiffusionScheduler": "its states are discrete",
+    "AmusedScheduler": "its states are discrete",
+}
+"""Why some schedulers have no meaning here."""
 
 
 def _checked(translation: Translation, name: str) -> Translation:

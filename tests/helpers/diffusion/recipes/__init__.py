@@ -18,7 +18,8 @@ _REFUSED: dict[str, str] = {
     "skip_prk_steps": "PNDM",
     "converts the timestep to a Python number": "KarrasVe",
     "does different things in different steps": (
-        "StableDiffusionPanorama StableDiffusionDiffEdit SemanticStableDiffusion AnyFlow LTXImageToVideo"
+        "StableDiffusionPanorama StableDiffusionDiffEdit SemanticStableDiffusion AnyFlow LTXImageToVideo "
+        "StableDiffusionGLIGEN"
     ),
     "changes the latents between two steps": (
         "StableDiffusionInpaintPipelineLegacy FluxKontextInpaint Flux2KleinInpaint IFInpainting "

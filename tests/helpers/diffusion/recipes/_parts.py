@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as fn
-from diffusion.networks import diffusers, made, noise
+from diffusion.networks import diffusers, made, noise, transformers
 from torch import Tensor, nn
 
 STEPS = 8
@@ -172,6 +172,34 @@ class _Spread:
 def coder(*args: Any, **kwargs: Any) -> Callable[[], Any]:
     """Makes a `Coder`."""
     return cache(lambda: Coder(*args, **kwargs).eval())
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+@cache
+def clip_image_encoder() -> Any:
+    config = transformers.CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=8,
+        patch_size=4,
+        projection_dim=16,
+    )
+    return made(lambda: transformers.CLIPVisionModelWithProjection(config))
+
+
+def image_processor() -> Any:
+    return transformers.CLIPImageProcessor(size=8, crop_size={"height": 8, "width": 8})
+
+
+def to_picture(image: Tensor) -> Any:
+    """One image as a picture of PIL."""
+    from diffusers.image_processor import VaeImageProcessor
+
+    return VaeImageProcessor.numpy_to_pil(image.permute(0, 2, 3, 1).numpy())[0]
 
 
 # --- what calls are given --------------------------------------------------------------------------------------------

@@ -6,31 +6,26 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-from diffusion.networks import clip_encoder, clip_tokenizer, made, noise, transformers
-from diffusion.recipes._parts import IMAGE, MASK, STEP, STEPS, Part, Recipe, scheduler, text, tiny
-from diffusion.recipes.stable import EMBEDDED, KANDINSKY
+import torch
+from diffusion.networks import clip_encoder, clip_tokenizer, made, noise
+from diffusion.recipes._parts import (
+    IMAGE,
+    MASK,
+    STEP,
+    STEPS,
+    Part,
+    Recipe,
+    clip_image_encoder,
+    image_processor,
+    scheduler,
+    text,
+    tiny,
+)
+from diffusion.recipes.stable import EMBEDDED, KANDINSKY, KANDINSKY_UNET
 from torch import Tensor
 
 PROMPT = "a photo of a cat"
 BOTH = {"prior_num_inference_steps": 4, "num_inference_steps": STEPS, "output_type": "latent"}
-
-
-@cache
-def clip_image_encoder() -> Any:
-    config = transformers.CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=8,
-        patch_size=4,
-        projection_dim=16,
-    )
-    return made(lambda: transformers.CLIPVisionModelWithProjection(config))
-
-
-def image_processor() -> Any:
-    return transformers.CLIPImageProcessor(size=8, crop_size={"height": 8, "width": 8})
 
 
 def encoder() -> Any:
@@ -63,17 +58,35 @@ def _with_steps(pipe: Any) -> None:
 
 
 def _hinted() -> Any:
-    from diffusion.recipes.stable import KANDINSKY_UNET
-
     return tiny("UNet2DConditionModel", **{**KANDINSKY_UNET, "addition_embed_type": "image_hint"}, in_channels=8)()
 
 
 @cache
 def _masked() -> Any:
-    from diffusion.recipes.stable import KANDINSKY_UNET
-
     return tiny("UNet2DConditionModel", **KANDINSKY_UNET, in_channels=9)()
 
+
+# --- Kandinsky 2.1 ---
+class _Told(Part):
+    """Stands in for an encoder of text: a pooled state, and one for each word."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        states = torch.sin(input_ids[:, :5, None] * torch.arange(1, 17) + 1.0)
+        return states.mean(1), states
+
+
+KANDINSKY_1: dict[str, Any] = {
+    **KANDINSKY,
+    "unet": tiny(
+        "UNet2DConditionModel",
+        **{**KANDINSKY_UNET, "addition_embed_type": "text_image", "encoder_hid_dim_type": "text_image_proj"},
+        addition_embed_type_num_heads=2,
+        in_channels=4,
+    ),
+    "text_encoder": _Told,
+    "tokenizer": clip_tokenizer,
+}
+SAID = {"prompt": PROMPT, "num_inference_steps": STEPS, "output_type": "pt", **_WIDE}
 
 # --- Stable Cascade and Wuerstchen ---
 _RES, _TIME, _ATTENTION = "SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock"
@@ -116,7 +129,6 @@ def wuerstchen_prior() -> Any:
 
     divides = {"out.1": 0.2}  # by 1 - b, which must not come near zero
     return made(WuerstchenPrior, gains=divides, c_in=4, c=16, c_cond=16, c_r=16, depth=2, nhead=2)
-
 
 
 CONTINUOUS = scheduler("DDPMWuerstchen")
@@ -174,7 +186,9 @@ RECIPES: dict[str, Recipe] = {
         {**KANDINSKY, "unet": _masked},
         {**TOLD, "image": 2 * IMAGE - 1, "mask_image": MASK},
     ),
-    "KandinskyV22ControlnetPipeline": Recipe({**KANDINSKY, "unet": _hinted}, {**TOLD, "hint": noise(10, 1, 3, 64, 64), "output_type": "pt"}),
+    "KandinskyV22ControlnetPipeline": Recipe(
+        {**KANDINSKY, "unet": _hinted}, {**TOLD, "hint": noise(10, 1, 3, 64, 64), "output_type": "pt"}
+    ),
     "KandinskyV22ControlnetImg2ImgPipeline": Recipe(
         {**KANDINSKY, "unet": _hinted},
         {
@@ -184,6 +198,22 @@ RECIPES: dict[str, Recipe] = {
             "image": 2 * IMAGE - 1,
             "strength": 0.8,
         },
+    ),
+    "KandinskyPipeline": Recipe(
+        KANDINSKY_1, {**SAID, "image_embeds": noise(8, 1, 16), "negative_image_embeds": noise(9, 1, 16)}
+    ),
+    "KandinskyImg2ImgPipeline": Recipe(
+        KANDINSKY_1,
+        {
+            **SAID,
+            "image_embeds": noise(8, 1, 16),
+            "negative_image_embeds": noise(9, 1, 16),
+            "image": 2 * IMAGE - 1,
+            "strength": 0.8,
+        },
+    ),
+    "KandinskyCombinedPipeline": Recipe(
+        {**KANDINSKY_1, **PRIOR}, {**SAID, "prior_num_inference_steps": 4}, prepare=_with_steps
     ),
     "StableCascadePriorPipeline": Recipe(
         {"prior": CASCADE_PRIOR, "scheduler": CONTINUOUS, "text_encoder": encoder},
