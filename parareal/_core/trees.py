@@ -14,6 +14,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from parareal._core import finite
 from parareal._core.host import beside, still_known, to_device
 
 State: TypeAlias = Any
@@ -135,17 +136,20 @@ def sub(a: State, b: State) -> State:
 
 def finite_or(a: State, b: State) -> State:
     """``a`` where it is finite, else ``b``, element by element."""
+    return map(finite.finite_or, a, b)
 
-    def leaf(x: Tensor, y: Tensor) -> Tensor:
-        return torch.where(x - x == 0, x, y)  # Inf - Inf is NaN: half the kernels of torch.isfinite
 
-    return map(leaf, a, b)
+def watched(a: State) -> State:
+    """The same state, with no gradient through what nothing depends on, nor through what is not finite."""
+    return map(finite.watched, a)
 
 
 def finite_or_zero(a: State) -> State:
     """``a`` where it is finite, else zero."""
 
     def leaf(x: Tensor) -> Tensor:
+        if x.requires_grad:
+            return finite.finite_or(x, x.new_zeros(()))
         if x.is_complex():  # of which torch would keep the finite part
             return torch.where(x - x == 0, x, 0.0)
         return torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)

@@ -293,6 +293,7 @@ class Engine:
             send_waiting()
         for arrivals, ring, arrived in brought:
             for tickets, value in arrivals:
+                value = trees.watched(value) if ring is rings.coarse else value
                 self.iterates.store(tickets, value, ring, arrived)
         return any(arrivals for arrivals, _, _ in brought)
 
