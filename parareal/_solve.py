@@ -13,6 +13,7 @@ import torch
 from parareal._core import trees
 from parareal._core.autocast import without_autocast
 from parareal._core.checks import check_count, check_flag, check_instance
+from parareal._core.keywords import explain_keywords
 from parareal._core.names import check_kind
 from parareal._core.signals import raising
 from parareal._core.trees import State
@@ -39,6 +40,7 @@ from parareal.stopping._rules import StoppingRule
 from parareal.stopping._tolerance import Tolerance
 
 
+@explain_keywords
 def solve(
     problem: Problem,
     u0: State,
@@ -308,6 +310,7 @@ def _parts(
     return coarse, stop
 
 
+@explain_keywords
 def serial(
     problem: Problem,
     u0: State,
