@@ -142,7 +142,7 @@ class Engine:
         lift = correction.lift if tangents else None
         extra = 0 if fine.traits.implicit else tangents  # implicit lanes count what they carry themselves
         history = empty is not None
-        self.parts = Parts(problem, rows, schedule, executor, stop, lift, extra, windowed, history, shared)
+        self.parts = Parts(problem, fine, rows, schedule, executor, stop, lift, extra, windowed, history, shared)
 
     @property
     def active(self) -> Bools:
