@@ -63,8 +63,18 @@ def generators(seeds: Sequence[int], solver: str) -> list[torch.Generator] | Non
     return [torch.Generator().manual_seed(10_000 + seed) for seed in seeds]
 
 
-def everywhere(report: Report, names: Sequence[str], seeds: int, steps: Sequence[int] = STEPS) -> None:
-    """Rounds, error, quality and time of the default; long runs have at most `FEW` seeds, and no quality."""
+def everywhere(
+    report: Report,
+    names: Sequence[str],
+    seeds: int,
+    steps: Sequence[int] = STEPS,
+    long: Sequence[str] | None = None,
+) -> None:
+    """Rounds, error, quality and time of the default.
+
+    Runs of 1,000 steps and more have at most `FEW` seeds, and no quality; only the networks in ``long`` have such runs
+    where that is given.
+    """
     table = report.table(
         "domains",
         f"The default on every network: seeds: {seeds}, rtol 1e-3",
@@ -78,7 +88,7 @@ def everywhere(report: Report, names: Sequence[str], seeds: int, steps: Sequence
         network = networks.load(name)
         for solver, key in SOLVERS.items():
             for scale in (1.0, network.strong):
-                for n in steps:
+                for n in steps if long is None or name in long else [n for n in steps if n < 1000]:
                     count = min(seeds, FEW) if n >= 1000 else seeds
                     serial, _, _ = drawn(network, count, n, key, scale, parallel=False)
                     ours, rounds, work = drawn(network, count, n, key, scale, rtol=RTOL)
@@ -165,6 +175,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=100, help="from 100 on the quality is measured as well")
     parser.add_argument("--networks", nargs="*", default=networks.names(), choices=networks.names())
     parser.add_argument("--steps", type=int, nargs="*", default=list(STEPS))
+    parser.add_argument("--long", nargs="*", choices=networks.names(), help="networks with 1,000 steps (default all)")
     parser.add_argument("--constant-steps", type=int, default=100, help="steps of the runs with other constants")
     parser.add_argument("--only", choices=("everywhere", "constants"), help="one of the two tables")
     parser.add_argument("--clock", choices=("wall", "process"), default="wall", help="process: on a machine in use")
@@ -174,7 +185,7 @@ def main() -> None:
     CLOCK.wall = given.clock == "wall"
     report = Report(given.out, quick=given.seeds < 16)
     if given.only != "constants":
-        everywhere(report, given.networks, given.seeds, given.steps)
+        everywhere(report, given.networks, given.seeds, given.steps, given.long)
     if given.only != "everywhere":
         constants(report, given.networks, min(given.seeds, 16), given.constant_steps)
 

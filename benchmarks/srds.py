@@ -39,17 +39,22 @@ def _orders(report: Report, names: list[str]) -> None:
 
 
 def _refinements(report: Report, names: list[str]) -> None:
-    refinements.refinements(report, names[:1] if report.quick else names, report.samples, strong=not report.quick)
+    chosen = names[:1] if report.quick else names
+    scales = (1.0,) if report.quick else (1.0, 2.0, 7.5)
+    refinements.refinements(
+        *(report, chosen, report.samples, report.steps or (25, 100), report.guidance or scales),
+        default=report.default,
+    )
 
 
 def _propagators(report: Report, names: list[str]) -> None:
     seeds = 1 if report.quick else 4
     propagators.slices(report, names[0], seeds)
-    propagators.coarse(report, names[0], seeds)
+    propagators.coarse(report, propagators.compared(names), seeds)
 
 
 def _synchronisation(report: Report, names: list[str]) -> None:
-    synchronisation.in_one_process(report, names[0], 1 if report.quick else 5)
+    synchronisation.in_one_process(report, names[0], 3 if report.quick else 5)
     synchronisation.on_workers(report)
     synchronisation.on_processes(report)
 
@@ -77,8 +82,13 @@ def _launch_bound(report: Report, names: list[str]) -> None:
 
 
 def _domains(report: Report, names: list[str]) -> None:
-    domains.everywhere(report, names, 2 if report.quick else 100)
-    domains.constants(report, names, 2 if report.quick else 16)
+    if report.quick:
+        small = [name for name in names if name in ("digits", "strokes", "speech")]
+        domains.everywhere(report, names, 2, (25, 100, 1000), small[:2])
+        domains.constants(report, small, 2, 50)
+    else:
+        domains.everywhere(report, names, 100)
+        domains.constants(report, names, 16)
 
 
 EXPERIMENTS: dict[str, Callable[[Report, list[str]], None]] = {
@@ -101,6 +111,9 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", default=None, help=f"default: all of {', '.join(networks.names())}")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("PARAREAL_OUT", "out")) / "srds")
     parser.add_argument("--samples", type=int, default=1000, help="of which the quality is measured (default 1000)")
+    parser.add_argument("--steps", type=int, nargs="*", help="of refinements (default 25 100)")
+    parser.add_argument("--guidance", type=float, nargs="*", help="of refinements (default 1 2 7.5; quick 1)")
+    parser.add_argument("--srds-alone", action="store_true", help="refinements without the default's rows")
     parser.add_argument("--clock", choices=("wall", "process"), default="wall", help="process: on a machine in use")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
     given = parser.parse_args()
@@ -115,7 +128,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     CLOCK.wall = given.clock == "wall"
     mpl.use("Agg")
-    report = Report(given.out, given.quick, given.samples)
+    report = Report(given.out, given.quick, given.samples, given.steps, given.guidance, not given.srds_alone)
     for name in given.experiments or EXPERIMENTS:
         begun, used = time.monotonic(), time.process_time()
         EXPERIMENTS[name](report, given.networks or networks.names())

@@ -56,7 +56,7 @@ def solution_of(
     residuals = np.where(np.arange(slices) < state.final()[:, None], 0.0, state.residuals)
     begin, residuals = (0, residuals) if passed is None else (passed[0], passed[1][None])
     if not dense and not samples:
-        ts = inputs.grid.edges[[0, begin + int(reached[0])]]
+        ts = inputs.grid.points[[0, inputs.grid.bounds[begin + int(reached[0])]]]  # without the edges in between
     elif not dense:  # all samples end at one time: those that have not reached it have no state there
         there = torch.from_numpy(reached == slices)
         us = trees.map(lambda leaf: _blank(leaf, there.to(leaf.device)), us)

@@ -115,7 +115,7 @@ class Inputs:
 
     def times(self, dense: bool) -> Tensor:
         """The times of the states that a solution keeps."""
-        return self.grid.edges if dense else self.grid.edges[[0, -1]]
+        return self.grid.edges if dense else self.grid.points[[0, -1]]
 
     def unstacked(self, rows: State, dense: bool = True) -> State:
         """Rows of all systems as states at the boundaries: leaves ``(N + 1, *state)``, or ``(N + 1, B, *rest)``."""

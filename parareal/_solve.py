@@ -13,6 +13,8 @@ import torch
 from parareal._core import trees
 from parareal._core.autocast import without_autocast
 from parareal._core.checks import check_count, check_flag, check_instance
+from parareal._core.forward_mode import without_left_levels
+from parareal._core.keywords import explain_keywords
 from parareal._core.names import check_kind
 from parareal._core.signals import raising
 from parareal._core.trees import State
@@ -39,6 +41,7 @@ from parareal.stopping._rules import StoppingRule
 from parareal.stopping._tolerance import Tolerance
 
 
+@explain_keywords
 def solve(
     problem: Problem,
     u0: State,
@@ -247,6 +250,7 @@ def solve_as(
         if gradients == "adjoint":
             adjoint = Adjoint.of_run(inputs, correction, schedule, joined, stop, request or Request())
         with (
+            without_left_levels(),
             nullcontext() if saved is None else raising(),
             torch.no_grad() if gradients == "adjoint" else nullcontext(),
         ):
@@ -308,6 +312,7 @@ def _parts(
     return coarse, stop
 
 
+@explain_keywords
 def serial(
     problem: Problem,
     u0: State,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,12 @@ SPECS = {
     "strokes": Spec((2, 8), _DIGITS, da.VP.cosine(), "v", lambda: StrokeNetwork(classes=10)),
 }
 NAMES = tuple(SPECS)
+SMALLER = {
+    "strokes-small": replace(
+        SPECS["strokes"], residual=lambda: StrokeNetwork(10, channels=24, depth=2, condition=48, reach=3)
+    ),
+}
+"""Smaller networks of the same data, schedule and prediction as those before the hyphen, for coarse propagators."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +89,7 @@ class Network:
     """A trained network and what is known of it.
 
     Attributes:
-        name: ``"fashion"``, ``"photos"``, ``"speech"`` or ``"strokes"``.
+        name: One of `NAMES`, or of `SMALLER`.
         model: The model without a class; its network takes ``label=`` of shape ``(B,)``.
         shape: Of one sample of the model.
         classes: What the labels 0, 1, ... mean; the next one means "any".
@@ -123,14 +129,14 @@ def load(
     """A trained network, in eval mode and without gradients.
 
     Args:
-        name: One of `NAMES`.
+        name: One of `NAMES`, or of `SMALLER`.
         device: Where to put the weights; None is the CPU.
         dtype: Of the weights; None is float32. They are stored in half precision.
         folder: Where the files lie.
     """
-    if name not in SPECS:
-        raise ValueError(f"name is {name!r}; expected one of {', '.join(NAMES)}")
-    spec = SPECS[name]
+    spec = {**SPECS, **SMALLER}.get(name)
+    if spec is None:
+        raise ValueError(f"name is {name!r}; expected one of {', '.join((*NAMES, *SMALLER))}")
     weights, metadata = read(folder / f"{name}.safetensors")
     denoiser = ready(spec.denoiser(), part(weights, "denoiser"))
     autoencoder = ready(Autoencoder(), part(weights, "autoencoder")) if spec.decoder else None

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from networks import data
 from networks.autoencoder import Autoencoder
 from networks.layers import Denoiser
-from networks.load import FOLDER, NAMES, SPECS, part, read, ready, write
+from networks.load import FOLDER, NAMES, SMALLER, SPECS, Spec, part, read, ready, write
 from networks.training import Recipe, draw_times, fit
 
 RECIPES = {
@@ -32,7 +32,9 @@ RECIPES = {
     "photos": Recipe(steps=2000, batch=32, ema=0.998, warm=100),
     "speech": Recipe(steps=4000, batch=128),
     "strokes": Recipe(steps=3000, batch=256),
+    "strokes-small": Recipe(steps=3000, batch=256),
 }
+"""Those of smaller networks, for coarse propagators, are trained on the data of what stands before the hyphen."""
 SOUND = Recipe(steps=500, batch=48, decay=0.0, ema=0.99)
 """Of the autoencoder."""
 
@@ -48,10 +50,9 @@ SOURCES = {
 
 
 def train_denoiser(
-    name: str, found: data.Data, recipe: Recipe, generator: torch.Generator, start: dict[str, Tensor] | None = None
+    spec: Spec, found: data.Data, recipe: Recipe, generator: torch.Generator, start: dict[str, Tensor] | None = None
 ) -> Denoiser:
     """The denoiser of samples ``found``, trained from the weights ``start`` on where they are given."""
-    spec = SPECS[name]
     network = spec.denoiser()
     if start is None:
         network.fit_data(found.x)
@@ -100,8 +101,10 @@ def train_autoencoder(found: data.Data, recipe: Recipe, generator: torch.Generat
 def main() -> None:
     """Train, and write the weights with what is needed to know where they came from."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("name", choices=(*NAMES, *SMALLER))
     parser.add_argument("--steps", type=int, help="of the denoiser; by default what the published weights had")
+    parser.add_argument("--batch", type=int, help="samples a step")
+    parser.add_argument("--ema", type=float, help="how much of the moving average stays at each step")
     parser.add_argument("--lr", type=float, help="the highest learning rate")
     parser.add_argument("--start", type=Path, help="a file of weights to train further")
     parser.add_argument("--seed", type=int, default=0)
@@ -111,12 +114,13 @@ def main() -> None:
     torch.manual_seed(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
     recipe = RECIPES[options.name]
-    changed = {"steps": options.steps or recipe.steps, "lr": options.lr or recipe.lr}
-    recipe = replace(recipe, **changed)
+    asked = {name: getattr(options, name) for name in ("steps", "batch", "lr", "ema")}
+    recipe = replace(recipe, **{name: value for name, value in asked.items() if value is not None})
     start, before = read(options.start) if options.start else ({}, {})
-    found = getattr(data, options.name)()
+    spec, of = {**SPECS, **SMALLER}[options.name], options.name.removesuffix("-small")
+    found = getattr(data, of)()
     began, parts = time.process_time(), {}
-    if SPECS[options.name].decoder:
+    if spec.decoder:
         if start:
             autoencoder = ready(Autoencoder(), part(start, "autoencoder"))
         else:
@@ -125,10 +129,10 @@ def main() -> None:
         with torch.no_grad():
             found = found._replace(x=autoencoder.encode(found.x), x_held=autoencoder.encode(found.x_held))
     network = parts["denoiser"] = train_denoiser(
-        options.name, found, recipe, generator, part(start, "denoiser") if start else None
+        spec, found, recipe, generator, part(start, "denoiser") if start else None
     )
     minutes = (time.process_time() - began) / 60
-    source, licence = SOURCES[options.name]
+    source, licence = SOURCES[of]
     path = options.folder / f"{options.name}.safetensors"
     runs = json.loads(before["training"]) if before else []
     runs.append({**asdict(recipe), "seed": options.seed, "minutes": round(minutes, 1)})

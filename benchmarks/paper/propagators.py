@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import networks as trained
 import torch
+from networks.load import SMALLER
 from torch import Tensor, nn
 
 import diffusion_adapters as da
@@ -78,10 +81,14 @@ def one_step(model: da.DiffusionModel) -> pr.Propagator:
 
 
 def cheaper(network: Network, seed: int) -> dict[str, da.DiffusionModel]:
-    """Models of the same data that cost less, for the label of a seed."""
-    given = network.given([seed])
+    """Models of the same data that cost less, for the label of a seed: smaller networks where such were trained."""
+    given, label = network.given([seed]), network.labels([seed])
     found: dict[str, da.DiffusionModel] = {}
-    if isinstance(given.network, nn.Module):
+    if f"{network.name}-small" in SMALLER:
+        small = trained.load(f"{network.name}-small").conditioned(label)
+        share = _size(given) / _size(small)
+        found[f"a trained network, {share:.0f} times as small"] = small
+    elif isinstance(given.network, nn.Module):
         for rank in (32, 8):
             found[f"matrices of rank {rank}"] = replace(given, network=reduced(given.network, rank))
     if network.name == "digits":
@@ -94,15 +101,25 @@ def cheaper(network: Network, seed: int) -> dict[str, da.DiffusionModel]:
     return found
 
 
-def coarse(report: Report, name: str, seeds: int, steps: Sequence[int] = (100, 1024)) -> None:
+def _size(model: da.DiffusionModel) -> int:
+    """Parameters of its network."""
+    assert isinstance(model.network, nn.Module)
+    return sum(parameter.numel() for parameter in model.network.parameters())
+
+
+def compared(names: Sequence[str]) -> list[str]:
+    """Networks on which coarse propagators are compared: the first, and those that have a smaller one."""
+    return list(dict.fromkeys([names[0], *(name for name in names if f"{name}-small" in SMALLER)]))
+
+
+def coarse(report: Report, names: Sequence[str], seeds: int, steps: Sequence[int] = (100, 1024)) -> None:
     """What the coarse propagator is."""
     table = report.table(
         "c_coarse",
-        f"SRDS by the coarse propagator: {name}, one sample, DDIM, pipelined, seeds: {seeds}, rtol 1e-3",
-        ("N", "coarse propagator", "iterations", "rounds", "evaluations / N", "time ratio", "largest error"),
+        f"SRDS by the coarse propagator: one sample, DDIM, pipelined, seeds: {seeds}, rtol 1e-3",
+        ("network", "N", "coarse propagator", "iterations", "rounds", "evaluations / N", "time ratio", "largest error"),
         "Calls of cheaper models count as rounds and evaluations like those of the network.",
     )
-    network = networks.load(name)
     fixed: dict[str, pr.Integrator] = {
         "DDIM, 1 step": pr.Euler(steps=1),
         "DDIM, 2 steps": pr.Euler(steps=2),
@@ -110,10 +127,11 @@ def coarse(report: Report, name: str, seeds: int, steps: Sequence[int] = (100, 1
         "Heun, 1 step": pr.Heun(steps=1),
         "DPM-Solver++(2S), 1 step": pr.DPMSolverPP(2, steps=2),
     }
-    for n in steps:
+    for name, n in itertools.product(names, steps):
+        network = networks.load(name)
         ways: dict[str, Callable[[int], Any]] = {key: lambda _, one=one: one for key, one in fixed.items()}
         for key in cheaper(network, 0):
-            ways[key] = lambda seed, key=key: one_step(cheaper(network, seed)[key])
+            ways[key] = lambda seed, key=key, network=network: one_step(cheaper(network, seed)[key])
         for key, way in ways.items():
             kept = [
                 side_by_side(
@@ -126,6 +144,6 @@ def coarse(report: Report, name: str, seeds: int, steps: Sequence[int] = (100, 1
                 for field in ("rounds", "iterations", "evaluations", "errors", "ratios"):
                     getattr(first, field).extend(getattr(more, field))
             table.add(
-                *(n, key, f"{statistics.mean(first.iterations):.1f}", f"{statistics.mean(first.rounds):.1f}"),
+                *(name, n, key, f"{statistics.mean(first.iterations):.1f}", f"{statistics.mean(first.rounds):.1f}"),
                 *(f"{statistics.mean(first.evaluations) / n:.1f}", first.ratio, small(max(first.errors))),
             )

@@ -33,10 +33,22 @@ class Report:
         folder: Is made if it is not there.
         quick: Whether experiments take few seeds and networks.
         samples: Of which the quality is measured.
+        steps: For the quality after some iterations; by default what the experiment says.
+        guidance: The same for its scales of guidance.
+        default: Whether that stands beside them.
     """
 
-    def __init__(self, folder: Path, quick: bool, samples: int = 1000) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        quick: bool,
+        samples: int = 1000,
+        steps: Sequence[int] | None = None,
+        guidance: Sequence[float] | None = None,
+        default: bool = True,
+    ) -> None:
         self.folder, self.quick, self.samples = folder, quick, samples
+        self.steps, self.guidance, self.default = steps, guidance, default
         folder.mkdir(parents=True, exist_ok=True)
 
     def table(self, name: str, title: str, header: Sequence[str], note: str = "") -> Table:

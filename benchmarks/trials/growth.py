@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import random
 import threading
@@ -26,6 +28,14 @@ def resident() -> float:
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def settled() -> float:
+    """`resident`, when what is free has gone back to the system: the allocator keeps some of it for each thread."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # a C library without it
+        ctypes.CDLL(None).malloc_trim(0)
+    return resident()
 
 
 class Watch:
@@ -78,8 +88,7 @@ def long_window(slices: int, allowed: float = 50.0) -> Report:
     """A long grid in a narrow window: MiB more than before the run, at most those allowed, and the right end."""
     report, grid = Report(f"a window of 64 on {slices:,} slices", 1), grid_of(slices)
     in_a_window(grid_of(5000))  # what is loaded and kept once
-    gc.collect()
-    before, began = resident(), time.perf_counter()
+    before, began = settled(), time.perf_counter()
     with Watch() as watch:
         sol = in_a_window(grid)
     more = watch.most - before
@@ -96,15 +105,13 @@ def long_window(slices: int, allowed: float = 50.0) -> Report:
 def many_solves(count: int, kinds: int = 40, allowed: float = 8.0) -> Report:
     """The same few solves over and over: neither objects nor memory grow."""
     report = Report("solves in one process")
-    for number in range(2 * kinds):  # the allocator keeps more for a while
+    for number in range(2 * kinds):  # what is loaded and kept once
         answer(draw(random.Random(number % kinds)))
-    gc.collect()
-    objects, before = len(gc.get_objects()), resident()
+    before, objects = settled(), len(gc.get_objects())
     while report.tried < count:
         answer(draw(random.Random(report.tried % kinds)))
         report.tried += 1
-    gc.collect()
-    new, more = len(gc.get_objects()) - objects, resident() - before
+    more, new = settled() - before, len(gc.get_objects()) - objects
     report.name += f" ({new} objects and {more:.1f} MiB more)"
     if new > 300:  # a few are made late, and stay
         report.broken.append(f"{new} objects more")

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from diffusion_adapters.diffusers._problem import Setup
 
+NETWORKS = ("unet", "transformer", "transformer_2", "controlnet", "prior", "decoder")
+"""Components that a pipeline may call in its loop."""
+
 
 @dataclass
 class Inpainting:

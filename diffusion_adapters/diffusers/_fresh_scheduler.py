@@ -25,6 +25,12 @@ def fresh(scheduler: Any, on_cpu: bool = False) -> Any:
     return made
 
 
+def timestep_of(scheduler: Any, t: Tensor, x: Tensor) -> Tensor:
+    """A timestep as ``scheduler.step`` takes it: some want one for each sample."""
+    each = any(kind.__name__ == "DDPMWuerstchenScheduler" for kind in type(scheduler).__mro__)
+    return t.reshape(1).expand(len(x)) if each else t
+
+
 def _copied(value: Any, on_cpu: bool) -> Any:
     if on_cpu and isinstance(value, Tensor):
         return value.detach().cpu()

@@ -22,7 +22,7 @@ from diffusion_adapters.diffusers._scheduler_levels import (
 )
 from diffusion_adapters.diffusers._scheduler_steps import Ordered, Posterior
 from diffusion_adapters.diffusers._translation import Exploding, Preserving, Translation
-from diffusion_adapters.sampling._stochastic_steps import SDEDPMSolverPP
+from diffusion_adapters.sampling._stochastic_steps import Ancestral, SDEDPMSolverPP
 
 
 def pndm(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) -> Translation:
@@ -121,6 +121,29 @@ def lcm(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) ->
         fine,
         noise="model",
         silent=True,
+    )
+
+
+def wuerstchen(scheduler: Any, start: int, stop: int, eta: float, use_clipped: bool) -> Translation:
+    """DDPM at times from 1 to 0; at the end some noise is left, and none is added."""
+    timesteps = scheduler.timesteps.detach()
+    shares = scheduler._alpha_cumprod(timesteps[start : stop + 1], timesteps.device).cpu().double()
+    if stop >= len(timesteps):
+        raise ValueError(
+            f"{type(scheduler).__name__} has no timestep after the last that the pipeline visits; expected a pipeline "
+            "that stops before its last timestep"
+        )
+    levels = share_of_noise(((1 - shares) / shares).sqrt())
+    silent = float(timesteps[stop]) == 0
+    return Translation(
+        Preserving(t_max=float(levels[0])),
+        "eps",
+        levels,
+        timesteps[start:stop],
+        Ancestral(),
+        noise="model",
+        silent=silent,
+        spare=int(silent),
     )
 
 

@@ -14,7 +14,8 @@ from diffusion_adapters.diffusers._timesteps import Noted
 
 Call = Callable[["nn.Module", tuple[Any, ...], dict[str, Any]], Any]
 
-SHARED = frozenset({"img_ids", "txt_ids", "image_rotary_emb", "freqs_cis", "rotary_emb"})
+_ROTARY = ("image_rotary_emb", "video_rotary_emb", "rotary_emb", "rotary_embedding", "freqs_cis", "pos_embeds")
+SHARED = frozenset({"img_ids", "txt_ids", "visual_rope_pos", "text_rope_pos", "rope_interpolation_scale", *_ROTARY})
 """Arguments that hold positions, not samples."""
 
 

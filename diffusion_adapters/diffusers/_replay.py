@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 import parareal as pr
+from diffusion_adapters.diffusers._fresh_scheduler import timestep_of
 from diffusion_adapters.diffusers._wrapped_method import WrappedMethod
 from parareal.extend import Stages
 
@@ -176,7 +177,7 @@ class Replay:
                     if scale is not None:
                         scale(x, t)
                     value = kept[min(i, self.known - 1)].to(x.dtype)
-                    x = scheduler.step(value, t, x, **given)[0]
+                    x = scheduler.step(value, timestep_of(scheduler, t, x), x, **given)[0]
                     if self.blend is not None and i + 1 < len(timesteps):
                         x = self.blend(scheduler, x, timesteps[i + 1])
         except Exception as error:

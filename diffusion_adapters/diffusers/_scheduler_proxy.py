@@ -87,7 +87,7 @@ def _plain(value: Any) -> Any:
 
 def stand_in(scheduler: Any, conversation: Conversation) -> Any:
     """A copy of a scheduler whose steps are made by a conversation; the original stays as it is."""
-    if not callable(getattr(scheduler, "step", None)) or not hasattr(scheduler, "timesteps"):
+    if not callable(getattr(scheduler, "step", None)) or not hasattr(scheduler, "set_timesteps"):
         raise ValueError(
             f"scheduler {type(scheduler).__name__} has no step(model_output, timestep, sample), so that its run is not "
             "known here; expected one such as diffusers.DDIMScheduler, or the pipeline itself"

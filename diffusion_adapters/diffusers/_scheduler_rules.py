@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import parareal as pr
-from diffusion_adapters.diffusers._more_rules import cosine_dpm, edm_dpm, edm_euler, kdpm2, lcm, lms, pndm
+from diffusion_adapters.diffusers._more_rules import cosine_dpm, edm_dpm, edm_euler, kdpm2, lcm, lms, pndm, wuerstchen
 from diffusion_adapters.diffusers._multistep_rules import deis, dpm_multistep, dpm_singlestep, unipc
 from diffusion_adapters.diffusers._scheduler_levels import clipping, from_sigmas, prediction_of, share_of_noise, whole
 from diffusion_adapters.diffusers._scheduler_steps import Ordered, Posterior
@@ -33,18 +33,39 @@ def translate(scheduler: Any, start: int, stop: int, eta: float = 0.0, use_clipp
     Raises:
         ValueError: The scheduler has no meaning as an ODE or SDE here, or a setting has none.
     """
-    name = type(scheduler).__name__
-    for kind in type(scheduler).__mro__:
-        if kind.__name__ in _FAMILIES:
-            name = kind.__name__
-            break
-    else:
+    name = family(scheduler)
+    if name is None:
         raise ValueError(
-            f"scheduler {name} is not supported; expected one of {', '.join(sorted(_FAMILIES))}: for example "
-            "pipe.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)"
+            f"scheduler {type(scheduler).__name__} is not supported{_why_not(scheduler)}; expected one of "
+            f"{', '.join(sorted(_FAMILIES))}: "
+            "for example pipe.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)"
         )
     translation = _FAMILIES[name](scheduler, start, stop, eta, use_clipped)
     return _checked(translation, name)
+
+
+def family(scheduler: Any) -> str | None:
+    """The name of the first of a scheduler's classes that is translated here; ``None`` where there is none."""
+    return next((kind.__name__ for kind in type(scheduler).__mro__ if kind.__name__ in _FAMILIES), None)
+
+
+def _why_not(scheduler: Any) -> str:
+    return next((f": {_WHY_NOT[kind.__name__]}" for kind in type(scheduler).__mro__ if kind.__name__ in _WHY_NOT), "")
+
+
+_WHY_NOT = {
+    "SASolverScheduler": "it adds noise in a predictor and again in a corrector, both made of several earlier "
+    "predictions, so that a step is not that of one method for an SDE",
+    "DPMSolverSDEScheduler": "it calls the network between the noise levels too, with noise of its own for both halves",
+    "RePaintScheduler": "it goes back to higher noise levels in between",
+    "CMStochasticIterativeScheduler": "the few steps of a consistency model each start from new noise",
+    "SCMScheduler": "the few steps of a consistency model each start from new noise",
+    "DDIMInverseScheduler": "it runs from the data to noise",
+    "DPMSolverMultistepInverseScheduler": "it runs from the data to noise",
+    "VQDiffusionScheduler": "its states are discrete",
+    "AmusedScheduler": "its states are discrete",
+}
+"""Why some schedulers have no meaning here."""
 
 
 def _checked(translation: Translation, name: str) -> Translation:
@@ -210,6 +231,7 @@ _FAMILIES: dict[str, Callable[[Any, int, int, float, bool], Translation]] = {
     "CogVideoXDDIMScheduler": _ddim,
     "DDPMScheduler": _ddpm,
     "DDPMParallelScheduler": _ddpm,
+    "DDPMWuerstchenScheduler": wuerstchen,
     "LCMScheduler": lcm,
     "PNDMScheduler": pndm,
     "EulerDiscreteScheduler": _euler,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_adapters.diffusers._fresh_scheduler import fresh
+from diffusion_adapters.diffusers._fresh_scheduler import fresh, timestep_of
 from diffusion_adapters.diffusers._problem import Request, Setup, prepare
 from diffusion_adapters.diffusers._scheduler_rules import translate
 from diffusion_adapters.diffusers._translation import Translation
@@ -119,7 +119,7 @@ def _theirs(scheduler: Any, translation: Translation, x: Tensor, at: Tensor, set
         try:
             if hasattr(scheduler, "scale_model_input"):
                 scheduler.scale_model_input(x, timestep)
-            x = scheduler.step(value, timestep, x, **given, return_dict=False)[0]
+            x = scheduler.step(value, timestep_of(scheduler, timestep, x), x, **given, return_dict=False)[0]
         except Exception as error:
             raise ValueError(
                 f"{name} cannot take its own step from timestep {float(timestep):.6g}: {type(error).__name__}: {error}"

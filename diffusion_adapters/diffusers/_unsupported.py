@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from diffusion_adapters.diffusers._call import NETWORKS
 from diffusion_adapters.models._training_mode import why_unsteady
 
 _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -28,23 +29,11 @@ def refuse(pipe: Any, given: dict[str, Any]) -> None:
                 f"{name}={value!r} makes the guidance of a step, or the rows of a network's input, in a way that is "
                 f"not known for many steps together; expected {fix}, or the pipeline itself"
             )
-    for name in ("unet", "transformer", "transformer_2", "controlnet", "prior"):
+    for name in NETWORKS:
         module = getattr(pipe, name, None)
         if isinstance(module, nn.Module):
             _refuse_caches(name, module)
             _refuse_training(name, module)
-
-
-def refuse_combined(pipe: Any) -> None:
-    """Raises where a pipeline takes its steps in other pipelines among its components."""
-    parts = vars(pipe) if hasattr(pipe, "__dict__") else {}
-    held = [n for n, part in parts.items() if any(c.__name__ == "DiffusionPipeline" for c in type(part).__mro__)]
-    if held:
-        sampled = [name for name in held if "prior" not in name] or held
-        raise ValueError(
-            f"{type(pipe).__name__} makes its steps in other pipelines, {' and '.join(held)}; expected those: "
-            f"pipe.{sampled[0]} = da.diffusers.parallelize(pipe.{sampled[0]}), and then the call of pipe itself"
-        )
 
 
 def _refuse_training(name: str, module: nn.Module) -> None:

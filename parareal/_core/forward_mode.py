@@ -7,13 +7,19 @@ other's. Derivatives are therefore taken in turn.
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch._functorch import eager_transforms
+from torch.autograd import forward_ad
 
 from parareal._core.locks import ForkSafeLock
 from parareal._core.scopes import scope
 
+_C: Any = torch._C._functorch
 _turn: ContextVar[ForkSafeLock] = ContextVar("turn", default=ForkSafeLock())  # noqa: B039  one for all threads
 
 
@@ -25,11 +31,55 @@ def differentiating() -> Generator[None]:
     whoever has the turn hands out another one, to itself and to the threads that it starts with its context.
     """
     with _turn.get().current:
-        token = _turn.set(ForkSafeLock())
+        token, before = _turn.set(ForkSafeLock()), _Levels.now()
         try:
             yield
+        except BaseException:
+            before.restore()
+            raise
         finally:
             _turn.reset(token)
+
+
+@scope
+def without_left_levels() -> Generator[None]:
+    """Levels of torch.func that an interrupted computation leaves behind in this thread are removed.
+
+    Ctrl-C may come when torch has entered a level and has not yet noted that it must leave it.
+    """
+    depth = _C.get_dynamic_layer_stack_depth()
+    try:
+        yield
+    except BaseException:
+        _leave_layers(depth)
+        raise
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """The levels of differentiation that have been entered: of this thread, of torch.func.jvp, of forward mode."""
+
+    depth: int
+    jvp: int
+    dual: int
+
+    @classmethod
+    def now(cls) -> _Levels:
+        return cls(_C.get_dynamic_layer_stack_depth(), eager_transforms.JVP_NESTING, forward_ad._current_level)
+
+    def restore(self) -> None:
+        """Leaves those that were entered since; whoever calls it has the turn, so that they are no other thread's."""
+        _leave_layers(self.depth)
+        eager_transforms.JVP_NESTING = self.jvp
+        if self.dual < 0:  # there is one at most
+            with suppress(RuntimeError):  # there is none
+                torch._C._exit_dual_level(level=0)  # pyright: ignore
+        forward_ad._current_level = self.dual
+
+
+def _leave_layers(depth: int) -> None:
+    if _C.get_dynamic_layer_stack_depth() > depth:
+        _C.pop_dynamic_layer_stack_and_undo_to_depth(depth)
 
 
 @scope

@@ -6,7 +6,6 @@ tensor, by far the most common state, without any of its cost.
 
 from __future__ import annotations
 
-import cmath
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, TypeAlias, overload
@@ -15,6 +14,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from parareal._core import finite
 from parareal._core.host import beside, still_known, to_device
 
 State: TypeAlias = Any
@@ -134,31 +134,28 @@ def sub(a: State, b: State) -> State:
     return a - b if isinstance(a, Tensor) else map(torch.sub, a, b)
 
 
-def _known_finite(x: Tensor) -> bool:
-    """Whether all numbers are finite, where asking is cheap: on the host, a sum tells in one pass.
-
-    A sum that overflows says no as well.
-    """
-    return x.device.type == "cpu" and cmath.isfinite(x.sum().item())
-
-
 def finite_or(a: State, b: State, copy: bool = False) -> State:
     """``a`` where it is finite, else ``b``, element by element; ``a`` itself may be returned, unless ``copy``."""
 
     def leaf(x: Tensor, y: Tensor) -> Tensor:
-        if not copy and _known_finite(x):
-            return x
-        return torch.where(x - x == 0, x, y)  # Inf - Inf is NaN: half the kernels of torch.isfinite
+        return x if not copy and finite.known(x) else finite.finite_or(x, y)
 
     return map(leaf, a, b)
+
+
+def watched(a: State) -> State:
+    """The same state, with no gradient through what nothing depends on, nor through what is not finite."""
+    return map(finite.watched, a)
 
 
 def finite_or_zero(a: State) -> State:
     """``a`` where it is finite, else zero; ``a`` itself may be returned."""
 
     def leaf(x: Tensor) -> Tensor:
-        if _known_finite(x):
+        if finite.known(x):
             return x
+        if x.requires_grad:
+            return finite.finite_or(x, x.new_zeros(()))
         if x.is_complex():  # of which torch would keep the finite part
             return torch.where(x - x == 0, x, 0.0)
         return torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)

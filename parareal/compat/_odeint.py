@@ -17,6 +17,7 @@ from torch import Tensor
 from parareal._core import trees
 from parareal._core.autocast import without_autocast
 from parareal._core.checks import check_count, check_flag, check_instance, described
+from parareal._core.keywords import explain_keywords
 from parareal._core.trees import State
 from parareal._input_checks import device_kind
 from parareal.compat._arguments import Arguments, arguments, least
@@ -63,6 +64,7 @@ class Outcome:
     solution: Solution
 
 
+@explain_keywords
 def odeint(
     f: Callable[[Tensor, Any], Any] | None = None,
     y0: State = None,

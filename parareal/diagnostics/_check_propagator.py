@@ -12,6 +12,7 @@ import numpy as np
 
 from parareal._core import trees
 from parareal._core.checks import check_count
+from parareal._core.keywords import explain_keywords
 from parareal._core.preserve_state import undisturbed
 from parareal._core.trees import State
 from parareal._inputs import Inputs
@@ -30,6 +31,7 @@ from parareal.problem._ode import Problem
 CHECKS = ("call", "determinism", "lanes", "finite", "stray lanes", "time", "direction", "steps", "evaluations", "order")
 
 
+@explain_keywords
 def check_propagator(
     fine: Integrator,
     problem: Problem,

@@ -142,7 +142,7 @@ class Engine:
         lift = correction.lift if tangents else None
         extra = 0 if fine.traits.implicit else tangents  # implicit lanes count what they carry themselves
         history = empty is not None
-        self.parts = Parts(problem, rows, schedule, executor, stop, lift, extra, windowed, history, shared)
+        self.parts = Parts(problem, fine, rows, schedule, executor, stop, lift, extra, windowed, history, shared)
 
     @property
     def active(self) -> Bools:
@@ -293,6 +293,7 @@ class Engine:
             send_waiting()
         for arrivals, ring, arrived in brought:
             for tickets, value in arrivals:
+                value = trees.watched(value) if ring is rings.coarse else value
                 self.iterates.store(tickets, value, ring, arrived)
         return any(arrivals for arrivals, _, _ in brought)
 

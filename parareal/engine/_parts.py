@@ -13,6 +13,7 @@ from parareal._core.arrays import Ints
 from parareal._core.host import index_to
 from parareal._core.trees import State
 from parareal.executors._base import Executor
+from parareal.integrators._base import Integrator
 from parareal.schedules._schedule import Schedule
 from parareal.stopping._rules import StoppingRule
 
@@ -23,6 +24,7 @@ class Parts:
 
     Attributes:
         problem: The problem.
+        fine: The fine propagator, of states without tangents.
         rows: Per-sample data as systems, leaves ``(M, ...)``, or ``None``.
         schedule: Which lanes start when.
         executor: How the lanes of a round are evaluated.
@@ -35,6 +37,7 @@ class Parts:
     """
 
     problem: Any
+    fine: Integrator
     rows: State
     schedule: Schedule
     executor: Executor

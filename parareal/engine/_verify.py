@@ -49,8 +49,8 @@ def evaluate(engine: Engine, system: int) -> tuple[float, float]:
 def _solved(engine: Engine, system: int, slices: Ints) -> State:
     """Fine solutions from the left boundaries of these slices."""
     it, fine, parts, count = engine.iterates, engine.fine, engine.parts, engine.iterates.layout.slices
-    method, history = fine.method, parts.carries_history
-    lanes = ActiveLanes(parts.problem, method.integrator, method.mesh, carries_history=history, places=it.live.size)
+    mesh, history = fine.method.mesh, parts.carries_history
+    lanes = ActiveLanes(parts.problem, parts.fine, mesh, carries_history=history, places=it.live.size)
     u = it.rings.u.take(system * (count + 1) + slices, engine.state.current[system, slices])
     rows = parts.rows_of(np.full(len(slices), system), it.layout.device)
     lanes.launch(system * count + slices, slices, u, rows, samples=np.full(len(slices), system))

@@ -111,7 +111,7 @@ class TimeGrid:
     @property
     def edges(self) -> Tensor:
         """Times at the slice boundaries, float64, shape ``(num_slices + 1,)``."""
-        return self.points[list(self.bounds)]
+        return self.points[torch.from_numpy(np.fromiter(self.bounds, np.int64, len(self.bounds)))]
 
     @property
     def num_slices(self) -> int:

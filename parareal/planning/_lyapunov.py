@@ -12,6 +12,7 @@ import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Floats
+from parareal._core.keywords import explain_keywords
 from parareal._core.trees import State
 from parareal._core.vectors import flat, unflat
 from parareal._inputs import Inputs
@@ -76,6 +77,7 @@ class Lyapunov:
         return f"Largest Lyapunov exponent: {self.exponent:.3g}{error} per unit of time; {self.verdict}."
 
 
+@explain_keywords
 def lyapunov_exponent(
     problem: Problem, u0: State, grid: TimeGrid, *, fine: Integrator, samples: bool = False
 ) -> Lyapunov:

@@ -10,6 +10,7 @@ from typing import Any
 
 from parareal._core import trees
 from parareal._core.checks import check_count, check_instance
+from parareal._core.keywords import explain_keywords
 from parareal._core.trees import State
 from parareal._input_checks import as_lanes, check_state
 from parareal._inputs import Inputs
@@ -113,6 +114,7 @@ class Plan:
         return f"A round takes, by lanes: {times}{failed}\n\n{table(header, rows)}\n\n{self.reason}{apart}"
 
 
+@explain_keywords
 def plan(
     problem: Problem,
     u0: State,

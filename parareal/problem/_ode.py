@@ -181,7 +181,7 @@ class ODE(Problem):
             self.structure.pattern(numbers(u0, 0))  # raises where it does not fit
         if not self.derivatives.linear or self.per_sample is not None:
             return self
-        bound, times = copy(self), (float(grid.edges[0]), float(grid.edges[-1]))
+        bound, times = copy(self), (float(grid.points[0]), float(grid.points[-1]))
         object.__setattr__(bound, "derivatives", replace(self.derivatives, kept=Kept(times)))
         return bound
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.checks import described
+from parareal._core.keywords import explain_keywords
 from parareal._core.trees import State
 from parareal._solve import serial, solve
 from parareal.corrections._base import Coarse, Correction
@@ -30,6 +31,7 @@ _NOISE = 1e-10
 """Differences below this part of a state say nothing about a Lipschitz constant."""
 
 
+@explain_keywords
 def study(
     problem: Problem,
     u0: State,

@@ -290,6 +290,11 @@ def test_one_step() -> None:
     ("scheduler", "message"),
     [
         (lambda: diffusers.TCDScheduler(), "TCDScheduler is not supported.*from_config"),
+        (
+            lambda: diffusers.SASolverScheduler(**STABLE),
+            "SASolverScheduler is not supported: it adds noise in a predictor",
+        ),
+        (lambda: diffusers.DDIMInverseScheduler(**STABLE), "from the data to noise"),
         (lambda: diffusers.PNDMScheduler(**STABLE), "skip_prk_steps=True"),
         (
             lambda: diffusers.PNDMScheduler(**STABLE, skip_prk_steps=True, timestep_spacing="linspace"),

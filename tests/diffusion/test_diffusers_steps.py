@@ -452,13 +452,32 @@ def test_pipelines_of_pipelines_are_parallel_in_their_parts() -> None:
     pipe = Combined(**kandinsky_decoder().components)
     pipe.decoder_pipe.set_progress_bar_config(disable=True)
     expected = call(pipe, IMAGES)
-    with pytest.raises(
-        ValueError, match=r"Combined makes its steps in other pipelines, decoder_pipe; expected.*parallelize"
-    ):
+    fast = da.diffusers.parallelize(pipe)
+    assert isinstance(fast, da.diffusers.CombinedPipeline)
+    assert distance(call(fast, IMAGES), expected) <= 1e-4
+    assert fast.solution is fast.parts["decoder_pipe"].solution
+    assert fast.solution.converged
+    assert fast.check.passed
+    assert not isinstance(pipe.decoder_pipe, da.diffusers.ParallelPipeline)
+    pipe.decoder_pipe = D.KandinskyV22Pipeline(**pipe.components)  # another one, which the next call finds
+    pipe.decoder_pipe.scheduler = D.DDIMScheduler(**STABLE, clip_sample=False)
+    pipe.decoder_pipe.set_progress_bar_config(disable=True)
+    other = call(pipe, IMAGES)
+    assert distance(other, expected) > 1e-3
+    assert distance(call(fast, IMAGES), other) <= 1e-4
+
+
+def test_pipelines_of_pipelines_that_cannot_be_parallel_say_why() -> None:
+    pipe = Combined(**kandinsky_decoder().components)
+    pipe.decoder_pipe.scheduler = D.TCDScheduler()
+    with pytest.raises(ValueError, match=r"Combined makes its steps in other pipelines, decoder_pipe \(TCDScheduler\)"):
         da.diffusers.parallelize(pipe)
+    pipe = Combined(**kandinsky_decoder().components)
     pipe.decoder_pipe = da.diffusers.parallelize(pipe.decoder_pipe)
-    assert distance(call(pipe, IMAGES), expected) <= 1e-4
-    assert pipe.decoder_pipe.solution.converged
+    with pytest.raises(ValueError, match=r"decoder_pipe of Combined is parallel in time already"):
+        da.diffusers.parallelize(pipe)
+    with pytest.raises(ValueError, match=r"pipe is a ParallelPipeline already.*pipe\.pipe"):
+        da.diffusers.parallelize(pipe.decoder_pipe)
 
 
 class Serial(D.StableDiffusionPipeline):

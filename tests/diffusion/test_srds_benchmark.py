@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import domains
 import samplers
 import srds
-from paper import clock, failures, launch_bound, networks, orders, refinements
+from paper import clock, failures, launch_bound, networks, orders, propagators, refinements
 from paper.report import Report
 from paper.runs import PIPELINED, VANILLA, recorded, side_by_side
 
@@ -62,22 +62,25 @@ def test_broken_laws_are_noticed() -> None:
 def test_refined_samples_come_nearer_and_end_as_the_sequential_ones(
     report: Report, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    after, sequential = refinements.refined(DIGITS, 4, 9, 3)
+    after, sequential = refinements.refined(DIGITS, 4, 9, [0, 1, 2, 3])
     far = [float((x - sequential).norm()) for x in after]
     assert len(far) == 4
     assert far[0] > far[1] > far[2] > far[3]
     assert far[3] < 1e-5 * float(sequential.norm())  # three slices
 
     def quality(samples: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-        return {"frechet": 1.0 + len(samples), "labels": float(labels.sum())}
+        return {"frechet": 1.0 + len(samples), "accuracy": float(labels.sum()), "p": 0.5}
 
     stub = replace(DIGITS, quality=quality)
     monkeypatch.setattr(networks, "load", lambda name: stub)
-    refinements.refinements(report, ["digits"], 4, steps=(9,), most=3)
+    refinements.refinements(report, ["digits"], 4, steps=(9,), most=1)
     found = rows(report, "b_refinements")
-    assert [row[3] for row in found] == ["0", "1", "2", "3", "serial"]
-    assert {tuple(row[8:]) for row in found} == {("5", "6")}
-    assert [int(row[5]) for row in found] == [3, 5, 7, 9, 9]
+    assert [row[3] for row in found] == ["0", "1", "all (3)", "default", "serial"]
+    assert {tuple(row[8:]) for row in found} == {("5", "6", "0.5")}
+    assert [int(row[5]) for row in found if row[3] != "default"] == [3, 5, 9, 9]
+    default = next(row for row in found if row[3] == "default")
+    assert 1 < float(default[5]) < 9
+    assert float(default[6]) <= 1e-3
     assert (report.folder / "b_samples.png").stat().st_size > 1000
 
 
@@ -135,6 +138,18 @@ def test_every_sampler_of_the_comparison_runs() -> None:
         for method, row in found.items():
             assert 1 <= row.mean_rounds <= 2 * 9, method
             assert all(error <= 2e-3 for error in row.errors), method
+
+
+def test_smaller_networks_are_coarse_propagators() -> None:
+    assert propagators.compared(["digits", "photos"]) == ["digits"]
+    assert propagators.compared(["digits", "fashion", "strokes"]) == ["digits", "strokes"]
+    strokes = networks.load("strokes")
+    ((name, small),) = propagators.cheaper(strokes, 0).items()
+    assert name == "a trained network, 16 times as small"
+    run = {"coarse": propagators.one_step(small), "schedule": PIPELINED, "slices": 3}
+    found = side_by_side(strokes, {"run": run}, [0], 9)["run"]
+    assert found.iterations[0] <= 3
+    assert found.errors[0] <= 1e-3
 
 
 def test_unknown_names_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

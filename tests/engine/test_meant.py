@@ -116,3 +116,23 @@ def test_the_answer_of_a_callback_is_true_false_or_nothing(answer: Any) -> None:
 def test_what_stops_a_run(answer: Any) -> None:
     assert run(callback=lambda report: answer).status is pr.Status.STOPPED
     assert run(callback=lambda report: not answer).status is not pr.Status.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("call", "keyword", "meant"),
+    [
+        (pr.solve, "corse", "coarse="),
+        (pr.solve, "tol", "stop=pr.Tolerance"),
+        (pr.solve, "methd", "fine="),
+        (pr.solve, "dt", "grid=pr.TimeGrid.uniform"),
+        (pr.solve, "max_iter", "max_iterations="),
+        (pr.solve, "nothing_like_it", "one of problem, u0, grid"),
+        (pr.serial, "sample", "samples="),
+        (pr.plan, "schedule", "schedules="),
+        (pr.lyapunov_exponent, "integrator", "fine="),
+    ],
+)
+def test_an_unknown_keyword_is_told_what_was_meant(call: Any, keyword: str, meant: str) -> None:
+    grid = pr.TimeGrid.uniform(0.0, 1.0, 2)
+    with pytest.raises(TypeError, match=f"{call.__name__} has no argument {keyword}; expected {re.escape(meant)}"):
+        call(pr.ODE(lambda t, u: -u), torch.ones(2), grid, fine=pr.RK4(), **{keyword: 1})

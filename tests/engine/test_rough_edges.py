@@ -454,3 +454,29 @@ def test_a_norm_sees_a_state_without_axes_as_it_is(nest: bool) -> None:
     ours, theirs = solved(pr, "ours"), solved(torchdiffeq, "theirs")
     assert seen["ours"] == seen["theirs"]
     assert torch.allclose(ours[0] if nest else ours, theirs[0] if nest else theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_ctrl_c_within_a_derivative_leaves_none_behind(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may come when torch has entered a level of forward mode, and has not noted yet that it has to leave it."""
+    from torch._functorch import predispatch
+
+    def run() -> Tensor:
+        problem, grid = pr.ODE(lambda t, u: -(u**3)), pr.TimeGrid.uniform(0.0, 1.0, 3, 2)
+        method = {"fine": pr.ImplicitEuler(), "coarse": pr.Jacobian(), "stop": pr.Iterations(3)}
+        return pr.solve(problem, torch.ones(2, dtype=torch.float64), grid, **method).u
+
+    own, calls, expected = predispatch._enter_dual_level, 0, run()
+
+    def interrupted() -> int:
+        nonlocal calls
+        calls, level = calls + 1, own()
+        if calls == number:
+            raise KeyboardInterrupt
+        return level
+
+    with monkeypatch.context() as changed:
+        changed.setattr(predispatch, "_enter_dual_level", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert torch.equal(run(), expected)

@@ -8,21 +8,22 @@ from typing import Any
 import numpy as np
 import torch
 from diffusion.networks import diffusers
-from diffusion.recipes import flows, stable, unconditional, videos
+from diffusion.recipes import audio, combined, flows, stable, unconditional, videos
 from diffusion.recipes._parts import Recipe
 from torch import Tensor
 
 _REFUSED: dict[str, str] = {
-    "scheduler .* is not supported": "ConsistencyModel RePaint SanaSprint CogVideoX",
+    "scheduler .* is not supported": "ConsistencyModel RePaint SanaSprint CogVideoX DanceDiffusion",
     "has no step": "ScoreSdeVe",
     "skip_prk_steps": "PNDM",
     "converts the timestep to a Python number": "KarrasVe",
     "does different things in different steps": (
-        "StableDiffusionPanorama StableDiffusionDiffEdit SemanticStableDiffusion AnyFlow LTXImageToVideo"
+        "StableDiffusionPanorama StableDiffusionDiffEdit SemanticStableDiffusion AnyFlow LTXImageToVideo "
+        "StableDiffusionGLIGEN"
     ),
     "changes the latents between two steps": (
         "StableDiffusionInpaintPipelineLegacy FluxKontextInpaint Flux2KleinInpaint IFInpainting "
-        "IFInpaintingSuperResolution"
+        "IFInpaintingSuperResolution KandinskyV22Inpaint KandinskyV22InpaintCombined"
     ),
     "were not found in the arguments": (
         "StableDiffusionSAG FluxControlInpaint AnimateDiffControlNet AnimateDiffVideoToVideoControlNet"
@@ -35,6 +36,7 @@ _REFUSED: dict[str, str] = {
 
 def _all() -> dict[str, Recipe]:
     recipes = {**unconditional.RECIPES, **stable.RECIPES, **flows.RECIPES, **videos.RECIPES}
+    recipes |= {**combined.RECIPES, **audio.RECIPES}
     for why, names in _REFUSED.items():
         for name in names.split():
             full = name if "Pipeline" in name else f"{name}Pipeline"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as fn
-from diffusion.networks import diffusers, made, noise
+from diffusion.networks import diffusers, made, noise, transformers
 from torch import Tensor, nn
 
 STEPS = 8
@@ -52,7 +52,24 @@ def guider(**config: Any) -> Callable[[], Any]:
     return partial(ClassifierFreeGuidance, guidance_scale=4.0, **config)
 
 
-class Coder(nn.Module):
+class Part(nn.Module):
+    """A part of a pipeline that holds next to nothing."""
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1), requires_grad=False)
+        self.config = _Config(**config)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.weight.device
+
+
+class Coder(Part):
     """Stands in for the coder of images, or of videos: it averages over patches, and repeats channels.
 
     Args:
@@ -65,7 +82,6 @@ class Coder(nn.Module):
     def __init__(self, channels: int = 4, space: int = 2, time: int | None = None, **config: Any) -> None:
         super().__init__()
         self.channels, self.space, self.time = channels, space, time
-        self.weight = nn.Parameter(torch.ones(1), requires_grad=False)
         basic = {
             "scaling_factor": 0.5,
             "shift_factor": 0.1,
@@ -96,14 +112,6 @@ class Coder(nn.Module):
         self.latents_mean, self.latents_std = torch.full((channels,), 0.1), torch.full((channels,), 1.5)
         self.bn = SimpleNamespace(running_mean=torch.zeros(4 * channels), running_var=torch.ones(4 * channels))
         self.use_slicing = self.use_tiling = False
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.weight.device
 
     def encode(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         if self.time is None or x.ndim == 4:
@@ -164,6 +172,34 @@ class _Spread:
 def coder(*args: Any, **kwargs: Any) -> Callable[[], Any]:
     """Makes a `Coder`."""
     return cache(lambda: Coder(*args, **kwargs).eval())
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+@cache
+def clip_image_encoder() -> Any:
+    config = transformers.CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=8,
+        patch_size=4,
+        projection_dim=16,
+    )
+    return made(lambda: transformers.CLIPVisionModelWithProjection(config))
+
+
+def image_processor() -> Any:
+    return transformers.CLIPImageProcessor(size=8, crop_size={"height": 8, "width": 8})
+
+
+def to_picture(image: Tensor) -> Any:
+    """One image as a picture of PIL."""
+    from diffusers.image_processor import VaeImageProcessor
+
+    return VaeImageProcessor.numpy_to_pil(image.permute(0, 2, 3, 1).numpy())[0]
 
 
 # --- what calls are given --------------------------------------------------------------------------------------------

@@ -5,8 +5,24 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import torch
 from diffusion.networks import SMALL, clip_encoder, clip_tokenizer, controlnet, noise, unet, unet_xl, vae
-from diffusion.recipes._parts import IMAGE, LATENT, MASK, POOLED, SIZE, Recipe, coder, scheduler, text, tiny
+from diffusion.recipes._parts import (
+    IMAGE,
+    LATENT,
+    MASK,
+    POOLED,
+    SIZE,
+    Part,
+    Recipe,
+    clip_image_encoder,
+    coder,
+    image_processor,
+    scheduler,
+    text,
+    tiny,
+)
+from torch import Tensor
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 DPM = scheduler("DPMSolverMultistep", **BETAS)
@@ -93,7 +109,7 @@ SMALL_IMAGE = 2 * IMAGE[..., :8, :8] - 1
 IF_FROM = {"image": 2 * IMAGE - 1, "strength": 0.8}
 
 # --- Kandinsky ---
-_kandinsky = {
+KANDINSKY_UNET = {
     "sample_size": 8,
     "out_channels": 8,
     "addition_embed_type": "image",
@@ -111,7 +127,7 @@ _kandinsky = {
     "norm_num_groups": 8,
 }
 KANDINSKY: dict[str, Any] = {
-    "unet": tiny("UNet2DConditionModel", **_kandinsky, in_channels=4),
+    "unet": tiny("UNet2DConditionModel", **KANDINSKY_UNET, in_channels=4),
     "scheduler": scheduler("DDIM", **BETAS, clip_sample=False, steps_offset=1, prediction_type="epsilon"),
     "movq": coder(4, 2),
 }
@@ -123,6 +139,14 @@ EMBEDDED = {
     "width": 64,
 }
 LARGE = {"image": (2 * IMAGE - 1).repeat(1, 1, 4, 4)}
+
+
+class Words(Part):
+    """Stands in for an encoder of text."""
+
+    def forward(self, ids: Tensor) -> tuple[Tensor]:
+        return (torch.sin(ids[:, :5, None] * torch.arange(1, 17) + 1.0),)
+
 
 RECIPES: dict[str, Recipe] = {
     "IFPipeline": Recipe(IF, {**PIXELS, "height": 8, "width": 8}),
@@ -159,6 +183,24 @@ RECIPES: dict[str, Recipe] = {
     ),
     "StableDiffusionInstructPix2PixPipeline": Recipe(
         {**SD, "unet": unet_of(8)}, {**TEXT, "image": IMAGE, "image_guidance_scale": 1.5}
+    ),
+    "StableDiffusionImageVariationPipeline": Recipe(
+        {**SD, "image_encoder": clip_image_encoder, "feature_extractor": image_processor},
+        {**LATENT, **SIZE, "image": noise(7, 1, 3, 8, 8)},
+    ),
+    "StableDiffusionGLIGENPipeline": Recipe(
+        {**SD, **READS, "unet": unet_of(4, attention_type="gated")},
+        {**CLIP, **SIZE, "gligen_phrases": ["a cat"], "gligen_boxes": [[0.1, 0.2, 0.7, 0.8]]},
+    ),
+    "LDMTextToImagePipeline": Recipe(
+        {
+            "vqvae": vae,
+            "unet": unet,
+            "scheduler": DDIM,
+            "bert": lambda: Words(),
+            "tokenizer": clip_tokenizer,
+        },
+        {**SIZE, "prompt": "a cat", "num_inference_steps": 8, "guidance_scale": 4.0, "output_type": "np"},
     ),
     "StableDiffusionLDM3DPipeline": Recipe(
         {**SD, "vae": tiny("AutoencoderKL", **SIX)}, {**TEXT, **SIZE, "output_type": "np"}, result="depth"

@@ -5,8 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusion.networks import controlnet, noise, unet, unet_xl, vae
-from diffusion.recipes._parts import IMAGE, LATENT, SIZE, STEP, Recipe, coder, guider, scheduler, text, tiny
+from diffusion.networks import clip_encoder, clip_tokenizer, controlnet, noise, unet, unet_xl, vae
+from diffusion.recipes._parts import (
+    IMAGE,
+    LATENT,
+    SIZE,
+    STEP,
+    Recipe,
+    clip_image_encoder,
+    coder,
+    guider,
+    image_processor,
+    scheduler,
+    text,
+    tiny,
+    to_picture,
+)
 from diffusion.recipes.stable import BETAS
 
 FRAMES = {"num_frames": 5}
@@ -165,6 +179,28 @@ EASY: dict[str, Any] = {
     ),
 }
 
+KANDINSKY_5 = tiny(
+    "Kandinsky5Transformer3DModel",
+    in_visual_dim=4,
+    in_text_dim=16,
+    in_text_dim2=16,
+    time_dim=16,
+    out_visual_dim=4,
+    model_dim=32,
+    ff_dim=32,
+    num_text_blocks=1,
+    num_visual_blocks=1,
+    axes_dims=(4, 4, 8),
+)
+_kandinsky_5 = {
+    "prompt_embeds_qwen": noise(1, 1, 5, 16),
+    "prompt_embeds_clip": noise(2, 1, 16),
+    "negative_prompt_embeds_qwen": noise(3, 1, 5, 16),
+    "negative_prompt_embeds_clip": noise(4, 1, 16),
+    "prompt_cu_seqlens": torch.tensor([0, 5], dtype=torch.int32),
+    "negative_prompt_cu_seqlens": torch.tensor([0, 5], dtype=torch.int32),
+}
+
 RECIPES: dict[str, Recipe] = {
     "AnimateDiffPipeline": Recipe(ANIMATE, _animate),
     "AnimateDiffPAGPipeline": Recipe({**ANIMATE, "pag_applied_layers": "mid"}, _animate),
@@ -296,31 +332,64 @@ RECIPES: dict[str, Recipe] = {
         {
             "scheduler": FLOW,
             "vae": CODER,
-            "transformer": tiny(
-                "Kandinsky5Transformer3DModel",
-                in_visual_dim=4,
-                in_text_dim=16,
-                in_text_dim2=16,
-                time_dim=16,
-                out_visual_dim=4,
-                model_dim=32,
-                ff_dim=32,
-                num_text_blocks=1,
-                num_visual_blocks=1,
-                axes_dims=(4, 4, 8),
-            ),
+            "transformer": KANDINSKY_5,
         },
         {
-            "prompt_embeds_qwen": noise(1, 1, 5, 16),
-            "prompt_embeds_clip": noise(2, 1, 16),
-            "negative_prompt_embeds_qwen": noise(3, 1, 5, 16),
-            "negative_prompt_embeds_clip": noise(4, 1, 16),
-            "prompt_cu_seqlens": torch.tensor([0, 5], dtype=torch.int32),
-            "negative_prompt_cu_seqlens": torch.tensor([0, 5], dtype=torch.int32),
+            **_kandinsky_5,
             **LATENT,
             **SIZE,
             **FRAMES,
         },
+    ),
+    "Kandinsky5T2IPipeline": Recipe(
+        {"scheduler": FLOW, "vae": coder(4, 2), "transformer": KANDINSKY_5},
+        {**_kandinsky_5, **LATENT, **SIZE},
+        prepare=lambda pipe: setattr(pipe, "resolutions", [(16, 16)]),
+        result="image",
+    ),
+    "StableVideoDiffusionPipeline": Recipe(
+        {
+            "vae": coder(4, 2),
+            "image_encoder": clip_image_encoder,
+            "feature_extractor": image_processor,
+            "scheduler": scheduler("EulerDiscrete", prediction_type="v_prediction", use_karras_sigmas=True),
+            "unet": tiny(
+                "UNetSpatioTemporalConditionModel",
+                sample_size=8,
+                block_out_channels=(32, 64),
+                down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+                up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+                cross_attention_dim=16,
+                num_attention_heads=2,
+                addition_time_embed_dim=8,
+                projection_class_embeddings_input_dim=24,
+                layers_per_block=1,
+                num_frames=3,
+            ),
+        },
+        {**STEP, **SIZE, "image": noise(7, 1, 3, 8, 8), "num_frames": 3, "output_type": "latent"},
+    ),
+    "I2VGenXLPipeline": Recipe(
+        {
+            "vae": vae,
+            "text_encoder": clip_encoder,
+            "tokenizer": clip_tokenizer,
+            "image_encoder": clip_image_encoder,
+            "feature_extractor": image_processor,
+            "scheduler": scheduler("DDIM", clip_sample=False),
+            "unet": tiny(
+                "I2VGenXLUNet",
+                sample_size=8,
+                block_out_channels=(16, 32),
+                down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+                up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+                cross_attention_dim=16,
+                attention_head_dim=4,
+                norm_num_groups=8,
+                layers_per_block=1,
+            ),
+        },
+        {**PLAIN, "image": to_picture(IMAGE), "num_frames": 3},
     ),
     "SanaVideoPipeline": Recipe(
         {
