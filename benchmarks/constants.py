@@ -1,9 +1,10 @@
-"""The constants of `diffusion_adapters` that were found by experiment, each beside other values of it.
+"""Constants that were found by experiment, each beside other values of it.
 
 Rounds of the packaged digits network (DDIM, one sample at a time) for the variance, the neighbours and the doubt of the
-Gaussian flow and for the width of the window; and for configurations of diffusers' schedulers drawn at random how far
-the scheduler's own steps come from the run, in units of what the check allows. Run it with `python
-benchmarks/constants.py`; `--seeds 1 --cases 20` is quick.
+Gaussian flow and for the width of the window; rounds and errors with each rule of acceptance weakened; and for
+configurations of diffusers' schedulers drawn at random how far the scheduler's own steps come from the run, in units of
+what the check allows. Run it with `python benchmarks/constants.py`; `--seeds 1 --cases 20` is quick, and `--only
+acceptance` prints one part.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 import diffusion_adapters as da
 import parareal as pr
 from diffusion_adapters.sampling import _bound_gaussian
+from parareal.stopping import _error_estimate, _slice_record
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 
@@ -70,6 +72,56 @@ def sampling(seeds: int) -> None:
     table("doubt, guidance 5", doubts, found)
 
 
+INFINITE = float("inf")
+WEAKER: dict[str, dict[str, float]] = {
+    "as it is": {},
+    "large moves vouch for small": {"_FAR": INFINITE, "_FINER": INFINITE},
+    "growth not made steeper": {"_STEEPER": 1.0},
+    "unseen slices by the prior": {"_UNKNOWN": 0.5, "_WITNESSES": 1},
+    "all of the tolerance": {"_PREFIX": 0.3, "_TAIL": 0.1, "_END": 1.0},
+    "all four": {},
+}
+"""The rules of acceptance that cost rounds, each weakened: names of constants and their values."""
+for _values in [*WEAKER.values()]:
+    WEAKER["all four"] |= _values
+
+
+def acceptance(seeds: int, scale: float = 7.5, rtol: float = 1e-3) -> None:
+    """Mean rounds, and in brackets the runs that say converged and are off by more than the tolerance."""
+    print(f"acceptance, guidance {scale:g}, {seeds} seeds: mean rounds (runs off by more than {rtol:g}; largest error)")
+    rows = ((25, 25), (50, 50), (100, 100), (100, 10), (25, 5))
+    print(f"{'':28}" + "".join(f"{f'{steps} steps, width {width}':>22}" for steps, width in rows))
+    none = {"label": torch.tensor([10])}
+    models = [da.guided(da.load_digits(), scale, {"label": torch.tensor([seed % 10])}, none) for seed in range(seeds)]
+    noises = [torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(seeds)]
+    serial = {
+        steps: [
+            da.sample(model, noise, steps, parallel=False).samples for model, noise in zip(models, noises, strict=True)
+        ]
+        for steps in {steps for steps, _ in rows}
+    }
+    for name, values in WEAKER.items():
+        holders = [
+            (module, key) for module in (_error_estimate, _slice_record) for key in values if key in vars(module)
+        ]
+        kept = [(module, key, vars(module)[key]) for module, key in holders]
+        cells = []
+        for module, key in holders:
+            setattr(module, key, values[key])
+        for steps, width in rows:
+            made, errors = [], []
+            for model, noise, reference in zip(models, noises, serial[steps], strict=True):
+                out = da.sample(model, noise, steps, width=width, rtol=rtol)
+                made.append(out.solution.stats.rounds)
+                errors.append(float((out.samples - reference).norm() / reference.norm()))
+            off = sum(error > rtol for error in errors)
+            cells.append(f"{statistics.mean(made):.1f} ({off}; {max(errors):.1e})")
+        for module, key, value in kept:
+            setattr(module, key, value)
+        print(f"{name:28}" + "".join(f"{cell:>22}" for cell in cells), flush=True)
+    print()
+
+
 def checking(cases: int) -> None:
     """Differences of runs that are right, in units of their tolerance."""
     import diffusers
@@ -93,10 +145,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=16)
     parser.add_argument("--cases", type=int, default=200)
+    parser.add_argument("--only", choices=("sampling", "acceptance", "checking"))
     given = parser.parse_args()
     torch.set_num_threads(1)
-    sampling(given.seeds)
-    checking(given.cases)
+    parts = {"sampling": given.seeds, "acceptance": given.seeds, "checking": given.cases}
+    for name, count in parts.items():
+        if given.only in (None, name):
+            globals()[name](count)
 
 
 if __name__ == "__main__":

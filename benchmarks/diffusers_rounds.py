@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 import diffusion_adapters as da
 from diffusion_adapters.diffusers._check import Checker
+from diffusion_adapters.sampling import _options
 from parareal.integrators.external._coroutine import Coroutine
 
 warnings.simplefilter("ignore")
@@ -115,19 +116,25 @@ class DigitsNetwork(diffusers.ModelMixin, diffusers.ConfigMixin):
 
 
 class DigitsPipeline(diffusers.DiffusionPipeline):
-    """One digit, conditional, without guidance; any scheduler."""
+    """One digit, conditional, with guidance if asked for; any scheduler."""
 
     def __init__(self, unet: Any, scheduler: Any) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
 
     @torch.no_grad()
-    def __call__(self, num_inference_steps: int, generator: torch.Generator) -> Any:
+    def __call__(self, num_inference_steps: int, generator: torch.Generator, guidance_scale: float = 1.0) -> Any:
         label = torch.tensor([generator.initial_seed() % 10])
+        labels = torch.cat([torch.tensor([10]), label])
         self.scheduler.set_timesteps(num_inference_steps)
         x = torch.randn(1, 1, 8, 8, generator=generator) * self.scheduler.init_noise_sigma
         for t in self.progress_bar(self.scheduler.timesteps):
-            x = self.scheduler.step(self.unet(x, t, label), t, x).prev_sample
+            if guidance_scale == 1.0:
+                noise = self.unet(x, t, label)
+            else:
+                without, with_label = self.unet(torch.cat([x, x]), t, labels).chunk(2)
+                noise = without + guidance_scale * (with_label - without)
+            x = self.scheduler.step(noise, t, x).prev_sample
         return SimpleNamespace(images=x)
 
 
@@ -166,6 +173,35 @@ def call(pipe: Any, steps: int, seed: int, given: dict[str, Any]) -> Tensor:
 
 def relative(a: Tensor, b: Tensor) -> float:
     return float(torch.linalg.vector_norm(a.float() - b.float()) / torch.linalg.vector_norm(b.float()))
+
+
+# --- one or two pairs -------------------------------------------------------------------------------------------------
+
+
+def pairs(seeds: int) -> None:
+    """Rounds with one and with two pairs of memory of each slice, by the scale of guidance."""
+    print(f"One or two pairs of memory, width 16, rtol 2e-5, {seeds} seeds; mean rounds, largest error")
+    print(f"{'':16}{'guidance':>9}{'steps':>6}{'one pair':>10}{'two pairs':>10}{'error':>20}")
+    digits = DigitsPipeline(DigitsNetwork(), diffusers.DDIMScheduler(clip_sample=False))
+    tiny = stable(diffusers.DDIMScheduler(**STABLE, clip_sample=False))
+    kept = _options.STRONG
+    for name, pipe, given in (("digits, DDIM", digits, {}), ("SD, DDIM", tiny, {**TEXT, **SIZE})):
+        pipe.set_progress_bar_config(disable=True)
+        for scale, steps in itertools.product((3.0, 7.5), STEPS):
+            settings, taken, errors = {**given, "guidance_scale": scale}, ([], []), ([], [])
+            for seed in range(seeds):
+                serial = call(pipe, steps, seed, settings)
+                for i, strong in enumerate((float("inf"), 0.0)):
+                    _options.STRONG = strong  # pyright: ignore[reportPrivateUsage]
+                    parallel = da.diffusers.parallelize(pipe)
+                    errors[i].append(relative(call(parallel, steps, seed, settings), serial))
+                    taken[i].append(parallel.solution.stats.rounds)
+            rounds = "".join(f"{statistics.mean(part):10.1f}" for part in taken)
+            print(
+                f"{name:16}{scale:9g}{steps:6}{rounds}" + "".join(f"{max(part):10.1e}" for part in errors), flush=True
+            )
+    _options.STRONG = kept  # pyright: ignore[reportPrivateUsage]
+    print()
 
 
 # --- rounds ----------------------------------------------------------------------------------------------------------
@@ -517,11 +553,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--only", choices=("rounds", "overhead", "check", "paradigms", "wall"))
+    parser.add_argument("--only", choices=("rounds", "pairs", "overhead", "check", "paradigms", "wall"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     parts: dict[str, Callable[[], None]] = {
         "rounds": lambda: rounds(args.seeds),
+        "pairs": lambda: pairs(args.seeds),
         "overhead": lambda: overhead(args.runs),
         "check": lambda: checking(args.runs),
         "paradigms": lambda: paradigms(args.seeds),

@@ -19,7 +19,7 @@ import pytest
 from profiles import PROFILE
 
 matplotlib.use("Agg")
-SHARE = 0.3
+SHARE = 0.2
 """Of the combinations that tests ask for with the mark ``sweep``: all of them in a nightly run."""
 collect_ignore = ["helpers"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 from typing import Any
 
 import torch
@@ -13,6 +14,14 @@ _MESSAGE = (
     "taken, and 0 times infinity is not a number; expected gradients='adjoint' in solve, whose gradient does not go "
     "through coarse solutions, or a coarse propagator that stays finite: more steps, or another method"
 )
+
+
+def known(x: Tensor) -> bool:
+    """Whether all numbers are finite, where asking is cheap: on the host, without a graph, a sum tells in one pass.
+
+    A sum that overflows says no as well.
+    """
+    return x.device.type == "cpu" and not x.requires_grad and cmath.isfinite(x.sum().item())
 
 
 def finite_or(x: Tensor, y: Tensor) -> Tensor:

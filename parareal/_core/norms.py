@@ -1,4 +1,4 @@
-"""Norms of states, lane by lane, over all leaves together, in float64 so that float32 states do not overflow."""
+"""Norms of states, lane by lane, over all leaves together, as float64, so that those of float32 do not overflow."""
 
 from __future__ import annotations
 
@@ -31,8 +31,27 @@ def norm(tree: State, kind: NormName) -> Tensor:
 
 
 def _leaf_norm(leaf: Tensor, order: float) -> Tensor:
-    dtype = torch.complex128 if leaf.is_complex() else torch.float64
-    return torch.linalg.vector_norm(leaf.detach().reshape(leaf.shape[0], -1), order, dim=1, dtype=dtype)
+    x = leaf.detach().reshape(leaf.shape[0], -1)
+    if x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[1]:
+        if order != 2.0:
+            return torch.linalg.vector_norm(x, order, dim=1).double()
+        # On the CPU torch would make a copy in float64 first, which takes several times as long as the norm.
+        size = torch.linalg.vector_norm(x, order, dim=1)
+        odd = ~((size > _SQUARABLE[0]) & (size < _SQUARABLE[1]))
+        size = size.double()
+        if bool(odd.any()):
+            size[odd] = _in_float64(x[odd], order)
+        return size
+    return _in_float64(x, order)
+
+
+_SQUARABLE = 1e-15, 1e18
+"""Norms whose squares float32 holds, with room for those of elements that count."""
+
+
+def _in_float64(x: Tensor, order: float) -> Tensor:
+    dtype = torch.complex128 if x.is_complex() else torch.float64
+    return torch.linalg.vector_norm(x, order, dim=1, dtype=dtype)
 
 
 def rms(tree: State) -> Tensor:

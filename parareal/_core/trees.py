@@ -134,9 +134,13 @@ def sub(a: State, b: State) -> State:
     return a - b if isinstance(a, Tensor) else map(torch.sub, a, b)
 
 
-def finite_or(a: State, b: State) -> State:
-    """``a`` where it is finite, else ``b``, element by element."""
-    return map(finite.finite_or, a, b)
+def finite_or(a: State, b: State, copy: bool = False) -> State:
+    """``a`` where it is finite, else ``b``, element by element; ``a`` itself may be returned, unless ``copy``."""
+
+    def leaf(x: Tensor, y: Tensor) -> Tensor:
+        return x if not copy and finite.known(x) else finite.finite_or(x, y)
+
+    return map(leaf, a, b)
 
 
 def watched(a: State) -> State:
@@ -145,9 +149,11 @@ def watched(a: State) -> State:
 
 
 def finite_or_zero(a: State) -> State:
-    """``a`` where it is finite, else zero."""
+    """``a`` where it is finite, else zero; ``a`` itself may be returned."""
 
     def leaf(x: Tensor) -> Tensor:
+        if finite.known(x):
+            return x
         if x.requires_grad:
             return finite.finite_or(x, x.new_zeros(()))
         if x.is_complex():  # of which torch would keep the finite part

@@ -157,14 +157,7 @@ def gram_sweep(grid: GridNumbers, n: Ints, u: list[Tensor], f: list[Tensor], def
     on = grid.there(n, own, defects)
     within, between, comes_in, lies = grid.indices(length, own, defects.device)
     flow, count = on["flow"].unsqueeze(-1), own * length
-    moves = [now - before for now, before in pairwise(u)]
-    missed = [
-        torch.addcmul(now - before, move, flow, value=-1)
-        for (now, before), move in zip(pairwise(f), moves, strict=True)
-    ]
-    if own > 1:
-        moves, missed = orthogonal(moves, missed)
-    vectors = torch.cat([*moves, *missed, defects, moved.unsqueeze(1)], 1)
+    vectors = _vectors(u, f, flow, defects, moved)
     inverse = _inverse_sizes(vectors, count)
     # Products of the moves of unit length with all vectors; those with moves and with what was missed of them twice so.
     products = (vectors[:, :count].conj() @ vectors.mT) * inverse.unsqueeze(-1)
@@ -187,6 +180,28 @@ def gram_sweep(grid: GridNumbers, n: Ints, u: list[Tensor], f: list[Tensor], def
     spread.index_add_(1, lies, c * on["column"].squeeze(1))
     of_missed = (on["through"] @ spread.reshape(len(n), length, count)) * inverse.unsqueeze(1)
     return torch.cat([of_missed, on["out"]], 2) @ vectors[:, count:]
+
+
+def _vectors(u: list[Tensor], f: list[Tensor], flow: Tensor, defects: Tensor, moved: Tensor) -> Tensor:
+    """Moves, what the flow misses of them, defects and the first moves, one after another, ``(R, V, D)``."""
+    length, own = defects.shape[1], len(u) - 1
+    given = torch.is_grad_enabled() and any(x.requires_grad for x in (*u, *f, defects, moved))
+    if own == 1 and not given:  # written where they belong, without a copy
+        vectors = torch.empty((len(defects), 3 * length + 1, defects.shape[2]), dtype=defects.dtype, device=flow.device)
+        move, missed = vectors[:, :length], vectors[:, length : 2 * length]
+        torch.sub(u[0], u[1], out=move)
+        torch.sub(f[0], f[1], out=missed)
+        missed.addcmul_(move, flow, value=-1)
+        vectors[:, 2 * length : -1], vectors[:, -1] = defects, moved
+        return vectors
+    moves = [now - before for now, before in pairwise(u)]
+    errors = [
+        torch.addcmul(now - before, move, flow, value=-1)
+        for (now, before), move in zip(pairwise(f), moves, strict=True)
+    ]
+    if own > 1:
+        moves, errors = orthogonal(moves, errors)
+    return torch.cat([*moves, *errors, defects, moved.unsqueeze(1)], 1)
 
 
 def orthogonal(moves: list[Tensor], missed: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -223,5 +238,10 @@ def _inverse_sizes(vectors: Tensor, length: int) -> Tensor:
     sizes = torch.linalg.vector_norm(vectors[:, : 2 * length], dim=-1)
     moves, largest = sizes[:, :length], sizes.unflatten(1, (2, length)).amax(1)
     useless = ~((largest < torch.inf) & (moves > 0))
-    vectors[:, : 2 * length].unflatten(1, (2, length)).masked_fill_(useless[:, None, :, None], 0.0)
+    pairs = vectors[:, : 2 * length].unflatten(1, (2, length))
+    if useless.device.type != "cpu":
+        pairs.masked_fill_(useless[:, None, :, None], 0.0)
+    else:  # asking costs nothing there, and few are
+        for row, pair in useless.nonzero().tolist():
+            pairs[row, :, pair] = 0.0
     return moves.reciprocal().masked_fill_(useless, 0.0)

@@ -72,7 +72,7 @@ class Iterates(StoredStates):
         system, n, iterate, value, u = self._guess_runs(guess) if setup.by_run else self._guess_each(guess)
         if setup.traits.mixing:
             self.state.first[system, n + 1] = iterate
-        value = trees.finite_or(value, u)
+        value = trees.finite_or(value, u, copy=True)  # it may be a view of what is written to
         self.write(system, n, iterate, value if setup.empty is None else Carried(value, setup.empty(value)))
         self.look()
 

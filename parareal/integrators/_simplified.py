@@ -92,11 +92,11 @@ class Iteration:
             slot, where ``makes``.
         """
         active, renew = active.cpu(), renew.cpu()
-        took = torch.zeros(len(active), 3, dtype=torch.int64)
-        made = Slot(*slot)
-        if not active.any():
-            return torch.zeros_like(k), torch.zeros_like(h), took, made if self.makes else ()
-        index = None if active.all() else active.nonzero()[:, 0].to(k.device)
+        wanted: Bools = active.numpy()
+        count, took, made = np.count_nonzero(wanted), np.zeros((len(wanted), 3), dtype=np.int64), Slot(*slot)
+        if not count:
+            return torch.zeros_like(k), torch.zeros_like(h), torch.from_numpy(took), made if self.makes else ()
+        index = None if count == len(wanted) else active.nonzero()[:, 0].to(k.device)
         if index is not None:
             t, h, base, k = t[index], h[index], trees.lanes(base, index), k.index_select(0, index)
             rows = None if rows is None else trees.lanes(rows, index)
@@ -104,14 +104,14 @@ class Iteration:
         with torch.no_grad():
             if self.makes:
                 made, evaluations = self._renewed(system, made, renew, active)
-                took[renew & active, 0] = evaluations
+                took[renew.numpy() & wanted, 0] = evaluations
             used = made if index is None else trees.lanes(made, index)
             delta, stiffness = self._factors(k).solve(used.parts, system.residual), used.stiffness
-        took[active] += torch.tensor([k.shape[1], 1, int(system.residual.requires_grad)])
+        took[wanted] += (k.shape[1], 1, int(system.residual.requires_grad))
         if index is not None:
             delta = delta.new_zeros(len(active), *delta.shape[1:]).index_copy(0, index, delta)
             stiffness = stiffness.new_zeros(len(active)).index_copy(0, index, stiffness)
-        return delta, stiffness, took, made if self.makes else ()
+        return delta, stiffness, torch.from_numpy(took), made if self.makes else ()
 
     varies = False
     """All lanes take the same time."""
@@ -239,10 +239,10 @@ class _Allowed:
     """The errors that lanes may have; decisions are made on the CPU, from one transfer an iteration."""
 
     def __init__(self, base: State, h: Tensor, rtol: float | None) -> None:
-        unit = units(base, rtol)
-        self._coarsest, self._finest = float(unit.max()), float(unit.min())
+        precisions = {torch.finfo(leaf.dtype).eps for leaf in trees.leaves(base)}
+        self._coarsest, self._finest = (max(rtol or 0.0, edge(precisions)) for edge in (max, min))
         # In units of the tolerance, which differs between leaves of different precision.
-        self._unit = None if self._coarsest == self._finest else unit
+        self._unit = None if self._coarsest == self._finest else units(base, rtol)
         self._size = to_vector(base, 1).detach().abs().amax(1).double().cpu().numpy()
         self._length = h.abs().cpu().numpy()
 

@@ -222,8 +222,9 @@ class System:
 
 def mix(a: Matrix, k: Tensor) -> Tensor:
     """Sums over stages, ``(L, s, D)``, in an order that does not depend on L."""
-    rows = [weighted(row, k) for row in a]
-    return torch.stack(rows, 1)
+    if len(a) == 1:
+        return k * a[0][0]
+    return torch.stack([weighted(row, k) for row in a], 1)
 
 
 def weighted(weights: tuple[float, ...], k: Tensor) -> Tensor:

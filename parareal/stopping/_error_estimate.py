@@ -6,8 +6,10 @@ The error e of a boundary obeys, with D the last move of the left boundary of a 
 
 The first difference is the error of the left boundary, propagated through the slice. The bracket is what the
 correction's J D misses of the change. Both are measured (see `parareal.stopping._slice_record`): the first grows by the
-slice's *growth*, and relative to the size of the state it is never taken to shrink; the second is about the slice's
-*mismatch* times the norm of D.
+slice's *growth*; the second is about the slice's *mismatch* times the norm of D.
+
+An error is never taken to shrink as moves do: it may point elsewhere. Relative to the state, what has grown while the
+state became small shrinks again as the state grows, but never below what it was when its boundary was accepted.
 """
 
 from __future__ import annotations
@@ -77,7 +79,8 @@ class ErrorEstimate:
         part = np.where(right == 0, _END, np.where(right < start.width, _TAIL, _PREFIX))
         self._part = np.tile(part, (systems, 1))  # of the tolerance, which each boundary may spend
         self._error = np.zeros((systems, slices))  # of the right boundaries that have moved last
-        self._spent = np.zeros(systems)  # on boundaries that were accepted
+        self._spent = np.zeros(systems)  # on boundaries that were accepted: the sum of their errors at that time
+        self._grown = np.zeros(systems)  # the same errors at the frontier, as they have grown since
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """The error record, by name: the arrays themselves, so that those of another run can be copied into them."""
@@ -96,6 +99,7 @@ class ErrorEstimate:
             "high": self._slices.high,
             "size": self._boundaries.size,
             "spent": self._spent,
+            "grown": self._grown,
             "number": self._boundaries.number,
             "move": self._boundaries.move,
             "error_of": self._boundaries.error,
@@ -181,7 +185,7 @@ class ErrorEstimate:
         error, ahead = self._error[seen.systems], self._slices.ahead(seen.systems)
         rows = np.arange(len(seen.systems))
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            spent = (self._spent[seen.systems] * ahead[rows, seen.frontier] ** _STEEPER)[:, None]
+            spent = self._behind(seen.systems, ahead[rows, seen.frontier])[:, None]
             tolerance = self._settings.rtol + self._settings.atol / np.maximum(size, np.finfo(np.float64).tiny)
             share, begun = self._settings.share[1:], self._settings.share[seen.frontier][:, None]
             # If more was spent than planned, the next slices still have their own share. So the run reaches its end,
@@ -195,13 +199,24 @@ class ErrorEstimate:
         for i, row in enumerate(seen.systems):
             begun, end = seen.frontier[i], max(seen.final[i], accepted[i])
             if end > begun:
-                growth = np.exp(min(600.0, _STEEPER * np.log(self._slices.most[row, begun:end]).sum()))
-                with np.errstate(over="ignore"):  # infinite, where it is
-                    self._spent[row] *= max(1.0, growth)
+                self._carry(row, self._slices.most[row, begun:end])
         further = accepted > seen.frontier + 1
         last = np.maximum(accepted - 1, 0)
         error = self._error[seen.systems, last]
-        self._spent[seen.systems] += np.where(further, np.nan_to_num(error, nan=np.inf), 0.0)
+        added = np.where(further, np.nan_to_num(error, nan=np.inf), 0.0)
+        self._spent[seen.systems] += added
+        self._grown[seen.systems] += added
+
+    def _carry(self, row: int, growth: Floats) -> None:
+        """Carries the accepted errors of a system over slices, never below what they were when they were accepted."""
+        least, error = float(self._spent[row]), float(self._grown[row])
+        for by in growth.tolist():
+            error = max(least, error * by**_STEEPER)  # infinite, where it is
+        self._grown[row] = error
+
+    def _behind(self, systems: Ints, ahead: Floats) -> Floats:
+        """The accepted errors where those at the frontier have grown by the factor ``ahead``."""
+        return np.maximum(self._grown[systems], self._spent[systems]) * ahead**_STEEPER
 
     def at_end(self, seen: Seen, size: Floats, decides: bool = True) -> Floats:
         """The estimate at the last boundary, in the units of the norm, ``(Q,)``; NaN where it has not been reached.
@@ -210,7 +225,7 @@ class ErrorEstimate:
         """
         ahead = self._slices.ahead(seen.systems)[np.arange(len(seen.systems)), seen.frontier]
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            error = self._spent[seen.systems] * ahead**_STEEPER + self._error[seen.systems, -1]
+            error = self._behind(seen.systems, ahead) + self._error[seen.systems, -1]
             if not decides:
                 return _CAUTION_ELSE * error * size
             # A correction may still move the end by its error, so the size of the solution may be that much smaller.
@@ -220,7 +235,7 @@ class ErrorEstimate:
 
     def reopen(self, systems: Bools, times: int) -> None:
         """Accepted slices are computed again, and less is accepted from now on. Mismatch and growth stay known."""
-        self._spent[systems] = 0.0
+        self._spent[systems] = self._grown[systems] = 0.0
         self._boundaries.number[systems] = -1
         self._slices.moved_by[systems] = 0.0
         self._error[systems] = np.nan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -28,14 +28,16 @@ class Change:
     """
 
     def __init__(self, new: State, old: State, fine: State, earlier: State = None) -> None:
-        self._parts: dict[str, Callable[[], State]] = {
-            "increment": lambda: trees.sub(new, old),
-            "defect": lambda: trees.sub(fine, old),
-            "size": lambda: new,
-            "carried": lambda: trees.sub(without_history(fine), without_history(earlier)),
-        }
-        self._grows = earlier is not None
+        states = (new, old, fine) if earlier is None else (new, old, fine, earlier)
+        self._parts: list[tuple[State, ...]] = [states]
         self._norms: dict[tuple[str, str], Tensor] = {}
+
+    @classmethod
+    def of(cls, parts: list[tuple[State, ...]]) -> Change:
+        """The moves of all boundaries of several parts, in this order."""
+        change = cls(*parts[0])
+        change._parts = parts
+        return change
 
     def norm(self, what: Literal["increment", "defect", "size", "carried"], kind: NormName) -> Tensor:
         """The norm of one part of the moves.
@@ -49,16 +51,25 @@ class Change:
             kind: The norm.
         """
         key = (what, kind)
-        if what == "carried" and not self._grows:
+        if what == "carried" and len(self._parts[0]) < 4:
             return torch.full_like(self.norm("size", kind), float("nan"))
         if key not in self._norms:
-            tree = self._parts[what]()
-            value = norm(without_history(tree), kind)
-            if isinstance(tree, Carried) and what != "size":  # a state has settled only if its history has
-                parts = (*tree.memory.values, *tree.memory.states)
-                value = torch.stack([value, *(norm(part, kind) for part in parts)]).amax(0)
-            self._norms[key] = value
+            each = [_norm_of(states, what, kind) for states in self._parts]
+            self._norms[key] = each[0] if len(each) == 1 else torch.cat(each)
         return self._norms[key]
+
+
+def _norm_of(states: tuple[State, ...], what: str, kind: NormName) -> Tensor:
+    new, old, fine, *earlier = states
+    if what == "carried":
+        tree = trees.sub(without_history(fine), without_history(earlier[0]))
+    else:
+        tree = new if what == "size" else trees.sub(new if what == "increment" else fine, old)
+    value = norm(without_history(tree), kind)
+    if isinstance(tree, Carried) and what not in ("size", "carried"):  # a state has settled only if its history has
+        parts = (*tree.memory.values, *tree.memory.states)
+        value = torch.stack([value, *(norm(part, kind) for part in parts)]).amax(0)
+    return value
 
 
 class Changes:
@@ -89,20 +100,33 @@ class Changes:
 
     def take(self, systems: Ints, last: Ints | None) -> tuple[Ints, Ints, Bools, Change]:
         """Removes and returns moves of some systems, up to iterate ``last[system]``, with slices and iterates."""
-        ids = np.concatenate([part[0] for part in self._parts])
-        iterate = np.concatenate([part[1] for part in self._parts])
-        final = np.concatenate([part[2] for part in self._parts])
-        states = tuple(trees.cat(list(parts)) for parts in zip(*(part[3] for part in self._parts), strict=True))
+        parts, self._parts = self._parts, []
+        ids = np.concatenate([part[0] for part in parts])
+        iterate = np.concatenate([part[1] for part in parts])
+        final = np.concatenate([part[2] for part in parts])
+        states = [part[3] for part in parts]
         owner = ids // self._slices
         chosen = np.isin(owner, systems)
         if last is not None:
             chosen &= iterate <= last[owner]
-        self._parts = []
-        if not chosen.all():
-            device = trees.leaves(states[0])[0].device
-            later, now = (index_to(device, mask.nonzero()[0]) for mask in (~chosen, chosen))
-            kept = tuple(trees.lanes(part, later) for part in states)
-            self._parts = [(ids[~chosen], iterate[~chosen], final[~chosen], kept)]
-            ids, iterate, final = ids[chosen], iterate[chosen], final[chosen]
-            states = tuple(trees.lanes(part, now) for part in states)
-        return ids, iterate, final, Change(*states)
+        if chosen.all():
+            return ids, iterate, final, Change.of(_in_few(states))
+        (whole,) = _in_few(states, most=1)
+        device = trees.leaves(whole[0])[0].device
+        later, now = (index_to(device, mask.nonzero()[0]) for mask in (~chosen, chosen))
+        kept = tuple(trees.lanes(part, later) for part in whole)
+        self._parts = [(ids[~chosen], iterate[~chosen], final[~chosen], kept)]
+        taken = tuple(trees.lanes(part, now) for part in whole)
+        return ids[chosen], iterate[chosen], final[chosen], Change(*taken)
+
+
+def _in_few(parts: list[tuple[State, ...]], most: int = 3) -> list[tuple[State, ...]]:
+    """Parts joined to at most ``most``, in their order, 1 or 3.
+
+    On the host the largest one is left alone, if most lanes are in it: its copy takes longer than to measure it apart.
+    """
+    sizes = [len(trees.leaves(states[0])[0]) for states in parts]
+    largest, groups = int(np.argmax(sizes)), [parts]
+    if most > 1 and 2 * sizes[largest] > sum(sizes) and trees.leaves(parts[0][0])[0].device.type == "cpu":
+        groups = [parts[:largest], parts[largest : largest + 1], parts[largest + 1 :]]
+    return [tuple(trees.cat(list(same)) for same in zip(*group, strict=True)) for group in groups if group]

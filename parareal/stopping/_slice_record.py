@@ -118,7 +118,7 @@ class SliceRecord:
         gentle: Whether a small move has shown it.
         shown_by: The move that has shown it last.
         growth: The growth of the last move.
-        most: The largest of several moves, of small ones where there are any.
+        most: The largest of several moves, of small ones where there are any; less than 1 only by what the state grows.
         calm: Whether there are small ones.
         grew: Whether any move has shown a growth.
         moved_by: What the left boundary moved by when the right one moved last.
@@ -167,18 +167,25 @@ class SliceRecord:
         self.first[row, n] = np.where(np.isnan(known) & new, ratio, self.first[row, n])
         self.gentle[row, n] |= gentle & new
         self.shown_by[row, n] = np.where(new, before, self.shown_by[row, n])
-        self._learn_growth(row, n, grown, (before > self._settings.clear * left) & np.isfinite(grown), gentle)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            least = np.clip(np.nan_to_num(left / size, nan=1.0), 1 / _MOST, 1.0)
+        clear = (before > self._settings.clear * left) & np.isfinite(grown)
+        self._learn_growth(row, n, grown, least, clear, gentle)
 
-    def _learn_growth(self, row: Ints, n: Ints, grown: Floats, clear: Bools, gentle: Bools) -> None:
-        """Notes the growth of moves that are ``clear`` of rounding."""
+    def _learn_growth(self, row: Ints, n: Ints, grown: Floats, least: Floats, clear: Bools, gentle: Bools) -> None:
+        """Notes the growth of moves that are ``clear`` of rounding.
+
+        For errors far behind it counts as ``least`` at least: they do not shrink, but the state grows beside them.
+        """
         self.low[row, n] = np.where(clear, np.minimum(self.low[row, n], grown), self.low[row, n])
         self.high[row, n] = np.where(clear, np.maximum(self.high[row, n], grown), self.high[row, n])
         grown = np.where(clear, np.clip(grown, 1 / _MOST, _MOST), 1.0)
         growth, most = self.growth[row, n], self.most[row, n]
         self.growth[row, n] = np.where(clear, np.maximum(grown, _faded(growth, _FADING)), growth)
+        grown = np.maximum(grown, least)
         # Large moves count only where there were no small ones.
         calm = self.calm[row, n]
-        self.most[row, n] = np.where(clear & (gentle | ~calm), np.maximum(grown, _faded(most, _MEMORY)), most)
+        self.most[row, n] = np.where(clear & (gentle | ~calm), np.maximum(grown, _faded(most, _MEMORY, least)), most)
         self.most[row, n] = np.where(clear & gentle & ~calm, grown, self.most[row, n])
         self.calm[row, n] |= clear & gentle
         self.grew[row, n] |= clear
@@ -214,10 +221,12 @@ class SliceRecord:
     def ahead(self, systems: Ints) -> Floats:
         """By how much errors at all boundaries may grow up to any boundary on their right, ``(Q, N + 1)``."""
         log = np.cumsum(np.pad(np.log(self.most[systems]), ((0, 0), (1, 0))), axis=1)
-        most = np.maximum.accumulate(log[:, ::-1], axis=1)[:, ::-1]
-        return np.exp(np.minimum(most - log, 600.0))
+        most = np.maximum.accumulate(log[:, ::-1], axis=1)[:, ::-1] - log
+        # What shrinks first is not taken to have shrunk in what grows later.
+        most = np.maximum.accumulate(most[:, ::-1], axis=1)[:, ::-1]
+        return np.exp(np.minimum(most, 400.0))
 
 
-def _faded(growth: Floats, part: float) -> Floats:
+def _faded(growth: Floats, part: float, least: Floats | float = 1.0) -> Floats:
     """The weight that an earlier growth still has."""
-    return 1 + part * np.maximum(growth - 1, 0.0)
+    return least + part * np.maximum(growth - least, 0.0)

@@ -13,6 +13,7 @@ from torch import Tensor
 import parareal as pr
 from parareal.stopping._error_estimate import ErrorEstimate
 from parareal.stopping._observations import Seen, Start
+from parareal.stopping._slice_record import Settings, SliceRecord
 
 SEEDS = range(min(6, examples(3).max_examples))
 CORRECTIONS: dict[str, Any] = {
@@ -242,3 +243,48 @@ def test_edges_made_from_what_was_not_yet_final_are_known_as_such(f: Any, schedu
                 assert (
                     float(torch.linalg.vector_norm(sol.u - ref)) <= rtol * float(torch.linalg.vector_norm(ref)) + 1e-13
                 )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kept", "growth"),
+    [(2.0, 2.0, 0.5, 1.0), (0.2, 2.0, 0.5, 0.1), (0.2, 2.0, 20.0, 2.0), (2.0, 0.2, 0.5, 5.0)],
+    ids=["moves shrink", "the state grows", "moves grow more", "the state shrinks"],
+)
+def test_relative_to_the_state_errors_shrink_by_what_it_grows_and_by_nothing_else(
+    before: float, after: float, kept: float, growth: float
+) -> None:
+    """A state of one size becomes one of another, and a move of 0.01 becomes ``kept`` times as large."""
+    one = np.ones(1)
+    record = SliceRecord(Settings.of(Start(systems=1, width=1, mismatch=one), 1e-3, 0.0), systems=1)
+    record.moved_by[:] = 0.01
+    system = slices = np.zeros(1, dtype=np.int64)
+    record.learn(system, slices, before * one, after * one, 1e-6 * one, 0.01 * kept * one, np.ones(1, dtype=bool))
+    assert record.most[0, 0] == pytest.approx(growth)
+
+
+def test_accepted_errors_never_get_smaller_than_they_were() -> None:
+    """They grow tenfold, shrink back, would shrink further, and grow again; a growth counts to the power of 1.5."""
+    errors = ErrorEstimate(Start(systems=1, width=4, mismatch=np.ones(4)), rtol=1.0, atol=0.0)
+    record, zero = errors.arrays(), np.zeros(1, dtype=np.int64)
+    record["spent"][:] = record["grown"][:] = 0.01
+    record["most"][0] = [10.0, 0.1, 0.5, 4.0]
+    for n, error in enumerate([0.01 * 10**1.5, 0.01, 0.01, 0.08]):
+        nothing, at = np.zeros((0, 5)), np.array([n])
+        seen = Seen(zero, np.zeros((1, 4, 5)), zero[:0], zero[:0], zero[:0], zero[:0] > 0, nothing, at, at + 1, at + 1)
+        errors.accept(seen, at + 1)
+        assert record["grown"][0] == pytest.approx(error)
+        assert record["spent"][0] == 0.01
+
+
+def test_an_estimate_does_not_pile_up_where_the_size_of_the_state_comes_and_goes() -> None:
+    """The state passes zero twice in a period, where errors are large beside it; they are not so ever after."""
+    grid, fine, tolerance = pr.TimeGrid.uniform(0.0, 10.0, slices=100), pr.Euler(), pr.Tolerance(1e-3, 0.0)
+    problem = pr.ODE(lambda t, u: torch.cos(3 * t) - u - 0.3 * u**3)
+    u0 = torch.tensor([1.0, -0.5], dtype=torch.float64)
+    options: dict[str, Any] = {"coarse": pr.Identity(), "schedule": pr.Windowed(16), "executor": pr.Serial()}
+    sol = pr.solve(problem, u0, grid, fine=fine, stop=tolerance, dense=False, throw=False, **options)
+    ref = pr.serial(problem, u0, grid, fine=fine).u
+    error, size = (float(u.square().mean().sqrt()) for u in (sol.u - ref, ref))
+    assert sol.status is pr.Status.CONVERGED
+    assert error <= sol.error_estimate <= 1e-3 * size * (1 + 1e-12)
+    assert sol.stats.rounds < 60
