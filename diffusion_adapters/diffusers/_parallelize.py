@@ -99,7 +99,10 @@ def parallelize(
     """
     combined = held_pipelines(pipe)
     if isinstance(pipe, ParallelPipeline):
-        raise ValueError(f"pipe is a {type(pipe).__name__} already; expected that of diffusers: parallelize(pipe.pipe)")
+        raise ValueError(
+            f"pipe is parallel in time already: {type(pipe).__name__}; expected the pipeline of diffusers: "
+            "parallelize(pipe.pipe)"
+        )
     if combined:
         pass
     elif not hasattr(pipe, "scheduler") or pipe.scheduler is None or not hasattr(pipe.scheduler, "set_timesteps"):

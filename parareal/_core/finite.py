@@ -39,7 +39,8 @@ def watched(x: Tensor) -> Tensor:
 
 
 def _transformed(x: Tensor) -> bool:
-    return torch._C._functorch.is_functorch_wrapped_tensor(x) or forward_ad._current_level >= 0
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(x)  # pyright: ignore
+    return wrapped or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
 
 
 class _FiniteOr(torch.autograd.Function):

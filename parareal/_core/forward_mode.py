@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 from parareal._core.locks import ForkSafeLock
 from parareal._core.scopes import scope
 
-_C: Any = torch._C._functorch
+_C: Any = torch._C._functorch  # pyright: ignore
 _turn: ContextVar[ForkSafeLock] = ContextVar("turn", default=ForkSafeLock())  # noqa: B039  one for all threads
 
 
@@ -65,7 +65,8 @@ class _Levels:
 
     @classmethod
     def now(cls) -> _Levels:
-        return cls(_C.get_dynamic_layer_stack_depth(), eager_transforms.JVP_NESTING, forward_ad._current_level)
+        level = forward_ad._current_level  # pyright: ignore[reportPrivateUsage]
+        return cls(_C.get_dynamic_layer_stack_depth(), eager_transforms.JVP_NESTING, level)
 
     def restore(self) -> None:
         """Leaves those that were entered since; whoever calls it has the turn, so that they are no other thread's."""
@@ -74,7 +75,7 @@ class _Levels:
         if self.dual < 0:  # there is one at most
             with suppress(RuntimeError):  # there is none
                 torch._C._exit_dual_level(level=0)  # pyright: ignore
-        forward_ad._current_level = self.dual
+        forward_ad._current_level = self.dual  # pyright: ignore[reportPrivateUsage]
 
 
 def _leave_layers(depth: int) -> None:

@@ -476,7 +476,7 @@ def test_pipelines_of_pipelines_that_cannot_be_parallel_say_why() -> None:
     pipe.decoder_pipe = da.diffusers.parallelize(pipe.decoder_pipe)
     with pytest.raises(ValueError, match=r"decoder_pipe of Combined is parallel in time already"):
         da.diffusers.parallelize(pipe)
-    with pytest.raises(ValueError, match=r"pipe is a ParallelPipeline already.*pipe\.pipe"):
+    with pytest.raises(ValueError, match=r"pipe is parallel in time already: ParallelPipeline.*pipe\.pipe"):
         da.diffusers.parallelize(pipe.decoder_pipe)
 
 

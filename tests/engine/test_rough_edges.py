@@ -480,3 +480,12 @@ def test_ctrl_c_within_a_derivative_leaves_none_behind(number: int, monkeypatch:
         with pytest.raises(KeyboardInterrupt):
             run()
     assert torch.equal(run(), expected)
+
+
+@pytest.mark.parametrize("fine", [pr.Trapezoid(), pr.RadauIIA(2), pr.RK4()])
+def test_runs_with_derivatives_are_verified_without_them(fine: pr.Integrator) -> None:
+    problem, grid = pr.ODE(lambda t, u: -u + torch.cos(3 * t)), pr.TimeGrid.uniform(0.0, 1.0, 5, 2)
+    u0, stop = torch.tensor([1.0, -0.5], dtype=torch.float64), pr.Tolerance(1e-6, 0.0)
+    sol = pr.solve(problem, u0, grid, fine=fine, coarse=pr.Jacobian("diagonal"), stop=stop, verify=True)
+    assert sol.status is pr.Status.VERIFIED
+    assert torch.allclose(sol.u, pr.serial(problem, u0, grid, fine=fine).u, rtol=1e-6)
