@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
@@ -54,3 +55,14 @@ def described(value: Any) -> str:
     if value is None:
         return "None"
     return f"the class {value.__name__}" if isinstance(value, type) else kind_of(value)
+
+
+def level_outside() -> int:
+    """The ``stacklevel`` of a warning that shall name the first line outside these packages, from where it is made."""
+    level, frame = 0, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _PACKAGES:
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+_PACKAGES = ("parareal", "diffusion_adapters", "torch")  # torch decorates some functions of these

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
+from parareal._core.checks import level_outside
 from parareal._core.trees import State
 from parareal.integrators._march import March
 from parareal.integrators._paced import SIZE
@@ -62,7 +63,7 @@ def warn_of_callbacks(f: Any, method: Any, fixed: bool) -> None:
             "fixed-step method, such as method='rk4'; leave out slices and the like, for the steps of an adaptive "
             "method in one slice; for what a run does, return_solution=True"
         )
-    warnings.warn(f"f has {listed}, which pr.odeint does not call: {why}", UserWarning, stacklevel=4)
+    warnings.warn(f"f has {listed}, which pr.odeint does not call: {why}", UserWarning, stacklevel=level_outside())
 
 
 def call_for_steps(f: Any, points: Tensor, states: State, like: Tensor) -> None:

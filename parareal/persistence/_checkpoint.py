@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 
+from parareal._core.checks import level_outside
 from parareal.executors._base import Executor
 from parareal.results import _tensor_file
 from parareal.results._solution import Solution, save
@@ -62,7 +63,8 @@ class Checkpoint:
             if damaged is not None:
                 self._keep_previous = True
                 warnings.warn(
-                    f"{damaged} Continuing from {str(path)!r} instead, which is an iteration older.", stacklevel=5
+                    f"{damaged} Continuing from {str(path)!r} instead, which is an iteration older.",
+                    stacklevel=level_outside(),
                 )
             return solution
         if damaged is not None:
