@@ -555,8 +555,12 @@ def test_a_truncated_checkpoint_is_passed_over_and_kept_out(tmp_path: Path, keep
     run(stop=pr.Iterations(6), checkpoint=path, callback=after(3))
     good = (tmp_path / "job.previous").read_bytes()
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(PowerCutError), pytest.warns(UserWarning, match=r"damaged.*Continuing from '.*job\.previous'"):
+    with (
+        pytest.raises(PowerCutError),
+        pytest.warns(UserWarning, match=r"damaged.*Continuing from '.*job\.previous'") as seen,
+    ):
         run(f=cut_short(wave, 1), stop=pr.Iterations(6), checkpoint=path)
+    assert {item.filename for item in seen} == {__file__}
     assert (tmp_path / "job.previous").read_bytes() == good
     with pytest.warns(UserWarning, match="damaged"):
         end = run(stop=pr.Iterations(6), checkpoint=path)
