@@ -232,7 +232,10 @@ def concurrent(count: int, threads: int = 16, seed: int = 0) -> Report:
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, str) or isinstance(b, str):
         return a == b
-    return all((x is None and y is None) or x.equal(y) or _nans(x, y) for x, y in zip(a, b, strict=True))
+    pairs = list(zip(a, b, strict=True))
+    if any((x is None) != (y is None) for x, y in pairs):
+        return False
+    return all(x is None or x.equal(y) or _nans(x, y) for x, y in pairs)
 
 
 def _nans(x: Tensor, y: Tensor) -> bool:
