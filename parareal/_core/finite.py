@@ -26,7 +26,7 @@ def known(x: Tensor) -> bool:
 
 def finite_or(x: Tensor, y: Tensor) -> Tensor:
     """``x`` where it is finite, else ``y``, element by element."""
-    if x.requires_grad and not _transformed(x):
+    if x.requires_grad and not (_transformed(x) or _transformed(y)):
         return _FiniteOr.apply(x, y)  # pyright: ignore[reportReturnType]
     return torch.where(x - x == 0, x, y)  # Inf - Inf is NaN: half the kernels of torch.isfinite
 
@@ -39,8 +39,9 @@ def watched(x: Tensor) -> Tensor:
 
 
 def _transformed(x: Tensor) -> bool:
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(x)  # pyright: ignore
-    return wrapped or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
+    # The tensor itself is asked: the level of forward mode may be one that another thread has entered.
+    wrapped = bool(torch._C._functorch.is_functorch_wrapped_tensor(x))  # pyright: ignore
+    return wrapped or forward_ad.unpack_dual(x).tangent is not None
 
 
 class _FiniteOr(torch.autograd.Function):

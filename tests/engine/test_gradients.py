@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -87,6 +88,16 @@ def test_a_gradient_that_would_not_be_finite_is_refused() -> None:
         assert value(1 / x)[0] >= 0
         (got,) = torch.autograd.grad(0.0 * value(1 / x)[1] + x.sum(), x)
         assert got.tolist() == [1.0, 1.0]
+
+
+def test_forward_mode_in_another_thread_changes_no_gradient() -> None:
+    def gradient() -> Tensor:
+        x = torch.tensor([0.0, 1.0], requires_grad=True)
+        return torch.autograd.grad(0.0 * finite.watched(1 / x)[1] + x.sum(), x)[0]
+
+    # Torch counts the levels of forward mode for all threads together.
+    with torch.autograd.forward_ad.dual_level(), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(gradient).result().tolist() == [1.0, 1.0]
 
 
 def test_a_coarse_solution_that_overflows_does_not_spoil_the_gradients_of_a_final_run() -> None:
