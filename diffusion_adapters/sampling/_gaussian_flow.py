@@ -59,7 +59,7 @@ class GaussianFlow(pr.Whitened):
         ...     print(da.sample(model, noise, 64, coarse=coarse).solution.stats.rounds)
         23
         8
-        4
+        5
     """
 
     variance: float | Tensor | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+import weakref
 from typing import Any
 
 import pytest
@@ -173,3 +174,29 @@ def test_a_run_that_kept_its_states_goes_on_without_keeping_them() -> None:
     whole, _ = run(grid, **options, stop=pr.Iterations(6))
     assert (end.iterations, end.history[-1].frontier) == (6, whole.history[-1].frontier)
     assert torch.equal(end.u, whole.u)
+
+
+@pytest.mark.parametrize(
+    "fine", [pr.Euler(1), pr.ImplicitEuler(1), pr.Adaptive()], ids=lambda fine: type(fine).__name__
+)
+def test_engines_of_passed_sections_are_free_without_the_garbage_collector(
+    fine: pr.Integrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[int] = []
+    sectioned(monkeypatch, 24, moved)
+    engines: list[weakref.ref[Any]] = []
+    move_on = _sections.move_on
+    monkeypatch.setattr(
+        "parareal._run.move_on", lambda *given: (engines.append(weakref.ref(given[0])), move_on(*given))
+    )
+    options: dict[str, Any] = {"fine": fine, "coarse": pr.Identity(), "schedule": pr.Windowed(4)}
+    run(pr.TimeGrid.uniform(0.0, 3.0, 120), **options)  # what torch loads at its first derivative keeps its stack once
+    engines.clear()
+    gc.collect()
+    gc.disable()
+    try:
+        run(pr.TimeGrid.uniform(0.0, 3.0, 120), **options)
+        assert len(engines) > 2
+        assert [engine() for engine in engines] == [None] * len(engines)
+    finally:
+        gc.enable()
