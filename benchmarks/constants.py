@@ -1,20 +1,21 @@
 """Constants that were found by experiment, each beside other values of it.
 
 Rounds of the packaged digits network (DDIM, one sample at a time) for the variance, the neighbours and the doubt of the
-Gaussian flow and for the width of the window; rounds and errors with each rule of acceptance weakened; and for
-configurations of diffusers' schedulers drawn at random how far the scheduler's own steps come from the run, in units of
-what the check allows. Run it with `python benchmarks/constants.py`; `--seeds 1 --cases 20` is quick, and `--only
-acceptance` prints one part.
+Gaussian flow and for the width of the window; rounds and errors with each rule of acceptance weakened, and with other
+parts of the tolerance for the last boundary; and for configurations of diffusers' schedulers drawn at random how far
+the scheduler's own steps come from the run, in units of what the check allows. Run it with `python
+benchmarks/constants.py`; `--seeds 1 --cases 20` is quick, and `--only acceptance` prints one part.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import statistics
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -86,39 +87,79 @@ for _values in [*WEAKER.values()]:
     WEAKER["all four"] |= _values
 
 
+class Guided:
+    """Digits of all classes, one from each seed, beside the sequential sampler."""
+
+    def __init__(self, seeds: int, scale: float, steps: Iterable[int]) -> None:
+        none, net = {"label": torch.tensor([10])}, da.load_digits()
+        labels = [{"label": torch.tensor([seed % 10])} for seed in range(seeds)]
+        self.models = [
+            da.guided(net, scale, label, none) if scale != 1 else net.with_conditioning(**label) for label in labels
+        ]
+        self.noises = [torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(seeds)]
+        self.serial = {
+            count: [
+                da.sample(*pair, count, parallel=False).samples for pair in zip(self.models, self.noises, strict=True)
+            ]
+            for count in steps
+        }
+
+    def made(self, steps: int, width: int, rtol: float) -> list[tuple[int, float, float]]:
+        """Of each sample: rounds, the error, and what the run estimates that it is."""
+        found = []
+        for model, noise, reference in zip(self.models, self.noises, self.serial[steps], strict=True):
+            out = da.sample(model, noise, steps, width=width, rtol=rtol)
+            error = float((out.samples - reference).norm() / reference.norm())
+            found.append((out.solution.stats.rounds, error, float(torch.as_tensor(out.solution.error_estimate).max())))
+        return found
+
+
+@contextlib.contextmanager
+def changed(values: dict[str, float]) -> Generator[None]:
+    """Other values of constants of the stopping rule."""
+    holders = [(module, key) for module in (_error_estimate, _slice_record) for key in values if key in vars(module)]
+    kept = [(module, key, vars(module)[key]) for module, key in holders]
+    for module, key in holders:
+        setattr(module, key, values[key])
+    yield
+    for module, key, value in kept:
+        setattr(module, key, value)
+
+
 def acceptance(seeds: int, scale: float = 7.5, rtol: float = 1e-3) -> None:
     """Mean rounds, and in brackets the runs that say converged and are off by more than the tolerance."""
     print(f"acceptance, guidance {scale:g}, {seeds} seeds: mean rounds (runs off by more than {rtol:g}; largest error)")
     rows = ((25, 25), (50, 50), (100, 100), (100, 10), (25, 5))
     print(f"{'':28}" + "".join(f"{f'{steps} steps, width {width}':>22}" for steps, width in rows))
-    none = {"label": torch.tensor([10])}
-    models = [da.guided(da.load_digits(), scale, {"label": torch.tensor([seed % 10])}, none) for seed in range(seeds)]
-    noises = [torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(seeds)]
-    serial = {
-        steps: [
-            da.sample(model, noise, steps, parallel=False).samples for model, noise in zip(models, noises, strict=True)
-        ]
-        for steps in {steps for steps, _ in rows}
-    }
+    guided = Guided(seeds, scale, {steps for steps, _ in rows})
     for name, values in WEAKER.items():
-        holders = [
-            (module, key) for module in (_error_estimate, _slice_record) for key in values if key in vars(module)
-        ]
-        kept = [(module, key, vars(module)[key]) for module, key in holders]
         cells = []
-        for module, key in holders:
-            setattr(module, key, values[key])
-        for steps, width in rows:
-            made, errors = [], []
-            for model, noise, reference in zip(models, noises, serial[steps], strict=True):
-                out = da.sample(model, noise, steps, width=width, rtol=rtol)
-                made.append(out.solution.stats.rounds)
-                errors.append(float((out.samples - reference).norm() / reference.norm()))
-            off = sum(error > rtol for error in errors)
-            cells.append(f"{statistics.mean(made):.1f} ({off}; {max(errors):.1e})")
-        for module, key, value in kept:
-            setattr(module, key, value)
+        with changed(values):
+            for steps, width in rows:
+                made, errors, _ = zip(*guided.made(steps, width, rtol), strict=True)
+                off = sum(error > rtol for error in errors)
+                cells.append(f"{statistics.mean(made):.1f} ({off}; {max(errors):.1e})")
         print(f"{name:28}" + "".join(f"{cell:>22}" for cell in cells), flush=True)
+    print()
+
+
+def last(seeds: int, rtol: float = 1e-3) -> None:
+    """Parts of the tolerance that the last boundary may spend."""
+    print(
+        f"the last boundary's part of the tolerance, {seeds} seeds, all slices at once: mean rounds (runs off by more"
+    )
+    print(f"than {rtol:g}; estimates below the error)")
+    rows = [(scale, steps) for scale in (1.0, 7.5) for steps in (25, 50, 100)]
+    print(f"{'guidance, steps':16}" + "".join(f"{f'{scale:g}, {steps}':>16}" for scale, steps in rows))
+    of = {scale: Guided(seeds, scale, (25, 50, 100)) for scale in (1.0, 7.5)}
+    for part in (0.5, 0.6, 0.7, 0.8, 0.9):
+        cells = []
+        with changed({"_END": part}):
+            for scale, steps in rows:
+                found = of[scale].made(steps, steps, rtol)
+                off, below = sum(error > rtol for _, error, _ in found), sum(error > told for _, error, told in found)
+                cells.append(f"{statistics.mean(made for made, *_ in found):.2f} ({off}; {below})")
+        print(f"{part:<16}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
     print()
 
 
@@ -145,10 +186,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=16)
     parser.add_argument("--cases", type=int, default=200)
-    parser.add_argument("--only", choices=("sampling", "acceptance", "checking"))
+    parser.add_argument("--only", choices=("sampling", "acceptance", "last", "checking"))
     given = parser.parse_args()
     torch.set_num_threads(1)
-    parts = {"sampling": given.seeds, "acceptance": given.seeds, "checking": given.cases}
+    parts = {"sampling": given.seeds, "acceptance": given.seeds, "last": given.seeds, "checking": given.cases}
     for name, count in parts.items():
         if given.only in (None, name):
             globals()[name](count)
