@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -55,18 +56,21 @@ def overhead(runs: int) -> None:
         return -u
 
     grid = pr.TimeGrid.uniform(0.0, 1.0, slices=32, steps=32)
-    cases: list[tuple[str, Callable[..., torch.Tensor], str, int]] = [
-        ("5 ms a call, state of 1,000", busy, "native", 1000),
-        ("trivial, native, state of 3", lambda t, u: -u, "native", 3),
-        ("trivial, vmap, state of 3", lambda t, u: -u, "vmap", 3),
-        ("trivial, native, state of 1,000", lambda t, u: -u, "native", 1000),
+    cases: list[tuple[str, Callable[..., torch.Tensor], str, int, pr.Schedule]] = [
+        ("5 ms a call, state of 1,000", busy, "native", 1000, pr.Wavefront()),
+        ("trivial, native, state of 3", lambda t, u: -u, "native", 3, pr.Wavefront()),
+        ("trivial, vmap, state of 3", lambda t, u: -u, "vmap", 3, pr.Wavefront()),
+        ("trivial, native, state of 1,000", lambda t, u: -u, "native", 1000, pr.Wavefront()),
+        ("the same, Barrier", lambda t, u: -u, "native", 1000, pr.Barrier()),
+        ("5 ms a call, Barrier", busy, "native", 1000, pr.Barrier()),
     ]
-    for name, f, batching, size in cases:
+    for name, f, batching, size, schedule in cases:
         u0 = torch.ones(size, dtype=torch.float64)
         ratios, each = [], []
         for i in range(runs + 1):
             timed = Timed(f, batching)
-            sol = pr.solve(timed.problem, u0, grid, fine=pr.Euler(), coarse=pr.Euler(), stop=pr.Iterations(4))
+            options: dict[str, Any] = {"fine": pr.Euler(), "coarse": pr.Euler(), "stop": pr.Iterations(4)}
+            sol = pr.solve(timed.problem, u0, grid, schedule=schedule, **options)
             if i:  # the first run warms up
                 ratios.append(sol.stats.wall_time / timed.seconds)
                 each.append((sol.stats.wall_time - timed.seconds) / sol.stats.rounds * 1e6)
