@@ -84,7 +84,7 @@ def _launch_bound(report: Report, names: list[str]) -> None:
 def _domains(report: Report, names: list[str]) -> None:
     if report.quick:
         small = [name for name in names if name in ("digits", "strokes", "speech")]
-        domains.everywhere(report, names, 2, (25, 100, 1000), small[:2])
+        domains.everywhere(report, names, 1, (25, 100, 1000), small[:1])
         domains.constants(report, small, 2, 50)
     else:
         domains.everywhere(report, names, 100)
