@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -37,7 +38,14 @@ def _terminated(number: int, frame: Any) -> None:
 
 def signals(count: int, folder: Path, seed: int = 0) -> Report:
     """SIGINT, and SIGTERM with a handler that raises: the run ends, keeps its states, and is continued to its end."""
-    report, former = Report("signals"), signal.signal(signal.SIGTERM, _terminated)
+    report, former, hook = Report("signals"), signal.signal(signal.SIGTERM, _terminated), sys.unraisablehook
+
+    def lost(what: Any) -> None:
+        """Python drops what a handler raises in a callback of the garbage collector: then that run was not ended."""
+        if not isinstance(what.exc_value, KeyboardInterrupt | TerminatedError):
+            hook(what)
+
+    sys.unraisablehook = lost
     try:
         for number in range(seed, seed + count):
             report.tried += 1
@@ -45,6 +53,7 @@ def signals(count: int, folder: Path, seed: int = 0) -> Report:
                 report.broken.append(f"seed {number}: {found}")
     finally:
         signal.signal(signal.SIGTERM, former)
+        sys.unraisablehook = hook
     return report
 
 

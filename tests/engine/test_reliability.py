@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -21,7 +22,7 @@ import parareal as pr
 from parareal._core.forward_mode import differentiating
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from trials import Report
+from trials import Report, interrupts
 from trials.calls import concurrent, random_calls
 from trials.files import damaged_files, killed_writers
 from trials.growth import many_solves
@@ -52,6 +53,24 @@ def test_nothing_breaks(trials: Callable[[Path], Report], tmp_path: Path) -> Non
         warnings.simplefilter("ignore")
         report = trials(tmp_path)
     assert report.tried
+    assert not report.broken, report
+
+
+def test_a_signal_that_python_drops_in_the_garbage_collector_breaks_no_trial(tmp_path: Path) -> None:
+    dropped: list[int] = []
+
+    def drop(phase: str, info: dict[str, int]) -> None:
+        here = threading.current_thread() is threading.main_thread()  # else it is handled outside of this callback
+        if not dropped and here and signal.getsignal(signal.SIGTERM) is interrupts._terminated:  # pyright: ignore
+            dropped.append(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    gc.callbacks.append(drop)
+    try:
+        report = interrupts.signals(2, tmp_path)
+    finally:
+        gc.callbacks.remove(drop)
+    assert dropped
     assert not report.broken, report
 
 
