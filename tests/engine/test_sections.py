@@ -190,12 +190,12 @@ def test_engines_of_passed_sections_are_free_without_the_garbage_collector(
         "parareal._run.move_on", lambda *given: (engines.append(weakref.ref(given[0])), move_on(*given))
     )
     options: dict[str, Any] = {"fine": fine, "coarse": pr.Identity(), "schedule": pr.Windowed(4)}
-    run(pr.TimeGrid.uniform(0.0, 3.0, 120), **options)  # what torch loads at its first derivative keeps its stack once
+    run(pr.TimeGrid.uniform(0.0, 2.0, 80), **options)  # what torch loads at its first derivative keeps its stack once
     engines.clear()
     gc.collect()
     gc.disable()
     try:
-        run(pr.TimeGrid.uniform(0.0, 3.0, 120), **options)
+        run(pr.TimeGrid.uniform(0.0, 2.0, 80), **options)
         assert len(engines) > 2
         assert [engine() for engine in engines] == [None] * len(engines)
     finally:
