@@ -121,9 +121,11 @@ def changed(values: dict[str, float]) -> Generator[None]:
     kept = [(module, key, vars(module)[key]) for module, key in holders]
     for module, key in holders:
         setattr(module, key, values[key])
-    yield
-    for module, key, value in kept:
-        setattr(module, key, value)
+    try:
+        yield
+    finally:
+        for module, key, value in kept:
+            setattr(module, key, value)
 
 
 def acceptance(seeds: int, scale: float = 7.5, rtol: float = 1e-3) -> None:
