@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+
+from parareal._core.forward_mode import transformed
 
 _MESSAGE = (
     "a gradient goes through a coarse solution of this run that was not finite, in whose place the state before was "
@@ -26,22 +27,16 @@ def known(x: Tensor) -> bool:
 
 def finite_or(x: Tensor, y: Tensor) -> Tensor:
     """``x`` where it is finite, else ``y``, element by element."""
-    if x.requires_grad and not (_transformed(x) or _transformed(y)):
+    if x.requires_grad and not (transformed(x) or transformed(y)):
         return _FiniteOr.apply(x, y)  # pyright: ignore[reportReturnType]
     return torch.where(x - x == 0, x, y)  # Inf - Inf is NaN: half the kernels of torch.isfinite
 
 
 def watched(x: Tensor) -> Tensor:
     """The same numbers, of a computation that is not gone back through where nothing depends on it."""
-    if x.requires_grad and not _transformed(x):
+    if x.requires_grad and not transformed(x):
         return _FiniteOr.apply(x, None)  # pyright: ignore[reportReturnType]
     return x
-
-
-def _transformed(x: Tensor) -> bool:
-    # The tensor itself is asked: the level of forward mode may be one that another thread has entered.
-    wrapped = bool(torch._C._functorch.is_functorch_wrapped_tensor(x))  # pyright: ignore
-    return wrapped or forward_ad.unpack_dual(x).tangent is not None
 
 
 class _FiniteOr(torch.autograd.Function):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._functorch import eager_transforms
 from torch.autograd import forward_ad
 
@@ -53,6 +54,15 @@ def without_left_levels() -> Generator[None]:
     except BaseException:
         _leave_layers(depth)
         raise
+
+
+def transformed(tensor: Tensor) -> bool:
+    """Whether it carries a tangent, or stands for many tensors inside of a transformation of `torch.func`.
+
+    The tensor itself is asked: the level of forward mode may be one that another thread has entered.
+    """
+    wrapped = bool(_C.is_functorch_wrapped_tensor(tensor))
+    return wrapped or forward_ad.unpack_dual(tensor).tangent is not None
 
 
 @dataclass(frozen=True)

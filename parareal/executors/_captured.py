@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from parareal._core import trees
 from parareal._core.checks import check_count, described
+from parareal._core.forward_mode import transformed
 
 Call = Callable[[list[Tensor]], Any]
 
@@ -316,7 +316,4 @@ def _copied(leaf: Any) -> Any:
 
 def _differentiated(tensor: Tensor) -> bool:
     """Whether it carries derivatives, or stands for many tensors inside of a transformation of `torch.func`."""
-    if tensor.requires_grad and torch.is_grad_enabled():
-        return True
-    wrapped = bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))  # pyright: ignore
-    return wrapped or forward_ad.unpack_dual(tensor).tangent is not None
+    return (tensor.requires_grad and torch.is_grad_enabled()) or transformed(tensor)

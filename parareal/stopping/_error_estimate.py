@@ -22,8 +22,8 @@ from parareal._core.arrays import Bools, Floats, Ints, relaxing
 from parareal.stopping._observations import Seen, Start
 from parareal.stopping._slice_record import Settings, SliceRecord
 
-# The constants were found with benchmarks/rounds.py, the last part with benchmarks/constants.py --only last, and checked
-# with benchmarks/trust.py on other configurations.
+# The constants were found with benchmarks/rounds.py and constants.py, and checked with benchmarks/trust.py on other
+# configurations.
 _PREFIX, _TAIL, _END = 0.1, 0.03, 0.7
 """Parts of the tolerance that may be spent: on boundaries accepted early; on those of a window that has reached the
 end, where accepting saves no rounds; and on the last boundary."""
