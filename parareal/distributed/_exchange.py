@@ -45,7 +45,7 @@ class Swap:
                 source = (link.rank - away) % link.size
                 part = self._part(whole, source)
                 if part.numel():
-                    link.mail.receive(as_bytes(part), source)
+                    link.mail.receive(as_bytes(part), source, link.begun)
 
     def _part(self, whole: Tensor, rank: int) -> Tensor:
         return whole[self._ends[rank] : self._ends[rank + 1]]
@@ -79,7 +79,7 @@ class Swap:
                     continue
                 for away in range(1, link.size):  # in turn, so that not all write to the same process first
                     to = (link.rank + away) % link.size
-                    link.mail.send(as_bytes(part), to)
+                    link.mail.send(as_bytes(part), to, link.begun)
         except RankError as raised:
             lost = raised  # an error that is known matters more
         link.heard(*asked, error)

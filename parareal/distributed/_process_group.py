@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import accumulate
 from typing import Any, NoReturn
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -96,7 +97,7 @@ class Link:
         self.timeout, self.signal, self.sent = timedelta(seconds=timeout), 0, 0
         self.over, self.gone = False, False
         self.control = _control(group)
-        self.mail = Mail(group, self.size, self.begun)
+        self.mail = Mail(group, self.size)
 
     # --- status and small objects -----------------------------------------------------------------------------------
 
@@ -238,7 +239,7 @@ class Link:
         self.over = True
         # Some process may be lost meanwhile: the known error matters more.
         with suppress(RankError):
-            self.mail.make_up(self.rank, mails)
+            self.mail.make_up(self.rank, mails, self.begun)
             self.mail.end(self.wait)
         return list(reports)
 
@@ -321,7 +322,7 @@ def as_bytes(whole: Tensor) -> Tensor:
 
 
 _all_gather: Any = getattr(dist, "all_gather_single", None) or getattr(dist, "all_gather_into_tensor")  # noqa: B009  by age
-_controls: dict[Any, Any] = {}
+_controls: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # a group that was destroyed must not live on in here
 
 
 def _control(group: Any) -> Any:
@@ -329,7 +330,8 @@ def _control(group: Any) -> Any:
     devices = [pair.split(":")[0] for pair in dist.get_backend_config(group).split(",")]
     if "cpu" in devices:
         return group
-    if group not in _controls:
+    control = _controls.get(group)
+    if control is None:
         ranks = dist.get_process_group_ranks(group)
-        _controls[group] = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
-    return _controls[group]
+        control = _controls[group] = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
+    return control

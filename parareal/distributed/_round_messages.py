@@ -12,6 +12,8 @@ from torch import Tensor
 _TAG = 2413  # tag of messages, so that they are not mixed up with those of other code
 
 Sizes: TypeAlias = list[list[int]]
+Begun: TypeAlias = Callable[..., Any]
+"""Begins an operation of the group: `Link.begun`."""
 
 
 class Mail:
@@ -21,27 +23,30 @@ class Mail:
     run processes exchange what each has begun to send and to receive, and every one completes what the others still
     expect.
 
+    Its methods take the function that begins an operation: a method of the link kept here would make a cycle of
+    references, and the group would outlive `torch.distributed.destroy_process_group`, its threads with it. Such a
+    thread aborts the process if it frees a tensor while the interpreter ends.
+
     Args:
         group: The processes.
         size: How many there are.
-        begun: Begins an operation of the group.
     """
 
-    def __init__(self, group: Any, size: int, begun: Callable[..., Any]) -> None:
-        self._group, self._begun = group, begun
+    def __init__(self, group: Any, size: int) -> None:
+        self._group = group
         self._sent: Sizes = [[] for _ in range(size)]
         self._awaited: Sizes = [[] for _ in range(size)]
         self._works: list[tuple[Any, Tensor]] = []  # with the buffer, which must live as long
 
-    def receive(self, raw: Tensor, source: int) -> None:
+    def receive(self, raw: Tensor, source: int, begun: Begun) -> None:
         """Begins to receive bytes from a rank."""
-        work = self._begun(dist.irecv, raw, group=self._group, group_src=source, tag=_TAG)
+        work = begun(dist.irecv, raw, group=self._group, group_src=source, tag=_TAG)
         self._awaited[source].append(len(raw))
         self._works.append((work, raw))
 
-    def send(self, raw: Tensor, to: int) -> None:
+    def send(self, raw: Tensor, to: int, begun: Begun) -> None:
         """Begins to send bytes to a rank."""
-        work = self._begun(dist.isend, raw, group=self._group, group_dst=to, tag=_TAG)
+        work = begun(dist.isend, raw, group=self._group, group_dst=to, tag=_TAG)
         self._sent[to].append(len(raw))
         self._works.append((work, raw))
 
@@ -58,15 +63,16 @@ class Mail:
         """Sizes of pending messages to each rank, and from each rank, in order."""
         return self._sent, self._awaited
 
-    def make_up(self, rank: int, everyone: Sequence[tuple[Sizes, Sizes]]) -> None:
+    def make_up(self, rank: int, everyone: Sequence[tuple[Sizes, Sizes]], begun: Begun) -> None:
         """Sends and receives what the others still expect, so that no message is left for a later run.
 
         Args:
             rank: This process.
             everyone: What is `under_way` on each.
+            begun: Begins an operation.
         """
         for other, (sent, awaited) in enumerate(everyone):
             for size in awaited[rank][len(self._sent[other]) :]:
-                self.send(torch.zeros(size, dtype=torch.uint8), other)
+                self.send(torch.zeros(size, dtype=torch.uint8), other, begun)
             for size in sent[rank][len(self._awaited[other]) :]:
-                self.receive(torch.empty(size, dtype=torch.uint8), other)
+                self.receive(torch.empty(size, dtype=torch.uint8), other, begun)

@@ -84,6 +84,13 @@ def test_a_pipeline_is_opened_again_on_all_ranks(pool: Pool) -> None:
     assert pool.run(3, jobs.opened_again) == [True] * 3
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_of_a_run_keeps_its_group(pool: Pool, way: str) -> None:
+    """The threads of a group that `destroy_process_group` does not end abort the process if they free a tensor while
+    the interpreter ends."""
+    assert pool.run(2, jobs.left_behind, way) == [[], []]
+
+
 # --- what is sent ----------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ them has found a fault, so that they stay together while it looks for a smaller 
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -22,6 +23,7 @@ from strategies import Case, cases, classical, corrections, distance, equal, shr
 from torch import Tensor
 
 import parareal as pr
+from parareal.distributed._process_group import Link
 
 NEVER = pr.Tolerance(rtol=0.0, atol=0.0)
 
@@ -281,6 +283,18 @@ def one_raises(group: Any, way: str, where: int, after: int) -> tuple[tuple[str,
     """What comes of it on this rank, and whether the group can be used afterwards."""
     came = caught(lambda: plain(_failing(group, where, after), **ways(group)[way]))
     return came, torch.equal(plain(**ways(group)[way]).us, plain().us)
+
+
+def left_behind(group: Any, way: str) -> list[str]:
+    """What still refers to the group's link after a run, without the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        plain(**ways(group)[way])
+        links = [each for each in gc.get_objects() if isinstance(each, Link)]
+        return [repr(other)[:200] for other in gc.get_referrers(*links)] if links else []
+    finally:
+        gc.enable()
 
 
 def values_change(group: Any, where: int) -> tuple[tuple[str, str, bool], bool]:
