@@ -121,6 +121,8 @@ def linked(group: Any, timeout: float, name: str) -> Generator[Link]:
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 heed()
             raise
+        finally:
+            link.release()
 
 
 def signature(parts: dict[str, Any]) -> dict[str, str]:

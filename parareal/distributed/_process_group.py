@@ -232,6 +232,16 @@ class Link:
                     assert work is not None
                     work.wait(timedelta(milliseconds=1))
 
+    def release(self) -> None:
+        """Lets go of the group at the end of a run.
+
+        An exception keeps its frames, and with them this link: a group that it kept would outlive
+        `torch.distributed.destroy_process_group`, which is to end gloo's threads. One that frees a tensor while the
+        interpreter ends aborts the process.
+        """
+        del self.group, self.control
+        self.mail.release()
+
     def _reports(self, error: BaseException | None) -> list[Report | None]:
         """After a failure or signal of some processes: exchanges the reasons, and completes the messages under way."""
         own = None if error is None else Report.of(error)

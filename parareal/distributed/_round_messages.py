@@ -24,8 +24,7 @@ class Mail:
     expect.
 
     Its methods take the function that begins an operation: a method of the link kept here would make a cycle of
-    references, and the group would outlive `torch.distributed.destroy_process_group`, its threads with it. Such a
-    thread aborts the process if it frees a tensor while the interpreter ends.
+    references.
 
     Args:
         group: The processes.
@@ -57,6 +56,10 @@ class Mail:
         self._works.clear()
         for sizes in (*self._sent, *self._awaited):
             sizes.clear()
+
+    def release(self) -> None:
+        """Lets go of the group."""
+        del self._group
 
     @property
     def under_way(self) -> tuple[Sizes, Sizes]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from saved import saved_bytes
 from torch import Tensor, nn
 
 import parareal as pr
@@ -336,19 +337,6 @@ def test_autocast_holds_in_the_backward_pass() -> None:
     solution.u.sum().backward()
     assert {*seen} == {torch.bfloat16}
     assert net.a.grad is not None
-
-
-def saved_bytes(run: Callable[[], Any]) -> int:
-    kept: dict[int, int] = {}
-
-    def pack(one: Tensor) -> Tensor:
-        kept[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
-        return one
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda one: one):
-        alive = run()
-    del alive
-    return sum(kept.values())
 
 
 def test_what_is_kept_does_not_grow_with_steps_and_iterations() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torchdiffeq
+from saved import saved_bytes
 from torch import Tensor, nn
 
 import parareal as pr
@@ -124,20 +125,6 @@ def test_bad_arguments(options: dict[str, Any], error: type[Exception], says: st
         pr.odeint_adjoint(Func(), torch.ones(2, dtype=DOUBLE), times().detach(), **options)
 
 
-def kept(run: Callable[[], Any]) -> int:
-    """Bytes saved for the backward pass."""
-    sizes: dict[int, int] = {}
-
-    def pack(one: Tensor) -> Tensor:
-        sizes[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
-        return one
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda one: one):
-        alive = run()
-    del alive
-    return sum(sizes.values())
-
-
 def test_bytes_do_not_grow_with_fine_steps() -> None:
     func, y0 = Func(), torch.randn(64, 2, dtype=DOUBLE)
     ends = torch.tensor([0.0, 1.0], dtype=DOUBLE)
@@ -146,9 +133,9 @@ def test_bytes_do_not_grow_with_fine_steps() -> None:
         grid = pr.TimeGrid.uniform(0.0, 1.0, slices=8, steps=steps // 8)
         problem = pr.ODE(func, batching="loop")
         options: dict[str, Any] = {"fine": pr.Heun(), "coarse": pr.Heun(), "gradients": "adjoint"}
-        return kept(lambda: pr.solve(problem, y0, grid, stop=pr.Tolerance(1e-3), **options))
+        return saved_bytes(lambda: pr.solve(problem, y0, grid, stop=pr.Tolerance(1e-3), **options))
 
     by_steps = [bytes_of(steps) for steps in (16, 64)]
     assert max(by_steps) <= 1.2 * min(by_steps)
     options = {"step_size": 1 / 64}
-    assert by_steps[1] <= 0.1 * kept(lambda: torchdiffeq.odeint(func, y0, ends, method="heun2", options=options))
+    assert by_steps[1] <= 0.1 * saved_bytes(lambda: torchdiffeq.odeint(func, y0, ends, method="heun2", options=options))
