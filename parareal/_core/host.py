@@ -196,7 +196,8 @@ def entries(table: Tensor, index: Ints) -> Tensor:
         first = int(index.flat[0])
         part = table[first : first + index.size]
         return part if index.ndim == 1 else part.reshape(index.shape)
-    return table[index_to(table.device, index)]
+    there = index_to(table.device, index)
+    return table.index_select(0, there) if there.ndim == 1 else table[there]
 
 
 class Table:

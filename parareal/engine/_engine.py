@@ -296,7 +296,7 @@ class Engine:
             for tickets, value in arrivals:
                 value = trees.watched(value) if ring is rings.coarse else value
                 self.iterates.store(tickets, value, ring, arrived)
-        return any(arrivals for arrivals, _, _ in brought)
+        return bool(brought) and any(arrivals for arrivals, _, _ in brought)
 
     def _look_ahead(self) -> None:
         """What updates will ask for goes to the device with what steps ask for, while that is busy with the call."""

@@ -43,7 +43,7 @@ class Lanes:
         index = index_to(self.t.device, mask.nonzero()[0])
         u, rows = trees.lanes(self.u, index), None if self.rows is None else trees.lanes(self.rows, index)
         number = None if self.number is None else self.number[mask]
-        t = still_known(self.t[index], [self.t], lambda values: values[0][values_of(index)])
+        t = still_known(self.t.index_select(0, index), [self.t], lambda values: values[0][values_of(index)])
         return Lanes(self.ids[mask], self.left[mask], self.at[mask], t, u, rows, self.fresh[mask], number)
 
 

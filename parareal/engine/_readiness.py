@@ -14,6 +14,7 @@ it. All of this is bookkeeping in numpy on a `RunState`; the states themselves a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -108,7 +109,7 @@ class Layout:
         """Whether this process computes all slices."""
         return self.end - self.start == self.slices
 
-    @property
+    @cached_property
     def on_host(self) -> bool:
         """Whether the states lie where indices do, so that none has to be sent."""
         return self.device.type == "cpu"
@@ -279,5 +280,5 @@ class Readiness:
 
 
 def some(mask: Bools) -> bool:
-    """``mask.any()`` for small masks, several times as fast."""
-    return bool(np.count_nonzero(mask))
+    """``mask.any()`` for small masks, many times as fast: a search in memory in place of a reduction."""
+    return b"\x01" in mask.tobytes()

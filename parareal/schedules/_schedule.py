@@ -82,15 +82,10 @@ def admitted(schedule: Schedule, progress: Progress) -> tuple[Bools, Bools]:
             f"admit of {schedule!r} returned {described(masks)}; expected two masks, return fine, coarse, such as "
             "progress.fine_ready, progress.coarse_ready"
         )
-    fine, coarse = (_checked(schedule, *one) for one in zip(_KINDS, masks, _ready(progress), strict=True))
-    return fine, coarse
-
-
-_KINDS = ("fine", "coarse")
-
-
-def _ready(progress: Progress) -> tuple[Bools, Bools]:
-    return progress.fine_ready, progress.coarse_ready
+    fine, coarse = masks  # pyright: ignore[reportUnknownVariableType]
+    return _checked(schedule, "fine", fine, progress.fine_ready), _checked(
+        schedule, "coarse", coarse, progress.coarse_ready
+    )
 
 
 def _checked(schedule: Schedule, kind: str, mask: Any, ready: Bools) -> Bools:
