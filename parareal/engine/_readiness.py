@@ -156,9 +156,13 @@ class Readiness:
     def bound(self) -> Bools:
         """Live slices whose left boundary must not move before lanes have started from it.
 
-        A slice that has just entered a window is not among them: its first guess is made from the next state.
+        A slice that has just entered a window is not among them: its first guess is made from the next state. It is
+        once its coarse lane has started: that one makes the guess, and the fine lane solves from the same state.
         """
-        return self.live & (self.state.current[:, 1:] >= 0) if self.layout.windowed else self.live
+        if not self.layout.windowed:
+            return self.live
+        begun = self.state.current[:, 1:] >= 0
+        return self.live & (begun if self.layout.free else begun | (self.state.lanes.coarse_started >= 0))
 
     @property
     def used(self) -> Ints:
