@@ -155,7 +155,8 @@ class Ahead:
     def _final(self, system: Ints, n: Ints, left: Ints, current: Ints) -> list[Any]:
         right, u = system * (self._it.layout.slices + 1) + n + 1, self._it.rings.u
         k = current[system, n + 1]
-        wanted = self._fine(system * self._it.layout.slices + n, left)
+        place = system * self._it.layout.slices + n
+        wanted = self._it.rings.fine.wanted(place, left) + self._earlier(place, left)
         return [*wanted, *u.wanted(right, np.maximum(k, 0)), *u.wanted(right, np.where(k < 0, left, k) + 1)]
 
     def _updates(self, rows: Runs, system: Ints, n: Ints, k: Ints, state: RunState) -> list[Any]:
@@ -165,7 +166,7 @@ class Ahead:
         iterate, right = current[rows.system, first + 1], place + system + 1
         before = np.minimum(np.maximum(k - 1, state.lanes.fine_first[system, n]), k)
         wanted = [rows.n, rows.n + 1]
-        wanted += self._fine(place, k) + u.wanted(right, np.maximum(k, 0))
+        wanted += fine.wanted(place, k) + u.wanted(right, np.maximum(k, 0))
         wanted += u.wanted(boundary, iterate) + u.wanted(boundary, iterate + 1)
         if it.setup.traits.lookback or it.setup.empty is not None:
             wanted += fine.wanted(place, before)
@@ -174,16 +175,16 @@ class Ahead:
         inside = rows.valid.reshape(-1)
         if rows.ragged:
             wanted += [inside, inside.nonzero()[0]]
-            right, k = right[inside], k[inside]
-        return wanted + u.wanted(right, k + 1)
+            place, right, k = place[inside], right[inside], k[inside]
+        return wanted + self._earlier(place, k) + u.wanted(right, k + 1)
 
-    def _fine(self, place: Ints, k: Ints) -> list[Ints]:
-        """The indices of fine solutions, and of those before for the stopping rule."""
+    def _earlier(self, place: Ints, k: Ints) -> list[Any]:
+        """The indices of the fine solutions before, for the stopping rule, and where there are any."""
         ring = self._it.rings.fine
         if not self._it.setup.keep_earlier:
-            return ring.wanted(place, k)
+            return []
         there = (k > 0) & ring.has(place, np.maximum(k - 1, 0))
-        return ring.wanted(place, k) + ring.wanted(place, np.where(there, k - 1, 0))
+        return ring.wanted(place, np.where(there, k - 1, 0)) + ([] if there.all() else [there])
 
     def _guesses(self, rows: Runs, boundary: Ints, iterate: Ints, current: Ints) -> list[Any]:
         u, start, slices = self._it.rings.u, rows.n[:, 0], self._it.layout.slices
