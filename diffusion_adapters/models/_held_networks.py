@@ -25,8 +25,8 @@ _LIBRARIES = (
 )
 """Packages that hold no networks of a user."""
 
-_PLAIN = (str, bytes, bytearray, int, float, complex, type(None), Tensor, np.ndarray, torch.dtype, torch.device)
-_PLAIN = (*_PLAIN, types.BuiltinFunctionType, types.WrapperDescriptorType, types.MethodDescriptorType)
+_NUMBERS = (str, bytes, bytearray, int, float, complex, type(None), Tensor, np.ndarray, torch.dtype, torch.device)
+_PLAIN = (*_NUMBERS, types.BuiltinFunctionType, types.WrapperDescriptorType, types.MethodDescriptorType)
 _CONTAINERS = (dict, types.MappingProxyType, list, tuple, set, frozenset, deque)
 _Keys = tuple[Any, ...]
 
@@ -126,7 +126,7 @@ def _item(thing: Any, keys: _Keys) -> Any:
     """``thing[a][b]`` for the keys a, b, or as far as there are containers that have them."""
     for key in keys:
         try:
-            thing = thing[key] if isinstance(thing, _CONTAINERS) else thing
+            thing = cast("Any", thing)[key] if isinstance(thing, _CONTAINERS) else thing
         except (LookupError, TypeError):
             return None
     return thing
