@@ -28,9 +28,9 @@ class Ring:
 
     def __init__(self, like: State, systems: int, per: int, keep: int | None = None, depth: int = 1) -> None:
         self._per, self._keep = per, per if keep is None else min(keep, per)
-        self._lanes, self.depth = systems * self._keep, depth
+        self._lanes, self.depth, self._places = systems * self._keep, depth, systems * per
         self.tree = trees.map(lambda leaf: leaf.new_full((depth * self._lanes, *leaf.shape[1:]), float("nan")), like)
-        self._iterate = np.full(depth * self._lanes, -1)
+        self._held = np.full(depth * self._lanes, -1)  # a place plus the number of places times the iterate
         self._device, self._vacant = trees.leaves(like)[0].device, True
 
     def take(self, ids: Ints, iterate: Ints) -> State:
@@ -44,7 +44,7 @@ class Ring:
         return trees.lanes(self.tree, self._index(self._rows(ids, iterate)))
 
     def put(self, ids: Ints, iterate: Ints, value: State, oldest: Ints | None = None) -> None:
-        """Stores states; with ``oldest``, keeps the iterates from that one on."""
+        """Stores states, the last of those that share a row; with ``oldest``, keeps the iterates from that one on."""
         if oldest is not None and (span := int((iterate - oldest).max()) + 1) > self.depth:
             self._grow(span)
         if self._vacant:
@@ -52,9 +52,13 @@ class Ring:
             if [x.shape[1:] for x in trees.leaves(value)] != [x.shape[1:] for x in trees.leaves(self.tree)]:
                 size = self.depth * self._lanes
                 self.tree = trees.map(lambda leaf: leaf.new_full((size, *leaf.shape[1:]), float("nan")), value)
-        rows = self._rows(ids, iterate)
+        rows, held = self._rows(ids, iterate), ids + self._places * iterate
         index = self._index(rows)
-        self._iterate[rows] = iterate
+        self._held[rows] = held
+        if not isinstance(index, slice) and not (stays := self._held[rows] == held).all():
+            # Which of two would stay is up to the device, and the gradient of what stays would go to both.
+            value = trees.lanes(value, index_to(self._device, stays.nonzero()[0]))
+            index = self._index(rows[stays])
 
         for leaf, new in zip(trees.leaves(self.tree), trees.leaves(value), strict=True):
             if isinstance(index, slice):
@@ -68,8 +72,8 @@ class Ring:
         return [] if len(rows) < 2 or bool((np.diff(rows) == 1).all()) else [rows]
 
     def has(self, ids: Ints, iterate: Ints) -> Bools:
-        """Whether these iterates are still held."""
-        return self._iterate[self._rows(ids, iterate)] == iterate
+        """Whether these iterates of these places are held."""
+        return self._held[self._rows(ids, iterate)] == ids + self._places * iterate
 
     def reserve(self, depth: int) -> None:
         """Makes room for ``depth`` iterates of each place."""
@@ -90,16 +94,17 @@ class Ring:
         return index_to(self._device, rows)
 
     def _grow(self, depth: int) -> None:
-        held = (self._iterate >= 0).nonzero()[0]
-        held = held[np.argsort(-self._iterate[held], kind="stable")]  # where rows are shared, the newest stay
-        iterate, depth = self._iterate[held], max(depth, 2 * self.depth)
+        full, depth = (self._held >= 0).nonzero()[0], max(depth, 2 * self.depth)
+        iterate = self._held[full] // self._places
+        newest = np.argsort(-iterate, kind="stable")  # where rows are shared, these stay
+        full, iterate = full[newest], iterate[newest]
         size = depth * self._lanes
-        rows, first = np.unique(held % self._lanes + (iterate % depth) * self._lanes, return_index=True)
-        held, numbers = held[first], np.full(size, -1)
-        numbers[rows] = iterate[first]
+        rows, first = np.unique(full % self._lanes + (iterate % depth) * self._lanes, return_index=True)
+        full, held = full[first], np.full(size, -1)
+        held[rows] = self._held[full]
         tree = trees.map(lambda leaf: leaf.new_full((size, *leaf.shape[1:]), float("nan")), self.tree)
-        if len(held):
-            here, there = (index_to(self._device, index) for index in (held, rows))
+        if len(full):
+            here, there = (index_to(self._device, index) for index in (full, rows))
             for leaf, former in zip(trees.leaves(tree), trees.leaves(self.tree), strict=True):
                 leaf.index_copy_(0, beside(there, leaf), former.index_select(0, beside(here, leaf)))
-        self.tree, self._iterate, self.depth = tree, numbers, depth  # all at once: Ctrl-C may come at any time
+        self.tree, self._held, self.depth = tree, held, depth  # all at once: Ctrl-C may come at any time

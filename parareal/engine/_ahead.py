@@ -163,7 +163,7 @@ class Ahead:
         u, fine, slices, first = it.rings.u, it.rings.fine, it.layout.slices, rows.n[:, 0]
         place, boundary = system * slices + n, rows.system * (slices + 1) + first
         iterate, right = current[rows.system, first + 1], place + system + 1
-        before = np.maximum(k - 1, state.lanes.fine_first[system, n])
+        before = np.minimum(np.maximum(k - 1, state.lanes.fine_first[system, n]), k)
         wanted = [rows.n, rows.n + 1]
         wanted += self._fine(place, k) + u.wanted(right, np.maximum(k, 0))
         wanted += u.wanted(boundary, iterate) + u.wanted(boundary, iterate + 1)

@@ -17,7 +17,7 @@ from parareal._core.host import forget_waiting, send_waiting
 from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
 from parareal.corrections._base import Correction, bound_correction, mismatch_of
-from parareal.engine._first import First
+from parareal.engine._first import First, blind_moves
 from parareal.engine._lanes import ActiveLanes
 from parareal.engine._measure import Figures, figures, measured
 from parareal.engine._nested import Chain, ChainedLanes, NestedSweep
@@ -106,7 +106,8 @@ class Engine:
         width, systems = min(schedule.width or slices, slices), trees.leaves(u0)[0].shape[0]
         traits = correction.traits
         mismatch = mismatch_of(correction, Span(grid.edges, np.arange(slices)))
-        facts = (traits.mixing > 0, empty is not None, rounding, traits.relaxations, outside)
+        blind = blind_moves(u0, given, schedule, grid)
+        facts = (traits.mixing > 0, empty is not None, rounding, traits.relaxations, outside, blind)
         self.stopping: StoppingState = begun(stop, Start(systems, width, mismatch, *facts))
         device, coarse = trees.leaves(u0)[0].device, traits.propagator
         self.state = RunState.new(systems, slices, max_iterations, coarse is not None)
@@ -121,7 +122,7 @@ class Engine:
             before = 0 if chain is None else chain.before
             self.nested = NestedSweep(Engine, problem, rows, grid, traits, executor, self.counters, before)
         edges, grows = grid.edges.to(device), stop.traits.uses_growth
-        setup = Setup(correction, u0, edges, dense, grows, guess, given, empty, self.nested)
+        setup = Setup(correction, u0, edges, dense, grows, guess, given, empty, self.nested, blind)
         self.iterates = Iterates(self.state, setup.layout(slices, width, block), setup)
         tangents, places = traits.carries, systems * slices
         stepped = correction.lifted(problem) if tangents else problem

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from parareal._core import trees
+from parareal._core.multistep_state import Carried
 from parareal._core.trees import State
+from parareal.grid._time_grid import TimeGrid
 from parareal.results._run_identity import digest
 from parareal.results._snapshot import SecantPairs
-from parareal.schedules._schedule import Guess
+from parareal.schedules._schedule import Guess, Schedule
+from parareal.schedules._windowed import INITIAL
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,3 +36,23 @@ class First:
     def described(self) -> str:
         """A text that differs where they do, so that processes can compare theirs."""
         return "a function" if self.states is None else digest(trees.leaves(self.states))
+
+
+def blind_moves(u0: State, given: First | None, schedule: Schedule, grid: TimeGrid) -> int:
+    """How many of the first fine solutions show nothing, as they begin near the solution without its history.
+
+    The history of a multistep method comes with the first fine solutions. Guesses of corrections move so far that this
+    hardly matters, but states of another run, or a user's guesses, do not: what histories change would be taken for
+    what the moves of states change.
+
+    Args:
+        u0: The initial states; `Carried` where they carry such a history.
+        given: First iterates, or guesses, from outside.
+        schedule: The schedule, which may have guesses of the user.
+        grid: The time grid.
+    """
+    near = given is not None or schedule.guess not in INITIAL.values()
+    if not isinstance(u0, Carried) or not near or (given is not None and isinstance(given.states, Carried)):
+        return 0
+    kept = max(len(u0.memory.values), len(u0.memory.states))
+    return -(-kept // int(np.diff(grid.bounds).min()))

@@ -84,6 +84,7 @@ class Layout:
             the block takes its iterates from another process.
         relaxations: How many iterates without a correction precede each one that has it.
         nested: Whether the coarse sweep is solved in parallel, so that all slices move together.
+        blind: How many of the first fine solutions show nothing; see `blind_moves`.
         in_step: Whether boundaries move one iteration at a time, as those of a block do.
         n: 0 ... N - 1.
         nothing: A mask of no slice, ``(M, N)``.
@@ -100,6 +101,7 @@ class Layout:
     end: int
     relaxations: int
     nested: bool
+    blind: int
     in_step: bool
     n: Ints
     nothing: Bools
@@ -156,9 +158,13 @@ class Readiness:
     def bound(self) -> Bools:
         """Live slices whose left boundary must not move before lanes have started from it.
 
-        A slice that has just entered a window is not among them: its first guess is made from the next state.
+        A slice that has just entered a window is not among them: its first guess is made from the next state. It is
+        once its coarse lane has started: that one makes the guess, and the fine lane solves from the same state.
         """
-        return self.live & (self.state.current[:, 1:] >= 0) if self.layout.windowed else self.live
+        if not self.layout.windowed:
+            return self.live
+        begun = self.state.current[:, 1:] >= 0
+        return self.live & (begun if self.layout.free else begun | (self.state.lanes.coarse_started >= 0))
 
     @property
     def used(self) -> Ints:
@@ -253,8 +259,13 @@ class Readiness:
         iterate, lanes = self.state.current[:, :-1][mask], self.state.lanes
         started[mask] = iterate
         if started is lanes.fine_started:
-            lanes.fine_first[mask] = np.where(lanes.fine_first[mask] < 0, iterate, lanes.fine_first[mask])
+            first = iterate + self.layout.blind
+            lanes.fine_first[mask] = np.where(lanes.fine_first[mask] < 0, first, lanes.fine_first[mask])
         return iterate
+
+    def before(self, system: Ints, n: Ints, iterate: Ints) -> Ints:
+        """The iterate before, whose fine solution makes a pair with that of ``iterate``; itself if there is none."""
+        return np.minimum(np.maximum(iterate - 1, self.state.lanes.fine_first[system, n]), iterate)
 
     def note_arrived(self, tickets: Ints, arrived: Ints) -> tuple[Ints, Ints, Ints | None]:
         """Records in ``arrived`` that lanes have arrived, whose ticket is ``place + M * N * iterate``.

@@ -42,6 +42,7 @@ class Setup:
         given: First iterates in place of guesses.
         empty: Gives the empty history that first guesses have, where states carry that of a multistep method.
         nested: Sweeps over all slices in parallel, for corrections that ask for it.
+        blind: How many of the first fine solutions show nothing; see `blind_moves`.
     """
 
     correction: Correction
@@ -53,6 +54,7 @@ class Setup:
     given: First | None = None
     empty: Callable[[State], Memory] | None = None
     nested: NestedSweep | None = None
+    blind: int = 0
 
     @cached_property
     def traits(self) -> CorrectionTraits:
@@ -85,6 +87,7 @@ class Setup:
             end=slices if block is None else block[1],
             relaxations=self.traits.relaxations,
             nested=self.nested is not None,
+            blind=self.blind,
             in_step=block is not None,
             n=np.arange(slices),
             nothing=np.zeros((leaf.shape[0], slices), dtype=bool),
@@ -202,8 +205,7 @@ class StoredStates(Readiness):
 
     def fine_before(self, system: Ints, n: Ints, k: Ints) -> State:
         """Fine solutions of the iterate before, or of this one if there was none."""
-        iterate = np.maximum(k - 1, self.state.lanes.fine_first[system, n])
-        return self.rings.fine.peek(system * self.layout.slices + n, iterate)
+        return self.rings.fine.peek(system * self.layout.slices + n, self.before(system, n, k))
 
     def earlier_fine(self, place: Ints, iterate: Ints) -> State:
         """A copy of fine solutions, without a multistep history; NaN where they are not there."""
@@ -219,9 +221,8 @@ class StoredStates(Readiness):
         if lookback < 0:
             return Known(u, g)
         before = None
-        if lookback > 0:  # if there is none, the iterate itself is used, which makes a difference of zero
-            first = self.state.lanes.fine_first[system, n]
-            before = self.known(system, n, np.maximum(iterate - 1, first), lookback - 1)
+        if lookback > 0:
+            before = self.known(system, n, self.before(system, n, iterate), lookback - 1)
         # Autograd keeps tangents as factors, so they must not be overwritten by the next ones.
         carries, fine = self.setup.carries, self.rings.fine
         f, tangents = fine.take(place, at) if carries else (fine.peek(place, at), None)

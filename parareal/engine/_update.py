@@ -158,7 +158,11 @@ class Iterates(StoredStates):
     def _refine(self, system: Ints, n: Ints) -> None:
         """U_{n+1}^{k+1} = F_n(U_n^k) + [G_n(U_n^{k+1}) - G_n(U_n^k)], or another correction in the brackets."""
         k, correction = self.state.current[system, n + 1], self.setup.correction
-        new, old = self.known(system, n, k + 1), self.known(system, n, k, self.setup.traits.lookback)
+        at, place = k + 1, system * self.layout.slices + n
+        if not (self.layout.free or (there := self.rings.coarse.has(place, at)).all()):
+            # A final state has overtaken that iterate of the left boundary: its coarse value stands for both.
+            at = np.where(there, at, self.state.lanes.coarse_arrived[system, n])
+        new, old = self.known(system, n, at), self.known(system, n, k, self.setup.traits.lookback)
         f = self.fine(system, n, k)
         change = correction.difference(Span(self.setup.times, n), new, old)
         if change is not None:

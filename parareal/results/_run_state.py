@@ -31,7 +31,7 @@ class LaneNumbers:
     Attributes:
         fine_started: The iterate from which the last fine lane started.
         fine_arrived: The same of the last one that has arrived.
-        fine_first: The iterate from which the first fine lane started: corrections use none before it.
+        fine_first: The iterate from which the first fine lane started that corrections use.
         coarse_started: As ``fine_started``, of coarse lanes; read-only where there are none.
         coarse_arrived: As ``fine_arrived``, of coarse lanes.
         first_stage: The iterate at which the right-hand side is known on the left boundary.

@@ -146,6 +146,10 @@ class ErrorEstimate:
         size, increment, defect, carried = (seen.values[at, i] for i in (1, 2, 3, 4))
         row, exact, kept = seen.systems[system], seen.exact[at], self._boundaries
         last = kept.move[row, n + 1, (k - 1) % _KEPT] * kept.has(row, n + 1, k - 1)
+        shows = np.ones(len(n), dtype=bool)
+        if blind := min(self._settings.blind, _KEPT - 2):
+            shows = kept.has(row, n, k - blind)
+            last *= kept.has(row, n + 1, k - 1 - blind)
         kept.number[row, n + 1, k % _KEPT] = k
         kept.move[row, n + 1, k % _KEPT] = increment
         # What the left boundary moved by to its iterate of the same number, even if it has become final since.
@@ -153,7 +157,7 @@ class ErrorEstimate:
         left, free = kept.size[row, n], self._settings.relaxations
         self._slices.learn(row, n, left, size, defect, carried, corrected=~relaxing(k - 1, free))
         kept.size[row, n + 1] = size
-        self._slices.moved_by[row, n] = np.where(np.isfinite(moved_by), moved_by, 0.0)
+        self._slices.moved_by[row, n] = np.where(np.isfinite(moved_by) & shows, moved_by, 0.0)
         tiny = np.finfo(np.float64).tiny
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             if self._settings.mixed:

@@ -19,6 +19,7 @@ class Start(NamedTuple):
         rounding: Relative rounding unit of the states. Moves that are hardly larger show rounding only.
         relaxations: How many iterates without a correction precede each one that has it.
         outside: How many slices the grid has on the left and on the right of these N.
+        blind: How many of the first moves show nothing: fine solutions begin near the solution, without its history.
     """
 
     systems: int
@@ -29,6 +30,7 @@ class Start(NamedTuple):
     rounding: float = 2.2e-16
     relaxations: int = 0
     outside: tuple[int, int] = (0, 0)
+    blind: int = 0
 
 
 class Seen(NamedTuple):

@@ -74,6 +74,7 @@ class Settings:
         prior: What the correction may miss, by its own account, ``(N,)``.
         share: The part of the grid up to each boundary, ``(N + 1,)``.
         relaxations: How many iterates without a correction precede each one that has it.
+        blind: How many of the first moves of a boundary show nothing.
     """
 
     rtol: float
@@ -85,6 +86,7 @@ class Settings:
     prior: Floats
     share: Floats
     relaxations: int = 0
+    blind: int = 0
 
     @classmethod
     def of(cls, start: Start, rtol: float, atol: float) -> Settings:
@@ -102,6 +104,7 @@ class Settings:
             prior=np.maximum(np.nan_to_num(start.mismatch, nan=1.0, posinf=1e300), _ROUNDING),
             share=np.arange(start.outside[0], slices - start.outside[1] + 1) / slices,
             relaxations=start.relaxations,
+            blind=start.blind,
         )
 
 

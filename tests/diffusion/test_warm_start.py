@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from torch import Tensor
 
 import diffusion_adapters as da
@@ -130,3 +132,44 @@ def test_warm_start_is_a_flag() -> None:
 
     with pytest.raises(TypeError, match=r"warm_start is .*expected True or False"):
         da.diffusers.parallelize(digits_pipeline(), warm_start=pr)  # pyright: ignore
+
+
+@pytest.mark.parametrize("solver", ["dpm++2m", "dpm++3m", "unipc", "deis"])
+def test_a_start_near_the_solution_does_not_pass_for_one_with_its_history(solver: str) -> None:
+    """What histories change as they fill must not be taken for what the moves of states change."""
+    noise, model = normals(3, 4), da.load_digits()
+    for steps in (3, 5, 12):
+        serial = da.sample(model, noise, steps, solver=solver, parallel=False).samples
+        out = da.sample(model, noise, steps, solver=solver, start=da.sample(model, noise, steps).solution)
+        assert off(out.samples, serial) <= 1e-3, steps
+
+
+def steep(seed: int) -> da.DiffusionModel:
+    """A network of one number that is nearly a step function."""
+    generator = torch.Generator().manual_seed(seed)
+    a, b = torch.randn(32, 3, generator=generator) * 3, torch.randn(1, 32, generator=generator) / 32**0.5
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        features = [x / (1 + x * x).sqrt(), torch.sin(3 * t.to(x.dtype))[:, None], torch.log1p(t.to(x.dtype))[:, None]]
+        return torch.tanh(20 * (torch.cat(features, 1) @ a.T)) @ b.T
+
+    return da.DiffusionModel(network, da.EDM(), "eps")
+
+
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from(["dpm++2m", "unipc", "deis"]),
+    st.integers(3, 12),
+    st.sampled_from([None, 4]),
+    st.sampled_from(["solution", "states", "function"]),
+)
+@example(7, "dpm++2m", 3, None, "solution")
+@example(1, "deis", 5, None, "states")
+@example(0, "unipc", 12, 4, "solution")
+def test_nor_on_steep_networks(seed: int, solver: str, steps: int, width: int | None, kind: str) -> None:
+    model, noise = steep(seed), torch.randn(2, 1, generator=torch.Generator().manual_seed(seed))
+    serial = da.sample(model, noise, steps, solver=solver, parallel=False).samples
+    near = da.sample(model, noise, steps, parallel=False).solution
+    given = {"solution": near, "states": near.us, "function": lambda t0, t1, u: u}
+    out = da.sample(model, noise, steps, solver=solver, width=width, start=given[kind], throw=False)
+    assert off(out.samples, serial) <= 2e-3

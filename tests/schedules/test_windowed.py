@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from strategies import Case, cases, corrections, distance, equal, examples, opened, part
 from torch import Tensor
 
 import parareal as pr
 from parareal.engine._engine import Engine
+from parareal.engine._states import StoredStates
 from parareal.grid._mesh import Span
 
 NEVER = pr.Tolerance(rtol=0.0, atol=0.0)
@@ -54,6 +57,71 @@ def test_a_window_ends_in_the_sequential_solution_and_never_takes_more_rounds(
     assert sol.iterations <= case.grid.num_slices
     assert sol.stats.rounds <= serial.stats.rounds
     assert sol.stats.max_lanes <= window.width + (0 if correction.propagator is None else 2)
+
+
+WHOLE = (pr.Barrier(), pr.Wavefront(), pr.Wavefront(ahead=6))
+
+
+@contextmanager
+def checked_reads() -> Iterator[None]:
+    """Rows of the ring buffers are shared: the state of another slice may lie where this one's does not yet."""
+    fine, known = StoredStates.fine, StoredStates.known
+
+    def checked_fine(self: StoredStates, system: Any, n: Any, iterate: Any) -> Any:
+        assert self.rings.fine.has(system * self.layout.slices + n, iterate).all()
+        return fine(self, system, n, iterate)
+
+    def checked_known(self: StoredStates, system: Any, n: Any, iterate: Any, lookback: int = -1) -> Any:
+        place = system * self.layout.slices + n
+        assert self.layout.free or self.rings.coarse.has(place, iterate).all()
+        assert not self.setup.traits.uses_input or self.rings.u.has(place + system, iterate).all()
+        return known(self, system, n, iterate, lookback)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StoredStates, "fine", checked_fine)
+        patch.setattr(StoredStates, "known", checked_known)
+        yield
+
+
+@given(cases(min_slices=2), corrections(), st.data())
+def test_no_state_is_read_that_was_not_computed(case: Case, correction: pr.Correction, data: Any) -> None:
+    with checked_reads():
+        solve(case, correction, stop=NEVER, schedule=data.draw(windows(case) | st.sampled_from(WHOLE)))
+
+
+@pytest.mark.parametrize("width", [3, 5])
+@pytest.mark.parametrize("methods", [(pr.Heun(), pr.Heun()), (pr.Trapezoid(), pr.RK4())])
+def test_a_coarse_lane_and_the_fine_lane_beside_it_start_from_one_state(width: int, methods: Any) -> None:
+    """The fine lane waits for the first stage, and the state must not move on meanwhile."""
+    problem, u0 = pr.ODE(lambda t, u: torch.sin(u.flip(-1) * 2) * torch.cos(0.8 * t)), torch.tensor([1.0, -0.5, 0.3])
+    grid, (fine, coarse) = pr.TimeGrid.uniform(0.0, 4.0, slices=10, steps=3), methods
+    with checked_reads():
+        pr.solve(problem, u0, grid, fine=fine, coarse=coarse, schedule=pr.Windowed(width))
+
+
+FIRST_STAGE = (pr.Euler(), pr.Heun(), pr.RK4(), pr.Trapezoid(), pr.Adaptive("bosh3", 1e-4, 1e-5))
+
+
+@example(10, 3, 4, 1, 1, False)
+@example(10, 3, 3, 4, 2, True)
+@given(st.integers(2, 9), st.integers(1, 3), st.integers(1, 9), st.integers(0, 4), st.integers(0, 4), st.booleans())
+def test_gradients_of_final_states_are_those_of_the_sequential_run(
+    slices: int, steps: int, width: int, fine: int, coarse: int, serial: bool
+) -> None:
+    """Two coarse lanes of a slice may bring the first stage at once, of which the fine lane shares the newer one."""
+    grid, methods = pr.TimeGrid.uniform(0.0, 0.4 * slices, slices=slices, steps=steps), FIRST_STAGE
+    u0, rate = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in ([1.0, -0.5, 0.3], 0.8))
+    problem = pr.ODE(lambda t, u: torch.sin(u.flip(-1) * 2) * torch.cos(rate * t))
+    options: dict[str, Any] = {"executor": pr.Serial()} if serial else {}
+    sol = pr.solve(
+        problem, u0, grid, fine=methods[fine], coarse=methods[min(coarse, 3)], stop=pr.Iterations(slices),
+        schedule=pr.Windowed(min(width, slices)), **options,
+    )  # fmt: skip
+    assert sol.status == pr.Status.FINAL
+    one = pr.serial(problem, u0, grid, fine=methods[fine])
+    ours, theirs = (torch.autograd.grad(each.u.sum(), (u0, rate)) for each in (sol, one))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
 @given(cases(min_slices=2), corrections(), st.data())
