@@ -51,6 +51,7 @@ class Call:
         preview: Whether each turn's ``step`` returns the best latents so far.
         bar: The pipeline's progress bar.
         stacked: Whether the pipeline receives outputs of its networks in the shape of its own batch.
+        from_step: Whether latents that were not prepared are those of the first ``step``, and not the network's input.
     """
 
     setup: Setup
@@ -63,6 +64,11 @@ class Call:
     preview: bool = False
     bar: Any = None
     stacked: bool = False
+    from_step: bool = False
+
+
+class OtherRowsError(Exception):
+    """The rows of the network's input are not what they were taken for: ``scheduler.step`` shows the samples."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +77,8 @@ class Batch:
 
     Attributes:
         latents: One row for each sample, ``(B, *rest)``.
-        duplicated: Whether the pipeline keeps every sample twice, for guidance.
+        duplicated: Whether the pipeline keeps every sample twice, for guidance. A guess where the input of the network
+            repeats itself: samples that start from equal latents look the same.
         from_input: Whether they were taken from the input of the network, and not from the prepared latents.
     """
 

@@ -93,6 +93,8 @@ class Probing:
         """The latents that the pipeline prepared, or else those in the first input of its network, if that is all."""
         if self._call.latents is not None:
             return Batch(self._call.latents.clone())  # some pipelines write the next latents into them
+        if self._call.from_step:
+            return None
         config = getattr(module, "config", {})
         if (config.get("in_channels") or 0) > (config.get("out_channels") or math.inf):
             return None

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 import parareal as pr
-from diffusion_adapters.diffusers._call import NETWORKS, Call
+from diffusion_adapters.diffusers._call import NETWORKS, Call, OtherRowsError
 from diffusion_adapters.diffusers._callbacks import watched, watched_old
 from diffusion_adapters.diffusers._check import Check, DiffersError, Rewind
 from diffusion_adapters.diffusers._denoising_loop import Conversation, raised_by_diffusers
@@ -32,11 +32,13 @@ class _Outcome(NamedTuple):
         value: What the pipeline returned.
         off: Why that is not its result; ``None`` where it is.
         in_batches: Whether the pipeline raised, since its network returned more rows than it expects.
+        other_rows: Whether the network's input was taken for other samples than there are.
     """
 
     value: Any = None
     off: str | None = None
     in_batches: bool = False
+    other_rows: bool = False
 
 
 class ParallelPipeline:
@@ -90,11 +92,17 @@ class ParallelPipeline:
             guidance=_number(given.get("guidance_scale")),
             start=self.__dict__["_earlier"],
         )
-        outcome = self._attempt(args, kwargs, given, setup, self.__dict__["_stacked"])
-        if outcome.in_batches and not self.__dict__["_stacked"]:
-            rewind()  # what the network returns may have to have the shape that the pipeline expects
-            outcome = self._attempt(args, kwargs, given, setup, True)
-            self.__dict__["_stacked"] = outcome.off is None
+        stacked, from_step = self.__dict__["_stacked"], False
+        while True:
+            outcome = self._attempt(args, kwargs, given, setup, stacked, from_step)
+            if outcome.other_rows and not from_step:
+                from_step = True
+            elif outcome.in_batches and not stacked:
+                stacked = True  # what the network returns may have to have the shape that the pipeline expects
+            else:
+                break
+            rewind()
+        self.__dict__["_stacked"] = self.__dict__["_stacked"] or (stacked and outcome.off is None)
         if outcome.off is None:
             if setup.warm_start and self.solution is not None:
                 self.__dict__["_earlier"] = self.solution
@@ -106,7 +114,13 @@ class ParallelPipeline:
         return pipe(*own[0], **own[1])
 
     def _attempt(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], given: dict[str, Any], setup: Setup, stacked: bool
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        given: dict[str, Any],
+        setup: Setup,
+        stacked: bool,
+        from_step: bool,
     ) -> _Outcome:
         """One run in parallel in time.
 
@@ -116,6 +130,7 @@ class ParallelPipeline:
             given: All of them by name.
             setup: How to solve.
             stacked: Whether outputs of networks have the shape of the pipeline's own batch.
+            from_step: Whether the samples are those of the first ``step``, unless the pipeline has prepared them.
         """
         pipe = self.pipe
         copy = object.__new__(type(pipe))
@@ -127,7 +142,7 @@ class ParallelPipeline:
             return bool(getattr(copy, "_interrupt", False)) or (now is not before and bool(now))
 
         conversation = Conversation(setup, type(pipe).__name__, interrupted, given)
-        conversation.call.stacked = stacked
+        conversation.call.stacked, conversation.call.from_step = stacked, from_step
         _prepare(copy, pipe, conversation)
         if given.get("callback_on_step_end") is not None:
             conversation.call.preview = True
@@ -141,6 +156,8 @@ class ParallelPipeline:
             value = with_numbers(type(pipe).__call__, conversation.take_number)(copy, *args, **kwargs)
         except DiffersError as differs:
             return _Outcome(off=str(differs))
+        except OtherRowsError:
+            return _Outcome(other_rows=True)
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError) as error:
             if not (conversation.solving and raised_by_diffusers(error)):
                 raise

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import parareal as pr
-from diffusion_adapters.diffusers._call import Batch, Call
+from diffusion_adapters.diffusers._call import Batch, Call, OtherRowsError
 from diffusion_adapters.diffusers._check import Checker
 from diffusion_adapters.diffusers._loop_steps import LoopSteps, joined, split
 from diffusion_adapters.diffusers._network_calls import NetworkCalls
-from diffusion_adapters.diffusers._network_proxy import Lanes, Plan
+from diffusion_adapters.diffusers._network_proxy import Lanes, Plan, find_layout
 from diffusion_adapters.diffusers._numbers import plain
 from diffusion_adapters.diffusers._problem import Draw, Request
+from diffusion_adapters.diffusers._round import Round, unpadded
 from diffusion_adapters.diffusers._stacked import Places, Stacked
 from parareal.extend import Coroutine
 
@@ -66,57 +67,6 @@ class Run:
         self._engine.abandon()
 
 
-def _none(lanes: int) -> int:
-    return 0
-
-
-@dataclass(eq=False)
-class Round:
-    """A request of the engine. Each group of steps with lanes in it is answered in a turn of the loop of its own.
-
-    Attributes:
-        request: The request.
-        waiting: Groups that have no answer yet: the number of the group, and of the lanes in it (``None`` for all).
-        padding: How many lanes are added to some of the request, so that the network gets a batch that it knows.
-        answers: The lanes of the others, and their values.
-    """
-
-    request: Request
-    waiting: list[tuple[int, Tensor | None]]
-    padding: Callable[[int], int] = _none
-    answers: list[tuple[Tensor | None, Tensor]] = field(default_factory=list[tuple["Tensor | None", Tensor]])
-
-    @property
-    def group(self) -> int:
-        """The group of this turn."""
-        return self.waiting[0][0]
-
-    @property
-    def lanes(self) -> Lanes:
-        """The lanes of this turn, the last of them repeated where the network's batch is fixed."""
-        rows = self.waiting[0][1]
-        if rows is not None and self.added:
-            rows = torch.cat([rows, rows[-1:].expand(self.added)])
-        return self.request.lanes.some(rows)
-
-    @property
-    def added(self) -> int:
-        """How many lanes of this turn are repetitions. Those of a whole request are the executor's."""
-        rows = self.waiting[0][1]
-        return 0 if rows is None else self.padding(len(rows))
-
-    def prefer(self, group: int) -> bool:
-        """Moves the lanes of a group to the front; returns whether there are any."""
-        mine = [part for part in self.waiting if part[0] == group]
-        self.waiting = [*mine, *(part for part in self.waiting if part[0] != group)]
-        return bool(mine)
-
-    def answer(self, value: Tensor) -> None:
-        """Keeps the values of this turn's lanes."""
-        rows = self.waiting.pop(0)[1]
-        self.answers.append((rows, value if rows is None else value[: len(rows)]))
-
-
 class Solving:
     """The phase in which the engine runs.
 
@@ -151,7 +101,7 @@ class Solving:
         self.turns = self._added = 0
         self._shown = batch.as_kept(batch.latents.clone())
         self._answered: tuple[Request, Tensor] | None = None
-        self._changed = False
+        self._changed = self._seen = self._apart = False
         self.round = self._next_round(None)
         # The engine requests nothing from the group of the first turn: the pipeline makes it itself.
         self._own_turn = within_turn and self.round is not None and not self.round.prefer(int(steps.of_grid[0]))
@@ -176,7 +126,7 @@ class Solving:
         """The timestep of the next turn. The loop's ``enumerate`` gives its number."""
         networks, steps = self._networks, self.steps
         networks.known.next_round()
-        networks.expected = self._shown
+        networks.expected = self._batch.of_samples(self._shown)
         steps.number = steps.pick(self._group, self.turns, int(getattr(self._call.scheduler, "order", 1)))
         return steps.timestep(steps.number)
 
@@ -191,7 +141,7 @@ class Solving:
         if request is None:
             return None
         executor = self._call.setup.executor
-        padding = _none if executor is None else executor.padded
+        padding = unpadded if executor is None else executor.padded
         return Round(request, split(self.steps.of_grid, request.lanes.at), padding)
 
     def _current(self) -> Round:
@@ -214,13 +164,15 @@ class Solving:
             networks.plans[kind] = plan
         if self._own_turn:
             return module(*plain(args), **plain(kwargs))
-        if self.turns > 0 and not networks.checked:
+        if self._seen and not networks.checked:
             self._check_untouched(plan, args, kwargs)
         return networks(module, args, kwargs, plan, self._current().lanes)
 
     def _check_untouched(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The latents must come back as ``step`` has returned them, or with the image put in by its mask."""
         inpainting, shown = self._call.inpainting, self._batch.of_samples(self._shown)
+        if self._apart and find_layout(plan.latents(args, kwargs, shown), self._shown) is not None:
+            raise OtherRowsError
         if inpainting.complete and plan.layout.whole:
             shown = inpainting.blended(shown)
         self._networks.check_untouched(plan, args, kwargs, shown)
@@ -237,9 +189,11 @@ class Solving:
         if self._own_turn:
             self._own_turn = False
             return self.show_others()
-        if self.turns == 0:
+        if not self._seen:
             self._see_first(sample, given.get("generator"), model_output.dtype)
             self.show_others()
+            if self._batch.duplicated and self._draw is not None:
+                return self._show_apart()
         self.turns += 1
         now, checker = self._current(), self.run.checker
         self._added += now.added
@@ -260,10 +214,18 @@ class Solving:
 
     def show_others(self) -> Tensor:
         """Latents to continue with that are none of the run: mixing them with earlier ones is noticed."""
-        shown = self._shown
-        signs = 1 - 2 * (torch.arange(shown.numel(), device=shown.device) % 2).reshape(shown.shape)
         self._changed = True
-        self._shown = (shown + 0.25 * shown.abs().amax() * signs).to(shown.dtype)
+        self._shown = self._batch.as_kept(_moved(self._batch.of_samples(self._shown)))
+        return self._shown
+
+    def _show_apart(self) -> Tensor:
+        """The same, with a second half that differs: the next turn shows whether the pipeline uses it.
+
+        Noise differs from row to row, so that samples of their own differ although their predictions may be equal. A
+        pipeline that keeps every sample twice makes its second half from the first. This turn answers nothing.
+        """
+        shown = self._batch.of_samples(self._shown)
+        self._apart, self._shown = True, torch.cat([shown, _moved(shown)])
         return self._shown
 
     def _step_of_frames(self, model_output: Tensor, sample: Tensor, given: dict[str, Any]) -> Tensor:
@@ -287,7 +249,9 @@ class Solving:
 
     def _see_first(self, sample: Tensor, generator: Any, dtype: torch.dtype) -> None:
         """Learns from the first call of ``step`` whether each sample is kept twice, and draws the noise."""
-        batch = self._batch
+        batch, self._seen = self._batch, True
+        if batch.from_input and len(sample) not in (len(batch.latents), len(self._shown)):
+            raise OtherRowsError
         shown = sample[: len(batch.latents)].float()
         if sample.shape[1:] != batch.latents.shape[1:]:
             raise ValueError(
@@ -312,10 +276,12 @@ class Solving:
             count = len(self._batch.latents)
             groups = max(1, value.shape[0] // count)
             value = Places(lanes.samples, len(x), count, x.device).rows(value, groups)
-        if self._batch.duplicated and value.shape[0] == 2 * x.shape[0]:
-            value = value[: x.shape[0]]
         if value.ndim == x.ndim and value.ndim > 1 and value.shape[1] == 2 * x.shape[1]:
             value = value[:, : x.shape[1]]  # the other half is a variance
+        if self._batch.duplicated and value.shape[0] == 2 * x.shape[0]:
+            value, second = value.chunk(2)
+            if not torch.equal(value, second) and not torch.allclose(value, second, 0.0, 0.0, equal_nan=True):
+                raise OtherRowsError  # samples of their own, with equal latents and other conditions
         if value.shape != x.shape:
             raise ValueError(
                 f"{self._call.name} handed predictions of shape {tuple(value.shape)} to scheduler.step, for lanes of "
@@ -336,6 +302,13 @@ class Solving:
             final = final.clone()
             final[torch.tensor(lost, device=final.device)] = float("nan")
         return final
+
+
+def _moved(latents: Tensor) -> Tensor:
+    """Other latents of about the same size."""
+    signs = 1 - 2 * (torch.arange(latents.numel(), device=latents.device) % 2).reshape(latents.shape)
+    size = latents.abs().amax()
+    return (latents + 0.25 * torch.where(size > 0, size, 1.0) * signs).to(latents.dtype)
 
 
 def latents_not_found(name: str, module: nn.Module, latents: Tensor) -> ValueError:

@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from diffusion_adapters.diffusers._call import NETWORKS
-from diffusion_adapters.models._training_mode import why_unsteady
+from diffusion_adapters.models._held_networks import networks_of
+from diffusion_adapters.models._training_mode import check_modules
 
 _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     "guess_mode": ((False, None), "guess_mode=False"),
@@ -20,7 +21,10 @@ _CACHES = ("cache", "fbc_", "broadcast")
 
 
 def refuse(pipe: Any, given: dict[str, Any]) -> None:
-    """Raises where a call's arguments, or hooks on the networks, depend on the order of steps."""
+    """Raises where a call's arguments, or hooks on the networks, depend on the order of steps.
+
+    Networks in training mode are refused as well, and warned about where their own code asks for the mode.
+    """
     for name, (neutral, fix) in _NEUTRAL.items():
         value = given.get(name)
         values = value if isinstance(value, list | tuple) else (value,)
@@ -33,17 +37,8 @@ def refuse(pipe: Any, given: dict[str, Any]) -> None:
         module = getattr(pipe, name, None)
         if isinstance(module, nn.Module):
             _refuse_caches(name, module)
-            _refuse_training(name, module)
-
-
-def _refuse_training(name: str, module: nn.Module) -> None:
-    """Dropout differs from call to call, and batch statistics depend on the lanes that share a batch."""
-    for part in module.modules():
-        if part.training and (why := why_unsteady(part)):
-            raise ValueError(
-                f"pipe.{name} is in training mode and has {type(part).__name__}, which {why}, so that its result is no "
-                f"function of its input; expected a network in evaluation mode: pipe.{name}.eval()"
-            )
+            for found in networks_of(module):
+                check_modules(found, f"pipe.{name}", f"pipe.{name}", stacklevel=4)
 
 
 def _refuse_caches(name: str, module: nn.Module) -> None:

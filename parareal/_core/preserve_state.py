@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from collections import deque
 from collections.abc import Generator, Sequence
 from types import ModuleType
 from typing import Any
@@ -62,13 +63,16 @@ def held_by(owners: Sequence[Any], depth: int = 6) -> tuple[list[torch.nn.Module
     return networks, generators
 
 
+_HELD = ("__self__", "__func__", "__wrapped__", "__defaults__", "__kwdefaults__", "func", "args", "keywords")
+
+
 def _parts_of(thing: Any) -> list[Any]:
-    if isinstance(thing, list | tuple):
+    if isinstance(thing, list | tuple | set | frozenset | deque):
         return list(thing)[:64]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
     if isinstance(thing, dict):
         return list(thing.values())[:64]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
     parts = [] if isinstance(thing, ModuleType) else list(getattr(thing, "__dict__", {}).values())
-    parts += [getattr(thing, name, None) for name in ("__self__", "__func__", "__wrapped__", "func", "args")]
+    parts += [getattr(thing, name, None) for name in _HELD]
     for cell in getattr(thing, "__closure__", None) or ():
         try:
             parts.append(cell.cell_contents)

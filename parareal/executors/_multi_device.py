@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import contextvars
 import copy
 import functools
 import types
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, cast
@@ -131,7 +132,7 @@ def replica(fn: Callable[..., State], device: torch.device) -> Callable[..., Sta
     """The function with copies, on another device, of all modules and tensors that it refers to.
 
     They are looked for in closures, in arguments with defaults, in the globals that its code names, in attributes of
-    objects, and in tuples, lists and dicts of all these.
+    objects, and in containers of all these.
     """
     return _Copier(device).of(fn)
 
@@ -154,7 +155,7 @@ class _Copier:
 
     def _made(self, thing: Any) -> Any:
         if isinstance(thing, nn.Module):
-            return copy.deepcopy(thing).to(self._device)
+            return self._module(thing)
         if isinstance(thing, Tensor):
             return thing.detach().to(self._device, copy=True).requires_grad_(thing.requires_grad)
         if isinstance(thing, types.FunctionType):
@@ -167,14 +168,36 @@ class _Copier:
             fn, args, more = self.of(some.func), self.of(some.args), self.of(some.keywords)
             same = fn is some.func and args is some.args and more is some.keywords
             return thing if same else functools.partial(fn, *args, **more)
-        if type(thing) in (tuple, list):
-            parts = [self.of(part) for part in thing]
-            return thing if all(a is b for a, b in zip(parts, thing, strict=True)) else type(thing)(parts)
-        if type(thing) is dict:
+        if type(thing) in (tuple, list, set, frozenset, collections.deque) or _named_tuple(thing):
+            return self._sequence(thing)
+        if type(thing) in (dict, collections.OrderedDict, collections.defaultdict):
             known = cast("dict[Any, Any]", thing)
             changed = {key: new for key, part in known.items() if (new := self.of(part)) is not part}
-            return {**known, **changed} if changed else thing
+            made = copy.copy(known) if changed else known
+            made.update(changed)
+            return made
         return self._object(thing)
+
+    def _sequence(self, thing: Any) -> Any:
+        old = [*thing]
+        parts = [self.of(part) for part in old]
+        if all(a is b for a, b in zip(parts, old, strict=True)):
+            return thing
+        if isinstance(thing, collections.deque):
+            return collections.deque(parts, cast("collections.deque[Any]", thing).maxlen)
+        return thing._make(parts) if _named_tuple(thing) else type(thing)(parts)
+
+    def _module(self, module: nn.Module) -> nn.Module:
+        """With the modules that it holds in containers, where its ``to`` does not reach."""
+        made = copy.deepcopy(module).to(self._device)
+        waiting, seen = [made], {id(part) for part in made.modules()}
+        while waiting:
+            for part in waiting.pop().modules():
+                for inner in _modules_in([value for name, value in vars(part).items() if name not in _INTERNAL]):
+                    if id(inner) not in seen:
+                        seen.update(id(more) for more in inner.to(self._device).modules())
+                        waiting.append(inner)
+        return made
 
     def _function(self, fn: types.FunctionType) -> Any:
         cells = [cell.cell_contents if filled(cell) else None for cell in fn.__closure__ or ()]
@@ -198,12 +221,38 @@ class _Copier:
         """Of any class: its attributes."""
         if isinstance(thing, type | types.ModuleType) or foreign(type(thing).__module__):
             return thing
-        attributes = getattr(thing, "__dict__", None)
+        attributes = dict[str, Any](getattr(thing, "__dict__", {}))
+        for slots in (vars(kind).get("__slots__", ()) for kind in type(thing).__mro__):
+            named = (slots,) if isinstance(slots, str) else slots
+            attributes.update({name: getattr(thing, name) for name in named if hasattr(thing, name)})
         if not attributes:
             return thing
         made = copy.copy(thing)
         self._done[id(thing)] = thing, made  # its own methods may be among its attributes
-        changed = {name: new for name, part in list(attributes.items()) if (new := self.of(part)) is not part}
+        changed = {name: new for name, part in attributes.items() if (new := self.of(part)) is not part}
         for name, part in changed.items():
             object.__setattr__(made, name, part)
         return made if changed else thing
+
+
+def _named_tuple(thing: Any) -> bool:
+    return isinstance(thing, tuple) and hasattr(thing, "_make")
+
+
+_INTERNAL = frozenset(vars(nn.Module()))
+
+
+def _modules_in(values: Any) -> Iterator[nn.Module]:
+    """Modules in nested containers."""
+    waiting, seen = [values], dict[int, Any]()
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen[id(one)] = one
+        if isinstance(one, nn.Module):
+            yield one
+        elif isinstance(one, dict):
+            waiting.extend(cast("dict[Any, Any]", one).values())
+        elif isinstance(one, list | tuple | set | frozenset | collections.deque):
+            waiting.extend(cast("list[Any]", one))

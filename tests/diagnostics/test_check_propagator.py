@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import re
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from strategies import Case, equal, examples, make_state
 from torch import Tensor
 
 import parareal as pr
+from parareal._core.preserve_state import held_by
 
 DOUBLE = torch.float64
 U0 = torch.tensor([1.0, -0.5, 0.3], dtype=DOUBLE)
@@ -514,6 +517,18 @@ def test_random_numbers_and_networks_are_left_as_they_were() -> None:
     assert network.training
     assert all(equal(state(), was) for state, was in zip(states, before, strict=True))
     assert torch.equal(u0, U0)
+
+
+def test_networks_are_found_in_what_holds_them() -> None:
+    network = torch.nn.Linear(3, 3)
+    holding: list[Callable[..., Tensor]] = [
+        lambda t, u, net=network: net(u),
+        lambda t, u, *, net=network: net(u),
+        lambda t, u, nets=frozenset({network}): next(iter(nets))(u),
+        lambda t, u, nets=deque([network]): nets[0](u),
+        partial(lambda t, u, nets: nets["a"][0](u), nets={"a": (network,)}),
+    ]
+    assert all(held_by([f])[0] == [network] for f in holding)
 
 
 def test_the_cost_is_counted_and_bounded() -> None:

@@ -615,8 +615,54 @@ def test_networks_in_training_mode_are_refused(part: nn.Module) -> None:
     parallel = da.diffusers.parallelize(pipe)
     pipe.unet.train()
     with pytest.raises(
-        ValueError, match=rf"pipe\.unet is in training mode and has {type(part).__name__}.*pipe\.unet\.eval"
+        ValueError, match=rf"pipe\.unet is in training mode, and its layer .*{type(part).__name__}.*pipe\.unet\.eval"
     ):
         call(parallel, {**TEXT, **SIZE})
     pipe.unet.eval()
     assert distance(call(parallel, {**TEXT, **SIZE}), call(pipe, {**TEXT, **SIZE})) <= 1e-4
+
+
+class Asking(nn.Module):
+    """A layer of one's own that does something else in training."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x)
+        return y - 0.3 * y.mean(0, keepdim=True) if self.training else y
+
+
+class Holding(nn.Module):
+    """A layer that holds others where ``eval`` does not reach them."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inners = {"one": [inner]}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inners["one"][0](x)
+
+
+def test_layers_that_ask_for_the_mode_are_warned_about() -> None:
+    pipe = sd(network=made(lambda: D.UNet2DConditionModel.from_config(unet().config)))
+    pipe.unet.conv_in = Asking(pipe.unet.conv_in)
+    parallel = da.diffusers.parallelize(pipe)
+    pipe.unet.conv_in.training = True
+    with pytest.warns(
+        RuntimeWarning, match=r"pipe\.unet.*conv_in.*Asking.*self\.training.*Use pipe\.unet\.eval"
+    ) as seen:
+        call(parallel, {**TEXT, **SIZE}, 4)
+    assert seen[0].filename == __file__
+    pipe.unet.eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        assert distance(call(parallel, {**TEXT, **SIZE}, 4), call(pipe, {**TEXT, **SIZE}, 4)) <= 1e-4
+
+
+def test_layers_that_are_not_registered_are_looked_at() -> None:
+    pipe = sd(network=made(lambda: D.UNet2DConditionModel.from_config(unet().config)))
+    pipe.unet.conv_in = Holding(nn.Sequential(pipe.unet.conv_in, nn.BatchNorm2d(32)))
+    with pytest.raises(ValueError, match=r"pipe\.unet is in training mode.*BatchNorm2d"):
+        call(da.diffusers.parallelize(pipe.to("cpu")), {**TEXT, **SIZE}, 4)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import functools
+import types
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 
 import diffusion_adapters as da
 import parareal as pr
+from diffusion_adapters.models._held_networks import networks_of
 
 
 class Net(nn.Module):
@@ -107,6 +111,155 @@ def wrapped(network: nn.Module) -> dict[str, Any]:
         "no_grad": torch.no_grad()(lambda x, t: network(x, t)),
         "guided": da.guided(model, 2.0, {"label": label}, {"label": label}),
     }
+
+
+NETWORKS: dict[Any, Any] = {}
+"""A global container."""
+
+
+class Holder:
+    """An object that holds something and calls nothing."""
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+
+class Slots(NamedTuple):
+    held: Any
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    held: Any
+
+    @property
+    def shown(self) -> Any:
+        return self.held
+
+
+class Each:
+    """Calls all that it has, by a method and through a property."""
+
+    def __init__(self, *parts: Any) -> None:
+        self.parts = [*parts]
+
+    @property
+    def first(self) -> Any:
+        return self.parts[0]
+
+    def run(self, x: Tensor, t: Tensor) -> Tensor:
+        for part in self.parts:
+            x = part(x, t)
+        return x
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.run(x, t)
+
+
+class Through(Each):
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.first(x, t)
+
+
+class Unregistered(nn.Module):
+    """A module whose ``eval`` does not reach the network that it calls."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.parts = {"one": [network]}
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.run(x, t)
+
+    def run(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.parts["one"][0](x, t)
+
+
+class Class:
+    network: Any = None
+
+
+def held(network: nn.Module) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """Functions that call the network, which something holds."""
+    fine = Net(nn.Identity())
+    NETWORKS["known"] = NETWORKS[1] = network
+    by_name, in_list, nested = {"eps": network, "other": fine}, [fine, network], {"all": [({"eps": network},)]}
+    endless: list[Any] = [network]
+    endless.append(endless)
+    many: list[Any] = [*range(100_000)]
+    return {
+        "a dictionary": lambda x, t: by_name["eps"](x, t),
+        "a dictionary, by a name": lambda x, t, key="eps": by_name[key](x, t),
+        "a dictionary, by a method": lambda x, t: by_name.get("eps", fine)(x, t),
+        "a global": lambda x, t: NETWORKS["known"](x, t),
+        "a list": lambda x, t: in_list[1](x, t),
+        "the end of a list": lambda x, t: in_list[-1](x, t),
+        "a tuple": lambda x, t, nets=(network,): nets[0](x, t),
+        "a set": lambda x, t, nets=frozenset({network}): next(iter(nets))(x, t),
+        "a default": lambda x, t, *, net=network: net(x, t),
+        "an ordered dictionary": lambda x, t, nets=collections.OrderedDict(a=network): nets["a"](x, t),
+        "nested": lambda x, t: nested["all"][0][0]["eps"](x, t),
+        "two uses": lambda x, t: by_name["other"](x, t) + next(iter(by_name.values()))(x, t),
+        "itself": lambda x, t: endless[0](x, t),
+        "beside numbers": lambda x, t: in_list[many[1]](x, t),
+        "an object": lambda x, t, one=Holder(network): one.held(x, t),
+        "objects": lambda x, t, one=Holder({"a": Holder(network)}): one.held["a"].held(x, t),
+        "a namespace": lambda x, t, one=types.SimpleNamespace(net=network): one.net(x, t),
+        "a named tuple": lambda x, t, one=Slots(network): one.held(x, t),
+        "slots": lambda x, t, one=Slotted(network): one.shown(x, t),
+        "a class": lambda x, t, one=type("One", (Class,), {"network": network}): one.network(x, t),
+        "a partial": functools.partial(lambda x, t, nets: nets["a"](x, t), nets={"a": network}),
+        "an attribute": Each(fine, network),
+        "a property": Through(network),
+        "a method": Each(lambda x, t: network(x, t)).run,
+        "a module": Unregistered(network),
+        "a cache": functools.lru_cache(lambda x, t: in_list[1](x, t)),
+    }
+
+
+@pytest.mark.parametrize("how", list(held(nn.Identity())))
+def test_networks_are_found_in_what_holds_them(how: str) -> None:
+    network = Net(nn.BatchNorm2d(4))
+    model = da.DiffusionModel(held(network)[how], da.VP())
+    with pytest.raises(ValueError, match=r"Net\.layer.*network\.eval\(\)"):
+        da.sample(model, NOISE, steps=6)
+    network.eval()
+    assert any(found is network for found in networks_of(model.network))
+    da.plan(model, NOISE, steps=6)
+
+
+def test_items_that_no_code_asks_for_are_left_alone() -> None:
+    """A network in training, and its mean, which is sampled from, often lie side by side."""
+    one, other = Net(nn.Identity()), Net(nn.Dropout(0.2))
+    nets, trainer = {"mean": one, "trained": other}, types.SimpleNamespace(mean=[one], trained=[other])
+
+    class Both:
+        def __init__(self) -> None:
+            self.nets, self.trained = {"mean": (one, other)}, other
+
+        def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+            return self.nets["mean"][0](x, t)
+
+    for function in (lambda x, t: nets["mean"](x, t), lambda x, t: trainer.mean[0](x, t), Both()):
+        assert networks_of(function) == [one]
+
+
+class Counted(list[Any]):
+    """A list that counts what is taken from it."""
+
+    taken: ClassVar[int] = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in super().__iter__():
+            Counted.taken += 1
+            yield item
+
+
+def test_of_large_containers_only_a_part_is_looked_at() -> None:
+    numbers, tree = Counted([0.5] * 100_000), Counted(Counted([] for _ in range(100)) for _ in range(1000))
+    network, Counted.taken = Net(nn.Identity()), 0
+    assert networks_of(lambda x, t: network(x, t) + sum(numbers) + len(tree[0])) == [network]
+    assert Counted.taken < 10_000
 
 
 @pytest.mark.parametrize("how", list(wrapped(nn.Identity())))

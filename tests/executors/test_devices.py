@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import functools
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -105,7 +107,40 @@ def of_a_global(t: Tensor, u: Tensor) -> Tensor:
     return [GLOBAL(v) for v in (u,)][0]  # noqa: RUF015  in code of its own
 
 
+class Hidden(nn.Module):
+    """A module that holds another where its ``to`` does not reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nets = {"a": [nn.Linear(4, 4)]}
+
+    def forward(self, t: Tensor, u: Tensor) -> Tensor:
+        return self.nets["a"][0](u)
+
+
+class Named(NamedTuple):
+    net: nn.Module
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    net: nn.Module
+
+
+def in_a(container: Any) -> Callable[..., Tensor]:
+    return lambda t, u: next(iter(container))(u)
+
+
 MADE = {
+    "set": lambda: in_a({nn.Linear(4, 4)}),
+    "frozen set": lambda: in_a(frozenset({nn.Linear(4, 4)})),
+    "deque": lambda: in_a(collections.deque([nn.Linear(4, 4)])),
+    "named tuple": lambda: in_a(Named(nn.Linear(4, 4))),
+    "ordered dictionary": lambda: functools.partial(
+        lambda nets, t, u: nets["a"](u), collections.OrderedDict(a=nn.Linear(4, 4))
+    ),
+    "hidden": Hidden,
+    "slots": lambda: functools.partial(lambda one, t, u: one.net(u), Slotted(nn.Linear(4, 4))),
     "module": lambda: functools.partial(lambda net, t, u: net(u), nn.Linear(4, 4)),
     "closure": closure,
     "default": default,
