@@ -29,15 +29,17 @@ class Ring:
     def __init__(self, like: State, systems: int, per: int, keep: int | None = None, depth: int = 1) -> None:
         self._per, self._keep = per, per if keep is None else min(keep, per)
         self._lanes, self.depth, self._places = systems * self._keep, depth, systems * per
-        self.tree = trees.map(lambda leaf: leaf.new_full((depth * self._lanes, *leaf.shape[1:]), float("nan")), like)
+        self.tree = self._empty(like)
         self._held = np.full(depth * self._lanes, -1)  # a place plus the number of places times the iterate
         self._device, self._vacant = trees.leaves(like)[0].device, True
 
     def take(self, ids: Ints, iterate: Ints) -> State:
         """Copies of states: later writes do not change them."""
-        index = self._index(self._rows(ids, iterate))
-        part = trees.lanes(self.tree, index)
-        return trees.clone(part) if isinstance(index, slice) else part
+        return self._copied(self._rows(ids, iterate))
+
+    def take_or_nan(self, ids: Ints, iterate: Ints) -> State:
+        """The same, NaN where these iterates of these places are not held, or are negative."""
+        return self._copied(self._rows_or_nan(ids, iterate))
 
     def peek(self, ids: Ints, iterate: Ints) -> State:
         """States for immediate use; a view where they are neighbours."""
@@ -50,8 +52,7 @@ class Ring:
         if self._vacant:
             self._vacant = False
             if [x.shape[1:] for x in trees.leaves(value)] != [x.shape[1:] for x in trees.leaves(self.tree)]:
-                size = self.depth * self._lanes
-                self.tree = trees.map(lambda leaf: leaf.new_full((size, *leaf.shape[1:]), float("nan")), value)
+                self.tree = self._empty(value)
         rows, held = self._rows(ids, iterate), ids + self._places * iterate
         index = self._index(rows)
         self._held[rows] = held
@@ -68,8 +69,11 @@ class Ring:
 
     def wanted(self, ids: Ints, iterate: Ints) -> list[Ints]:
         """The index that these states are read or written with, if it takes one; see `host.Upload`."""
-        rows = self._rows(ids, iterate)
-        return [] if len(rows) < 2 or bool((np.diff(rows) == 1).all()) else [rows]
+        return self._index_of(self._rows(ids, iterate))
+
+    def wanted_or_nan(self, ids: Ints, iterate: Ints) -> list[Ints]:
+        """The same of `take_or_nan`."""
+        return self._index_of(self._rows_or_nan(ids, iterate))
 
     def has(self, ids: Ints, iterate: Ints) -> Bools:
         """Whether these iterates of these places are held."""
@@ -80,11 +84,29 @@ class Ring:
         if depth > self.depth:
             self._grow(depth)
 
+    def _empty(self, like: State, depth: int | None = None) -> State:
+        """A buffer without states, and one row more, which stays NaN."""
+        size = (self.depth if depth is None else depth) * self._lanes + 1
+        return trees.map(lambda leaf: leaf.new_full((size, *leaf.shape[1:]), float("nan")), like)
+
     def _rows(self, ids: Ints, iterate: Ints) -> Ints:
         if self._keep < self._per:
             system, n = np.divmod(ids, self._per)
             ids = system * self._keep + n % self._keep
         return ids if self.depth == 1 else ids + (iterate % self.depth) * self._lanes
+
+    def _rows_or_nan(self, ids: Ints, iterate: Ints) -> Ints:
+        there = (iterate >= 0) & self.has(ids, np.maximum(iterate, 0))
+        return np.where(there, self._rows(ids, iterate), self.depth * self._lanes)  # that row is never written to
+
+    def _copied(self, rows: Ints) -> State:
+        index = self._index(rows)
+        part = trees.lanes(self.tree, index)
+        return trees.clone(part) if isinstance(index, slice) else part
+
+    @staticmethod
+    def _index_of(rows: Ints) -> list[Ints]:
+        return [] if len(rows) < 2 or bool((np.diff(rows) == 1).all()) else [rows]
 
     def _index(self, rows: Ints) -> slice | Tensor:
         """Neighbouring rows as a slice, which needs no index tensor and no transfer to the device."""
@@ -98,11 +120,10 @@ class Ring:
         iterate = self._held[full] // self._places
         newest = np.argsort(-iterate, kind="stable")  # where rows are shared, these stay
         full, iterate = full[newest], iterate[newest]
-        size = depth * self._lanes
         rows, first = np.unique(full % self._lanes + (iterate % depth) * self._lanes, return_index=True)
-        full, held = full[first], np.full(size, -1)
+        full, held = full[first], np.full(depth * self._lanes, -1)
         held[rows] = self._held[full]
-        tree = trees.map(lambda leaf: leaf.new_full((size, *leaf.shape[1:]), float("nan")), self.tree)
+        tree = self._empty(self.tree, depth)
         if len(full):
             here, there = (index_to(self._device, index) for index in (full, rows))
             for leaf, former in zip(trees.leaves(tree), trees.leaves(self.tree), strict=True):

@@ -179,12 +179,8 @@ class Ahead:
         return wanted + self._earlier(place, k) + u.wanted(right, k + 1)
 
     def _earlier(self, place: Ints, k: Ints) -> list[Any]:
-        """The indices of the fine solutions before, for the stopping rule, and where there are any."""
-        ring = self._it.rings.fine
-        if not self._it.setup.keep_earlier:
-            return []
-        there = (k > 0) & ring.has(place, np.maximum(k - 1, 0))
-        return ring.wanted(place, np.where(there, k - 1, 0)) + ([] if there.all() else [there])
+        """The index of the fine solutions before, for the stopping rule."""
+        return self._it.rings.fine.wanted_or_nan(place, k - 1) if self._it.setup.keep_earlier else []
 
     def _guesses(self, rows: Runs, boundary: Ints, iterate: Ints, current: Ints) -> list[Any]:
         u, start, slices = self._it.rings.u, rows.n[:, 0], self._it.layout.slices

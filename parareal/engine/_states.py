@@ -209,9 +209,8 @@ class StoredStates(Readiness):
 
     def earlier_fine(self, place: Ints, iterate: Ints) -> State:
         """A copy of fine solutions, without a multistep history; NaN where they are not there."""
-        there = (iterate >= 0) & self.rings.fine.has(place, np.maximum(iterate, 0))
-        f = self.rings.fine.take(place, np.where(there, iterate, 0))
-        return self._only(there, without_history(f[0] if self.setup.carries else f))
+        f = self.rings.fine.take_or_nan(place, iterate)
+        return without_history(f[0] if self.setup.carries else f)
 
     def known(self, system: Ints, n: Ints, iterate: Ints, lookback: int = -1) -> Known:
         """What is known of slices at an iterate; from ``lookback`` of 0 on also fine values and iterates before."""
