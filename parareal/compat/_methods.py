@@ -159,7 +159,7 @@ def _foreign(args: Arguments, slices: int) -> Plan:
     else:
         method = "implicit_adams" if args.method == "fixed_adams" else str(args.method)
         fine = TorchDiffEq(method, rtol, atol, options)
-    return Plan(_grid(edges), edges, fine, RK4())
+    return Plan(_grid(edges), edges, timed(fine, edges), timed(RK4(), edges))
 
 
 def _grid(edges: Tensor) -> TimeGrid:
