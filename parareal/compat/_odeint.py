@@ -258,7 +258,7 @@ def _between(
 def _cubics(args: Arguments, plan: Plan, states: State, executor: Executor) -> Dense:
     """Cubics between all fixed steps."""
     points = plan.points.to(trees.leaves(states)[0].device)
-    slopes = executor.evaluate(args.problem.rhs, (points.detach(), states), len(points))
+    slopes = executor.evaluate(args.problem.rhs, (points, states), len(points))
     left, right = (trees.map(lambda leaf, part=part: leaf[part], states) for part in (slice(-1), slice(1, None)))
     f0, f1 = (trees.map(lambda leaf, part=part: leaf[part], slopes) for part in (slice(-1), slice(1, None)))
     pieces = hermite(points[:-1], points[1:], left, right, f0, f1)
