@@ -65,6 +65,9 @@ class Timed(Integrator):
         """Those of the method; the first stage has times of its own."""
         return replace(self.inner.traits, shares_first_stage=False)
 
+    def __repr__(self) -> str:
+        return repr(self.inner)
+
     def bind(self, problem: Any, u0: State, grid: Any) -> Timed:
         """With the method bound."""
         return replace(self, inner=self.inner.bind(problem, u0, grid))
@@ -122,6 +125,9 @@ class TimedMultistep(Multistep):
         """As the method."""
         return self.inner.group
 
+    def __repr__(self) -> str:
+        return repr(self.inner)
+
     def bind(self, problem: Any, u0: State, grid: Any) -> Integrator:
         """With the method bound."""
         bound = self.inner.bind(problem, u0, grid)
@@ -153,6 +159,9 @@ class TimedAdaptive(Paced):
     points: Points
     steps: int | None = 1
     traits = IntegratorTraits(evaluations=None)
+
+    def __repr__(self) -> str:
+        return repr(self.inner)
 
     def bind(self, problem: Any, u0: State, grid: Any) -> TimedAdaptive:
         """Itself, checked."""
