@@ -111,7 +111,9 @@ def test_a_continuous_solution_by_the_adjoint(method: Any) -> None:
 def test_a_grid_with_a_graph_by_the_adjoint(fine: Any) -> None:
     def at(t: Tensor) -> Tensor:
         grid = pr.TimeGrid.from_points(t, slices=2)
-        dense = pr.solve(pr.ODE(f), Y0, grid, fine=fine, coarse=pr.Heun(), stop=1e-11, gradients="adjoint").dense()
+        dense = pr.solve(
+            pr.ODE(f), Y0, grid, fine=fine, coarse=pr.Heun(), stop=pr.Tolerance(1e-11), gradients="adjoint"
+        ).dense()
         return number(dense(AT)) + number(dense(t))
 
     check(at, torch.tensor([0.0, 0.4, 0.7, 1.1, 1.5], dtype=D))
