@@ -32,6 +32,7 @@ from parareal.executors._base import Executor
 from parareal.executors._local import Batched
 from parareal.grid._time_grid import TimeGrid
 from parareal.integrators._base import Integrator
+from parareal.integrators._timed import timed
 from parareal.persistence._checkpoint import Checkpoint
 from parareal.problem._ode import Problem
 from parareal.results._run_identity import digest
@@ -264,6 +265,8 @@ def solve_as(
                 saved.save(solution)
         if adjoint is not None:
             solution = adjoint.attached(solution)
+            if solution.continuous is not None:  # of the states from which gradients flow
+                solution = replace(solution, continuous=_continuous(inputs, solution.us, executor, graph=True))
         elif first is not None or resume is not None:
             solution = without_gradients(solution, resume, first is not None, correction, stop)
     if throw and solution.status.failed:
@@ -357,6 +360,9 @@ def serial(
         return replace(solution, continuous=None if inputs.batch == 0 else _continuous(inputs, solution.us, executor))
 
 
-def _continuous(inputs: Inputs, us: State, executor: Executor) -> Callable[[], Dense]:
-    """What makes the solution at all times."""
-    return lambda: dense_of(inputs.problem, inputs.fine, inputs.grid, us, executor, inputs.rows, inputs.samples)
+def _continuous(inputs: Inputs, us: State, executor: Executor, graph: bool = False) -> Callable[[], Dense]:
+    """What makes the solution at all times; with the ``graph`` of times that came with one if the states have it."""
+    fine, given = inputs.fine, inputs.grid.given
+    if graph and given is not None:
+        fine = timed(fine, given if fine.steps is None else given[list(inputs.grid.bounds)])
+    return lambda: dense_of(inputs.problem, fine, inputs.grid, us, executor, inputs.rows, inputs.samples)

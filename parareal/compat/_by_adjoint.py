@@ -53,13 +53,19 @@ def by_adjoint(found: Scope) -> Generator[None, None, None]:
         _SCOPE.reset(token)
 
 
+def times_of(points: Tensor) -> Tensor:
+    """The points of a grid, with the graph of the times where these are the points and states have it."""
+    found = _SCOPE.get()
+    return points if found is None or found.times is None else found.times.to(points)
+
+
 def solve(problem: Problem, u0: State, grid: TimeGrid, **options: Any) -> Solution:
     """`parareal.solve`."""
     found = _SCOPE.get()
     if found is None:
         return _solve.solve(problem, u0, grid, **options)
     if found.times is not None:
-        object.__setattr__(grid, "given", found.times.to(device="cpu", dtype=torch.float64))
+        object.__setattr__(grid, "given", times_of(grid.points))
     return _solve.solve_by_adjoint(found.request, problem, u0, grid, **options)
 
 

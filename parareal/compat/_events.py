@@ -218,7 +218,7 @@ def _pieces(args: Arguments, plan: Plan, solution: Solution, executor: Executor)
     if plan.interp == "linear":
         pieces = lines(points[:-1], points[1:], left, right)
     else:
-        slopes = executor.evaluate(args.problem.rhs, (points.detach(), states), len(points))
+        slopes = executor.evaluate(args.problem.rhs, (points, states), len(points))
         rounds, evaluations = rounds + 1, evaluations + len(points)
         f0, f1 = (trees.map(lambda leaf, part=part: leaf[part], slopes) for part in (slice(-1), slice(1, None)))
         pieces = hermite(points[:-1], points[1:], left, right, f0, f1)

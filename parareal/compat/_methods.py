@@ -11,7 +11,6 @@ from torch import Tensor
 from parareal._core.names import METHOD_HINTS, one_of
 from parareal.compat._arguments import Arguments, least
 from parareal.compat._dense_output import points_of
-from parareal.compat._timed import timed
 from parareal.grid._time_grid import TimeGrid
 from parareal.integrators import (
     RK4,
@@ -30,6 +29,7 @@ from parareal.integrators import (
     Trapezoid,
 )
 from parareal.integrators._embedded import EMBEDDED
+from parareal.integrators._timed import timed
 from parareal.integrators.external._checks import check_options
 
 ADAPTIVE = tuple(EMBEDDED)
@@ -159,7 +159,7 @@ def _foreign(args: Arguments, slices: int) -> Plan:
     else:
         method = "implicit_adams" if args.method == "fixed_adams" else str(args.method)
         fine = TorchDiffEq(method, rtol, atol, options)
-    return Plan(_grid(edges), edges, fine, RK4())
+    return Plan(_grid(edges), edges, timed(fine, edges), timed(RK4(), edges))
 
 
 def _grid(edges: Tensor) -> TimeGrid:

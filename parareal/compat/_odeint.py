@@ -21,7 +21,7 @@ from parareal._core.keywords import explain_keywords
 from parareal._core.trees import State
 from parareal._input_checks import device_kind
 from parareal.compat._arguments import Arguments, arguments, least
-from parareal.compat._by_adjoint import fill, solve
+from parareal.compat._by_adjoint import fill, solve, times_of
 from parareal.compat._dense_output import at_times
 from parareal.compat._events import Event, find, find_in_parallel
 from parareal.compat._methods import FOREIGN, Plan, adaptive_of, check_method, plan_of
@@ -257,8 +257,8 @@ def _between(
 
 def _cubics(args: Arguments, plan: Plan, states: State, executor: Executor) -> Dense:
     """Cubics between all fixed steps."""
-    points = plan.points.to(trees.leaves(states)[0].device)
-    slopes = executor.evaluate(args.problem.rhs, (points.detach(), states), len(points))
+    points = times_of(plan.points).to(trees.leaves(states)[0].device)
+    slopes = executor.evaluate(args.problem.rhs, (points, states), len(points))
     left, right = (trees.map(lambda leaf, part=part: leaf[part], states) for part in (slice(-1), slice(1, None)))
     f0, f1 = (trees.map(lambda leaf, part=part: leaf[part], slopes) for part in (slice(-1), slice(1, None)))
     pieces = hermite(points[:-1], points[1:], left, right, f0, f1)

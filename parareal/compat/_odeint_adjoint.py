@@ -92,9 +92,16 @@ def odeint_adjoint(
     moved = _moved(right, y0, t[0], -1.0)  # a later start is an earlier state
     with by_adjoint(found):
         result = odeint(f, moved, t.detach(), func=func, **options)
+    if options.get("dense"):  # its boundaries have no graph: what moves is the start, and the time it is called with
+        return result
     states, *rest = result if options.get("return_solution") else (result,)
-    each = [y0, *[_moved(right, trees.one(states, i), t[i], 1.0) for i in range(1, len(t))]]
+    event, at = options.get("event_fn") is not None, None
+    if event:  # the state at the event moves with the start alone
+        at, states = states
+    ends = [trees.one(states, i) for i in range(1, len(t))]
+    each = [y0, *(ends if event else [_moved(right, end, t[i], 1.0) for i, end in enumerate(ends, 1)])]
     states = trees.stack([trees.map(lambda leaf, like: leaf.to(like.dtype), one, trees.one(states, 0)) for one in each])
+    states = (at, states) if event else states
     return (states, *rest) if rest else states
 
 

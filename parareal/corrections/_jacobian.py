@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -23,6 +23,7 @@ from parareal.corrections._traits import CorrectionTraits
 from parareal.grid._mesh import Where
 from parareal.integrators._implicit import Implicit
 from parareal.integrators._propagator import Propagator
+from parareal.integrators._timed import Timed
 from parareal.problem._ode import ODE
 from parareal.problem._semilinear import Semilinear
 
@@ -120,6 +121,8 @@ class Jacobian(Correction):
 
     def carrier(self, fine: Any) -> Any:
         """Implicit methods and propagators carry tangents in ways of their own."""
+        if isinstance(fine, Timed) and isinstance(fine.inner, Implicit):
+            return replace(fine, inner=ImplicitCarrier(fine.inner, self))
         if isinstance(fine, Implicit):
             return ImplicitCarrier(fine, self)
         return PropagatorCarrier(fine, self) if isinstance(fine, Propagator) else fine
@@ -201,6 +204,7 @@ def _check_differentiable(problem: Any, u0: State, fine: Any) -> None:
     """Raises unless tangents can be carried through the steps of ``fine``."""
     if isinstance(fine, Propagator) and fine.differentiable:
         return
+    fine = fine.inner if isinstance(fine, Timed) else fine
     traits = fine.traits
     implicit = isinstance(fine, Implicit) and type(fine).step is Implicit.step
     # Another method whose work varies would take different steps with tangents than without them.

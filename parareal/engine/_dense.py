@@ -24,6 +24,7 @@ from parareal.integrators._march import March
 from parareal.integrators._paced import Paced
 from parareal.integrators._propagator import Propagator
 from parareal.integrators._quartic import Quartic
+from parareal.integrators._timed import untimed
 from parareal.problem._ode import ODE, Problem
 
 
@@ -153,13 +154,15 @@ def dense_of(
     problem = problem.bind(one, grid, fine)
     fine = fine.bind(problem, one, grid)
     points, states, rounds, evaluations = grid.edges, us, 0, 0
-    if not samples and isinstance(fine, Adaptive | Carrying):
-        method = fine.method if isinstance(fine, Carrying) else fine
+    plain, timed = untimed(fine)  # where times have a graph, so have the boundaries of pieces
+    if not samples and isinstance(plain, Adaptive | Carrying):
+        method = plain.method if isinstance(plain, Carrying) else plain
+        points = points if timed is None else timed.attach(points)
         u = trees.map(lambda leaf: leaf[:-1], us)
         t0, t1 = points[:-1], points[1:]
         pieces, _, rounds, evaluations = adaptive_pieces(method, problem, t0, t1, u, executor)
         return Dense(pieces, end, rounds, evaluations)
-    known = isinstance(problem, ODE) and not isinstance(fine, Propagator)
+    known = isinstance(problem, ODE) and not isinstance(plain, Propagator)
     if known and not samples and not isinstance(fine, Multistep | Paced) and not fine.traits.apart:
         if fine.steps is not None:
             mesh = Mesh.build(grid, fine.steps, torch.device("cpu"))
@@ -167,7 +170,7 @@ def dense_of(
             grid = TimeGrid.from_points(torch.cat([mesh.on_host[torch.from_numpy(at)], points[-1:]]), grid.num_slices)
         states, rounds, evaluations = fill(problem, fine, grid, us, executor)
         points = grid.points
-    points = points.to(device)
+    points = (points if timed is None else timed.attach(points)).to(device)
     left, right = _sides(states)
     if not known:
         return Dense(lines(points[:-1], points[1:], left, right), end)

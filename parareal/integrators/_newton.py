@@ -150,7 +150,7 @@ def solve_stages(
     coarsest, finest = float(unit.max()), float(unit.min())
     request = Correction(problem, a, coarsest**0.5 if krylov else None, kept is not None)
     jacobian: Tensor | None = None
-    size, length = to_vector(base, 1).detach().abs().amax(1).double(), h.abs()
+    size, length = to_vector(base, 1).detach().abs().amax(1).double(), h.detach().abs()
     before = torch.full_like(length, torch.inf)
     active, failed = alive, ~alive
     for iteration in range(options.most):

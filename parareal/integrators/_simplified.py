@@ -130,7 +130,7 @@ class Iteration:
         among = None if want.equal(active) else renew[active].nonzero()[:, 0].to(system.k.device)
         factors, h = self._factors(system.k), system.h if among is None else system.h[among]
         jacobian, evaluations = system.matrices(among)
-        new = Slot(h.double(), factors.row_sums(jacobian, system.a, h), factors.of(jacobian, system.a, h))
+        new = Slot(h.detach().double(), factors.row_sums(jacobian, system.a, h), factors.of(jacobian, system.a, h))
         if want.all():
             return new, evaluations
         places = want.nonzero()[:, 0].to(system.k.device)
@@ -178,7 +178,8 @@ def solve_kept(
     """
     guess, k, asked = k.detach(), k.detach(), False
     allowed = _Allowed(base, h, options.rtol)
-    renew: Bools = ~((h - slot.h).abs() <= SAME_STEP * h.abs()).cpu().numpy()
+    step = h.detach()
+    renew: Bools = ~((step - slot.h).abs() <= SAME_STEP * step.abs()).cpu().numpy()
     own = renew.copy()  # lanes whose factor was made for this very system
     made = np.zeros(len(alive), dtype=np.int64)
     before = np.full(len(alive), np.inf)
@@ -244,7 +245,7 @@ class _Allowed:
         # In units of the tolerance, which differs between leaves of different precision.
         self._unit = None if self._coarsest == self._finest else units(base, rtol)
         self._size = to_vector(base, 1).detach().abs().amax(1).double().cpu().numpy()
-        self._length = h.abs().cpu().numpy()
+        self._length = h.detach().abs().cpu().numpy()
 
     def progress(self, delta: Tensor, k: Tensor, stiffness: Tensor, before: Floats) -> _Progress:
         """What a correction says."""

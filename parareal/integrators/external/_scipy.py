@@ -117,6 +117,7 @@ class SciPy(Integrator):
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: State) -> Stages:
         """The whole slice, as many requests as the solver makes calls, one for LSODA; see `Integrator.step`."""
         _check_no_grad(trees.leaves(u), "the state requires")
+        _check_no_grad([t0, t1], "the times require")
         if self.method != "LSODA":
             return (yield from lane_by_lane(problem, self._solve, t0, t1, u))
         u, _ = yield _OneAtATime(self, problem), t0, t1, u

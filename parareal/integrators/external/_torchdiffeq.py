@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -174,12 +175,29 @@ class TorchDiffEq(Integrator):
         options = dict(self.options) if self.options else None
         if options is not None and "norm" in options and any(leaf.ndim == 0 for leaf in trees.leaves(u)):
             options["norm"] = partial(_norm_as_given, options["norm"], u)
+        if options is not None and options.get("step_size") is not None and (t0.requires_grad or t1.requires_grad):
+            options["grid_constructor"] = partial(_whole_steps, options.pop("step_size"))
         try:
             ys = odeint(func, y0, torch.stack([t0, t1]), method=self.method, options=options, **tolerances)
         except AssertionError:  # the error of torchdiffeq for a step that underflows, or too many steps
             return None
         ends = [ys[-1]] if isinstance(u, Tensor) else [y[-1] for y in ys]
         return trees.rebuild([y.reshape(like.shape) for y, like in zip(ends, trees.leaves(u), strict=True)], u)
+
+
+def _whole_steps(size: Any, f: Any, y0: Any, t: Tensor) -> Tensor:
+    """Torchdiffeq's points for a step size, but for a last step within rounding of zero.
+
+    torchdiffeq has the state before such a step, which does not move with the end: its derivative is lost.
+    """
+    span = (t[-1] - t[0]).detach()
+    count = max(math.ceil(float(span.abs() / size) - _ROUNDED), 1)
+    inside = t[0] + torch.sign(span) * size * torch.arange(count, dtype=t.dtype, device=t.device)
+    return torch.cat([inside, t[-1:]])
+
+
+_ROUNDED = 1e-9
+"""Part of a step that counts as none: well above the rounding of times, well below any step that is meant."""
 
 
 def _norm_as_given(norm: Any, like: State, y: Any) -> Tensor:
