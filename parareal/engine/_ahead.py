@@ -17,7 +17,6 @@ from parareal._core.host import Upload
 from parareal._core.multistep_state import without_history
 from parareal.engine._readiness import Readiness, Runs, some
 from parareal.grid._mesh import Span
-from parareal.results._run_state import RunState
 
 if TYPE_CHECKING:
     from parareal.engine._states import StoredStates
@@ -52,7 +51,7 @@ class Ahead:
     def of_updates(self, rows: Runs, system: Ints, n: Ints, k: Ints) -> None:
         """Before rows of boundaries take their next iterates."""
         if not self._plays:
-            self._send(self._updates(rows, system, n, k, self._it.state))
+            self._send(self._updates(rows, system, n, k, self._it))
 
     def _send(self, wanted: list[Any]) -> None:
         upload = Upload(self._it.layout.device)
@@ -139,7 +138,7 @@ class Ahead:
             if runs is not None:
                 system, n = runs.flat()
                 k = state.current[system, n + 1]
-                upload.indices(self._updates(runs, system, n, k, state))
+                upload.indices(self._updates(runs, system, n, k, played))
                 at, like = Span(it.setup.times, runs.n), without_history(it.setup.u0)
                 it.setup.correction.prepare_run(at, like, upload)
                 state.current[system, n + 1] = k + 1
@@ -159,12 +158,12 @@ class Ahead:
         wanted = self._it.rings.fine.wanted(place, left) + self._earlier(place, left)
         return [*wanted, *u.wanted(right, np.maximum(k, 0)), *u.wanted(right, np.where(k < 0, left, k) + 1)]
 
-    def _updates(self, rows: Runs, system: Ints, n: Ints, k: Ints, state: RunState) -> list[Any]:
-        it, current = self._it, state.current
+    def _updates(self, rows: Runs, system: Ints, n: Ints, k: Ints, played: Readiness) -> list[Any]:
+        it, current = self._it, played.state.current
         u, fine, slices, first = it.rings.u, it.rings.fine, it.layout.slices, rows.n[:, 0]
         place, boundary = system * slices + n, rows.system * (slices + 1) + first
         iterate, right = current[rows.system, first + 1], place + system + 1
-        before = np.minimum(np.maximum(k - 1, state.lanes.fine_first[system, n]), k)
+        before = played.before(system, n, k)
         wanted = [rows.n, rows.n + 1]
         wanted += fine.wanted(place, k) + u.wanted(right, np.maximum(k, 0))
         wanted += u.wanted(boundary, iterate) + u.wanted(boundary, iterate + 1)
