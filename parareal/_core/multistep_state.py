@@ -65,13 +65,12 @@ def follow(new: State, fine: Carried, before: Carried) -> Carried:
     """
     change, seen = trees.sub(new, fine.u), trees.sub(fine.u, before.u)
     along, length = _inner(change, seen), _inner(seen, seen)
+    # Nothing has been seen where the length is zero.
+    share = (along / length).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0).clamp_(-1.0, 1.0)
     alike = (fine.memory.clock == before.memory.clock).all(1)
-    like = length > 0
-    if alike.device == like.device:
-        like = alike & like
-    elif not bool(alike.all()):
-        like = index_to(like.device, alike.numpy()) & like
-    share = torch.where(like, along / torch.where(like, length, 1.0), 0.0).nan_to_num(0.0).clamp(-1.0, 1.0)
+    if alike.device.type != "cpu" or not bool(alike.all()):
+        there = alike if alike.device == share.device else index_to(share.device, alike.numpy())
+        share = torch.where(there, share, 0.0)
 
     def carry(now: Tensor, old: Tensor) -> Tensor:
         far = trees.per_lane(share, now)
@@ -86,9 +85,10 @@ def follow(new: State, fine: Carried, before: Carried) -> Carried:
 
 def _inner(a: State, b: State) -> Tensor:
     """Inner products, real, over all leaves of each lane, float64, ``(L,)``."""
-    total: Tensor | float = 0.0
+    total: Tensor | None = None
     for x, y in zip(trees.leaves(a), trees.leaves(b), strict=True):
         product = (x * y.conj()).real if x.is_complex() else x * y
-        total = total + product.detach().reshape(len(x), -1).sum(1, dtype=torch.float64)
-    assert isinstance(total, Tensor)
+        part = product.detach().reshape(len(x), -1).sum(1, dtype=torch.float64)
+        total = part if total is None else total + part
+    assert total is not None
     return total

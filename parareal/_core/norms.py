@@ -21,13 +21,21 @@ def norm(tree: State, kind: NormName) -> Tensor:
         kind: ``"rms"``, the root of the mean square over all elements of all leaves, or ``"max"``, the largest
             modulus.
     """
-    order = 2.0 if kind == "rms" else float("inf")
-    parts = [_leaf_norm(leaf, order) for leaf in trees.leaves(tree)]
-    if kind == "max":
-        return parts[0] if len(parts) == 1 else torch.stack(parts).amax(0)
-    size = sum(leaf[0].numel() for leaf in trees.leaves(tree))
-    total = parts[0] if len(parts) == 1 else torch.linalg.vector_norm(torch.stack(parts), dim=0)
-    return total / size**0.5
+    return largest_norm([tree], kind)
+
+
+def largest_norm(alike: list[State], kind: NormName) -> Tensor:
+    """The largest norm of several trees of one structure and shape, lane by lane; see `norm`."""
+    totals = [_whole_norm(tree, kind) for tree in alike]
+    total = totals[0] if len(totals) == 1 else torch.stack(totals).amax(0)
+    return total if kind == "max" else total / sum(leaf[0].numel() for leaf in trees.leaves(alike[0])) ** 0.5
+
+
+def _whole_norm(tree: State, kind: NormName) -> Tensor:
+    parts = [_leaf_norm(leaf, 2.0 if kind == "rms" else float("inf")) for leaf in trees.leaves(tree)]
+    if len(parts) == 1:
+        return parts[0]
+    return torch.stack(parts).amax(0) if kind == "max" else torch.linalg.vector_norm(torch.stack(parts), dim=0)
 
 
 def _leaf_norm(leaf: Tensor, order: float) -> Tensor:
