@@ -54,6 +54,10 @@ class WrappedMethod(pr.Multistep):
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: pr.Carried, variant: int = 0) -> Stages:
         """One step; see `parareal.Multistep.step`."""
 
+    def first_order(self, problem: Any, t0: Tensor, t1: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Calls the method."""
+        return self.method.first_order(problem, t0, t1) if isinstance(self.method, pr.Multistep) else None
+
     def of_method(self, problem: Any, t0: Tensor, t1: Tensor, u: pr.Carried, variant: int) -> Stages:
         """One step of the method itself."""
         if isinstance(self.method, pr.Multistep):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from torch import Tensor
 
@@ -32,21 +34,34 @@ class Ring:
         self.tree = self._empty(like)
         self._held = np.full(depth * self._lanes, -1)  # a place plus the number of places times the iterate
         self._device, self._vacant = trees.leaves(like)[0].device, True
+        self._read: dict[bytes, State] = {}  # what has been read since the last write: the same rows come again
 
     def take(self, ids: Ints, iterate: Ints) -> State:
         """Copies of states: later writes do not change them."""
-        return self._copied(self._rows(ids, iterate))
-
-    def take_or_nan(self, ids: Ints, iterate: Ints) -> State:
-        """The same, NaN where these iterates of these places are not held, or are negative."""
-        return self._copied(self._rows_or_nan(ids, iterate))
+        index = self._index(self._rows(ids, iterate))
+        part = trees.lanes(self.tree, index)
+        return trees.clone(part) if isinstance(index, slice) else part
 
     def peek(self, ids: Ints, iterate: Ints) -> State:
-        """States for immediate use; a view where they are neighbours."""
-        return trees.lanes(self.tree, self._index(self._rows(ids, iterate)))
+        """States for immediate use, which nobody writes to; a view where they are neighbours."""
+        rows = self._rows(ids, iterate)
+        index = self._index(rows)
+        if isinstance(index, slice):
+            return trees.lanes(self.tree, index)
+        key = rows.tobytes()
+        if key not in self._read:
+            self._read[key] = trees.lanes(self.tree, index)
+        return self._read[key]
+
+    def peek_or_nan(self, ids: Ints, iterate: Ints, part: Callable[[State], State]) -> State:
+        """A part of the same, NaN where these iterates of these places are not held, or are negative."""
+        rows = self._rows_or_nan(ids, iterate)
+        found = self._read.get(rows.tobytes())
+        return trees.lanes(part(self.tree), self._index(rows)) if found is None else part(found)
 
     def put(self, ids: Ints, iterate: Ints, value: State, oldest: Ints | None = None) -> None:
         """Stores states, the last of those that share a row; with ``oldest``, keeps the iterates from that one on."""
+        self._read = {}
         if oldest is not None and (span := int((iterate - oldest).max()) + 1) > self.depth:
             self._grow(span)
         if self._vacant:
@@ -82,6 +97,7 @@ class Ring:
     def reserve(self, depth: int) -> None:
         """Makes room for ``depth`` iterates of each place."""
         if depth > self.depth:
+            self._read = {}
             self._grow(depth)
 
     def _empty(self, like: State, depth: int | None = None) -> State:
@@ -98,11 +114,6 @@ class Ring:
     def _rows_or_nan(self, ids: Ints, iterate: Ints) -> Ints:
         there = (iterate >= 0) & self.has(ids, np.maximum(iterate, 0))
         return np.where(there, self._rows(ids, iterate), self.depth * self._lanes)  # that row is never written to
-
-    def _copied(self, rows: Ints) -> State:
-        index = self._index(rows)
-        part = trees.lanes(self.tree, index)
-        return trees.clone(part) if isinstance(index, slice) else part
 
     @staticmethod
     def _index_of(rows: Ints) -> list[Ints]:

@@ -179,7 +179,14 @@ class Ahead:
 
     def _earlier(self, place: Ints, k: Ints) -> list[Any]:
         """The index of the fine solutions before, for the stopping rule."""
-        return self._it.rings.fine.wanted_or_nan(place, k - 1) if self._it.setup.keep_earlier else []
+        it = self._it
+        if not it.setup.keep_earlier:
+            return []
+        wanted = it.rings.fine.wanted_or_nan(place, k - 1)
+        if it.setup.first_order is None:
+            return wanted
+        boundary, u = place + place // it.layout.slices, it.rings.u
+        return [*wanted, *u.wanted_or_nan(boundary, k), *u.wanted_or_nan(boundary, k - 1)]
 
     def _guesses(self, rows: Runs, boundary: Ints, iterate: Ints, current: Ints) -> list[Any]:
         u, start, slices = self._it.rings.u, rows.n[:, 0], self._it.layout.slices

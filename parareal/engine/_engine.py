@@ -18,6 +18,7 @@ from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
 from parareal.corrections._base import Correction, bound_correction, mismatch_of
 from parareal.engine._first import First, blind_moves
+from parareal.engine._first_order import FirstOrder
 from parareal.engine._lanes import ActiveLanes
 from parareal.engine._measure import Figures, figures, measured
 from parareal.engine._nested import Chain, ChainedLanes, NestedSweep
@@ -107,7 +108,9 @@ class Engine:
         traits = correction.traits
         mismatch = mismatch_of(correction, Span(grid.edges, np.arange(slices)))
         blind = blind_moves(u0, given, schedule, grid)
-        facts = (traits.mixing > 0, empty is not None, rounding, traits.relaxations, outside, blind)
+        order = FirstOrder.of(fine, problem, grid) if empty is not None and stop.traits.uses_growth else None
+        scale = None if order is None else order.scale
+        facts = (traits.mixing > 0, empty is not None, rounding, traits.relaxations, outside, blind, scale)
         self.stopping: StoppingState = begun(stop, Start(systems, width, mismatch, *facts))
         device, coarse = trees.leaves(u0)[0].device, traits.propagator
         self.state = RunState.new(systems, slices, max_iterations, coarse is not None)
@@ -122,7 +125,7 @@ class Engine:
             before = 0 if chain is None else chain.before
             self.nested = NestedSweep(Engine, problem, rows, grid, traits, executor, self.counters, before)
         edges, grows = grid.edges.to(device), stop.traits.uses_growth
-        setup = Setup(correction, u0, edges, dense, grows, guess, given, empty, self.nested, blind)
+        setup = Setup(correction, u0, edges, dense, grows, guess, given, empty, self.nested, blind, order)
         self.iterates = Iterates(self.state, setup.layout(slices, width, block), setup)
         tangents, places = traits.carries, systems * slices
         stepped = correction.lifted(problem) if tangents else problem
@@ -347,9 +350,10 @@ class Engine:
         accepted = state.accepted[complete]
         row, n, number, final, values = seen.moved
         state.residuals[complete[row], n] = relative_defects(values, final)
-        moved = (row, n, number, final, values[:, :-2])
-        iteration = state.iteration[complete]
-        decision = decided(self.stopping, Seen(complete, seen.grid[..., 1:-2], *moved, before, frontier, iteration))
+        width, iteration = self.parts.stop.traits.width, state.iteration[complete]
+        moved = (row, n, number, final, values[:, :width])
+        at = (before, frontier, iteration, values[:, width:-2])
+        decision = decided(self.stopping, Seen(complete, seen.grid[..., 1 : 1 + width], *moved, *at))
         if decision.error is not None:
             state.errors[complete] = decision.error
         # A boundary to the right of an accepted one is not proven either.

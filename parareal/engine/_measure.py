@@ -12,15 +12,15 @@ from parareal._core.arrays import Bools, Floats, Ints
 from parareal._core.trees import State
 from parareal.executors._base import Executor
 from parareal.stopping._checked import measured_by
-from parareal.stopping._increments import Change
+from parareal.stopping._increments import Change, What
 from parareal.stopping._rules import StoppingRule
 
 
 class Figures(NamedTuple):
     """The figures of an iteration: by right boundary, ``(Q, N, 1 + C + 2)``, and by move, in the order of moves.
 
-    The increment comes first, then the C figures of the stopping rule, then the defect and the size of the iterate. For
-    ``moved`` see `Seen`.
+    The increment comes first, then the C figures of the stopping rule, then what a multistep method's step of order 1
+    shows, if that is known, then the defect and the size of the iterate. For ``moved`` see `Seen`.
     """
 
     grid: Floats
@@ -35,13 +35,14 @@ def measured(rule: StoppingRule, change: Change, front: State, executor: Executo
     kind = rule.traits.norm
     increments = change.norm("increment", kind)
     columns = [increments, *measured_by(rule, change, increments)]
-    columns += [change.norm("defect", kind), change.norm("size", kind)]
+    shown: tuple[What, ...] = ("first order", "moved") if change.shows_first_order else ()
+    columns += [change.norm(what, kind) for what in (*shown, "defect", "size")]
     count = len(trees.leaves(front)[0])
     # x - x is zero for finite numbers alone, of complex and real ones alike.
     # The times of a history, on the host, are finite.
     leaves = [leaf for leaf in trees.leaves(front) if leaf.device == columns[0].device]
-    finite = [(leaf - leaf == 0).reshape(count, -1).all(1) for leaf in leaves]
-    sound = finite[0] if len(finite) == 1 else torch.stack(finite).all(0)
+    whole = torch.cat([leaf.detach().reshape(count, -1) for leaf in leaves], 1) if len(leaves) > 1 else leaves[0]
+    sound = (whole - whole == 0).reshape(count, -1).all(1)
     packed = executor.agree(torch.cat([*columns, sound]).cpu()).numpy()
     return packed[:-count].reshape(len(columns), -1).T, packed[-count:] > 0
 

@@ -19,6 +19,7 @@ from parareal._core.trees import State
 from parareal.corrections._base import Correction, Known
 from parareal.corrections._traits import CorrectionTraits
 from parareal.engine._first import First
+from parareal.engine._first_order import FirstOrder, newest
 from parareal.engine._nested import NestedSweep
 from parareal.engine._pairs import with_pair
 from parareal.engine._readiness import Layout, Readiness, Runs
@@ -43,6 +44,7 @@ class Setup:
         empty: Gives the empty history that first guesses have, where states carry that of a multistep method.
         nested: Sweeps over all slices in parallel, for corrections that ask for it.
         blind: How many of the first fine solutions show nothing; see `blind_moves`.
+        first_order: The step of order 1, for the stopping rule, where states carry the history of a multistep method.
     """
 
     correction: Correction
@@ -55,6 +57,7 @@ class Setup:
     empty: Callable[[State], Memory] | None = None
     nested: NestedSweep | None = None
     blind: int = 0
+    first_order: FirstOrder | None = None
 
     @cached_property
     def traits(self) -> CorrectionTraits:
@@ -207,11 +210,6 @@ class StoredStates(Readiness):
         """Fine solutions of the iterate before, or of this one if there was none."""
         return self.rings.fine.peek(system * self.layout.slices + n, self.before(system, n, k))
 
-    def earlier_fine(self, place: Ints, iterate: Ints) -> State:
-        """A copy of fine solutions, without a multistep history; NaN where they are not there."""
-        f = self.rings.fine.take_or_nan(place, iterate)
-        return without_history(f[0] if self.setup.carries else f)
-
     def known(self, system: Ints, n: Ints, iterate: Ints, lookback: int = -1) -> Known:
         """What is known of slices at an iterate; from ``lookback`` of 0 on also fine values and iterates before."""
         at, place = iterate, system * self.layout.slices + n
@@ -264,9 +262,23 @@ class StoredStates(Readiness):
         place = system * self.layout.slices + n
         if old is None:  # a row of the ring may be that of another boundary, where this one has no iterate
             old = self._only(self.state.current[system, n + 1] >= 0, self.right(system, n))
-        earlier = self.earlier_fine(place, solved - 1) if self.setup.keep_earlier else None
-        self.changes.add(place, iterate, value, old, fine, earlier, final)
+        carried = self._carried(place, n, solved, fine) if self.setup.keep_earlier else ()
+        self.changes.add(place, iterate, (value, old, fine, *carried), final)
         return old
+
+    def _carried(self, place: Ints, n: Ints, solved: Ints, fine: State) -> tuple[State, ...]:
+        """Changes of fine solutions with the last moves of their inputs, NaN where these are unknown; see `Change`."""
+        first, ring, u = self.setup.first_order, self.rings.fine, self.rings.u
+        carries = self.setup.carries
+        if first is None:
+            earlier = ring.peek_or_nan(place, solved - 1, lambda tree: without_history(tree[0] if carries else tree))
+            return (trees.sub(without_history(fine), earlier),)
+        earlier = ring.peek_or_nan(place, solved - 1, lambda tree: newest(tree[0] if carries else tree))
+        change, value = trees.sub(newest(fine), earlier)
+        boundary = place + place // self.layout.slices
+        now, before = (u.peek_or_nan(boundary, k, without_history) for k in (solved, solved - 1))
+        moved = trees.sub(now, before)
+        return change, first.change(n, moved, value), moved
 
     def write(self, system: Ints, n: Ints, iterate: Ints, value: State) -> None:
         """Right boundaries take their next states."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,14 +16,18 @@ from parareal._core.trees import State
 from parareal.engine._lanes import ActiveLanes
 from parareal.engine._rounds import play_round
 from parareal.stopping._increments import Change
-from parareal.stopping._rules import verified
 
 if TYPE_CHECKING:
     from parareal.engine._engine import Engine
 
 
-def evaluate(engine: Engine, system: int) -> tuple[float, float]:
+def evaluate(engine: Engine, system: int, rule: Callable[..., tuple[float, float]]) -> tuple[float, float]:
     """Evaluates the accepted boundaries of a system, ``width`` slices at a time; sets `RunState.residuals`.
+
+    Args:
+        engine: The run.
+        system: The system.
+        rule: What the stopping state makes of its defects: `verified` or `cleared`.
 
     Returns:
         The error at the end that their defects add up to, and the largest one allowed, both relative.
@@ -41,7 +46,7 @@ def evaluate(engine: Engine, system: int) -> tuple[float, float]:
         # A state of zero that stays zero has no defect.
         state.residuals[system, slices] = torch.where(defect == 0, 0.0, defect / size).cpu().numpy()
     state.residuals[system, :begin] = 0.0
-    error, allowed = verified(engine.stopping, system, state.residuals[system], sizes, begin)
+    error, allowed = rule(engine.stopping, system, state.residuals[system], sizes, begin)
     state.errors[system] = error * sizes[-1]
     return error, allowed
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from parareal._core.arrays import Ints
@@ -48,6 +49,25 @@ def extrapolate(
         unit, *there = together([unit, *(factors[0] for factors, _ in terms)], rest)
         terms = [((factor,), state) for factor, (_, state) in zip(there, terms, strict=True)]
     return Carried(lincomb(terms), remember(history, begin, rest, weights.unit, unit))
+
+
+def first_order(split: Split, t0: Tensor, t1: Tensor, order: int) -> tuple[Tensor, Tensor] | None:
+    """The weights of `Multistep.first_order`, of a method of an order whose history holds N in units of the state."""
+    if order < 2:
+        return None
+    weights = split.weights(t0, t1, 1)
+    keep, phi = weights.keep, weights.phi[0]
+    if not (len(keep) == len(phi) == 1 and keep[0].ndim == phi[0].ndim == 1):
+        return None
+    far = torch.zeros(len(weights.h) + order - 2, dtype=torch.bool, device=weights.h.device)
+    longer = ~((weights.h[1:] / weights.h[:-1]).abs() < _LONGER)
+    for later in range(order - 1):
+        far[1 + later : len(weights.h) + later] |= longer
+    return torch.where(far[: len(weights.h)], torch.nan, keep[0]), phi[0] / weights.unit
+
+
+_LONGER = 1.25
+"""In steps after one that is shorter by this factor earlier values are extrapolated far, and weigh more than new."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +129,10 @@ class AdamsBashforth(Multistep):
         new = yield from given_first(explicit_step(table, problem, t0, t1, u.u), slope)
         history, (begin, end) = placed(split, u.memory, t0, t1)
         return Carried(new, remember(history, begin, slope, end - begin))
+
+    def first_order(self, problem: Any, t0: Tensor, t1: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Euler's method."""
+        return first_order(plain_split(problem), t0, t1, self.order)
 
 
 def given_first(stages: Stages, first: State) -> Stages:
@@ -191,6 +215,10 @@ class DEIS(Multistep):
         history, (begin, end) = placed(split, u.memory, t0, t1)
         unit = split.weights(begin, end, 1).unit
         return Carried(new, remember(history, begin, split.rest(t0, u.u, value), unit))
+
+    def first_order(self, problem: Any, t0: Tensor, t1: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The exponential Euler method."""
+        return first_order(problem.split("noise"), t0, t1, self.order)
 
 
 def midpoint(weights: Weights, m: int) -> list[Factors]:

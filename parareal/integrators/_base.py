@@ -155,6 +155,23 @@ class Multistep(Integrator):
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: Carried, variant: int = 0) -> Stages:
         """One step of a variant on L lanes, from a `Carried` to a `Carried`. See `Integrator.step`."""
 
+    def first_order(self, problem: Any, t0: Tensor, t1: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The step of order 1 that the method refines, from the state and the value taken at it.
+
+        Over many steps errors grow as in steps of that order, while a single step makes more of a move whose history
+        does not go with its state. Error estimates use it where it is known.
+
+        Args:
+            problem: The problem.
+            t0: Where steps that follow one another begin, ``(L,)``.
+            t1: Where they end.
+
+        Returns:
+            Weights of the state, and of the newest value in its history after the step, ``(L,)`` each, NaN where the
+            method is far from that step; ``None`` if these are not known, or are no numbers.
+        """
+        return None
+
 
 def check_steps(steps: Any) -> None:
     """Raises unless ``steps`` is ``None`` or a positive int."""

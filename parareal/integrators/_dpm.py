@@ -18,7 +18,7 @@ from parareal._core.arrays import Ints
 from parareal._core.multistep_state import Carried, Memory
 from parareal._core.names import one_of
 from parareal._core.trees import State
-from parareal.integrators._adams import check_order, extrapolate, midpoint
+from parareal.integrators._adams import check_order, extrapolate, first_order, midpoint
 from parareal.integrators._base import Multistep, check_steps
 from parareal.integrators._history import no_history, placed, store
 from parareal.integrators._interpolation import Moments, exact, node_weights
@@ -87,6 +87,12 @@ class _DPM(Multistep):
         if self.kind == "singlestep":
             return (yield from _in_group(split, t0, t1, u, variant, self.rule))
         return (yield from extrapolate(split, t0, t1, u, variant, self._moments))
+
+    def first_order(self, problem: Any, t0: Tensor, t1: Tensor) -> tuple[Tensor, Tensor] | None:
+        """DDIM, of which ``"multistep"`` makes more."""
+        if self.kind != "multistep":
+            return None
+        return first_order(problem.split(self.prediction), t0, t1, self.order)
 
     def _moments(self, weights: Weights, m: int) -> list[Factors]:
         if m == 1:

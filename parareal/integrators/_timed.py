@@ -145,6 +145,10 @@ class TimedMultistep(Multistep):
         """A step between the points themselves."""
         return self.inner.step(problem, self.points.attach(t0), self.points.attach(t1), u, variant)
 
+    def first_order(self, problem: Any, t0: Tensor, t1: Tensor) -> tuple[Tensor, Tensor] | None:
+        """As the method."""
+        return self.inner.first_order(problem, t0, t1)
+
 
 @dataclass(frozen=True, eq=False)
 class TimedAdaptive(Paced):

@@ -144,6 +144,7 @@ class ErrorEstimate:
         """What slices add to the errors of their right boundaries in the moves ``at``; records what these show."""
         system, n, k = seen.system[at], seen.n[at], seen.number[at]
         size, increment, defect, carried = (seen.values[at, i] for i in (1, 2, 3, 4))
+        growing = (carried, *(() if seen.first_order is None else seen.first_order[at].T))
         row, exact, kept = seen.systems[system], seen.exact[at], self._boundaries
         last = kept.move[row, n + 1, (k - 1) % _KEPT] * kept.has(row, n + 1, k - 1)
         shows = np.ones(len(n), dtype=bool)
@@ -155,7 +156,7 @@ class ErrorEstimate:
         # What the left boundary moved by to its iterate of the same number, even if it has become final since.
         moved_by = np.where(exact, 0.0, np.where(kept.has(row, n, k), kept.move[row, n, k % _KEPT], np.nan))
         left, free = kept.size[row, n], self._settings.relaxations
-        self._slices.learn(row, n, left, size, defect, carried, corrected=~relaxing(k - 1, free))
+        self._slices.learn(row, n, left, size, defect, growing, corrected=~relaxing(k - 1, free))
         kept.size[row, n + 1] = size
         self._slices.moved_by[row, n] = np.where(np.isfinite(moved_by) & shows, moved_by, 0.0)
         tiny = np.finfo(np.float64).tiny
@@ -197,6 +198,8 @@ class ErrorEstimate:
             # where the growth of all slices is known; if the error is too large then, the run is reopened.
             left = np.maximum(tolerance * share - spent, tolerance * (share - begun))
             good = np.isfinite(size) & (error * ahead[:, 1:] <= self._part[seen.systems] * left)
+        if self._settings.leaps:
+            good[:, -1] &= ~np.isnan(self._slices.mismatch[seen.systems, -1]) | (error[:, -1] == 0)
         return np.where(good, np.arange(1, size.shape[1] + 1), 0).max(axis=1)
 
     def accept(self, seen: Seen, accepted: Ints) -> None:
@@ -246,11 +249,21 @@ class ErrorEstimate:
         self._error[systems] = np.nan
         self._part[systems, :-1] *= 0.2 if times < _AGAIN else 0.0
 
-    def carried(self, system: int, residuals: Floats, begin: int) -> float:
+    def carried(self, system: int, residuals: Floats, begin: int, power: float = 1.0) -> float:
         """The error at the end from relative defects after the first ``begin`` slices, each times its growth."""
         ahead = self._slices.ahead(np.array([system]))[0, 1:]
         with np.errstate(over="ignore", invalid="ignore"):
-            return float((residuals * np.minimum(ahead, 1e100))[begin:].sum())
+            return float((residuals * np.minimum(ahead**power, 1e100))[begin:].sum())
+
+    def carried_with_caution(self, system: int, residuals: Floats, begin: int) -> float:
+        """The same with the growth of accepted errors, as a part of what the last boundary may spend.
+
+        Defects of the size of rounding are as large in any run that rounds otherwise than the sequential one, and count
+        as they are.
+        """
+        rounding = residuals <= self._settings.rounding
+        shown = self.carried(system, np.where(rounding, 0.0, residuals), begin, _STEEPER)
+        return self.carried(system, np.where(rounding, residuals, 0.0), begin) + shown / _END
 
 
 def _summed(added: Floats, log: Floats) -> Floats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -13,8 +13,11 @@ from parareal._core import trees
 from parareal._core.arrays import Bools, Ints
 from parareal._core.host import index_to
 from parareal._core.multistep_state import Carried, without_history
-from parareal._core.norms import NormName, norm
+from parareal._core.norms import NormName, largest_norm, norm
 from parareal._core.trees import State
+
+What: TypeAlias = Literal["increment", "defect", "size", "carried", "first order", "moved"]
+_CARRIED = ("carried", "first order", "moved")
 
 
 class Change:
@@ -24,12 +27,13 @@ class Change:
         new: The new iterates.
         old: The iterates before.
         fine: Fine solutions from the inputs before: ``fine - old`` is the defect of the old iterate.
-        earlier: Fine solutions from the inputs before those, NaN where there were none; ``None`` if they are not kept.
+        carried: Changes of fine solutions with the last moves of their inputs, without a history, NaN where these are
+            unknown; and of a multistep method those of its step of order 1, over a scale, and these moves, without a
+            history. None if they are not kept.
     """
 
-    def __init__(self, new: State, old: State, fine: State, earlier: State = None) -> None:
-        states = (new, old, fine) if earlier is None else (new, old, fine, earlier)
-        self._parts: list[tuple[State, ...]] = [states]
+    def __init__(self, new: State, old: State, fine: State, *carried: State) -> None:
+        self._parts: list[tuple[State, ...]] = [(new, old, fine, *carried)]
         self._norms: dict[tuple[str, str], Tensor] = {}
 
     @classmethod
@@ -39,7 +43,12 @@ class Change:
         change._parts = parts
         return change
 
-    def norm(self, what: Literal["increment", "defect", "size", "carried"], kind: NormName) -> Tensor:
+    @property
+    def shows_first_order(self) -> bool:
+        """Whether changes of the step of order 1 are known."""
+        return len(self._parts[0]) > 4
+
+    def norm(self, what: What, kind: NormName) -> Tensor:
         """The norm of one part of the moves.
 
         If states carry the history of a multistep method, the norm is the larger one of state and history.
@@ -47,7 +56,8 @@ class Change:
         Args:
             what: ``"increment"``, the new iterate minus the old; ``"defect"``, F(old input) minus the old iterate;
                 ``"size"``, the new iterate; ``"carried"``, the change of the fine solution with the last move of its
-                input, NaN where that is unknown.
+                input, NaN where that is unknown; ``"first order"``, the same of the step of order 1 in a multistep
+                method, over a scale, and ``"moved"``, that last move, where these are known.
             kind: The norm.
         """
         key = (what, kind)
@@ -60,16 +70,13 @@ class Change:
 
 
 def _norm_of(states: tuple[State, ...], what: str, kind: NormName) -> Tensor:
-    new, old, fine, *earlier = states
-    if what == "carried":
-        tree = trees.sub(without_history(fine), without_history(earlier[0]))
-    else:
-        tree = new if what == "size" else trees.sub(new if what == "increment" else fine, old)
-    value = norm(without_history(tree), kind)
-    if isinstance(tree, Carried) and what not in ("size", "carried"):  # a state has settled only if its history has
-        parts = (*tree.memory.values, *tree.memory.states)
-        value = torch.stack([value, *(norm(part, kind) for part in parts)]).amax(0)
-    return value
+    new, old, fine, *carried = states
+    if what in _CARRIED:
+        return norm(carried[_CARRIED.index(what)], kind)
+    tree = new if what == "size" else trees.sub(new if what == "increment" else fine, old)
+    if isinstance(tree, Carried) and what != "size":  # a state has settled only if its history has
+        return largest_norm([tree.u, *tree.memory.values, *tree.memory.states], kind)
+    return norm(without_history(tree), kind)
 
 
 class Changes:
@@ -83,11 +90,8 @@ class Changes:
         self._slices = slices
         self._parts: list[tuple[Ints, Ints, Bools, tuple[State, ...]]] = []
 
-    def add(
-        self, ids: Ints, iterate: Ints, new: State, old: State, fine: State, earlier: State = None, final: bool = False
-    ) -> None:
+    def add(self, ids: Ints, iterate: Ints, states: tuple[State, ...], final: bool = False) -> None:
         """Records that right boundaries of slices ``ids`` took iterates ``iterate``, or final states; see `Change`."""
-        states = (new, old, fine) if earlier is None else (new, old, fine, earlier)
         self._parts.append((ids, iterate, np.full(len(ids), final), states))
 
     def take_over(self, other: Changes, by: int) -> None:

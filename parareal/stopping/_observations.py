@@ -20,6 +20,7 @@ class Start(NamedTuple):
         relaxations: How many iterates without a correction precede each one that has it.
         outside: How many slices the grid has on the left and on the right of these N.
         blind: How many of the first moves show nothing: fine solutions begin near the solution, without its history.
+        scale: That of the step of order 1 in a multistep method, ``(N,)``; ``None`` where that is unknown.
     """
 
     systems: int
@@ -31,6 +32,7 @@ class Start(NamedTuple):
     relaxations: int = 0
     outside: tuple[int, int] = (0, 0)
     blind: int = 0
+    scale: Floats | None = None
 
 
 class Seen(NamedTuple):
@@ -47,6 +49,8 @@ class Seen(NamedTuple):
         frontier: Slices final or accepted before the iteration, ``(Q,)``.
         final: The same after it, ``(Q,)``.
         iteration: Iterations made, ``(Q,)``.
+        first_order: Norms of the changes of the step of order 1 in a multistep method, over its scale, and of the moves
+            that made them, ``(V, 2)``; no columns where they are unknown.
     """
 
     systems: Ints
@@ -59,3 +63,4 @@ class Seen(NamedTuple):
     frontier: Ints
     final: Ints
     iteration: Ints
+    first_order: Floats | None = None

@@ -6,6 +6,7 @@ are combined.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
@@ -73,6 +74,13 @@ class StoppingState:
         """
         return float(residuals[begin:].sum()), 0.0
 
+    def cleared(self, system: int, residuals: Floats, size: Floats, begin: int) -> tuple[float, float]:
+        """The same where accepted errors are estimated to exceed the tolerance; see `verified` for the arguments.
+
+        Where the error is not within the largest one allowed, the run is reopened.
+        """
+        return math.inf, 0.0
+
 
 def error_record(state: Any) -> dict[str, np.ndarray[Any, Any]]:
     """The error record of a stopping state; empty for one without that method, as a user's may be."""
@@ -89,6 +97,13 @@ def verified(state: Any, system: int, residuals: Floats, size: Floats, begin: in
     """Calls `StoppingState.verified`; without that method defects are added up, and no error is allowed."""
     method = getattr(state, "verified", None)
     error, allowed = (residuals[begin:].sum(), 0.0) if method is None else method(system, residuals, size, begin)
+    return float(error), float(allowed)
+
+
+def cleared(state: Any, system: int, residuals: Floats, size: Floats, begin: int) -> tuple[float, float]:
+    """Calls `StoppingState.cleared`, which a user's stopping state may lack."""
+    method = getattr(state, "cleared", None)
+    error, allowed = (math.inf, 0.0) if method is None else method(system, residuals, size, begin)
     return float(error), float(allowed)
 
 
@@ -257,6 +272,12 @@ class _Both(StoppingState):
     def verified(self, system: int, residuals: Floats, size: Floats, begin: int) -> tuple[float, float]:
         """The figures of the stricter one of those with a tolerance."""
         parts = [verified(state, system, residuals, size, begin) for state in (self._first, self._second)]
+        parts = [part for part in parts if part[1] > 0] or parts
+        return min(parts, key=lambda part: part[1] - part[0])
+
+    def cleared(self, system: int, residuals: Floats, size: Floats, begin: int) -> tuple[float, float]:
+        """The figures of the stricter one of those with a tolerance."""
+        parts = [cleared(state, system, residuals, size, begin) for state in (self._first, self._second)]
         parts = [part for part in parts if part[1] > 0] or parts
         return min(parts, key=lambda part: part[1] - part[0])
 

@@ -14,7 +14,9 @@ have one, scaled by the ratio of the priors. Before there are any, its mismatch 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -39,6 +41,8 @@ _TRUST, _WITNESSES = 1.3, 3
 least the second number of these slices."""
 _REACH, _DOUBT = 8.0, 2.0
 """These slices count up to 8 windows away. Each window of distance multiplies the mismatch by the second factor."""
+_LEAP = 2.0
+"""Where the prior of the last slice is this many times those of the slices before, they say too little about it."""
 _FLOOR = 0.5
 """Lower limit of the factor by which other slices may lower the prior of a slice."""
 _SMALL, _FAR = 0.1, 30.0
@@ -54,6 +58,8 @@ _BENT = 10.0
 that are larger by the factor ``_FINER`` have shown says nothing of smaller ones."""
 _CLEAR = 30.0
 """A growth is measured only from moves that exceed rounding by this factor."""
+_LONG = 0.5
+"""A step of order 1 that leaves no more than this part of a move is long for a multistep method."""
 _FADING = 0.2
 """Weight of an earlier growth in the sums of one iteration."""
 _MOST = 1e3
@@ -69,24 +75,34 @@ class Settings:
         atol: Absolute tolerance.
         mixed: Whether iterates are mixed, so that defects do not show what was missed of the move before.
         weight: Weight of what slices add to the error.
+        rounding: Relative rounding unit of the states.
         clear: Least relative size of a move from which a growth is measured.
         near: Slices from which a mismatch is taken over without doubt.
         prior: What the correction may miss, by its own account, ``(N,)``.
         share: The part of the grid up to each boundary, ``(N + 1,)``.
         relaxations: How many iterates without a correction precede each one that has it.
         blind: How many of the first moves of a boundary show nothing.
+        scale: That of the step of order 1 in a multistep method, ``(N,)``; ``None`` where that is unknown.
     """
 
     rtol: float
     atol: float
     mixed: bool
     weight: float
+    rounding: float
     clear: float
     near: int
     prior: Floats
     share: Floats
     relaxations: int = 0
     blind: int = 0
+    scale: Floats | None = None
+
+    @cached_property
+    def leaps(self) -> bool:
+        """Whether the slice at the end must have shown itself what the correction misses: nothing comes after it."""
+        before = self.prior[-1 - _WITNESSES : -1]
+        return len(before) > 0 and bool(self.prior[-1] > _LEAP * before.max())
 
     @classmethod
     def of(cls, start: Start, rtol: float, atol: float) -> Settings:
@@ -99,13 +115,36 @@ class Settings:
             atol=atol,
             mixed=start.mixed,
             weight=carried if start.carried else narrow,
+            rounding=start.rounding,
             clear=_CLEAR * start.rounding,
             near=max(_WITNESSES, start.width),
             prior=np.maximum(np.nan_to_num(start.mismatch, nan=1.0, posinf=1e300), _ROUNDING),
             share=np.arange(start.outside[0], slices - start.outside[1] + 1) / slices,
             relaxations=start.relaxations,
             blind=start.blind,
+            scale=start.scale,
         )
+
+    def gain(self, n: Ints, before: Floats, left: Floats, growing: Sequence[Floats]) -> Floats:
+        """What many steps like those of slices ``n`` multiply an error by, in each of them.
+
+        A step of a multistep method makes more of a move whose history does not go with its state, but not again and
+        again: in the long run errors are multiplied as by its step of order 1. Where that takes away most of a move,
+        the step is so long that the method itself may be unstable, and what it makes of moves counts.
+
+        Args:
+            n: The slices.
+            before: Moves of left boundaries, with their history.
+            left: Sizes of the states there.
+            growing: Changes of fine solutions, those of the step of order 1, and moves of left boundaries alone.
+        """
+        gain = growing[0] / before
+        if self.scale is None or len(growing) < 3:
+            return gain
+        _, first, moved = growing
+        lasting = first * self.scale[n] / moved
+        known = (moved > self.clear * left) & np.isfinite(lasting)
+        return np.where(known & (lasting > _LONG), lasting, gain)
 
 
 class SliceRecord:
@@ -144,7 +183,14 @@ class SliceRecord:
         self.high = np.zeros(shape)
 
     def learn(
-        self, row: Ints, n: Ints, left: Floats, size: Floats, defect: Floats, carried: Floats, corrected: Bools
+        self,
+        row: Ints,
+        n: Ints,
+        left: Floats,
+        size: Floats,
+        defect: Floats,
+        growing: Sequence[Floats],
+        corrected: Bools,
     ) -> None:
         """Notes what the last moves of left boundaries have shown.
 
@@ -154,7 +200,7 @@ class SliceRecord:
             left: Sizes of the states at left boundaries, NaN where unknown.
             size: Sizes of the states at right boundaries.
             defect: Defects of right boundaries.
-            carried: Changes of fine solutions.
+            growing: What they show of growth; see `Settings.gain`.
             corrected: Where the correction was applied to these moves. Where it was not, a defect is the whole change.
         """
         before = self.moved_by[row, n]
@@ -164,7 +210,7 @@ class SliceRecord:
             shown = np.where(np.isfinite(shown), shown, np.inf)
             known = self.mismatch[row, n]
             ratio = np.fmax(self.first[row, n], shown / self._settings.prior[n])
-            grown = carried / before * left / np.maximum(size, np.finfo(np.float64).tiny)
+            grown = self._settings.gain(n, before, left, growing) * left / np.maximum(size, np.finfo(np.float64).tiny)
         new, gentle = shown > 0, (before > 0) & (before <= _SMALL * np.minimum(left, size))
         self.mismatch[row, n] = np.where(new, np.fmax(shown, _MEMORY * known), known)
         self.first[row, n] = np.where(np.isnan(known) & new, ratio, self.first[row, n])

@@ -128,6 +128,12 @@ class ErrorStopping(StoppingState):
 
     def verified(self, system: int, residuals: Floats, size: Floats, begin: int) -> tuple[float, float]:
         """The error at the end that defects propagate to, and the tolerance, both relative."""
+        return self._estimate.carried(system, residuals, begin), self._allowed(size)
+
+    def cleared(self, system: int, residuals: Floats, size: Floats, begin: int) -> tuple[float, float]:
+        """The same, with the caution with which accepted errors are carried."""
+        return self._estimate.carried_with_caution(system, residuals, begin), self._allowed(size)
+
+    def _allowed(self, size: Floats) -> float:
         rule = self._tolerance
-        allowed = rule.rtol + rule.atol / max(float(size[-1]), np.finfo(np.float64).tiny)
-        return self._estimate.carried(system, residuals, begin), allowed
+        return rule.rtol + rule.atol / max(float(size[-1]), np.finfo(np.float64).tiny)

@@ -196,3 +196,14 @@ def test_classifier_recognises_samples(model: da.DiffusionModel, data: tuple[Ten
     spread = torch.stack([x.flatten(1)[label == k].std(dim=0).mean() for k in range(10)])
     real = torch.stack([train[digits == k].std(dim=0).mean() for k in range(10)])
     assert (spread > 0.7 * real).all()  # not ten pictures over and over
+
+
+@pytest.mark.parametrize(("solver", "most"), [("dpm++2m", 24), ("dpm++3m", 32), ("deis", 38)])
+def test_multistep_methods_take_few_rounds_in_a_window(model: da.DiffusionModel, solver: str, most: int):
+    """50 steps in the default window, to the tolerance that pipelines are sampled to by default."""
+    noise = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    given: dict[str, Any] = {"steps": 50, "solver": solver}
+    out = da.sample(model.with_conditioning(label=torch.tensor([1])), noise, width=16, rtol=2e-5, **given)
+    serial = da.sample(model.with_conditioning(label=torch.tensor([1])), noise, parallel=False, **given)
+    assert float((out.samples - serial.samples).norm() / serial.samples.norm()) <= 2e-5
+    assert out.solution.stats.rounds <= most

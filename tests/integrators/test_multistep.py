@@ -443,3 +443,72 @@ def test_the_shape_of_a_memory_never_changes(method: pr.Multistep) -> None:
         assert state.memory.clock[:, 0].tolist() == [state.memory.clock[0, 0]] * 2
         assert not bool(state.memory.clock.isnan().any())
     assert without_history(u) is u
+
+
+# --- the step of order 1 ---------------------------------------------------------------------------------------------
+
+
+def one_step(method: Any, problem: Any, t0: Tensor, t1: Tensor, u: Tensor, value: Tensor) -> Any:
+    """The state after a step whose evaluation gives ``value``, from an empty history where it has one."""
+    stages = method.step(problem, t0, t1, pr.Carried(u, method.begin(u)) if method.traits.multistep else u)
+    assert next(stages)[2] is u
+    with pytest.raises(StopIteration) as end:
+        stages.send(value)
+    return end.value.value
+
+
+@pytest.mark.parametrize(
+    ("method", "first"),
+    [
+        (pr.AdamsBashforth(3), pr.Euler()),
+        (pr.DEIS(3), pr.ExponentialEuler()),
+        (pr.DPMSolver(2, "multistep"), pr.ExponentialEuler()),
+        (pr.DPMSolverPP(3, "multistep"), pr.ExponentialEuler()),
+    ],
+    ids=str,
+)
+@given(st.floats(-2.0, 2.0), st.floats(0.01, 1.0), st.booleans(), st.integers(0, 99))
+def test_the_step_of_order_1_is_that_of_another_method(
+    method: Any, first: Any, linear: float, h: float, falls: bool, seed: int
+) -> None:
+    """Its weights, of the state and of the newest value in the history, against a method without a history."""
+    problem = pr.SemilinearODE(linear, lambda t, u: u) if isinstance(first, pr.ExponentialEuler) else pr.ODE(swing)
+    t0 = torch.linspace(0.0, 2.0, 4, dtype=torch.float64)
+    t1 = t0 - h if falls else t0 + h
+    u, value = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    keep, scale = (part[:, None] for part in method.first_order(problem, t0, t1))
+    variant = method.variants(np.array([9]), np.array([20]))[0]  # not one of the steps that fill the history
+    stages = method.step(problem, t0, t1, pr.Carried(u, method.begin(u)), int(variant))
+    next(stages)
+    with pytest.raises(StopIteration) as end:
+        stages.send(value)
+    newest = end.value.value.memory.values[0]
+    assert torch.allclose(keep * u + scale * newest, one_step(first, problem, t0, t1, u, value), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("order", "far"), [(2, [2]), (3, [2, 3]), (4, [2, 3, 4])])
+def test_after_a_short_step_the_step_of_order_1_says_little(order: int, far: list[int]) -> None:
+    """Earlier values are extrapolated far then, as long as the short step is among them."""
+    edges = torch.tensor([0.0, 1.0, 1.5, 3.0, 4.5, 6.0, 7.5, 9.0], dtype=torch.float64)
+    weights = pr.AdamsBashforth(order).first_order(pr.ODE(swing), edges[:-1], edges[1:])
+    assert weights is not None
+    assert torch.isnan(weights[0]).nonzero()[:, 0].tolist() == far
+
+
+def test_methods_whose_step_of_order_1_is_not_known() -> None:
+    t0, t1 = torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    assert pr.AdamsBashforth(1).first_order(pr.ODE(swing), t0, t1) is None
+    assert pr.DPMSolver(2).first_order(pr.SemilinearODE(-1.0, lambda t, u: u), t0, t1) is None
+    modes = pr.SemilinearODE(torch.tensor([-1.0, -2.0, -3.0]), lambda t, u: u)
+    assert pr.DEIS(2).first_order(modes, t0, t1) is None  # a weight for each element is no number
+
+
+@pytest.mark.parametrize("weights", [1.0, (torch.ones(4),), (torch.ones(3), torch.ones(4)), (1.0, 1.0)])
+def test_weights_that_are_no_pair_of_tensors_are_refused(weights: Any) -> None:
+    class Own(pr.AdamsBashforth):
+        def first_order(self, problem: Any, t0: Tensor, t1: Tensor) -> Any:
+            return weights
+
+    grid = pr.TimeGrid.uniform(0.0, 1.0, 4)
+    with pytest.raises(TypeError, match=r"first_order of .*Own.* returned .*; expected .* two tensors of shape \(4,\)"):
+        pr.solve(pr.ODE(swing), START, grid, fine=Own(2), coarse=pr.Secant(pr.Identity()), schedule=pr.Windowed(2))

@@ -288,3 +288,59 @@ def test_an_estimate_does_not_pile_up_where_the_size_of_the_state_comes_and_goes
     assert sol.status is pr.Status.CONVERGED
     assert error <= sol.error_estimate <= 1e-3 * size * (1 + 1e-12)
     assert sol.stats.rounds < 60
+
+
+# --- growth in multistep methods --------------------------------------------------------------------------------------
+
+
+def settings(scale: Any) -> Settings:
+    return Settings.of(Start(1, 3, np.ones(3), scale=None if scale is None else np.array(scale)), 1e-3, 0.0)
+
+
+def gain(scale: Any, carried: float, first: float, moved: float, before: float = 1e-2) -> float:
+    growing = [np.array([carried]), np.array([first]), np.array([moved])]
+    given = settings(scale)
+    return float(given.gain(np.array([1]), np.array([before]), np.ones(1), growing)[0])
+
+
+def test_errors_grow_as_in_the_step_of_order_1() -> None:
+    """Whatever single steps make of moves whose history does not go with their state."""
+    assert gain([1.0, 0.5, 1.0], carried=0.015, first=0.018, moved=0.01) == pytest.approx(0.9)
+    assert gain(None, carried=0.015, first=0.018, moved=0.01) == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(
+    ("first", "moved"),
+    [(0.004, 0.01), (np.nan, 0.01), (np.inf, 0.01), (0.01, 0.0), (0.01, np.nan), (1e-15, 1e-15)],
+    ids=["a long step", "unknown", "overflow", "no move", "an unknown move", "rounding"],
+)
+def test_where_the_step_of_order_1_says_little_the_method_itself_counts(first: float, moved: float) -> None:
+    with np.errstate(all="ignore"):
+        assert gain([1.0, 1.0, 1.0], carried=0.015, first=first, moved=moved) == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(("order", "most"), [(3, 90), (4, 110)])
+def test_windows_do_not_crawl_because_histories_move(order: int, most: int) -> None:
+    """A decay of 120 steps, in which no error grows."""
+    problem, grid = pr.ODE(lambda t, u: -u, batching="native"), pr.TimeGrid.uniform(0.0, 6.0, 120, 1)
+    u0 = torch.randn(16, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    given: dict[str, Any] = {"fine": pr.AdamsBashforth(order), "coarse": pr.Secant(pr.Identity())}
+    sol = pr.solve(problem, u0, grid, **given, schedule=pr.Windowed(12), stop=pr.Tolerance(1e-6, 0.0))
+    ref = pr.serial(problem, u0, grid, fine=pr.AdamsBashforth(order))
+    assert float((sol.u - ref.u).norm() / ref.u.norm()) <= 1e-6
+    assert sol.stats.rounds <= most
+
+
+def test_the_last_slice_shows_itself_what_the_correction_misses_where_the_prior_leaps() -> None:
+    leaps = [Settings.of(Start(1, 3, np.array([0.1, 0.1, 0.1, last])), 1e-3, 0.0).leaps for last in (0.15, 0.5)]
+    assert leaps == [False, True]
+
+
+def test_defects_of_the_size_of_rounding_count_as_they_are() -> None:
+    """Others with the growth of accepted errors, and as a part of what the last boundary may spend."""
+    account = ErrorEstimate(Start(1, 4, np.ones(4), rounding=1e-7), 1e-3, 0.0)
+    account._slices.most[:] = 2.0
+    exact = np.array([0.0, 0.0, 5e-8, 5e-8])
+    assert account.carried_with_caution(0, exact, 0) == pytest.approx(account.carried(0, exact, 0)) == 1.5e-7
+    seen = np.array([0.0, 0.0, 5e-4, 0.0])
+    assert account.carried_with_caution(0, seen, 0) == pytest.approx(5e-4 * 2**1.5 / 0.7)

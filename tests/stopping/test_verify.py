@@ -445,3 +445,18 @@ def test_rules_see_nan_at_boundaries_that_nothing_was_computed_for(width: int, c
         assert np.isfinite(figures[frontier:]).sum() <= width + 1
         assert np.array_equal(np.isnan(figures), np.isnan(report.increments.numpy()))
         frontier = report.frontier
+
+
+@pytest.mark.parametrize("rtol", [1e-2, 1e-3])
+def test_a_doubt_that_defects_do_not_bear_out_reopens_nothing(rtol: float) -> None:
+    """An estimate above the tolerance is a cautious one: accepted boundaries are looked at first."""
+    sol = late(1.0, 4, rtol)
+    assert sol.status is pr.Status.CONVERGED
+    assert not opened(sol)
+    assert off(sol, 1.0) <= rtol
+    assert sol.residuals is not None
+    assert not sol.residuals.isnan().any()  # those of all slices have been evaluated
+    assert sol.stats.rounds <= 64
+    asked = late(1.0, 4, rtol, verify=True)
+    assert asked.status is pr.Status.VERIFIED
+    assert asked.stats.rounds == sol.stats.rounds  # once is enough
