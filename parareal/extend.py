@@ -5,7 +5,7 @@ as stable as those of `parareal`.
 
 - Types of a step: `Stages`, `Ints`, `Factors`.
 - Arithmetic on lanes: `lincomb`, `select`, `per_lane`.
-- Multistep exponential methods: `no_history`, `extrapolate`, `exact_moments`, `midpoint_moments`.
+- Multistep exponential methods: `no_history`, `extrapolate`, `exact_moments`, `midpoint_moments`, `first_order`.
 - Checks of a method's arguments: `check_steps`, `check_order`, `one_of` for names; what came instead, for an error:
   `described`.
 - Noise: `fine_points`, `draw_seeds`, `path_keys`.
@@ -33,7 +33,7 @@ from parareal.executors._local import Batched
 from parareal.grid._mesh import Mesh
 from parareal.grid._mesh import Span as Slices
 from parareal.grid._time_grid import TimeGrid
-from parareal.integrators._adams import check_order, extrapolate
+from parareal.integrators._adams import check_order, extrapolate, first_order
 from parareal.integrators._adams import midpoint as midpoint_moments
 from parareal.integrators._base import Integrator, check_steps
 from parareal.integrators._history import no_history
@@ -67,6 +67,7 @@ __all__ = [
     "exact_moments",
     "extrapolate",
     "fine_points",
+    "first_order",
     "lincomb",
     "midpoint_moments",
     "no_history",

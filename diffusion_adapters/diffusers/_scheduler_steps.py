@@ -13,6 +13,7 @@ import parareal as pr
 from diffusion_adapters.diffusers._translation import Clean
 from diffusion_adapters.diffusers._wrapped_method import WrappedMethod
 from diffusion_adapters.equations._coordinates import Coordinates
+from diffusion_adapters.equations._reverse_sde import NoisyFlow
 from diffusion_adapters.sampling._stochastic_steps import SDEDPMSolverPP
 from parareal.extend import Ints, Stages, extrapolate, lincomb
 
@@ -119,8 +120,8 @@ class SDEDPMSolver(SDEDPMSolverPP):
         """The function of the split."""
         return problem.split("noise").function
 
-    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: pr.Carried, variant: int = 1) -> Stages:
-        """One step on L lanes; see `parareal.Multistep.step`."""
+    def mean(self, problem: NoisyFlow) -> pr.Split:
+        """The split of the mean of the reverse SDE."""
         split = problem.split("noise")
 
         def weights(t0: Tensor, t1: Tensor, n: int) -> pr.Weights:
@@ -129,7 +130,11 @@ class SDEDPMSolver(SDEDPMSolverPP):
             twice = [tuple(2 * part for part in phi) for phi in of.phi]
             return of._replace(phi=twice)
 
-        new = yield from extrapolate(split._replace(weights=weights), t0, t1, u, variant, self.moments)
+        return split._replace(weights=weights)
+
+    def step(self, problem: Any, t0: Tensor, t1: Tensor, u: pr.Carried, variant: int = 1) -> Stages:
+        """One step on L lanes; see `parareal.Multistep.step`."""
+        new = yield from extrapolate(self.mean(problem), t0, t1, u, variant, self.moments)
         xi = yield problem.normals, t0, t1, u.u
         _, b1 = problem.coordinates.shares(t1)
         h = problem.coordinates.level(t1) - problem.coordinates.level(t0)

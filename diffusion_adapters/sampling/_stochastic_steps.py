@@ -23,6 +23,7 @@ from parareal.extend import (
     check_steps,
     exact_moments,
     extrapolate,
+    first_order,
     lincomb,
     midpoint_moments,
     no_history,
@@ -131,13 +132,21 @@ class SDEDPMSolverPP(pr.Multistep):
         """The order of the step, as far as its place in the grid decides."""
         return np.minimum(self.order, steps - step) if self.lower_order_final else np.full(len(step), self.order)
 
+    def mean(self, problem: NoisyFlow) -> pr.Split:
+        """The split of the mean of the reverse SDE."""
+        return _towards_data(problem)
+
+    def first_order(self, problem: NoisyFlow, t0: Tensor, t1: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The mean of ancestral sampling."""
+        return first_order(self.mean(problem), t0, t1, self.order)
+
     def moments(self, weights: pr.Weights, m: int) -> list[Factors]:
         """How the difference counts."""
         return midpoint_moments(weights, m) if self.rule == "midpoint" else exact_moments(weights, m)
 
     def step(self, problem: Any, t0: Tensor, t1: Tensor, u: pr.Carried, variant: int = 1) -> Stages:
         """One step on L lanes; see `parareal.Multistep.step`."""
-        new = yield from extrapolate(_towards_data(problem), t0, t1, u, variant, self.moments)
+        new = yield from extrapolate(self.mean(problem), t0, t1, u, variant, self.moments)
         xi = yield problem.normals, t0, t1, u.u
         _, b1 = problem.coordinates.shares(t1)
         h = problem.coordinates.level(t1) - problem.coordinates.level(t0)

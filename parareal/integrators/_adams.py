@@ -52,7 +52,14 @@ def extrapolate(
 
 
 def first_order(split: Split, t0: Tensor, t1: Tensor, order: int) -> tuple[Tensor, Tensor] | None:
-    """The weights of `Multistep.first_order`, of a method of an order whose history holds N in units of the state."""
+    """The weights of `Multistep.first_order`, of a method that extrapolates N as `extrapolate` does.
+
+    Args:
+        split: The split.
+        t0: Where steps that follow one another begin, float64, ``(L,)``.
+        t1: Where they end.
+        order: The order of the method.
+    """
     if order < 2:
         return None
     weights = split.weights(t0, t1, 1)
