@@ -20,7 +20,7 @@ import pretend_device
 CEILINGS = {
     "default, DDIM": (90, 1, 1),
     "default, DDIM, batch of 4": (105, 1, 1),
-    "default, DPM++(2M)": (150, 1.5, 1.5),  # it is opened again once, which is a new run
+    "default, DPM++(2M)": (150, 1.2, 1.2),
     "default, Heun": (50, 1, 1),
     "Picard": (50, 1, 1),
     "SRDS": (40, 3, 1),
