@@ -269,7 +269,8 @@ class SliceRecord:
 
     def ahead(self, systems: Ints) -> Floats:
         """By how much errors at all boundaries may grow up to any boundary on their right, ``(Q, N + 1)``."""
-        log = np.cumsum(np.pad(np.log(self.most[systems]), ((0, 0), (1, 0))), axis=1)
+        log = np.zeros((len(systems), self.most.shape[1] + 1))
+        np.cumsum(np.log(self.most[systems]), axis=1, out=log[:, 1:])
         most = np.maximum.accumulate(log[:, ::-1], axis=1)[:, ::-1] - log
         # What shrinks first is not taken to have shrunk in what grows later.
         most = np.maximum.accumulate(most[:, ::-1], axis=1)[:, ::-1]
