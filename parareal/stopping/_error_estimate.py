@@ -37,6 +37,8 @@ _KEPT = 8
 _STEEPER = 1.5
 """Moves are seen for a while and in few directions, but accepted errors turn into the directions that grow. Their
 growth is taken to be this power of the growth of moves."""
+_SEEN = 0.5
+"""Part of the tolerance that defects, carried to the end, may take in a run whose estimate exceeds it."""
 _AGAIN = 3
 """A run that has accepted too much is reopened this many times before it accepts nothing but its end."""
 
@@ -256,14 +258,14 @@ class ErrorEstimate:
             return float((residuals * np.minimum(ahead**power, 1e100))[begin:].sum())
 
     def carried_with_caution(self, system: int, residuals: Floats, begin: int) -> float:
-        """The same with the growth of accepted errors, as a part of what the last boundary may spend.
+        """The same with the growth of accepted errors, over the part of the tolerance that they may take.
 
         Defects of the size of rounding are as large in any run that rounds otherwise than the sequential one, and count
         as they are.
         """
         rounding = residuals <= self._settings.rounding
         shown = self.carried(system, np.where(rounding, 0.0, residuals), begin, _STEEPER)
-        return self.carried(system, np.where(rounding, residuals, 0.0), begin) + shown / _END
+        return self.carried(system, np.where(rounding, residuals, 0.0), begin) + shown / _SEEN
 
 
 def _summed(added: Floats, log: Floats) -> Floats:

@@ -217,9 +217,11 @@ class SliceRecord:
         self.gentle[row, n] |= gentle & new
         self.shown_by[row, n] = np.where(new, before, self.shown_by[row, n])
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            least = np.clip(np.nan_to_num(left / size, nan=1.0), 1 / _MOST, 1.0)
+            shrinks = np.clip(np.nan_to_num(left / size, nan=1.0), 1 / _MOST, _MOST)
         clear = (before > self._settings.clear * left) & np.isfinite(grown)
-        self._learn_growth(row, n, grown, least, clear, gentle)
+        self._learn_growth(row, n, grown, np.minimum(shrinks, 1.0), clear, gentle)
+        # Where no move has shown what becomes of errors, they are taken to stay as they are, beside a smaller state.
+        self.most[row, n] = np.where(self.grew[row, n], self.most[row, n], np.maximum(shrinks, 1.0))
 
     def _learn_growth(self, row: Ints, n: Ints, grown: Floats, least: Floats, clear: Bools, gentle: Bools) -> None:
         """Notes the growth of moves that are ``clear`` of rounding.
@@ -229,7 +231,7 @@ class SliceRecord:
         self.low[row, n] = np.where(clear, np.minimum(self.low[row, n], grown), self.low[row, n])
         self.high[row, n] = np.where(clear, np.maximum(self.high[row, n], grown), self.high[row, n])
         grown = np.where(clear, np.clip(grown, 1 / _MOST, _MOST), 1.0)
-        growth, most = self.growth[row, n], self.most[row, n]
+        growth, most = self.growth[row, n], np.where(self.grew[row, n], self.most[row, n], 1.0)
         self.growth[row, n] = np.where(clear, np.maximum(grown, _faded(growth, _FADING)), growth)
         grown = np.maximum(grown, least)
         # Large moves count only where there were no small ones.

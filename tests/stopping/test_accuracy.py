@@ -337,10 +337,21 @@ def test_the_last_slice_shows_itself_what_the_correction_misses_where_the_prior_
 
 
 def test_defects_of_the_size_of_rounding_count_as_they_are() -> None:
-    """Others with the growth of accepted errors, and as a part of what the last boundary may spend."""
+    """Others with the growth of accepted errors, and in no more than half of the tolerance."""
     account = ErrorEstimate(Start(1, 4, np.ones(4), rounding=1e-7), 1e-3, 0.0)
     account._slices.most[:] = 2.0
     exact = np.array([0.0, 0.0, 5e-8, 5e-8])
     assert account.carried_with_caution(0, exact, 0) == pytest.approx(account.carried(0, exact, 0)) == 1.5e-7
     seen = np.array([0.0, 0.0, 5e-4, 0.0])
-    assert account.carried_with_caution(0, seen, 0) == pytest.approx(5e-4 * 2**1.5 / 0.7)
+    assert account.carried_with_caution(0, seen, 0) == pytest.approx(5e-4 * 2**1.5 / 0.5)
+
+
+@pytest.mark.parametrize(("moves", "expected"), [(1e-9, 4.0), (1e-2, 2.0)])
+def test_beside_a_smaller_state_errors_of_unknown_growth_stay_as_they_are(moves: float, expected: float) -> None:
+    """The state shrinks by a factor of four. Moves of the size of rounding show nothing; others halve in the slice."""
+    record = SliceRecord(Settings.of(Start(1, 2, np.ones(2), rounding=1e-7), 1e-3, 0.0), 1)
+    row, n = np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64)
+    record.moved_by[0, 1] = moves
+    one = np.ones(1)
+    record.learn(row, n, 4 * one, one, 0.1 * moves * one, [0.5 * moves * one], one > 0)
+    assert record.most[0, 1] == pytest.approx(expected)
