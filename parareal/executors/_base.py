@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -103,17 +104,48 @@ def chunked(
     """``fn(*args)`` in the calls that `cut` makes; a call is padded with its last lane, whose results are dropped."""
     calls = cut(lanes, most, sizes)
     if calls == [(lanes, lanes)] or not calls:
-        return fn(*args)
+        return whole(fn, args, lanes)
     values: list[State] = []
     begin = 0
     for count, size in calls:
         part = tuple(trees.lanes(arg, slice(begin, begin + count)) if len(calls) > 1 else arg for arg in args)
         if size > count:
             part = trees.map(lambda leaf, more=size - count: _filled_up(leaf, more), part)
-        value = fn(*part)
+        value = whole(fn, part, size)
         values.append(trees.lanes(value, slice(0, count)) if size > count else value)
         begin += count
     return values[0] if len(values) == 1 else trees.cat(values)
+
+
+def whole(fn: Callable[..., State], args: tuple[Any, ...], lanes: int) -> State:
+    """``fn(*args)`` in one call; a single lane lies in memory as a new tensor does, wherever it has been in a stack.
+
+    Kernels of linear algebra libraries choose their path, and with it their rounding, by the address and the strides of
+    what they read. A lane alone would round in one way in a run in parallel, and in another one in the sequential run.
+    """
+    return fn(*[trees.map(_as_new, arg) for arg in args]) if lanes == 1 else fn(*args)
+
+
+def _as_new(leaf: Tensor) -> Tensor:
+    """The tensor, or a copy: on a CPU contiguous from the beginning of a line of memory on."""
+    if not leaf.is_cpu or not leaf.ndim:
+        return leaf
+    try:
+        if leaf.data_ptr() % _LINE == 0 and leaf.stride() == _strides(leaf.shape):
+            return leaf
+    except RuntimeError:  # inside a transform of torch.func it has no address
+        return leaf
+    return leaf.clone(memory_format=torch.contiguous_format)
+
+
+_LINE = 64
+"""Where torch begins new tensors on a CPU: at multiples of this many bytes."""
+
+
+@functools.lru_cache(256)
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of a new tensor, which says them even where an axis of one entry leaves them open."""
+    return torch.empty(shape, device="meta").stride()
 
 
 def _filled_up(leaf: Tensor, more: int) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 
 from parareal._core.checks import check_count, described, kind_of
 from parareal._core.trees import State
-from parareal.executors._base import Executor, blocks, chunked, cut
+from parareal.executors._base import Executor, blocks, chunked, cut, whole
 from parareal.executors._multi_device import spread
 
 
@@ -105,7 +105,7 @@ class Batched(Executor):
             with self.joined() as joined:
                 return joined.evaluate(fn, args, lanes)
         if self.max_lanes is None and self.pad_to is None:
-            return fn(*args)
+            return whole(fn, args, lanes)
         return chunked(fn, args, lanes, self.max_lanes, self._numbers)
 
     def calls(self, lanes: int) -> int:
