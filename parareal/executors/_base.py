@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal._core.host import still_known
+from parareal._core.lane_sizes import cut, in_calls, only, sizes_now
 from parareal._core.trees import State
 
 
@@ -83,38 +83,17 @@ def blocks(count: int, parts: int) -> list[int]:
     return [count // parts + (i < count % parts) for i in range(parts)]
 
 
-def cut(lanes: int, most: int | None, sizes: tuple[int, ...] = ()) -> list[tuple[int, int]]:
-    """The calls for that many lanes: the lanes of each, and the number it is padded to.
-
-    Args:
-        lanes: Lanes of a round.
-        most: Most lanes in one call; ``None`` for no limit.
-        sizes: The only numbers of lanes that a call may have, rising; empty for any number.
-    """
-    if lanes and not sizes and (most is None or most >= lanes):
-        return [(lanes, lanes)]
-    most = sizes[-1] if sizes else most or lanes
-    parts = [min(most, lanes - begin) for begin in range(0, lanes, most)] if lanes else []
-    return [(part, next((size for size in sizes if size >= part), part)) for part in parts]
-
-
 def chunked(
     fn: Callable[..., State], args: tuple[Any, ...], lanes: int, most: int | None, sizes: tuple[int, ...] = ()
 ) -> State:
-    """``fn(*args)`` in the calls that `cut` makes; a call is padded with its last lane, whose results are dropped."""
+    """``fn(*args)`` in the calls that `cut` makes, each with `whole`; all calls inside of them have ``sizes`` too."""
+    if sizes != sizes_now():
+        with only(sizes):
+            return chunked(fn, args, lanes, most, sizes)
     calls = cut(lanes, most, sizes)
     if calls == [(lanes, lanes)] or not calls:
         return whole(fn, args, lanes)
-    values: list[State] = []
-    begin = 0
-    for count, size in calls:
-        part = tuple(trees.lanes(arg, slice(begin, begin + count)) if len(calls) > 1 else arg for arg in args)
-        if size > count:
-            part = trees.map(lambda leaf, more=size - count: _filled_up(leaf, more), part)
-        value = whole(fn, part, size)
-        values.append(trees.lanes(value, slice(0, count)) if size > count else value)
-        begin += count
-    return values[0] if len(values) == 1 else trees.cat(values)
+    return in_calls(lambda *part: whole(fn, part, len(trees.leaves(part)[0])), args, calls)
 
 
 def whole(fn: Callable[..., State], args: tuple[Any, ...], lanes: int) -> State:
@@ -146,11 +125,3 @@ _LINE = 64
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Those of a new tensor, which says them even where an axis of one entry leaves them open."""
     return torch.empty(shape, device="meta").stride()
-
-
-def _filled_up(leaf: Tensor, more: int) -> Tensor:
-    # A real lane, and not zeros, for which a function may return NaN or raise.
-    def filled(parts: Sequence[Tensor]) -> Tensor:
-        return torch.cat([parts[0], parts[0][-1:].expand(more, *parts[0].shape[1:])])
-
-    return still_known(filled([leaf]), [leaf], filled)

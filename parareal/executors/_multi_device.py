@@ -16,16 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from parareal._core import autocast, trees
+from parareal._core.lane_sizes import cut, only
 from parareal._core.references import attributes, duplicate, filled, foreign, names
 from parareal._core.scopes import scope
 from parareal._core.trees import State
-from parareal.executors._base import Executor, blocks, chunked, cut
+from parareal.executors._base import Executor, blocks, chunked
 
 
 @scope
 def spread(devices: Sequence[torch.device], max_lanes: int | None, sizes: tuple[int, ...] = ()) -> Generator[Executor]:
     """Evaluates the lanes of a run on several devices, with threads and copies of the function."""
-    with ThreadPoolExecutor(max(1, len(devices) - 1), "parareal-device") as threads:
+    with ThreadPoolExecutor(max(1, len(devices) - 1), "parareal-device") as threads, only(sizes):
         yield _Spread(devices, max_lanes, sizes, threads)
 
 
