@@ -9,7 +9,9 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.checks import described, with_article
+from parareal._core.forward_mode import VMAPPED, inside, stands_for_many
 from parareal._core.names import one_of
+from parareal._core.references import tensors_of
 from parareal._core.trees import State
 from parareal.integrators import Integrator, SciPy, TorchODE
 
@@ -139,6 +141,12 @@ def _has_memory(leaf: Tensor) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def check_parameters(problem: Any, fine: Any) -> None:
+    """Raises where the equation or the method depends on a tensor that stands for many under torch.func.vmap."""
+    if inside() and any(stands_for_many(one) for one in tensors_of((problem, fine))):
+        raise TypeError(f"solve was called inside of torch.func.vmap, over a tensor that {VMAPPED}")
 
 
 def check_per_sample(problem: Any, samples: int | None) -> None:

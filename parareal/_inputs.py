@@ -12,7 +12,7 @@ from parareal._core.checks import check_flag
 from parareal._core.multistep_state import without_history
 from parareal._core.names import check_kind
 from parareal._core.trees import State
-from parareal._input_checks import as_lanes, check_fold, check_per_sample, check_solves, check_state
+from parareal._input_checks import as_lanes, check_fold, check_parameters, check_per_sample, check_solves, check_state
 from parareal.executors._base import Executor
 from parareal.grid._time_grid import TimeGrid
 from parareal.integrators._base import Integrator
@@ -64,6 +64,7 @@ class Inputs:
         check_fold(problem, u0)
         batch = count if samples else None
         check_per_sample(problem, batch)
+        check_parameters(problem, fine)
         data = problem.rows(batch, trees.leaves(u0)[0].device)
         rows = None if data is None else as_lanes(data, batch)
         return cls(problem, u0, grid, fine, as_lanes(u0, batch), rows, batch)

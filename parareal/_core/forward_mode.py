@@ -20,6 +20,13 @@ from torch.autograd import forward_ad
 from parareal._core.locks import ForkSafeLock
 from parareal._core.scopes import scope
 
+VMAPPED = (
+    "the right-hand side depends on, in which it cannot run: its decisions would be different ones for each; expected "
+    "it outside: give each of many parameters a sample of its own, by samples=True and per_sample=parameters in the "
+    "problem, or call solve for one after another"
+)
+"""How the message of an error about a solve inside of torch.func.vmap ends."""
+
 _C: Any = torch._C._functorch  # pyright: ignore
 _turn: ContextVar[ForkSafeLock] = ContextVar("turn", default=ForkSafeLock())  # noqa: B039  one for all threads
 
@@ -61,8 +68,17 @@ def transformed(tensor: Tensor) -> bool:
 
     The tensor itself is asked: the level of forward mode may be one that another thread has entered.
     """
-    wrapped = bool(_C.is_functorch_wrapped_tensor(tensor))
-    return wrapped or forward_ad.unpack_dual(tensor).tangent is not None
+    return stands_for_many(tensor) or forward_ad.unpack_dual(tensor).tangent is not None
+
+
+def inside() -> bool:
+    """Whether this thread is inside of a transformation of `torch.func`."""
+    return _C.get_dynamic_layer_stack_depth() > 0
+
+
+def stands_for_many(tensor: Tensor) -> bool:
+    """Whether it stands for many tensors inside of a transformation of `torch.func`."""
+    return bool(_C.is_functorch_wrapped_tensor(tensor))
 
 
 @dataclass(frozen=True)

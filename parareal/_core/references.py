@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import types
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+T = TypeVar("T")
 
 _MOST_OBJECTS = 20_000
 """Most objects that are looked at: more belong to data, not to a right-hand side."""
@@ -54,10 +57,36 @@ def _referred(thing: Any) -> Iterator[Any]:
     elif isinstance(thing, dict):
         yield from thing.values()
     elif isinstance(thing, nn.Module) or not foreign(type(thing).__module__):
-        yield from getattr(thing, "__dict__", {}).values()
-        slots = [getattr(kind, "__slots__", ()) for kind in type(thing).__mro__]
-        for name in [name for part in slots for name in ((part,) if isinstance(part, str) else part)]:
-            yield getattr(thing, name, None)
+        yield from attributes(thing).values()
+
+
+def attributes(thing: Any) -> dict[str, Any]:
+    """The attributes of an object, those in slots as well, by the names that ``setattr`` takes."""
+    found = dict[str, Any](getattr(thing, "__dict__", {}))
+    for kind in type(thing).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            private = name.startswith("__") and not name.endswith("__")
+            full = f"_{kind.__name__.lstrip('_')}{name}" if private else name
+            if name not in ("__dict__", "__weakref__") and hasattr(thing, full):
+                found[full] = getattr(thing, full)
+    return found
+
+
+def duplicate(thing: T) -> T:
+    """A copy with the same attributes, all of them: what an object is pickled as may lack some.
+
+    Objects that copy themselves do so, and those that hold more than attributes are copied as they are pickled.
+    """
+    if hasattr(type(thing), "__copy__"):
+        return copy.copy(thing)
+    try:
+        made = object.__new__(type(thing))
+    except TypeError:  # of a class that is made of one in C, as a dict is
+        return copy.copy(thing)
+    for name, part in attributes(thing).items():
+        object.__setattr__(made, name, part)
+    return made
 
 
 def foreign(module: str | None) -> bool:

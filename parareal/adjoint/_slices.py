@@ -7,6 +7,7 @@ part and of a few states, whatever the number of steps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -23,7 +24,7 @@ from parareal._core.trees import State
 from parareal.adjoint._dependencies import check_all_known, now
 from parareal.engine._lanes import ActiveLanes
 from parareal.engine._rounds import Counters, play_round
-from parareal.executors._local import Batched
+from parareal.executors._base import Executor, whole
 from parareal.grid._mesh import Mesh
 from parareal.integrators._base import Integrator, Multistep
 
@@ -32,7 +33,18 @@ PART = 16
 BRANCHES = 8
 """Most parts that a longer piece is cut into. Each level costs one more forward pass."""
 
-_HERE = Batched()
+
+class _Here(Executor):
+    """All lanes in one call, inside of a call of the run's executor, which says what numbers of lanes ``f`` may see."""
+
+    def evaluate(self, fn: Callable[..., State], args: tuple[Any, ...], lanes: int) -> State:
+        return whole(fn, args, lanes)
+
+    def calls(self, lanes: int) -> int:
+        return 1
+
+
+_HERE = _Here()
 
 
 class _PlainMesh(Mesh):

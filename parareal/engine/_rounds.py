@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.arrays import Ints
 from parareal._core.checks import described
+from parareal._core.forward_mode import VMAPPED, inside, stands_for_many
 from parareal._core.trees import State
 from parareal.engine._lanes import ActiveLanes, StageGroup
 from parareal.executors._base import Executor
@@ -163,6 +165,10 @@ def _evaluate(
 def called(fn: Any, args: tuple[Any, ...], lanes: int, executor: Executor, counters: Counters) -> State:
     """The value of a function on all lanes; its calls are counted, but not its rounds."""
     value = executor.evaluate(fn, args, lanes)
+    if inside() and any(isinstance(leaf, Tensor) and stands_for_many(leaf) for leaf in trees.leaves(value)):
+        raise TypeError(
+            f"a round gave values of torch.func.vmap: solve was called inside of it, over a tensor that {VMAPPED}"
+        )
     calls: Any = executor.calls(lanes)
     if value is None or not isinstance(calls, int | np.integer):
         what, fix = ("evaluate", "the value of fn(*args)") if value is None else ("calls", "how many calls it makes, 1")

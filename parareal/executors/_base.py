@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from parareal._core import trees
-from parareal._core.host import still_known
+from parareal._core.lane_sizes import cut, in_calls, only, sizes_now
 from parareal._core.trees import State
 
 
@@ -82,43 +83,45 @@ def blocks(count: int, parts: int) -> list[int]:
     return [count // parts + (i < count % parts) for i in range(parts)]
 
 
-def cut(lanes: int, most: int | None, sizes: tuple[int, ...] = ()) -> list[tuple[int, int]]:
-    """The calls for that many lanes: the lanes of each, and the number it is padded to.
-
-    Args:
-        lanes: Lanes of a round.
-        most: Most lanes in one call; ``None`` for no limit.
-        sizes: The only numbers of lanes that a call may have, rising; empty for any number.
-    """
-    if lanes and not sizes and (most is None or most >= lanes):
-        return [(lanes, lanes)]
-    most = sizes[-1] if sizes else most or lanes
-    parts = [min(most, lanes - begin) for begin in range(0, lanes, most)] if lanes else []
-    return [(part, next((size for size in sizes if size >= part), part)) for part in parts]
-
-
 def chunked(
     fn: Callable[..., State], args: tuple[Any, ...], lanes: int, most: int | None, sizes: tuple[int, ...] = ()
 ) -> State:
-    """``fn(*args)`` in the calls that `cut` makes; a call is padded with its last lane, whose results are dropped."""
+    """``fn(*args)`` in the calls that `cut` makes, each with `whole`; all calls inside of them have ``sizes`` too."""
+    if sizes != sizes_now():
+        with only(sizes):
+            return chunked(fn, args, lanes, most, sizes)
     calls = cut(lanes, most, sizes)
     if calls == [(lanes, lanes)] or not calls:
-        return fn(*args)
-    values: list[State] = []
-    begin = 0
-    for count, size in calls:
-        part = tuple(trees.lanes(arg, slice(begin, begin + count)) if len(calls) > 1 else arg for arg in args)
-        if size > count:
-            part = trees.map(lambda leaf, more=size - count: _filled_up(leaf, more), part)
-        value = fn(*part)
-        values.append(trees.lanes(value, slice(0, count)) if size > count else value)
-        begin += count
-    return values[0] if len(values) == 1 else trees.cat(values)
+        return whole(fn, args, lanes)
+    return in_calls(lambda *part: whole(fn, part, len(trees.leaves(part)[0])), args, calls)
 
 
-def _filled_up(leaf: Tensor, more: int) -> Tensor:
-    # A real lane, and not zeros, for which a function may return NaN or raise.
-    def filled(parts: Sequence[Tensor]) -> Tensor:
-        return torch.cat([parts[0], parts[0][-1:].expand(more, *parts[0].shape[1:])])
+def whole(fn: Callable[..., State], args: tuple[Any, ...], lanes: int) -> State:
+    """``fn(*args)`` in one call; a single lane lies in memory as a new tensor does, wherever it has been in a stack.
 
-    return still_known(filled([leaf]), [leaf], filled)
+    Kernels of linear algebra libraries choose their path, and with it their rounding, by the address and the strides of
+    what they read. A lane alone would round in one way in a run in parallel, and in another one in the sequential run.
+    """
+    return fn(*[trees.map(_as_new, arg) for arg in args]) if lanes == 1 else fn(*args)
+
+
+def _as_new(leaf: Tensor) -> Tensor:
+    """The tensor, or a copy: on a CPU contiguous from the beginning of a line of memory on."""
+    if not leaf.is_cpu or not leaf.ndim:
+        return leaf
+    try:
+        if leaf.data_ptr() % _LINE == 0 and leaf.stride() == _strides(leaf.shape):
+            return leaf
+    except RuntimeError:  # inside a transform of torch.func it has no address
+        return leaf
+    return leaf.clone(memory_format=torch.contiguous_format)
+
+
+_LINE = 64
+"""Where torch begins new tensors on a CPU: at multiples of this many bytes."""
+
+
+@functools.lru_cache(256)
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of a new tensor, which says them even where an axis of one entry leaves them open."""
+    return torch.empty(shape, device="meta").stride()

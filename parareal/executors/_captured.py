@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from parareal._core import trees
 from parareal._core.checks import check_count, described
 from parareal._core.forward_mode import transformed
+from parareal._core.references import attributes
 
 Call = Callable[[list[Tensor]], Any]
 
@@ -95,9 +96,10 @@ class Graph:
 
 
 class _Held:
-    """The graphs of a function. It has no ``__dict__``: a copy of the function for another device has its own."""
+    """The graphs of a function. A copy of the function for another device has its own, and copies none of these."""
 
     __slots__ = ("graphs", "lock", "recorder", "standing", "warned")
+    shared_by_copies = True
 
     def __init__(self) -> None:
         self.graphs: dict[Hashable, Graph | None] = {}
@@ -159,6 +161,12 @@ class Captured:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.fn, self.max_graphs)
+
+    def __copy__(self) -> Captured:
+        made = object.__new__(type(self))
+        for name, part in attributes(self).items():
+            object.__setattr__(made, name, _Held() if name == "_held" else part)
+        return made
 
     def forget(self) -> None:
         """Drops all graphs; the next calls are captured anew."""

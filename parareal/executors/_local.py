@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +11,10 @@ from typing import Any
 import torch
 
 from parareal._core.checks import check_count, described, kind_of
+from parareal._core.lane_sizes import cut, only, sizes_now
+from parareal._core.scopes import scope
 from parareal._core.trees import State
-from parareal.executors._base import Executor, blocks, chunked, cut
+from parareal.executors._base import Executor, blocks, chunked, whole
 from parareal.executors._multi_device import spread
 
 
@@ -49,9 +51,10 @@ class Batched(Executor):
             the state alone.
         pad_to: The only numbers of lanes that a call may have: one, or several rising ones. A round with more lanes
             than the largest is cut into chunks, and a call with too few is padded with its last lane. For
-            networks that are compiled, captured or exported for a fixed batch. ``stats.evaluations`` counts real lanes,
-            ``stats.padded_lanes`` the others. The right-hand side must treat lanes on their own, which
-            `check_propagator` checks. ``None`` for any number.
+            networks that are compiled, captured or exported for a fixed batch. Every call of the right-hand side has
+            one of them, those inside of implicit methods and of the adjoint too. ``stats.evaluations`` counts real
+            lanes, ``stats.padded_lanes`` those that fill up the calls of rounds. The right-hand side must treat lanes
+            on their own, which `check_propagator` checks. ``None`` for any number.
 
     Raises:
         TypeError: ``max_lanes`` or ``pad_to`` is not an int; ``devices`` is no sequence of devices.
@@ -96,7 +99,7 @@ class Batched(Executor):
     def joined(self) -> AbstractContextManager[Executor]:
         """This executor in a run; with several devices, with its threads and copies."""
         if self.devices is None:
-            return nullcontext(self)
+            return _fixed(self) if self.pad_to is not None else nullcontext(self)
         return spread([torch.device(device) for device in self.devices], self.max_lanes, self._numbers)
 
     def evaluate(self, fn: Callable[..., State], args: tuple[Any, ...], lanes: int) -> State:
@@ -104,8 +107,8 @@ class Batched(Executor):
         if self.devices is not None:
             with self.joined() as joined:
                 return joined.evaluate(fn, args, lanes)
-        if self.max_lanes is None and self.pad_to is None:
-            return fn(*args)
+        if self.max_lanes is None and self.pad_to is None and not sizes_now():
+            return whole(fn, args, lanes)
         return chunked(fn, args, lanes, self.max_lanes, self._numbers)
 
     def calls(self, lanes: int) -> int:
@@ -122,6 +125,13 @@ class Batched(Executor):
             return 0
         each = blocks(lanes, len(self.devices)) if self.devices is not None else [lanes]
         return sum(size - part for own in each for part, size in cut(own, self.max_lanes, self._numbers))
+
+
+@scope
+def _fixed(executor: Batched) -> Generator[Executor]:
+    """An executor in a run all of whose calls, those before the first round as well, have one of its numbers."""
+    with only(executor._numbers):  # pyright: ignore[reportPrivateUsage]
+        yield executor
 
 
 def check_inner(executor: Any, name: str) -> None:

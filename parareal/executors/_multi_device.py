@@ -16,16 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from parareal._core import autocast, trees
-from parareal._core.references import filled, foreign, names
+from parareal._core.lane_sizes import cut, only
+from parareal._core.references import attributes, duplicate, filled, foreign, names
 from parareal._core.scopes import scope
 from parareal._core.trees import State
-from parareal.executors._base import Executor, blocks, chunked, cut
+from parareal.executors._base import Executor, blocks, chunked
 
 
 @scope
 def spread(devices: Sequence[torch.device], max_lanes: int | None, sizes: tuple[int, ...] = ()) -> Generator[Executor]:
     """Evaluates the lanes of a run on several devices, with threads and copies of the function."""
-    with ThreadPoolExecutor(max(1, len(devices) - 1), "parareal-device") as threads:
+    with ThreadPoolExecutor(max(1, len(devices) - 1), "parareal-device") as threads, only(sizes):
         yield _Spread(devices, max_lanes, sizes, threads)
 
 
@@ -221,15 +222,12 @@ class _Copier:
         """Of any class: its attributes."""
         if isinstance(thing, type | types.ModuleType) or foreign(type(thing).__module__):
             return thing
-        attributes = dict[str, Any](getattr(thing, "__dict__", {}))
-        for slots in (vars(kind).get("__slots__", ()) for kind in type(thing).__mro__):
-            named = (slots,) if isinstance(slots, str) else slots
-            attributes.update({name: getattr(thing, name) for name in named if hasattr(thing, name)})
-        if not attributes:
+        own = {} if getattr(type(thing), "shared_by_copies", False) else attributes(thing)
+        if not own:
             return thing
-        made = copy.copy(thing)
+        made = duplicate(thing)
         self._done[id(thing)] = thing, made  # its own methods may be among its attributes
-        changed = {name: new for name, part in attributes.items() if (new := self.of(part)) is not part}
+        changed = {name: new for name, part in own.items() if (new := self.of(part)) is not part}
         for name, part in changed.items():
             object.__setattr__(made, name, part)
         return made if changed else thing

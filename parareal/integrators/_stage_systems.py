@@ -95,7 +95,9 @@ class System:
         return self.k.new_tensor(self._a)
 
     def slope(self, stages: Tensor, lanes: Tensor | None = None) -> Tensor:
-        """The right-hand side as a function of vectors, ``(L * s, D)``, or of some lanes'."""
+        """The right-hand side as a function of vectors, ``(L * s, D)``, or of some lanes'; of none it is not called."""
+        if not len(stages):
+            return torch.zeros_like(stages)
         t, rows = self.t, self.rows
         if lanes is not None:
             points = self._points(lanes)
@@ -117,7 +119,8 @@ class System:
         stages = self.fixed if fixed else self.stages
         points = None if lanes is None else self._points(lanes)
         stages = stages if points is None else stages.index_select(0, points)
-        if self.known.matrix is not None:
+        # A call on some lanes of a group may have none of those that want derivatives.
+        if self.known.matrix is not None and len(stages):
             t, rows = (self.t, self.rows) if points is None else (self.t[points], None)
             if points is not None and self.rows is not None:
                 rows = trees.lanes(self.rows, points)

@@ -27,14 +27,15 @@ MOST_KEPT = 16
 class Kept:
     """What one run keeps for all its lanes, made once, by whoever needs it first.
 
-    All that is kept is a function of its key alone, so that who makes it, and when, changes no result. It has slots, so
-    that copies of a problem on other devices share it; keys name the device.
+    All that is kept is a function of its key alone, so that who makes it, and when, changes no result. Copies of a
+    problem on other devices share it; keys name the device.
 
     Args:
         times: Start and end of the run.
     """
 
     __slots__ = ("_found", "_lock", "_matrices", "affine", "times")
+    shared_by_copies = True
 
     def __init__(self, times: tuple[float, float]) -> None:
         self.times, self.affine = times, False

@@ -15,6 +15,7 @@ from torch import Tensor
 from parareal._core import autocast, trees
 from parareal._core.checks import described
 from parareal._core.host import known, values_of
+from parareal._core.lane_sizes import cut, in_calls, sizes_now
 from parareal._core.names import BATCHING_HINTS, one_of
 from parareal._core.scopes import add_note, scope
 from parareal._core.trees import State
@@ -57,6 +58,8 @@ class OnLanes:
 
     def __call__(self, t: Tensor, u: State, rows: State = None) -> State:
         """Values on L lanes: ``t`` of shape ``(L,)``, leaves ``(L, *state)``."""
+        if (sizes := sizes_now()) and (lanes := t.shape[0]) and lanes not in sizes:
+            return in_calls(self, (t, u) if rows is None else (t, u, rows), cut(lanes, None, sizes))
         if autocast.set_aside() is not None:
             with autocast.restored():
                 return self._noticing(t, u, rows)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
-from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from parareal._core import trees
 from parareal._core.checks import described
+from parareal._core.references import duplicate
 from parareal._core.trees import State
 from parareal.problem._derivatives import Derivatives, Kept, checked, numbers
 from parareal.problem._lane_calls import Batching, OnLanes
@@ -181,7 +181,7 @@ class ODE(Problem):
             self.structure.pattern(numbers(u0, 0))  # raises where it does not fit
         if not self.derivatives.linear or self.per_sample is not None:
             return self
-        bound, times = copy(self), (float(grid.points[0]), float(grid.points[-1]))
+        bound, times = duplicate(self), (float(grid.points[0]), float(grid.points[-1]))
         object.__setattr__(bound, "derivatives", replace(self.derivatives, kept=Kept(times)))
         return bound
 

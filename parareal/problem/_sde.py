@@ -7,7 +7,6 @@ looked up in the path and cost nothing. That is why a coarse and a fine propagat
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import InitVar, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias, get_args
@@ -18,6 +17,7 @@ from torch import Tensor
 from parareal._core import trees
 from parareal._core.checks import check_count, described
 from parareal._core.names import one_of
+from parareal._core.references import duplicate
 from parareal._core.trees import State
 from parareal.grid._mesh import Mesh
 from parareal.grid._time_grid import TimeGrid
@@ -140,7 +140,7 @@ class SDE(Problem):
             path = BrownianPath(points.unique_consecutive(), self.seed)  # a mesh has both sides of each slice boundary
         path.most_atoms(grid.points[:-1], grid.points[1:])
         path.check(self.like(grid.points[:1], trees.map(lambda leaf: leaf.unsqueeze(0), u0)))
-        bound = copy(self)
+        bound = duplicate(self)
         for name, value in (("path", path), ("_grid", grid)):
             object.__setattr__(bound, name, value)
         return bound

@@ -20,7 +20,7 @@ class Stats:
             asked for two functions, as it does where a `Propagator` is one of fine and coarse.
         max_lanes: Most lanes in one round.
         wall_time: Seconds.
-        padded_lanes: Padding lanes of calls, with ``pr.Batched(pad_to=...)``; they are not evaluations.
+        padded_lanes: Padding lanes of the calls of rounds, with ``pr.Batched(pad_to=...)``; they are not evaluations.
     """
 
     rounds: int

@@ -297,6 +297,43 @@ def test_transforms_of_torch_func_are_refused(transform: Any) -> None:
         transform(end)(torch.ones(2, 3))
 
 
+class Hidden:
+    """A right-hand side whose parameter no search finds."""
+
+    def __init__(self, rate: torch.Tensor) -> None:
+        self.rate = iter([rate] * 100).__next__
+
+    def __call__(self, t: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        return -self.rate() * u
+
+
+@pytest.mark.parametrize(
+    ("problem", "fine", "coarse"),
+    [
+        (lambda rate: pr.ODE(lambda t, u: -rate * u), pr.RK4(), pr.Euler()),
+        (lambda rate: pr.ODE(lambda t, u: -rate * u, batching="loop"), pr.RK4(), pr.Euler()),
+        (lambda rate: pr.ODE(lambda t, u: -rate * u), pr.ImplicitEuler(), pr.ImplicitEuler()),
+        (lambda rate: pr.ODE(lambda t, u: -rate * u, linear=True), pr.RadauIIA(2), pr.Identity()),
+        (lambda rate: pr.SemilinearODE(-1.0, lambda t, u: -rate * u), pr.ETDRK4(), pr.ExponentialEuler()),
+        (lambda rate: pr.ODE(Hidden(rate)), pr.RK4(), pr.Euler()),
+        (lambda rate: pr.ODE(Hidden(rate), batching="native"), pr.Heun(), pr.Zero()),
+    ],
+)
+def test_a_solve_under_vmap_over_a_parameter_is_refused(problem: Any, fine: Any, coarse: Any) -> None:
+    u0, rates = torch.ones(2), torch.tensor([1.0, 2.0])
+    with pytest.raises(TypeError, match=r"solve was called inside of.*expected it outside.*per_sample=parameters"):
+        torch.func.vmap(lambda rate: pr.solve(problem(rate), u0, GRID, fine=fine, coarse=coarse).u)(rates)
+    with pytest.raises(TypeError, match="expected it outside"):
+        torch.func.vmap(lambda rate: pr.serial(problem(rate), u0, GRID, fine=fine).u)(rates)
+
+
+def test_a_solve_under_vmap_that_depends_on_nothing_of_it_runs() -> None:
+    u0, rates = torch.ones(2), torch.tensor([1.0, 2.0])
+    ref = pr.serial(pr.ODE(lambda t, u: -u), u0, GRID, fine=pr.RK4()).u
+    found = torch.func.vmap(lambda a: a * pr.serial(pr.ODE(lambda t, u: -u), u0, GRID, fine=pr.RK4()).u)(rates)
+    torch.testing.assert_close(found, rates[:, None] * ref)
+
+
 def test_freeze_is_a_bool() -> None:
     with pytest.raises(TypeError, match="freeze='yes' is a str"):
         pr.Tolerance(freeze="yes")  # pyright: ignore

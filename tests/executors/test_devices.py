@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import pickle
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -220,3 +221,74 @@ def test_the_state_lies_on_the_first() -> None:
         solve(lambda t, u: -u, executor=pr.Batched(devices=["meta"]))
     with pytest.raises(ValueError, match=r"the state lies on cpu, which is not the first of devices=\['meta', 'cpu'\]"):
         solve(lambda t, u: -u, executor=pr.Batched(devices=["meta", "cpu"]))
+
+
+class Scaled(pr.ODE):
+    """With a signature, attributes and slots of its own, of which it is not pickled."""
+
+    __slots__ = ("__sign",)
+
+    def __init__(self, rate: Tensor, linear: bool) -> None:
+        object.__setattr__(self, "rate", rate)
+        object.__setattr__(self, "_Scaled__sign", -1.0)
+        super().__init__(lambda t, u: u, linear=linear)
+
+    def rhs(self, t: Tensor, u: Tensor, rows: Any = None) -> Tensor:
+        return self._Scaled__sign * self.rate * super().rhs(t, u, rows)  # pyright: ignore
+
+
+@pytest.mark.parametrize("linear", [False, True])
+@pytest.mark.parametrize("devices", [None, ["cpu", "cpu"]])
+def test_a_problem_of_ones_own_loses_nothing_where_it_is_copied(linear: bool, devices: Any) -> None:
+    problem, u0 = Scaled(torch.tensor([1.0, 100.0], dtype=torch.float64), linear), torch.ones(2, dtype=torch.float64)
+    grid = pr.TimeGrid.uniform(0.0, 1.0, slices=4, steps=3)
+    options: dict[str, Any] = {"fine": pr.ImplicitEuler(), "coarse": pr.ImplicitEuler(), "stop": pr.Iterations(4)}
+    sol = pr.solve(problem, u0, grid, executor=pr.Batched(devices=devices), **options)
+    torch.testing.assert_close(sol.u, (1 + problem.rate / 12) ** -12.0)  # pyright: ignore
+
+
+def test_copies_share_what_a_run_keeps_of_a_linear_problem() -> None:
+    rates = torch.tensor([1.0, 100.0, 1e4], dtype=torch.float64)
+    problem, u0 = pr.ODE(lambda t, u: -rates * u, linear=True), torch.ones(3, dtype=torch.float64)
+    fine, executor = pr.RadauIIA(2), pr.Batched(devices=["cpu", "cpu"])
+    sol = pr.solve(problem, u0, GRID, fine=fine, coarse=pr.ImplicitEuler(), executor=executor)
+    z = -rates * 2.0 / 30
+    step = (1 + z / 3) / (1 - 2 * z / 3 + z**2 / 6)
+    torch.testing.assert_close(sol.us, step ** (5.0 * torch.arange(7)[:, None]), rtol=1e-3, atol=1e-6)
+    kept: Any = problem.bind(u0, GRID, fine)
+    made: Any = replica(kept.rhs, META).__self__  # pyright: ignore[reportFunctionMemberAccess]
+    kept.derivatives.kept.matrix("here", lambda: rates)
+    assert made is not kept
+    assert made.derivatives.kept is kept.derivatives.kept
+    assert replica(kept.rhs, META).__self__.derivatives.kept is made.derivatives.kept  # pyright: ignore
+
+
+class Marked(pr.Propagator):
+    """A propagator with an attribute that is not pickled."""
+
+    scale: float
+
+    def propagate(self, t0: Tensor, t1: Tensor, u: Tensor, rows: Any = None) -> Tensor:
+        return self.scale * super().propagate(t0, t1, u, rows)
+
+
+def test_a_method_and_a_captured_function_lose_nothing_either() -> None:
+    rate = torch.tensor(0.5)
+    method = Marked(lambda t0, t1, u: u * rate, "native")
+    object.__setattr__(method, "scale", 2.0)
+    sol = pr.solve(
+        pr.ODE(of_a_global), U0, GRID, fine=method, coarse=pr.Zero(), executor=pr.Batched(devices=["cpu"] * 2)
+    )
+    assert torch.equal(sol.u, U0)
+    captured: Any = pr.Captured(lambda t, u: rate * u)
+    captured.label = "mine"
+    made: Any = replica(captured, META)
+    assert made.label == "mine"
+    assert made._held is not captured._held
+
+
+def test_a_pickled_problem_is_what_it_was() -> None:
+    problem = pr.ODE(of_a_global, "native", linear=True)
+    again = pickle.loads(pickle.dumps(problem))
+    assert (again.f, again.batching, again.linear) == (of_a_global, "native", True)
+    assert again.derivatives.kept is None

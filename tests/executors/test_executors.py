@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 import parareal as pr
 
@@ -90,3 +94,84 @@ def test_serial_and_the_serial_executor_are_bitwise_the_same_for_a_network() -> 
     sol = pr.solve(problem, u0, grid, fine=pr.Heun(), coarse=pr.Euler(), stop=never)
     # 60 evaluations in a row, each of which sums at most 64 products of numbers below one.
     assert float((sol.us - ref.us).abs().max()) <= 60 * 8 * torch.finfo(torch.float32).eps
+
+
+ODD = st.lists(st.integers(1, 11), min_size=1, max_size=3).map(tuple)
+NEVER = pr.Tolerance(0.0, 0.0)
+
+
+def mixing(shape: tuple[int, ...], dtype: torch.dtype, columns: bool) -> Callable[[Tensor, Tensor], Tensor]:
+    """A linear layer along the last axis; its values may lie in memory the other way round."""
+    a = torch.randn(shape[-1], shape[-1], generator=torch.Generator().manual_seed(1), dtype=dtype)
+
+    def f(t: Tensor, u: Tensor) -> Tensor:
+        return torch.tanh((a @ u.mT).mT if columns else u @ a.T)
+
+    return f
+
+
+@settings(max_examples=12)
+@example((3, 7), torch.float32, "vmap", False, 1)
+@example((3, 7), torch.float64, "native", True, 0)
+@example((3, 33), torch.float64, "fold", False, 1)
+@given(
+    ODD,
+    st.sampled_from((torch.float32, torch.float64)),
+    st.sampled_from(("vmap", "native", "fold", "loop")),
+    st.booleans(),
+    st.integers(0, 5),
+)
+def test_a_lane_alone_rounds_as_in_the_sequential_run_wherever_it_lies_in_memory(
+    shape: tuple[int, ...], dtype: torch.dtype, batching: Any, columns: bool, offset: int
+) -> None:
+    """Matrix products of one shape round differently for memory that begins elsewhere, or is read the other way."""
+    columns &= len(shape) > 1
+    problem = pr.ODE(mixing(shape, dtype, columns), batching=batching)
+    if len(shape) < 3:
+        shape = (2, *shape)
+    u0 = torch.randn(offset + torch.Size(shape).numel(), generator=torch.Generator().manual_seed(2), dtype=dtype)
+    u0, grid = u0[offset:].view(shape), pr.TimeGrid.uniform(0.0, 1.0, slices=4, steps=2)
+    ref = pr.serial(problem, u0, grid, fine=pr.Heun())
+    for executor in (pr.Serial(), pr.Batched(max_lanes=1), pr.Batched(1, devices=["cpu", "cpu"])):
+        sol = pr.solve(problem, u0, grid, fine=pr.Heun(), coarse=pr.Euler(), executor=executor, stop=NEVER)
+        assert torch.equal(sol.us, ref.us)
+
+
+@settings(max_examples=5)
+@example(7, 5, torch.float32)
+@given(st.integers(1, 9), st.integers(1, 9), st.sampled_from((torch.float32, torch.float64)))
+def test_a_sample_and_its_data_round_as_they_do_alone(width: int, more: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(width)
+    a, u0 = torch.randn(width, width, generator=generator, dtype=dtype), torch.randn(3, 2, width, dtype=dtype)
+    data = torch.randn(3, more, width, generator=generator, dtype=dtype)
+    grid = pr.TimeGrid.uniform(0.0, 1.0, slices=4, steps=2)
+
+    def f(t: Tensor, u: Tensor, row: Tensor) -> Tensor:
+        return torch.tanh(u @ a.T + (row @ a).mean(-2, keepdim=True))
+
+    options: dict[str, Any] = {"fine": pr.RK4(), "coarse": pr.Euler(), "executor": pr.Serial(), "samples": True}
+    options["stop"] = pr.Iterations(2)
+    together = pr.solve(pr.ODE(f, per_sample=data), u0, grid, **options).us
+    for i in range(3):
+        alone = pr.solve(pr.ODE(f, per_sample=data[i : i + 1]), u0[i : i + 1], grid, **options).us
+        assert torch.equal(together[:, i : i + 1], alone)
+    ref = pr.serial(pr.ODE(f, per_sample=data), u0, grid, fine=pr.RK4(), samples=True, executor=pr.Serial()).us
+    options["stop"] = NEVER
+    assert torch.equal(pr.solve(pr.ODE(f, per_sample=data), u0, grid, **options).us, ref)
+
+
+def test_a_lane_is_copied_only_where_it_lies_elsewhere_and_gradients_pass() -> None:
+    seen: list[Tensor] = []
+
+    def fn(u: Tensor) -> Tensor:
+        seen.append(u)
+        return u * u
+
+    stack = torch.arange(16.0).reshape(2, 8).repeat(1, 3)[:, :20].contiguous().requires_grad_()  # 80 bytes a lane
+    value = pr.Serial().evaluate(fn, (stack,), 2)
+    assert seen[0].data_ptr() == stack.data_ptr()
+    assert seen[1].data_ptr() % 64 == 0
+    (gradient,) = torch.autograd.grad(value.sum(), stack)
+    assert torch.equal(gradient, 2 * stack)
+    assert torch.equal(torch.func.grad(lambda u: pr.Serial().evaluate(fn, (u,), 2).sum())(stack.detach()), gradient)
+    assert torch.equal(torch.func.vmap(lambda u: pr.Serial().evaluate(fn, (u,), 1))(stack[:, None]), value[:, None])

@@ -44,10 +44,7 @@ def test_every_call_has_one_of_the_sizes_and_results_are_the_same(data: st.DataO
     grid = pr.TimeGrid.uniform(0.0, 1.0, slices=slices, steps=steps)
     f, g = Watched(), Watched()
     options: dict[str, Any] = {"fine": fine, "coarse": coarse, "schedule": schedule, "throw": False}
-    if fine.implicit:  # these differentiate, and a watched call would see the tracing
-        plain = padded = pr.ODE(lambda t, u: torch.sin(3 * t) - u)
-    else:
-        plain, padded = pr.ODE(f, batching="native"), pr.ODE(g, batching="native")
+    plain, padded = pr.ODE(f, batching="native"), pr.ODE(g, batching="native")
     a = pr.solve(plain, U0, grid, **options)
     b = pr.solve(padded, U0, grid, executor=pr.Batched(pad_to=pad_to), **options)
     torch.testing.assert_close(b.us, a.us, rtol=1e-12, atol=1e-13)
@@ -57,12 +54,86 @@ def test_every_call_has_one_of_the_sizes_and_results_are_the_same(data: st.DataO
         a.stats.max_lanes,
     )
     assert a.stats.padded_lanes == 0
-    if not fine.implicit:
-        allowed = {pad_to} if isinstance(pad_to, int) else {*pad_to}
-        assert {*g.lanes} <= allowed
+    allowed = {pad_to} if isinstance(pad_to, int) else {*pad_to}
+    assert {*g.lanes} <= allowed
+    if not fine.implicit:  # whose calls ask f for all stages, and for derivatives
         assert len(g.lanes) == b.stats.calls
         assert sum(g.lanes) == b.stats.evaluations + b.stats.padded_lanes
     assert b.status is a.status
+
+
+WATCHED = Watched()
+ONE = pr.ODE(WATCHED, "native")
+PARTS = (lambda t, u: 0.5 * WATCHED(t, u), lambda t, u: 0.5 * WATCHED(t, u))
+SPLIT = pr.ODE(split=PARTS, batching="native")
+BOTH = pr.ODE(WATCHED, "native", split=PARTS)
+LINEAR = pr.ODE(lambda t, u: WATCHED(t, 0 * u) - u, "native", linear=True)
+PAIR = pr.SeparableODE(WATCHED, WATCHED, "native")
+MANY = torch.linspace(0.3, 1.2, 20, dtype=torch.float64)  # factorisations are kept
+
+
+@pytest.mark.parametrize(
+    ("problem", "u0", "fine", "coarse"),
+    [
+        (ONE, U0, pr.RadauIIA(2), pr.ImplicitEuler()),
+        (ONE, MANY, pr.SDIRK2(), pr.ImplicitEuler()),
+        (ONE, U0, pr.ImplicitEuler(krylov=True), pr.Euler()),
+        (LINEAR, U0, pr.RadauIIA(2), pr.ImplicitEuler()),
+        (SPLIT, U0, pr.ARS222(), pr.IMEXEuler()),
+        (BOTH, U0, pr.Strang((pr.RK4(), pr.ImplicitEuler())), pr.Lie()),
+        (PAIR, (U0, U0), pr.StoermerVerlet(), pr.StoermerVerlet()),
+        (pr.SemilinearODE(-1.0, WATCHED, "native"), U0, pr.ETDRK4(), pr.ExponentialEuler()),
+        (pr.SDE(WATCHED, WATCHED, batching="native"), U0, pr.Milstein(), pr.EulerMaruyama()),
+        (ONE, U0, pr.RK4(), pr.Jacobian()),
+        (ONE, U0, pr.Adaptive(rtol=1e-4), pr.Euler()),
+        (ONE, U0, pr.SciPy("Radau"), pr.Euler()),
+        (ONE, U0, pr.SciPy("LSODA"), pr.Euler()),
+    ],
+    ids=lambda part: repr(part) if isinstance(part, pr.Integrator) else type(part).__name__,
+)
+@pytest.mark.parametrize("devices", [None, ["cpu", "cpu"]])
+def test_every_call_of_every_method_has_one_of_the_sizes(
+    problem: pr.Problem, u0: Any, fine: Any, coarse: Any, devices: Any
+) -> None:
+    """Calls inside of implicit methods too, and the checks before the first round."""
+    if isinstance(fine, pr.SciPy):
+        pytest.importorskip("scipy")
+    executor, grid = pr.Batched(pad_to=(3, 8), devices=devices), pr.TimeGrid.uniform(0.0, 1.0, slices=4, steps=2)
+    options: dict[str, Any] = {"fine": fine, "coarse": coarse, "stop": pr.Iterations(2), "executor": executor}
+    WATCHED.lanes.clear()
+    pr.solve(problem, u0, grid, **options)
+    pr.serial(problem, u0, grid, fine=fine, executor=executor)
+    assert {*WATCHED.lanes} <= {3, 8}
+    assert WATCHED.lanes
+
+
+@pytest.mark.parametrize("fine", [pr.RK4(), pr.AdamsBashforth(3), pr.ImplicitEuler(), pr.Adaptive(rtol=1e-4)], ids=repr)
+def test_every_call_of_the_adjoint_has_one_of_the_sizes(fine: Any) -> None:
+    """Before the run, where it looks for parameters, and in the backward pass, where slices have different lengths."""
+    f, u0 = Watched(), U0.clone().requires_grad_()
+    grid, found = pr.TimeGrid.from_points(torch.linspace(0.0, 1.0, 8), slices=3), list[Tensor]()
+    for executor in (pr.Batched(pad_to=5), None):
+        options: dict[str, Any] = {"fine": fine, "coarse": pr.Heun(), "stop": pr.Iterations(3), "executor": executor}
+        sol = pr.solve(pr.ODE(f, "native"), u0, grid, gradients="adjoint", **options)
+        found += torch.autograd.grad(sol.u.sum(), u0)
+        if executor is not None:
+            sol.dense()(torch.linspace(0.0, 1.0, 7))
+            assert {*f.lanes} == {5}
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_a_solve_inside_of_f_has_numbers_of_its_own() -> None:
+    inner, seen = Watched(), set[int]()
+
+    def f(t: Tensor, u: Tensor) -> Tensor:
+        seen.add(len(u))
+        once = pr.TimeGrid.uniform(0.0, 0.1, slices=2, steps=1)
+        return -u + 0 * pr.serial(pr.ODE(inner, "native"), u[0], once, fine=pr.Euler()).u
+
+    grid = pr.TimeGrid.uniform(0.0, 1.0, slices=3, steps=1)
+    fixed = pr.Batched(pad_to=4)
+    pr.solve(pr.ODE(f, "native"), U0, grid, fine=pr.Euler(), coarse=pr.Zero(), executor=fixed, stop=pr.Iterations(1))
+    assert (seen, {*inner.lanes}) == ({4}, {1})
 
 
 @settings(max_examples=20)

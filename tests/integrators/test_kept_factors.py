@@ -188,6 +188,31 @@ def problems(draw: st.DrawFn) -> pr.ODE:
     return pr.ODE(f, batching, jacobian=matrix, linear=claim, structure=structure)  # pyright: ignore
 
 
+def test_lane_by_lane_nobody_is_asked_for_derivatives_at_no_lanes() -> None:
+    """Some lanes of a group want new ones, and others, each in a call of its own, none."""
+    a = torch.randn(7, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    u0 = torch.randn(3, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    lanes = set[int]()
+
+    def f(t: Tensor, u: Tensor) -> Tensor:
+        return torch.tanh((u + t * torch.sin(u)) @ a.T)
+
+    def many(t: Tensor, u: Tensor) -> Tensor:
+        lanes.add(len(u))
+        return torch.vmap(f)(t, u)
+
+    def matrix(t: Tensor, u: Tensor) -> Tensor:
+        lanes.add(len(u))
+        return torch.vmap(torch.func.jacfwd(f, 1))(t, u).reshape(-1, 21, 21)
+
+    grid = pr.TimeGrid.uniform(0.0, 1.0, slices=5, steps=2)
+    for problem in (pr.ODE(f), pr.ODE(many, "native"), pr.ODE(many, "native", jacobian=matrix)):
+        options: dict[str, Any] = {"fine": pr.ImplicitEuler(), "coarse": pr.Euler(), "stop": pr.Tolerance(0.0, 0.0)}
+        sol = pr.solve(problem, u0, grid, executor=pr.Serial(), **options)
+        assert torch.equal(sol.us, pr.serial(problem, u0, grid, fine=pr.ImplicitEuler()).us)
+    assert 0 not in lanes
+
+
 EXECUTORS = [pr.Serial(), pr.Batched(), pr.Batched(max_lanes=3), pr.Batched(pad_to=4), pr.Batched(devices=["cpu"] * 2)]
 RUNS = (problems(), st.sampled_from(METHODS), st.sampled_from(METHODS), st.sampled_from(EXECUTORS), st.integers(0, 99))
 
