@@ -49,7 +49,9 @@ def compared(pipe: Any, seeds: Any, apart: bool, **given: Any) -> Any:
     fast = da.diffusers.parallelize(pipe)
     value, drawn_too = run(fast, given, other)
     assert value.shape == expected.shape
-    assert float((value - expected).norm() / expected.norm()) <= 1e-4
+    # Calls of other sizes round otherwise, on some machines by 1e-7, and these networks and decoders magnify that by
+    # three orders. An image of another prompt is ten times as far away and more.
+    assert float((value - expected).norm() / expected.norm()) <= 1e-3
     assert fast.solution.converged
     assert fast.check.passed
     assert not fast.check.sequential
@@ -57,7 +59,7 @@ def compared(pipe: Any, seeds: Any, apart: bool, **given: Any) -> Any:
     assert torch.equal(drawn, drawn_too)  # what is drawn next is the same
     assert all(torch.equal(a.get_state(), b.get_state()) for a, b in both)
     if apart:
-        assert float((expected[0] - expected[-1]).norm()) > 1e-3
+        assert float((expected[0] - expected[-1]).norm() / expected[0].norm()) > 2e-3
     return fast
 
 
