@@ -51,12 +51,14 @@ class Correction:
         a: The weights that couple the stages, s rows of s.
         inner: Relative residual of the linear systems by GMRES, or ``None`` to solve them by elimination.
         keep: Whether the derivatives of the right-hand side are wanted too, which elimination has.
+        exact: Whether a matrix of the problem's own, which may be an approximation, will not do.
     """
 
     problem: Any
     a: Matrix
     inner: float | None
     keep: bool = False
+    exact: bool = False
 
     def __call__(
         self, t: Tensor, h: Tensor, base: State, k: Tensor, active: Tensor, rows: State = None
@@ -85,7 +87,7 @@ class Correction:
         if index is not None:
             t, h, base, k = t[index], h[index], trees.lanes(base, index), k.index_select(0, index)
             rows = None if rows is None else trees.lanes(rows, index)
-        system, jacobian = System(self.problem, self.a, t, h, base, k, rows), k
+        system, jacobian = System(self.problem, self.a, t, h, base, k, rows, self.exact), k
         if self.inner is None:
             delta, jacobian = system.eliminate()
             took[active] = torch.tensor([k.shape[1] * (1 + system.directions), 1])

@@ -202,6 +202,19 @@ def test_a_wrong_matrix_gives_no_wrong_result(size: int, start: float) -> None:
     assert ours.stats.rounds <= 100
 
 
+@pytest.mark.parametrize("structure", [None, pr.Banded(0, 0)], ids=["whole", "banded"])
+@pytest.mark.parametrize("size", [2, 17])
+@pytest.mark.parametrize("steady", [False, True])
+def test_gradients_with_an_approximate_matrix(size: int, structure: Any, steady: bool) -> None:
+    """Of v = w + h r (w - c): dw/dv = 1 / (1 + h r), also where the first guess is the solution."""
+    rate = torch.linspace(1.0, 10.0, size, dtype=torch.float64)
+    u0 = torch.full((size,), 1.0 if steady else 2.0, dtype=torch.float64, requires_grad=True)
+    problem = pr.ODE(lambda t, u: -rate * (u - 1), jacobian=lambda t, u: -0.5 * torch.diag(rate), structure=structure)
+    ours = pr.serial(problem, u0, steps(2), fine=pr.ImplicitEuler())
+    (found,) = torch.autograd.grad(ours.u.sum(), u0)
+    torch.testing.assert_close(found, (1 + 0.5 * rate) ** -2, rtol=1e-12, atol=0)
+
+
 # --- calls on no lanes -----------------------------------------------------------------------------------------------
 
 
