@@ -41,7 +41,8 @@ class Adjoint:
             return torch.zeros_like(k), took
         index = active.nonzero()[:, 0].to(k.device)
         rows = None if rows is None else trees.lanes(rows, index)
-        system = System(self.problem, self.a, t[index], h[index], trees.lanes(base, index), k[index], rows)
+        chosen = t[index], h[index], trees.lanes(base, index), k[index], rows
+        system = System(self.problem, self.a, *chosen, exact=True)
         with torch.no_grad():
             jacobian, evaluations = system.matrices()
             factors = factors_for(self.problem, system.k[:, 0], system.s)
@@ -81,13 +82,14 @@ def with_gradient(
     """The same slopes, with the gradient of the implicit function.
 
     A step of Newton's method from the solution has its derivative, and a second one the derivatives of second order;
-    of the values nothing is changed.
+    of the values nothing is changed. With a matrix that is an approximation they would be wrong, so that the
+    right-hand side is differentiated itself, where torch can.
     """
     known = derivatives_of(problem)
     if known.structure is not None:
         delta, *_ = yield Adjoint(problem, a), t, h, base, k, alive
         return k + (delta - delta.detach())
     for _ in range(2):
-        delta, *_ = yield Correction(problem, a, None), t, h, base, k, alive
+        delta, *_ = yield Correction(problem, a, None, exact=True), t, h, base, k, alive
         k = k + (delta - delta.detach())
     return k

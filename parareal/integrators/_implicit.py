@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from parareal._core import trees
 from parareal._core.checks import check_count, described
 from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
@@ -71,11 +72,12 @@ class Implicit(Integrator):
         """Returns itself; raises where torch.func has nothing to differentiate."""
         by_gmres = self._options(problem, numbers(u0, 0)).krylov
         if problem.batching == "loop" and (by_gmres or derivatives_of(problem).matrix is None):
+            theirs = "BDF" if any(leaf.is_complex() for leaf in trees.leaves(u0)) else "Radau"
             raise ValueError(
                 f'{type(self).__name__} came with a problem with batching="loop", of which torch.func takes no '
                 'derivatives; expected torch code with batching "vmap", "native" or "fold", or pr.ODE(f, jacobian=...) '
                 "for systems without GMRES. For numpy code without derivatives take an explicit method, or "
-                "pr.SciPy('Radau')"
+                f"pr.SciPy({theirs!r})"
             )
         return self
 
@@ -164,11 +166,15 @@ class Implicit(Integrator):
         return tuple(((weight,),) for weight in diagonal)
 
     def _keeps(self, problem: Any, size: int) -> bool:
-        """Whether systems are solved by simplified Newton: small ones take fewer rounds with new derivatives."""
+        """Whether systems are solved by simplified Newton: small ones take fewer rounds with new derivatives.
+
+        A matrix of the problem's own may be an approximation, with which convergence is linear at best.
+        """
         known = derivatives_of(problem)
         if self._options(problem, size).krylov:
             return False
-        return known.linear or known.structure is not None or self._stages * size > FEW
+        said = known.linear or known.structure is not None or known.matrix is not None
+        return said or self._stages * size > FEW
 
     def _options(self, problem: Any, size: int) -> Options:
         known, unknowns = derivatives_of(problem), self._stages * size
@@ -249,11 +255,11 @@ class ImplicitRungeKutta(Implicit):
 
     For a state of d real numbers (a complex element is two) and a system of s stages, one iteration takes s (1 + d)
     evaluations in one round: a directional derivative counts as one, and all are taken side by side. Above 16 unknowns,
-    and where `ODE` says ``linear=True`` or has a ``structure``, a Jacobian and its factorisation are kept while they
-    serve, and most iterations take s evaluations. Systems of more than 512 unknowns are solved by GMRES without a
-    matrix. An iteration with m products then takes s (1 + m) evaluations in 1 + m rounds; without the problem's
-    ``preconditioner`` m is large for stiff diffusion: ``krylov=False`` makes the matrix whatever its size. The host
-    asks the device once in each iteration whether lanes continue, and with GMRES once for each product.
+    and where `ODE` says ``linear=True`` or has a ``structure`` or a ``jacobian``, a matrix and its factorisation are
+    kept while they serve, and most iterations take s evaluations. Systems of more than 512 unknowns are solved by GMRES
+    without a matrix. An iteration with m products then takes s (1 + m) evaluations in 1 + m rounds; without the
+    problem's ``preconditioner`` m is large for stiff diffusion: ``krylov=False`` makes the matrix whatever its size.
+    The host asks the device once in each iteration whether lanes continue, and with GMRES once for each product.
 
     Where Newton's method fails the state becomes NaN. In a coarse propagator this slows convergence; in the fine one,
     from a final state, the run ends with `Status.UNSOLVED`. Gradients flow through the step. They are right to what
@@ -264,7 +270,9 @@ class ImplicitRungeKutta(Implicit):
         steps: Steps in each slice; ``None`` takes the grid's own points (fine) or one step (coarse).
         rtol: Error of the solution of the stages relative to the largest element of the state; ``None`` for the
             rounding unit of its dtype.
-        max_newton: Most iterations for one system, or most new factorisations where these are kept.
+        max_newton: Most iterations for one system, or most new factorisations where these are kept. With the problem's
+            own ``jacobian`` the last one of these then goes on, for 24 times as many iterations in all, as long as
+            corrections get smaller.
         krylov: Whether linear systems are solved by GMRES; ``None`` decides by their size.
 
     Raises:

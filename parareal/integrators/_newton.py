@@ -51,12 +51,14 @@ class Correction:
         a: The weights that couple the stages, s rows of s.
         inner: Relative residual of the linear systems by GMRES, or ``None`` to solve them by elimination.
         keep: Whether the derivatives of the right-hand side are wanted too, which elimination has.
+        exact: Whether a matrix of the problem's own, which may be an approximation, will not do.
     """
 
     problem: Any
     a: Matrix
     inner: float | None
     keep: bool = False
+    exact: bool = False
 
     def __call__(
         self, t: Tensor, h: Tensor, base: State, k: Tensor, active: Tensor, rows: State = None
@@ -85,7 +87,7 @@ class Correction:
         if index is not None:
             t, h, base, k = t[index], h[index], trees.lanes(base, index), k.index_select(0, index)
             rows = None if rows is None else trees.lanes(rows, index)
-        system, jacobian = System(self.problem, self.a, t, h, base, k, rows), k
+        system, jacobian = System(self.problem, self.a, t, h, base, k, rows, self.exact), k
         if self.inner is None:
             delta, jacobian = system.eliminate()
             took[active] = torch.tensor([k.shape[1] * (1 + system.directions), 1])
@@ -123,10 +125,11 @@ def solve_stages(
     """Newton's method for s stages of L lanes at once.
 
     The error after a correction is estimated from it and from the one before: convergence being quadratic, the next
-    one would be about |delta|^3 / |delta before|^2, by elimination, so that a correction of sqrt(eps) is the last.
-    By GMRES, whose own error makes convergence linear, it is |delta|^2 / |delta before|. A lane is also done when
-    corrections do not get smaller any more and are no larger than sqrt(eps), or than what rounding makes of the right-
-    hand side, eps |h J A|: no further accuracy is available.
+    one would be about |delta|^3 / |delta before|^2, by elimination, so that a correction of sqrt(eps) is the last. Of
+    each number u_i of the state no less than delta_i^2 / |u_i| is assumed: corrections of large numbers, whose equation
+    may be linear, say nothing about those of small ones. By GMRES, whose own error makes convergence linear, the error
+    is |delta|^2 / |delta before|. A lane is also done when corrections do not get smaller any more and are no larger
+    than sqrt(eps), or than what rounding makes of the right-hand side, eps |h J A|: no further accuracy is available.
 
     Args:
         problem: The problem.
@@ -147,11 +150,12 @@ def solve_stages(
         Slopes ``(L, s, D)``, and ``alive`` without the lanes that did not converge.
     """
     krylov, unit = options.krylov, units(base, options.rtol)
-    coarsest, finest = float(unit.max()), float(unit.min())
-    request = Correction(problem, a, coarsest**0.5 if krylov else None, kept is not None)
+    noise, edge = max(precisions(base)), float(unit.min()) ** 0.5
+    request = Correction(problem, a, float(unit.max()) ** 0.5 if krylov else None, kept is not None)
     jacobian: Tensor | None = None
-    size, length = to_vector(base, 1).detach().abs().amax(1).double(), h.detach().abs()
-    before = torch.full_like(length, torch.inf)
+    sizes, step = to_vector(base, 1).detach().abs().double()[:, None], h.detach().abs()[:, None, None]
+    unit, least = unit.to(step.device), least_size(base)
+    before = torch.full_like(step[:, 0, 0], torch.inf)
     active, failed = alive, ~alive
     for iteration in range(options.most):
         if not active.any():
@@ -161,14 +165,19 @@ def solve_stages(
         for now in given:
             mask = active.to(now.device)[:, None, None, None]
             jacobian = now if jacobian is None else torch.where(mask, now, jacobian)
-        # In units of the tolerance, which differs between leaves of different precision.
-        change = length * (delta.detach().abs() / unit.to(delta)).amax((1, 2)).double()
-        scale = size + length * k.detach().abs().amax((1, 2)).double()
+        moved, own = step * delta.detach().abs().double(), sizes + step * k.detach().abs().double()
+        # In units of the tolerance, which differs between leaves of different precision; and as a number.
+        change, number, scale = (moved / unit).amax((1, 2)), moved.amax((1, 2)), own.amax((1, 2)).clamp(min=least)
         done = change <= scale
         if iteration:
-            done |= change * (change / before) ** (1 if krylov else 2) <= scale
-            floor = (ROUNDINGS * stiffness).clamp(max=MOST_NOISE / coarsest).clamp(min=finest**-0.5)
-            done |= (change >= before) & (change <= floor * scale)
+            rate = change / before
+            if krylov:
+                left = change * rate
+            else:
+                square = moved * (moved / own.clamp(min=torch.finfo(own.dtype).tiny)) / unit
+                left = torch.maximum(change * rate**2, square.amax((1, 2)))
+            floor = (ROUNDINGS * noise * (BESIDE + stiffness)).clamp(max=MOST_NOISE).clamp(min=edge)
+            done |= ((rate < 1) & (left <= scale)) | ((change >= before) & (number <= floor * scale))
         before = change
         # The one transfer from the device: 0 continues, 1 is done, 2 has failed.
         state = torch.where(torch.isfinite(change) & torch.isfinite(scale), done.long(), 2).cpu()
@@ -182,8 +191,21 @@ def solve_stages(
 ROUNDINGS = 8.0
 """Most units of rounding in an evaluation of the right-hand side. A choice."""
 
+BESIDE = 4.0
+"""What is added to the size of h J A where rounding is estimated by it: that of the state itself, and of sums."""
+
 MOST_NOISE = 1e-2
 """Largest change, relative to the state, that counts as rounding. A choice."""
+
+
+def precisions(u: State) -> set[float]:
+    """The rounding units of the leaves of a state."""
+    return {torch.finfo(leaf.dtype).eps for leaf in trees.leaves(u)}
+
+
+def least_size(u: State) -> float:
+    """Of a state that is smaller, rounding is that of the least normal number."""
+    return max(torch.finfo(leaf.dtype).tiny / torch.finfo(leaf.dtype).eps for leaf in trees.leaves(u))
 
 
 def units(u: State, rtol: float | None) -> Tensor:

@@ -25,11 +25,20 @@ from parareal._core.trees import State
 from parareal.integrators._adjoint import with_gradient
 from parareal.integrators._base import Cost
 from parareal.integrators._factors import Factors, Parts, factors_for
-from parareal.integrators._newton import MOST_NOISE, ROUNDINGS, Options, units
+from parareal.integrators._newton import BESIDE, MOST_NOISE, ROUNDINGS, Options, least_size, precisions, units
 from parareal.integrators._stage_systems import Matrix, System, to_vector
+from parareal.problem._derivatives import derivatives_of
 
 PATIENCE = 8
 """Iterations that a factor may still need before a new one is made. Chosen within the 7 to 10 usual for Radau codes."""
+
+SLOWER = 24
+"""How many times ``options.most`` the iterations may be, with few new factors, while corrections get smaller. A choice:
+with 20, corrections that shrink by a rate of 0.92 get from the size of the state to its rounding."""
+
+LEAST_RATE = 0.5
+"""The least rate that is assumed, whatever was measured: parts of the error that are small and hardly shrink do not
+show in a rate until the others are gone."""
 
 SAME_STEP = 1e-6
 """Largest relative change of a step for which a factor is kept: it slows each iteration down by no more than that."""
@@ -127,6 +136,8 @@ class Iteration:
     def _renewed(self, system: System, slot: Slot, renew: Tensor, active: Tensor) -> tuple[Slot, int]:
         """The slots of all lanes, new ones where they are wanted, and the evaluations that one of these takes."""
         want = renew & active
+        if not want.any():  # they are in another call of the same round
+            return slot, 0
         among = None if want.equal(active) else renew[active].nonzero()[:, 0].to(system.k.device)
         factors, h = self._factors(system.k), system.h if among is None else system.h[among]
         jacobian, evaluations = system.matrices(among)
@@ -154,10 +165,16 @@ def solve_kept(
     """Simplified Newton for s stages of L lanes at once.
 
     With a factor that is kept, corrections shrink by a rate q, measured from two of them; what is still missing is
-    then q / (1 - q) of the last. A lane whose rate asks for more than `PATIENCE` further iterations gets a new factor
-    at the point where it is. Where corrections grow, the last one is taken back, or with a factor from an earlier step
-    all of them, before a new factor is made. A correction with a new factor is an iteration of Newton's method, and of
-    these each lane has ``options.most``.
+    then q / (1 - q) of the last, where no less than `LEAST_RATE` is taken for q. A lane whose rate asks for more than
+    `PATIENCE` further iterations gets a new factor at the point where it is. Where corrections grow, the last one is
+    taken back, or with a factor from an earlier step all of them, before a new factor is made. A correction with a new
+    factor is an iteration of Newton's method, and of these each lane has ``options.most``.
+
+    Corrections that do not get smaller end the iteration at the level of rounding, or at sqrt(eps) where they are
+    Newton's own: with a factor from elsewhere they may as well be those of an iteration that diverges.
+
+    The problem's own ``jacobian`` may be an approximation, of which a new factor is no better. So after a new one there
+    is an iteration that keeps it, and once there were ``options.most`` the last one goes on while corrections shrink.
 
     Args:
         problem: The problem.
@@ -177,15 +194,16 @@ def solve_kept(
         Slopes ``(L, s, D)``, ``alive`` without the lanes that did not converge, and the slot.
     """
     guess, k, asked = k.detach(), k.detach(), False
-    allowed = _Allowed(base, h, options.rtol)
+    supplied = derivatives_of(problem).matrix is not None
+    allowed = _Allowed(base, h, options.rtol, exact=not supplied)
     step = h.detach()
     renew: Bools = ~((step - slot.h).abs() <= SAME_STEP * step.abs()).cpu().numpy()
     own = renew.copy()  # lanes whose factor was made for this very system
     made = np.zeros(len(alive), dtype=np.int64)
-    before = np.full(len(alive), np.inf)
+    before = mark = np.full(len(alive), np.inf)
     active: Bools = alive.numpy().copy()
     failed: Bools = ~active
-    for _ in range(options.most * 3 * PATIENCE):
+    for iteration in range(options.most * SLOWER):
         failed = failed | (active & renew & (made == options.most))
         active = active & ~failed
         if not active.any():
@@ -197,15 +215,19 @@ def solve_kept(
         asked = asked or bool(took[:, 2].any())
         slot = Slot(*new) if makes else slot
         last, k = k, k + delta
-        progress = allowed.progress(delta, k, stiffness, before)
+        progress = allowed.progress(delta, k, stiffness, before, renew, own)
         # Corrections that grow are taken back, unless they are Newton's own, with a factor from this very point.
-        back = active & progress.grows & ~renew
-        failed = failed | (active & ~progress.finite & renew)
+        spent = (made == options.most) if supplied else np.zeros_like(renew)
+        back = active & progress.grows & ~renew & ~spent
+        failed = failed | (active & ~progress.finite & (renew | spent))
+        if iteration % PATIENCE == 0:
+            failed, mark = failed | (active & spent & ~progress.done & (progress.change >= mark)), progress.change
         active = active & ~progress.done & ~failed
         before = np.where(back, np.where(own, before, np.inf), progress.change)
         if back.any():
             k = torch.where(_on_lanes(back, k), torch.where(_on_lanes(own, k), last, guess), k)
-        renew = active & (progress.slow | back)
+        slow = progress.slow & ~renew if supplied else progress.slow
+        renew = active & (slow | back) & ~spent
         own = own | renew
     solved = torch.from_numpy(~(failed | active))
     if asked and torch.is_grad_enabled():
@@ -239,28 +261,34 @@ class _Progress(NamedTuple):
 class _Allowed:
     """The errors that lanes may have; decisions are made on the CPU, from one transfer an iteration."""
 
-    def __init__(self, base: State, h: Tensor, rtol: float | None) -> None:
-        precisions = {torch.finfo(leaf.dtype).eps for leaf in trees.leaves(base)}
-        self._coarsest, self._finest = (max(rtol or 0.0, edge(precisions)) for edge in (max, min))
+    def __init__(self, base: State, h: Tensor, rtol: float | None, exact: bool) -> None:
+        self._noise, self._exact = precisions(base), exact
+        self._coarsest, self._finest = (max(rtol or 0.0, edge(self._noise)) for edge in (max, min))
         # In units of the tolerance, which differs between leaves of different precision.
         self._unit = None if self._coarsest == self._finest else units(base, rtol)
-        self._size = to_vector(base, 1).detach().abs().amax(1).double().cpu().numpy()
+        self._size = to_vector(base, 1).detach().abs().amax(1).double().clamp(min=least_size(base)).cpu().numpy()
         self._length = h.detach().abs().cpu().numpy()
 
-    def progress(self, delta: Tensor, k: Tensor, stiffness: Tensor, before: Floats) -> _Progress:
-        """What a correction says."""
-        sizes = (delta if self._unit is None else delta / self._unit.to(delta)).abs().amax((1, 2))
-        read = torch.stack([sizes.double(), k.abs().amax((1, 2)).double(), stiffness]).cpu().numpy()
+    def progress(
+        self, delta: Tensor, k: Tensor, stiffness: Tensor, before: Floats, new: Bools, own: Bools
+    ) -> _Progress:
+        """What a correction says; the factors of ``own`` lanes are of this system, those of ``new`` of this point."""
+        sizes = delta.abs().amax((1, 2))
+        weighed = sizes if self._unit is None else (delta.abs() / self._unit.to(delta)).amax((1, 2))
+        read = torch.stack([part.double() for part in (sizes, weighed, k.abs().amax((1, 2)), stiffness)]).cpu().numpy()
         with np.errstate(all="ignore"):
-            change = self._length * read[0] / (self._coarsest if self._unit is None else 1.0)
-            scale = self._size + self._length * read[1]
+            number, change = self._length * read[:2]
+            change = change / (self._coarsest if self._unit is None else 1.0)
+            scale = self._size + self._length * read[2]
             finite = np.isfinite(change) & np.isfinite(scale)
             known = np.isfinite(before)
             rate = change / before  # 0 where there was none before
-            left = change * rate / (1 - rate)
-            floor = np.maximum(np.minimum(ROUNDINGS * read[2], MOST_NOISE / self._coarsest), self._finest**-0.5)
+            left = change * np.maximum(rate, LEAST_RATE) / (1 - rate)
             done = (change <= scale) | (known & (rate < 1) & (left <= scale))
-            done |= (change >= before) & (change <= floor * scale)
+            noise = np.where(new, max(self._noise), min(self._noise))
+            floor = np.minimum(ROUNDINGS * noise * (BESIDE + read[3] * own), MOST_NOISE)
+            floor = np.where(new & self._exact, np.maximum(floor, self._finest**0.5), floor)
+            done |= (change >= before) & (number <= floor * scale)
             done &= finite
             slow = known & ~((rate < 1) & (rate**PATIENCE * left <= scale))
         return _Progress(change, done, slow, ~done & (~finite | (known & ~(rate < 1))), finite)

@@ -57,9 +57,14 @@ class System:
         stiffness: The size of h J A, float64, ``(L,)``, once derivatives have been taken.
     """
 
-    def __init__(self, problem: Any, a: Matrix, t: Tensor, h: Tensor, base: State, k: Tensor, rows: State) -> None:
+    def __init__(
+        self, problem: Any, a: Matrix, t: Tensor, h: Tensor, base: State, k: Tensor, rows: State, exact: bool = False
+    ) -> None:
         self.problem, self.like, self._a = problem, base, a
         self.known = derivatives_of(problem)
+        # Functions that are called once per lane may be any code. A matrix that all lanes share has been checked.
+        exact = exact and self.known.kept is None and getattr(problem, "batching", None) != "loop"
+        self.matrix = None if exact else self.known.matrix
         self.t, self.h, self.k = t.flatten(), h.to(k.dtype), k
         self.rows = None if rows is None else trees.map(lambda x: x.repeat_interleave(k.shape[1], 0), rows)
         stages = to_vector(base, 1)[:, None] + self.h[:, None, None] * mix(a, k)
@@ -87,7 +92,7 @@ class System:
     @property
     def directions(self) -> int:
         """Evaluations that the derivatives at a stage come to."""
-        return 1 if self.known.matrix is not None else self.D
+        return 1 if self.matrix is not None else self.D
 
     @cached_property
     def a(self) -> Tensor:
@@ -119,24 +124,31 @@ class System:
         stages = self.fixed if fixed else self.stages
         points = None if lanes is None else self._points(lanes)
         stages = stages if points is None else stages.index_select(0, points)
-        # A call on some lanes of a group may have none of those that want derivatives.
-        if self.known.matrix is not None and len(stages):
-            t, rows = (self.t, self.rows) if points is None else (self.t[points], None)
-            if points is not None and self.rows is not None:
-                rows = trees.lanes(self.rows, points)
-            with differentiating():  # as it may be torch.func.jacfwd(f, 1)
-                whole = self.known.matrix(t, to_state(stages, self.like, 1), *(() if rows is None else (rows,)))
-            found = whole.to(self.k.dtype) if pattern is None else pattern.picked(whole.to(self.k.dtype))
-        else:
-            eye = torch.eye(self.D, dtype=self.k.dtype, device=self.k.device)
-            seeds = eye if pattern is None else pattern.seeds(self.k)
-
-            def along(direction: Tensor) -> Tensor:
-                return torch.func.jvp(lambda y: self.slope(y, lanes), (stages,), (direction.expand_as(stages),))[1]
-
-            columns = differentiated(lambda: torch.func.vmap(along)(seeds)).to(stages.dtype).permute(1, 2, 0)
-            found = columns if pattern is None else pattern.entries(columns)
+        if self.matrix is None:
+            try:
+                return self._along(stages, lanes, pattern).unflatten(0, (-1, self.s))
+            except ValueError:  # of what torch cannot differentiate the problem's own matrix is all there is
+                if self.known.matrix is None:
+                    raise
+                self.matrix = self.known.matrix
+        t, rows = (self.t, self.rows) if points is None else (self.t[points], None)
+        if points is not None and self.rows is not None:
+            rows = trees.lanes(self.rows, points)
+        with differentiating():  # as it may be torch.func.jacfwd(f, 1)
+            whole = self.matrix(t, to_state(stages, self.like, 1), *(() if rows is None else (rows,)))
+        found = whole.to(self.k.dtype) if pattern is None else pattern.picked(whole.to(self.k.dtype))
         return found.unflatten(0, (-1, self.s))
+
+    def _along(self, stages: Tensor, lanes: Tensor | None, pattern: Pattern | None) -> Tensor:
+        """The same, of the right-hand side itself, ``(L s, D, D)`` or ``(L s, E)``: directional derivatives."""
+        eye = torch.eye(self.D, dtype=self.k.dtype, device=self.k.device)
+        seeds = eye if pattern is None else pattern.seeds(self.k)
+
+        def along(direction: Tensor) -> Tensor:
+            return torch.func.jvp(lambda y: self.slope(y, lanes), (stages,), (direction.expand_as(stages),))[1]
+
+        columns = differentiated(lambda: torch.func.vmap(along)(seeds)).to(stages.dtype).permute(1, 2, 0)
+        return columns if pattern is None else pattern.entries(columns)
 
     def matrices(self, lanes: Tensor | None = None) -> tuple[Tensor, int]:
         """Derivatives, without gradients, as `factors_for` wants them, and the evaluations of one lane."""
@@ -145,7 +157,7 @@ class System:
         found = self.jacobian(lanes, pattern).detach()
         if pattern is not None and found.device.type != "cpu":
             found = pattern.dense(found)
-        each = self.directions if pattern is None or self.known.matrix is not None else pattern.directions
+        each = self.directions if pattern is None or self.matrix is not None else pattern.directions
         return found, self.s * each
 
     def eliminate(self) -> tuple[Tensor, Tensor]:

@@ -92,7 +92,8 @@ class ODE(Problem):
             numbers in flat order: leaf after leaf, each as by ``flatten``, a complex element as two numbers. With
             ``"native"`` that is ``(L, D, D)``, with ``"fold"`` one matrix for each row, ``(L*B, d, d)``.
             With ``samples=True`` a state is a batch of one sample, and ``(1, D, D)`` will do as well. It may be an
-            approximation: implicit methods then take more iterations to the same result. ``None`` differentiates ``f``.
+            approximation: implicit methods then take more iterations to the same result, and fail, as at a step that
+            has no solution, where corrections do not shrink with it. ``None`` differentiates ``f``.
         linear: Says that ``f`` is affine in u, with a matrix that does not depend on t: implicit methods then make
             one Jacobian in a run and one factorisation for each step size. It is checked at two states and 16 times.
         structure: Where df/du has entries, a `Banded` or `Sparse`.

@@ -395,7 +395,16 @@ WEIGHT = torch.ones((), dtype=torch.float64, requires_grad=True)
         (lambda: pr.serial(sde("general"), START, grid_of(), fine=pr.TorchSDE("srk")), ValueError, ["general noise"]),
         (lambda: pr.serial(sde("diagonal"), START, grid_of(True), fine=pr.TorchSDE()), ValueError, ["time falls"]),
         (lambda: run(pr.SciPy("Radau"), START.float()), TypeError, ["float32", "u0.double()", "RK45"]),
-        (lambda: run(pr.SciPy("LSODA"), START + 0j), TypeError, ["complex128", "Radau"]),
+        *[
+            (lambda name=name, u0=u0: run(pr.SciPy(name), u0), TypeError, ["is for real states", "RK45", "BDF"])
+            for name in ("Radau", "LSODA")
+            for u0 in (START + 0j, (START + 0j).to(torch.complex64))
+        ],
+        (
+            lambda: run(pr.SciPy("BDF"), (START + 0j).to(torch.complex64)),
+            TypeError,
+            ["complex64", "u0.to(torch.complex128)"],
+        ),
         (
             lambda: run(pr.SciPy(), START.clone().requires_grad_()),
             ValueError,

@@ -38,6 +38,7 @@ _OPTIONS = {
     "LSODA": (*_COMMON, "jac", "min_step", "lband", "uband"),
 }
 _IMPLICIT = ("Radau", "BDF", "LSODA")
+_REAL = ("Radau", "LSODA")
 _LEAST_RTOL = 100 * float(np.finfo(np.float64).eps)
 
 
@@ -53,7 +54,7 @@ class SciPy(Integrator):
 
     Args:
         method: ``"RK45"``, ``"RK23"``, ``"DOP853"``, ``"Radau"``, ``"BDF"`` or ``"LSODA"``. The last three are for
-            stiff problems; they need a float64 state, and ``"LSODA"`` a real one.
+            stiff problems; they need a float64 state, or ``"BDF"`` a complex128 one.
         rtol: Relative tolerance, at least 2.3e-14.
         atol: Absolute tolerance.
         options: As in ``solve_ivp``: ``first_step``, ``max_step``; for the stiff ones ``jac``, ``jac_sparsity``; for
@@ -104,13 +105,18 @@ class SciPy(Integrator):
         load("scipy.integrate", "scipy>=1.11")
         check_one_dtype(u0, "scipy")
         dtype = trees.leaves(u0)[0].dtype
+        if self.method in _REAL and dtype.is_complex:
+            takes = ", ".join(f'"{name}"' for name in _OPTIONS if name not in _REAL)
+            raise TypeError(
+                f'u0 is of {dtype}, and SciPy\'s "{self.method}" is for real states; expected one of the methods that '
+                f'take complex ones: {takes}. Of these "BDF" is for stiff problems'
+            )
         if self.method in _IMPLICIT and dtype not in (torch.float64, torch.complex128):
+            exact, fix = ("complex128", "to(torch.complex128)") if dtype.is_complex else ("float64", "double()")
             raise TypeError(
                 f"u0 is of {dtype}, in which the finite differences of {self.method!r} are lost; expected "
-                'torch.float64: u0.double() and a right-hand side in float64, or an explicit method such as "RK45"'
+                f'torch.{exact}: u0.{fix} and a right-hand side in {exact}, or an explicit method such as "RK45"'
             )
-        if self.method == "LSODA" and dtype.is_complex:
-            raise TypeError(f'u0 is of {dtype}, and "LSODA" is for real states; use "Radau", "BDF" or "RK45"')
         _check_no_grad(trees.leaves(u0), "u0 requires")
         return self
 
