@@ -40,6 +40,10 @@ LEAST_RATE = 0.5
 """The least rate that is assumed, whatever was measured: parts of the error that are small and hardly shrink do not
 show in a rate until the others are gone."""
 
+PROMPT = 0.1
+"""Where corrections shrink by this rate or faster, one of the size of what rounding makes of a stiff right-hand side is
+the last: the next one would be no smaller."""
+
 SAME_STEP = 1e-6
 """Largest relative change of a step for which a factor is kept: it slows each iteration down by no more than that."""
 
@@ -286,7 +290,8 @@ class _Allowed:
             left = change * np.maximum(rate, LEAST_RATE) / (1 - rate)
             done = (change <= scale) | (known & (rate < 1) & (left <= scale))
             noise = np.where(new, max(self._noise), min(self._noise))
-            floor = np.minimum(ROUNDINGS * noise * (BESIDE + read[3] * own), MOST_NOISE)
+            floor = np.minimum(ROUNDINGS * noise * (BESIDE + read[3]), MOST_NOISE)
+            done |= (rate < PROMPT) & (number <= floor * scale)
             floor = np.where(new & self._exact, np.maximum(floor, self._finest**0.5), floor)
             done |= (change >= before) & (number <= floor * scale)
             done &= finite
