@@ -146,6 +146,10 @@ class SemilinearODE(ODE, Semilinear):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.linear, self.f, self.batching, self.per_sample)
 
+    def compared(self) -> dict[str, Any]:
+        """The linear part."""
+        return {"linear": self._parts}
+
     def bind(self, u0: State, grid: Any, fine: Any) -> SemilinearODE:
         """Returns itself after a check that the linear part fits the state."""
         leaves = trees.leaves(u0)
