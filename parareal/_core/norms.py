@@ -77,7 +77,7 @@ _POWERS = {torch.complex64: (60, 90), torch.complex128: (500, 600)}
 
 
 def rms(tree: State) -> Tensor:
-    """The largest root mean square among the leaves of each lane, in the leaves' dtype, shape ``(L,)``.
+    """The largest root mean square among the leaves of each lane, shape ``(L,)``, in their dtype, but at least float32.
 
     Numbers are added in pairs, element by element over all lanes, so that no lane's sum depends on how many lie beside
     it, as the order in which torch adds along an axis may.
@@ -86,9 +86,14 @@ def rms(tree: State) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.stack(parts).amax(0)
 
 
+def at_least_single(leaf: Tensor) -> Tensor:
+    """Half precision as float32: squares of 256 overflow in float16, and tolerances of 1e-8 are zero."""
+    return leaf.float() if leaf.dtype in (torch.float16, torch.bfloat16) else leaf
+
+
 def _leaf_rms(leaf: Tensor) -> Tensor:
     size = leaf[0].numel() if len(leaf) else 0
-    x = torch.view_as_real(leaf.resolve_conj()) if leaf.is_complex() else leaf  # see `modulus`
+    x = torch.view_as_real(leaf.resolve_conj()) if leaf.is_complex() else at_least_single(leaf)  # see `modulus`
     x = (x * x).reshape(leaf.shape[0], -1)
     while (width := x.shape[1]) > 1:
         half = width // 2
