@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from parareal.executors._base import Executor
 from parareal.grid._time_grid import TimeGrid
 from parareal.integrators._base import Integrator
 from parareal.problem._ode import Problem
-from parareal.results._run_identity import Identity, describe, nameless, raw
+from parareal.results._run_identity import Identity, describe, exactly, raw
 from parareal.results._solution import Solution
 
 
@@ -82,17 +83,18 @@ class Inputs:
             return None
         return traits.evaluations * (steps * self.grid.num_slices if steps else self.grid.num_steps)
 
-    @property
+    @cached_property
     def identity(self) -> Identity:
         """The identity of a run with this input."""
         return Identity(
             problem=type(self.problem).__name__,
-            fine=nameless(repr(self.fine)),
+            fine=exactly(self.fine),
             state=describe(self.u0),
             samples=self.samples,
             points=self.grid.points,
             bounds=self.grid.bounds,
             data=() if self.rows is None else self.rows,
+            compared=self.problem.compared(),
         )
 
     def check_resume(self, resume: Solution) -> None:

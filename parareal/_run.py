@@ -26,7 +26,7 @@ from parareal.engine._rounds import Counters
 from parareal.engine._verify import evaluate
 from parareal.executors._base import Executor
 from parareal.persistence._checkpoint import Checkpoint
-from parareal.persistence._resume import capture, restore
+from parareal.persistence._resume import capture, restore, restore_ended
 from parareal.results._history import IterationReport, Moved
 from parareal.results._record import Record, Recorder
 from parareal.results._run_state import RUNNING
@@ -190,6 +190,7 @@ class Run:
         """Restores the snapshot, history and cost of the run that is resumed."""
         assert resume.standing is not None
         restore(engine, resume.standing, method.max_iterations)
+        restore_ended(engine, resume)
         self.history, self._before = list(resume.history), resume.stats
         for key, rows in resume.standing.increments.items():
             self._increments[key] = Moved(*rows.shape)

@@ -27,7 +27,7 @@ from parareal.grid._time_grid import TimeGrid
 from parareal.integrators._base import Multistep
 from parareal.persistence import _earlier_iterates
 from parareal.problem._ode import ODE
-from parareal.results._run_identity import nameless
+from parareal.results._run_identity import exactly
 from parareal.results._snapshot import EarlierIterates
 from parareal.schedules._schedule import Schedule
 from parareal.stopping._rules import Iterations, StoppingRule, _Combined, error_record  # pyright: ignore
@@ -111,7 +111,7 @@ def move_on(old: Engine, new: Engine, by: int) -> None:
     it, state, slices = old.iterates, old.state, old.iterates.layout.slices
     frontier, number, n = state.frontier, state.current.max(1), np.arange(slices)
     going = (n >= frontier[:, None]) & (n < frontier[:, None] + it.layout.width)
-    earlier = _earlier_iterates.take_out(it, nameless(repr(it.setup.correction)), number, going)
+    earlier = _earlier_iterates.take_out(it, exactly(it.setup.correction), number, going)
     packed = state.pack()
     reached = _shifted(packed["reached"], by, False) & (
         np.arange(slices + 1) <= frontier[:, None] - by + it.layout.width

@@ -262,7 +262,7 @@ def solve_as(
             if dense and inputs.batch != 0:
                 solution = replace(solution, continuous=_continuous(inputs, solution.us, executor))
             if saved is not None:
-                saved.save(solution)
+                saved.finish(solution)
         if adjoint is not None:
             solution = adjoint.attached(solution)
             if solution.continuous is not None:  # of the states from which gradients flow

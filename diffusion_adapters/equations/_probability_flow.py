@@ -32,6 +32,11 @@ class DiffusionODE(pr.ODE, pr.Semilinear):
         remade = partial(DiffusionODE, coordinates=self.coordinates)
         return remade, (self.f, self.batching, self.per_sample)
 
+    def compared(self) -> dict[str, Any]:
+        """The coordinates with their noise schedule, and what the network predicts."""
+        prediction = self.f.model.prediction if isinstance(self.f, RightHandSide) else None
+        return {"coordinates": self.coordinates, "prediction": prediction}
+
     def bind(self, u0: Any, grid: Any, fine: Any) -> pr.ODE:
         """As of any ODE; what depends on the points of the grid alone is computed once for all of them."""
         if isinstance(self.f, RightHandSide):

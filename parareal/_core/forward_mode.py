@@ -18,7 +18,7 @@ from torch._functorch import eager_transforms
 from torch.autograd import forward_ad
 
 from parareal._core.locks import ForkSafeLock
-from parareal._core.scopes import scope
+from parareal._core.scopes import of_torch, scope
 
 VMAPPED = (
     "the right-hand side depends on, in which it cannot run: its decisions would be different ones for each; expected "
@@ -113,7 +113,8 @@ def _leave_layers(depth: int) -> None:
 def derivatives_for(who: str, fix: str) -> Generator[None]:
     """`differentiating`, with an error that says the fix where torch cannot take the derivatives.
 
-    The function itself has just worked at this very point, so that what fails is the derivative.
+    The function itself has just worked at this very point, so that what torch refuses is the derivative. Errors that
+    the function raises itself are left as they are.
 
     Args:
         who: Who needs derivatives of what.
@@ -125,9 +126,9 @@ def derivatives_for(who: str, fix: str) -> Generator[None]:
     try:
         with differentiating():
             yield
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:
+        if not of_torch(error):
+            raise
         raise ValueError(
             f"{who}, and torch.func.jvp could not take them ({type(error).__name__}: {str(error).splitlines()[0]}); "
             f"expected torch operations that have forward derivatives{fix}"

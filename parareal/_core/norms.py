@@ -39,7 +39,10 @@ def _whole_norm(tree: State, kind: NormName) -> Tensor:
 
 
 def _leaf_norm(leaf: Tensor, order: float) -> Tensor:
-    x = leaf.detach().reshape(leaf.shape[0], -1)
+    x = leaf.detach()
+    if x.is_complex():
+        x = torch.view_as_real(x.resolve_conj()) if order == 2.0 else modulus(x.to(torch.complex128))
+    x = x.reshape(leaf.shape[0], -1)
     if x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[1] > _SMALL:
         if order != 2.0:
             return torch.linalg.vector_norm(x, order, dim=1).double()
@@ -60,12 +63,31 @@ _SQUARABLE = 1e-15, 1e18
 
 
 def _in_float64(x: Tensor, order: float) -> Tensor:
-    dtype = torch.complex128 if x.is_complex() else torch.float64
-    return torch.linalg.vector_norm(x, order, dim=1, dtype=dtype)
+    return torch.linalg.vector_norm(x, order, dim=1, dtype=torch.float64)
+
+
+def modulus(x: Tensor) -> Tensor:
+    """The modulus of each element, without fused operations.
+
+    That of torch, of complex numbers, rounds in another way in the vectorised part of a tensor than in its tail, and so
+    depends on how many lanes lie beside. Numbers are scaled by powers of two where their squares would overflow.
+    """
+    if not x.is_complex():
+        return x.abs()
+    re, im = x.real, x.imag
+    largest, (most, power) = torch.maximum(re.abs(), im.abs()), _POWERS[x.dtype]
+    scale = torch.where(largest > 2.0**most, 2.0**-power, torch.ones_like(largest))
+    scale = torch.where(largest < 2.0**-most, 2.0**power, scale)
+    re, im = re * scale, im * scale
+    return (re * re + im * im).sqrt() / scale
+
+
+_POWERS = {torch.complex64: (60, 90), torch.complex128: (500, 600)}
+"""Exponents of 2 from which numbers are scaled, and by which: no square is infinite then, or rounded to zero."""
 
 
 def rms(tree: State) -> Tensor:
-    """The largest root mean square among the leaves of each lane, in the leaves' dtype, shape ``(L,)``.
+    """The largest root mean square among the leaves of each lane, shape ``(L,)``, in their dtype, but at least float32.
 
     Numbers are added in pairs, element by element over all lanes, so that no lane's sum depends on how many lie beside
     it, as the order in which torch adds along an axis may.
@@ -74,10 +96,15 @@ def rms(tree: State) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.stack(parts).amax(0)
 
 
+def at_least_single(leaf: Tensor) -> Tensor:
+    """Half precision as float32: squares of 256 overflow in float16, and tolerances of 1e-8 are zero."""
+    return leaf.float() if leaf.dtype in (torch.float16, torch.bfloat16) else leaf
+
+
 def _leaf_rms(leaf: Tensor) -> Tensor:
-    x = leaf.abs() if leaf.is_complex() else leaf
+    size = leaf[0].numel() if len(leaf) else 0
+    x = torch.view_as_real(leaf.resolve_conj()) if leaf.is_complex() else at_least_single(leaf)  # see `modulus`
     x = (x * x).reshape(leaf.shape[0], -1)
-    size = x.shape[1]
     while (width := x.shape[1]) > 1:
         half = width // 2
         pairs = x[:, :half] + x[:, half : 2 * half]

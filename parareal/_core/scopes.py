@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dis
+import os
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, suppress
 from functools import wraps
 from types import TracebackType
 from typing import Generic, ParamSpec, TypeVar
+
+import torch
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -57,3 +61,24 @@ def add_note(error: BaseException, text: str) -> None:
     """Adds a note to an exception that takes one; some take no attributes."""
     with suppress(AttributeError, TypeError):
         error.add_note(text)
+
+
+def of_torch(error: BaseException) -> bool:
+    """Whether an error is one with which torch says that it cannot do something, and not the user's own.
+
+    An error of the user's comes from a ``raise`` outside of torch, or is of a class of its own. Those of torch have
+    general classes and come from its own code, or, where they are raised below Python, from a call.
+    """
+    kind, traceback = type(error), error.__traceback__
+    if kind not in (RuntimeError, NotImplementedError) and not kind.__module__.startswith("torch."):
+        return False
+    if traceback is None:
+        return True
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    code = traceback.tb_frame.f_code
+    raised = code.co_code[traceback.tb_lasti] == _RAISE
+    return not raised or code.co_filename.startswith(_TORCH)
+
+
+_RAISE, _TORCH = dis.opmap["RAISE_VARARGS"], os.path.dirname(torch.__file__) + os.sep

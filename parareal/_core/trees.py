@@ -236,6 +236,14 @@ def _weighted(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor | No
     return total
 
 
+def in_dtypes(slopes: State, like: State) -> State:
+    """Directional derivatives in the dtypes of a state.
+
+    Torch makes complex128 of them where a complex64 number of no dimension meets a Python number.
+    """
+    return map(lambda slope, leaf: slope.to(leaf.dtype), slopes, like)
+
+
 def flattened(tree: Any) -> tuple[list[Any], Any]:
     """All leaves of a tree, tensors or not, and its structure, which is hashable and which `unflattened` takes."""
     found, how = pytree.tree_flatten(tree)

@@ -28,3 +28,12 @@ def unflat(vector: Tensor, like: State, lead: int) -> State:
         leaves.append((part.real if part.is_complex() and not leaf.is_complex() else part).to(leaf.dtype))
         start += shape.numel()
     return trees.rebuild(leaves, like)
+
+
+def added(rows: Tensor) -> Tensor:
+    """The sum over axis 0, in pairs: the order in which torch adds may depend on how long the other axes are."""
+    while (count := len(rows)) > 1:
+        half = count // 2
+        pairs = rows[:half] + rows[half : 2 * half]
+        rows = torch.cat([pairs, rows[-1:]]) if count % 2 else pairs
+    return rows[0]

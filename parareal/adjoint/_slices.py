@@ -20,6 +20,7 @@ from parareal._core import trees
 from parareal._core.arrays import Ints
 from parareal._core.host import entries, index_to
 from parareal._core.multistep_state import Carried, without_history
+from parareal._core.scopes import of_torch
 from parareal._core.trees import State
 from parareal.adjoint._dependencies import check_all_known, now
 from parareal.engine._lanes import ActiveLanes
@@ -311,7 +312,10 @@ class _Job:
                     outputs, wanted, cotangents, allow_unused=True, retain_graph=True, is_grads_batched=True
                 )
             )
-        except (RuntimeError, NotImplementedError):  # an operation whose derivative vmap does not know
+        except RuntimeError as error:
+            if not of_torch(error):
+                raise
+            # An operation whose derivative vmap does not know.
             each = [
                 torch.autograd.grad(outputs, wanted, [to[k] for to in cotangents], allow_unused=True, retain_graph=True)
                 for k in range(len(cotangents[0]))

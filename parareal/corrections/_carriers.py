@@ -142,7 +142,7 @@ class PropagatorCarrier(Carrier):
         value = self.method.propagate(t0, t1, state)
 
         def slope(v: State) -> State:
-            return torch.func.jvp(lambda x: self.method.along(t0, t1, x), (state,), (v,))[1]
+            return trees.in_dtypes(torch.func.jvp(lambda x: self.method.along(t0, t1, x), (state,), (v,))[1], state)
 
         fix = ": replace what has none, or take another correction, such as pr.Secant, with differentiable=False"
         with derivatives_for("pr.Jacobian needs derivatives of fn", fix):

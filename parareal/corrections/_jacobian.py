@@ -14,7 +14,7 @@ from parareal._core.checks import check_count, kind_of
 from parareal._core.forward_mode import differentiating
 from parareal._core.names import one_of
 from parareal._core.trees import State
-from parareal._core.vectors import flat, unflat
+from parareal._core.vectors import added, flat, unflat
 from parareal.corrections._base import Correction, Edge, Known, Sweep
 from parareal.corrections._carriers import ImplicitCarrier, PropagatorCarrier
 from parareal.corrections._linear import held
@@ -148,7 +148,7 @@ class Jacobian(Correction):
             return flat(slope(unflat(sign.expand(vector.shape), u, 1)), 1) * sign
 
         each = torch.stack([along(sign) for sign in signs]) if one_by_one else torch.func.vmap(along)(signs)
-        diagonal = each.sum(0)
+        diagonal = added(each)
         diagonal = diagonal if self.signs is None else diagonal / len(signs)
         return trees.map(torch.mul, unflat(diagonal, u, 1), tangents)
 
@@ -193,7 +193,7 @@ class Lifted:
         u, tangents = lifted
 
         def slope(v: State) -> State:
-            return torch.func.jvp(lambda x: self.plain.rhs(t, x, rows), (u,), (v,))[1]
+            return trees.in_dtypes(torch.func.jvp(lambda x: self.plain.rhs(t, x, rows), (u,), (v,))[1], u)
 
         value = self.plain.rhs(t, u, rows)
         with differentiating():

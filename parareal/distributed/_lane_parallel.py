@@ -19,7 +19,7 @@ from parareal.distributed._process_group import Like, Link
 from parareal.distributed._reports import to_bytes
 from parareal.executors._base import Executor, blocks
 from parareal.executors._local import Batched, check_inner
-from parareal.results._run_identity import Identity, nameless
+from parareal.results._run_identity import Identity, exactly
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,9 @@ def signature(parts: dict[str, Any]) -> dict[str, str]:
                 "grid": f"{len(part.bounds) - 1} slices, {_numbers(part.points)} cut at {part.bounds}",
                 "per-sample data or noise": part.digest[:16],
             }
+            texts |= {f"{name} of the problem": text for name, text in (part.texts or {}).items()}
         else:
-            texts[name] = nameless(repr(part)) if not isinstance(part, str) else part
+            texts[name] = exactly(part) if not isinstance(part, str) else part
     return texts
 
 

@@ -153,5 +153,11 @@ def etdrk4_step(split: Split, t0: Tensor, t1: Tensor, u: State) -> Stages:
 
 
 def _combine(numbers: list[int], *factors: Factors) -> Factors:
-    columns = zip(*factors, strict=True)
-    return tuple(torch.stack([n * f for n, f in zip(numbers, column, strict=True)]).sum(0) for column in columns)
+    """Sums of factors times numbers, added one by one: the rounding of `sum` may depend on the other lanes."""
+    sums: list[Tensor] = []
+    for first, *others in zip(*factors, strict=True):
+        total = numbers[0] * first
+        for number, factor in zip(numbers[1:], others, strict=True):
+            total = total + number * factor
+        sums.append(total)
+    return tuple(sums)

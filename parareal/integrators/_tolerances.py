@@ -14,6 +14,7 @@ from parareal._core import trees
 from parareal._core.arrays import Floats
 from parareal._core.checks import described
 from parareal._core.host import index_to
+from parareal._core.norms import at_least_single, modulus
 from parareal._core.trees import State
 from parareal.integrators.external._checks import check_tolerance
 
@@ -33,10 +34,10 @@ class Tolerances:
     per_sample: bool
 
     def scale(self, u: State, new: State | None, samples: Floats) -> State:
-        """``atol + rtol max(|u|, |new|)``, leaves ``(L, *state)``; ``new=None`` for ``u`` alone."""
-        size = trees.map(torch.abs, u)
+        """``atol + rtol max(|u|, |new|)``, leaves ``(L, *state)``, at least float32; ``new=None`` for ``u`` alone."""
+        size = trees.map(lambda leaf: at_least_single(modulus(leaf)), u)
         if new is not None:
-            size = trees.map(torch.maximum, size, trees.map(torch.abs, new))
+            size = trees.map(lambda one, leaf: torch.maximum(one, modulus(leaf).to(one.dtype)), size, new)
         leaves = trees.leaves(size)
         scaled: list[Tensor] = []
         for i, leaf in enumerate(leaves):

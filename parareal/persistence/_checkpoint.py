@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from typing import Any
 
 from parareal._core.checks import level_outside
 from parareal.executors._base import Executor
@@ -31,6 +32,7 @@ class Checkpoint:
 
     def __init__(self, path: str | os.PathLike[str], dense: bool, executor: Executor) -> None:
         self._executor = executor
+        self._loaded: tuple[Any, ...] | None = None
         self._path, self._keep_previous, self.iterations = _tensor_file.as_path(path), False, 0
         self._previous = self._path.with_name(self._path.name + ".previous")
         if not dense:
@@ -47,6 +49,7 @@ class Checkpoint:
         """
         solution = self._executor.shared(self._read)
         self.iterations = 0 if solution is None else len(solution.history)
+        self._loaded = None if solution is None else _end(solution)
         return solution
 
     def _read(self) -> Solution | None:
@@ -71,8 +74,18 @@ class Checkpoint:
             raise ValueError(f"the checkpoint cannot be continued, and was left as it is: {damaged}") from damaged
         return None
 
+    def finish(self, solution: Solution) -> None:
+        """Writes the solution of the run, unless it had ended already when it was loaded."""
+        if self._loaded != _end(solution):
+            self.save(solution)
+
     def save(self, solution: Solution) -> None:
         """Writes the solution; what was there before becomes the previous file."""
         if self._executor.leads:
             save(solution, self._path, None if self._keep_previous else self._previous)
         self._keep_previous, self.iterations = False, len(solution.history)
+
+
+def _end(solution: Solution) -> tuple[Any, ...]:
+    """How a run has ended, and how far it has come: another one that goes on from it differs in this."""
+    return solution.status, solution.sample_status, len(solution.history), solution.stats.rounds

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def take_out(it: Iterates, name: str, number: Ints, going: Bools) -> EarlierIterates | None:
     """Those of slices marked in ``going``, whose boundaries go back to iterate ``number[m]`` if they are beyond it."""
     mixing, lookback, first = it.setup.traits.mixing, it.layout.lookback, it.state.lanes.fine_first
-    if not (lookback or mixing) or it.setup.traits.carries or not going.any():
+    if not (lookback or mixing) or not going.any():
         return None
     base = np.minimum(it.state.current, number[:, None])
     # A slice looks back from one iterate: if its boundaries differ, the run restarts without earlier iterates.
@@ -36,8 +36,14 @@ def take_out(it: Iterates, name: str, number: Ints, going: Bools) -> EarlierIter
     for key, ring, depth in _kinds(it, earlier):
         for back in range(1, int(depth.max(initial=0)) + 1):
             system, n = (depth >= back).nonzero()
-            earlier.states[f"{key}.{back}"] = ring.take(system * depth.shape[1] + n, base[system, n] - back)
+            value = ring.take(system * depth.shape[1] + n, base[system, n] - back)
+            earlier.states[f"{key}.{back}"] = value[0] if _bare(it, key) else value
     return earlier if earlier.states else None
+
+
+def _bare(it: Iterates, key: str) -> bool:
+    """Whether fine solutions are kept without their tangents, as only the stopping rule looks back to them."""
+    return key == "fine" and it.setup.carries and not it.setup.traits.lookback
 
 
 def put_back(it: Iterates, earlier: EarlierIterates, number: Ints) -> None:
@@ -49,6 +55,7 @@ def put_back(it: Iterates, earlier: EarlierIterates, number: Ints) -> None:
         for back in range(1, most + 1):
             system, n = (depth >= back).nonzero()
             value = trees.map(lambda leaf: leaf.to(it.layout.device), earlier.states[f"{key}.{back}"])
+            value = it.setup.correction.lift(value) if _bare(it, key) else value
             ring.put(system * depth.shape[1] + n, number[system] - back, value)
     it.state.look_back(earlier.slices, earlier.boundaries if it.setup.traits.mixing else None)
 

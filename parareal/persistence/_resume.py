@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from parareal._core import trees
 from parareal._core.arrays import Bools, Floats, Ints
 from parareal._core.host import beside, index_to
+from parareal._core.multistep_state import Carried, without_history
 from parareal._core.trees import State
 from parareal.persistence import _earlier_iterates
-from parareal.results._run_identity import Identity, nameless
+from parareal.results._run_identity import Identity, exactly, raw
 from parareal.results._snapshot import Snapshot
+from parareal.results._solution import Solution
 from parareal.results._status import Status
 from parareal.stopping._rules import error_record
 
@@ -39,7 +42,7 @@ def capture(engine: Engine, u: State, increments: dict[int, Floats], identity: I
     u, own = _undone(engine, u, back, frontier) if back.any() else (u, False)
     n = np.arange(slices)
     going = ~ended[:, None] & (n >= frontier[:, None]) & (n < frontier[:, None] + it.layout.width)
-    name = nameless(repr(it.setup.correction))
+    name = exactly(it.setup.correction)
     at = state.between_iterations(number, frontier)
     for system in (~ended).nonzero()[0].tolist():
         at.end(system, None)
@@ -49,7 +52,7 @@ def capture(engine: Engine, u: State, increments: dict[int, Floats], identity: I
         state=at,
         increments=increments,
         record={name: array.copy() for name, array in error_record(engine.stopping).items()},
-        rule=nameless(repr(engine.parts.stop)),
+        rule=exactly(engine.parts.stop),
         earlier=_earlier_iterates.take_out(it, name, number, going) if it.layout.whole else None,
         identity=identity,
         pairs=_earlier_iterates.secant_pairs(it),
@@ -81,19 +84,11 @@ _ACCEPTED = (Status.CONVERGED, Status.VERIFIED, Status.UNCERTAIN)
 def restore(engine: Engine, at: Snapshot, most: int | None) -> None:
     """Restores a snapshot into a new engine; slices that another rule has accepted do not count as final."""
     it, state, slices = engine.iterates, engine.state, engine.iterates.layout.slices
-    same = at.rule == nameless(repr(engine.parts.stop))
+    same = at.rule == exactly(engine.parts.stop)
     packed = at.state.pack()
     if not same:
         packed["frontier"] = at.state.proven.copy()
-    if it.layout.windowed:  # first guesses of slices that enter a window are made later, from the states then
-        packed["reached"] &= np.arange(slices + 1) <= packed["frontier"][:, None] + it.layout.width
     state.unpack(packed)
-    it.put_back(trees.map(lambda leaf: leaf.to(it.layout.device), at.u))
-    if at.earlier is not None and at.earlier.correction == nameless(repr(it.setup.correction)):
-        _earlier_iterates.put_back(it, at.earlier, packed["number"])
-    if same:
-        for name, array in error_record(engine.stopping).items():
-            np.copyto(array, at.record.get(name, array))
     # The limit counts on from the iterations made, but never beyond those that make all slices final.
     state.limit_to(most)
     spent = engine.parts.stop.spent(state.iteration)
@@ -108,4 +103,46 @@ def restore(engine: Engine, at: Snapshot, most: int | None) -> None:
         if status is None and state.iteration[system] >= state.limit[system]:
             status = Status.MAX_ITERATIONS
         state.end(system, status)
+    if it.layout.windowed:  # first guesses of slices that enter a window are made later, from the states then
+        beyond = np.arange(slices + 1) > state.frontier[:, None] + it.layout.width
+        state.current[beyond & (state.active[:, None] | (not it.setup.dense))] = -1
+    it.put_back(trees.map(lambda leaf: leaf.to(it.layout.device), at.u))
+    if at.earlier is not None and at.earlier.correction == exactly(it.setup.correction):
+        _earlier_iterates.put_back(it, at.earlier, packed["number"])
+    if same:
+        for name, array in error_record(engine.stopping).items():
+            np.copyto(array, at.record.get(name, array))
+    it.look()
+
+
+def restore_ended(engine: Engine, solution: Solution) -> None:
+    """After `restore`: systems with nothing left to do get all that the solution has of them.
+
+    Its states may be ahead of its snapshot, which goes back to the last complete iteration for a run that goes on.
+    They are moves that were not measured: another snapshot goes back to the same iteration.
+    """
+    at, it, state = solution.standing, engine.iterates, engine.state
+    ended = ~engine.active
+    if at is None or not ended.any():
+        return
+    if solution.residuals is not None:
+        state.residuals[ended] = solution.residuals.reshape(state.residuals.shape).numpy()[ended]
+    if not at.own:
+        return
+    slices, u = it.layout.slices, at.u
+    us = trees.map(lambda leaf: leaf.transpose(0, 1).flatten(0, 1) if at.identity.samples else leaf, solution.us)
+    plain = trees.map(lambda leaf, like: leaf.reshape(like.shape), us, without_history(u))
+    ahead = np.zeros(state.current.size, dtype=bool)
+    for now, then in zip(trees.leaves(plain), trees.leaves(without_history(u)), strict=True):
+        ahead |= (raw(now) != raw(then)).reshape(len(ahead), -1).any(1).numpy()
+    system, n = (ahead.reshape(state.current.shape)[:, 1:] & ended[:, None]).nonzero()
+    if not len(n):
+        return
+    index = torch.from_numpy(system * (slices + 1) + n + 1).to(trees.leaves(u)[0].device)
+    old, new = (trees.map(lambda leaf: leaf.to(it.layout.device), trees.lanes(part, index)) for part in (u, plain))
+    if isinstance(old, Carried):  # the histories do not matter any more
+        new = Carried(new, old.memory)
+    iterate = state.current[system, n + 1] + 1
+    it.note_change(system, n, iterate, new, new, iterate, old)
+    it.write(system, n, iterate, new)
     it.look()

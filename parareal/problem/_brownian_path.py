@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,6 +71,11 @@ class BrownianPath(NoisePath):
     def keys(self, samples: int | None) -> Tensor:
         """See `NoisePath.keys`."""
         return brownian_keys(self.seed, samples)
+
+    def compared(self) -> dict[str, Any]:
+        """See `NoisePath.compared`: the variances stand for the clock, and keys for the seed."""
+        own = {name: part for name, part in super().compared().items() if name not in ("seed", "clock")}
+        return {**own, "lengths": self.lengths}
 
     def check(self, like: State) -> None:
         """Any noise will do."""

@@ -17,7 +17,7 @@ from parareal._core.checks import described
 from parareal._core.host import known, values_of
 from parareal._core.lane_sizes import cut, in_calls, sizes_now
 from parareal._core.names import BATCHING_HINTS, one_of
-from parareal._core.scopes import add_note, scope
+from parareal._core.scopes import add_note, of_torch, scope
 from parareal._core.trees import State
 
 Batching: TypeAlias = Literal["vmap", "native", "fold", "loop", "auto"]
@@ -115,7 +115,7 @@ class OnLanes:
         try:
             return self._call_vmapped(*args)
         except RuntimeError as error:
-            if args[0].shape[0] == 1:  # called as it is
+            if args[0].shape[0] == 1 or not of_torch(error):  # called as it is, or an error of its own
                 raise
             value = self._call_each(*args)  # an error of its own is raised from here
             warnings.warn(

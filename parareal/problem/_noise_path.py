@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -71,6 +72,11 @@ class NoisePath(ABC):
     @abstractmethod
     def check(self, like: State) -> None:
         """Raises where the path has no noise for leaves ``(1, *shape)``."""
+
+    def compared(self) -> dict[str, Any]:
+        """What makes it this path, beside its keys: its points, and the fields of a dataclass, but not functions."""
+        own = {one.name: getattr(self, one.name) for one in fields(self) if one.init} if is_dataclass(self) else {}
+        return {"points": self.points, **own}
 
     def increments(
         self,

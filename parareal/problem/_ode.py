@@ -55,6 +55,14 @@ class Problem(ABC):
         """
         return self.per_sample
 
+    def compared(self) -> dict[str, Any]:
+        """What else makes it this problem, beside its functions and the data in `rows`, by name.
+
+        A run of a problem that says something else is not resumed. Numbers, names and tensors are compared, and
+        dataclasses of such; functions are not.
+        """
+        return {}
+
     @abstractmethod
     def bind(self, u0: State, grid: Any, fine: Any) -> Problem:
         """Returns the problem to be used for a run, before any work is done; raises if something does not fit.

@@ -132,6 +132,11 @@ class SDE(Problem):
         keys = brownian_keys(self.seed, samples) if self.path is None else self.path.keys(samples)
         return (keys.to(device),) if self.per_sample is None else (keys.to(device), self.per_sample)
 
+    def compared(self) -> dict[str, Any]:
+        """The noise: its kind, its calculus and the path, of which `rows` has the seed."""
+        path = None if self.path is None else {type(self.path).__name__: self.path.compared()}
+        return {"noise": self.noise, "calculus": self.calculus, "channels": self.channels, "path": path}
+
     def bind(self, u0: State, grid: Any, fine: Any) -> SDE:
         """This equation with a path over the grid, checked by a call."""
         path = self.path

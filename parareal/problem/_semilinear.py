@@ -20,6 +20,7 @@ from torch import Tensor
 from parareal._core import trees
 from parareal._core.checks import described
 from parareal._core.host import index_to, sent, to_device
+from parareal._core.norms import modulus
 from parareal._core.trees import State
 from parareal.problem._derivatives import PLAIN
 from parareal.problem._lane_calls import Batching
@@ -146,6 +147,10 @@ class SemilinearODE(ODE, Semilinear):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.linear, self.f, self.batching, self.per_sample)
 
+    def compared(self) -> dict[str, Any]:
+        """The linear part."""
+        return {"linear": self._parts}
+
     def bind(self, u0: State, grid: Any, fine: Any) -> SemilinearODE:
         """Returns itself after a check that the linear part fits the state."""
         leaves = trees.leaves(u0)
@@ -243,7 +248,7 @@ def scaled_phis(h: Tensor, c: Tensor, n: int, scale: Tensor | float = 1.0, first
         return up
     for k in range(1, n):
         up.append((up[-1] / h - scale / factorial(k)) / safe)
-    small = z.abs() < 1
+    small = modulus(z) < 1
     w, step = torch.where(small, z, 0), torch.where(small, h, 0)
     series = torch.full_like(w, 1 / factorial(_TERMS + n))
     for j in range(_TERMS - 1, -1, -1):

@@ -133,6 +133,10 @@ class SeparableODE(ODE):
         """Whether ``velocity`` is a function, and not what multiplies p."""
         return self._velocity is not None
 
+    def compared(self) -> dict[str, Any]:
+        """What multiplies the momentum, if it is no function."""
+        return {} if self.evaluates_velocity else {"velocity": self.velocity}
+
     def bind(self, u0: State, grid: Any, fine: Any) -> SeparableODE:
         """Returns itself after a check of the state."""
         check_pair(u0, type(self).__name__)

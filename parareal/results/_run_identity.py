@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cached_property, partial
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,12 +22,13 @@ class Identity:
 
     Attributes:
         problem: Kind of the problem: its function cannot be compared.
-        fine: The fine propagator.
+        fine: The fine propagator, by `exactly`.
         state: Structure, shapes and dtypes of the initial state.
         samples: Whether it was a batch of samples.
         points: The grid's points, float64.
         bounds: Which of them are slice boundaries.
-        data: Per-sample data and noise, as systems, or their digest.
+        data: Per-sample data and keys of noise, as systems, or their digest.
+        compared: What `Problem.compared` says of the problem; ``None`` from a file that does not hold it.
     """
 
     problem: str
@@ -34,18 +38,26 @@ class Identity:
     points: Tensor
     bounds: tuple[int, ...]
     data: State = field(repr=False)
+    compared: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
     def digest(self) -> str:
-        """A digest of per-sample data and noise."""
+        """A digest of per-sample data and the keys of noise."""
         return self.data if isinstance(self.data, str) else digest(trees.leaves(self.data))
+
+    @cached_property
+    def texts(self) -> dict[str, str] | None:
+        """What `Problem.compared` returns, as texts that differ where it does."""
+        return None if self.compared is None else {name: exactly(part) for name, part in self.compared.items()}
 
     def check(self, other: Identity) -> None:
         """Raises unless a run of ``other`` can resume this one."""
         for name, what, fix in _COMPARED:
             then, now = getattr(self, name), getattr(other, name)
             if then != now:
+                fix += _older(str(then))
                 raise ValueError(f"resume is a solution with {what} {then}, and this call has {now}; expected {fix}")
+        self._check_problem(other)
         same = self.bounds == other.bounds and torch.equal(self.points, other.points)
         if not same:
             raise ValueError(
@@ -58,6 +70,22 @@ class Identity:
                 "SDE the same path=, or generator=torch.Generator().manual_seed(...) with the same seed"
             )
 
+    def _check_problem(self, other: Identity) -> None:
+        now = other.texts or {}
+        if self.texts is None and now:
+            raise ValueError(
+                f"resume is a solution from a file of an older version, which does not say what {_listed(now)} it had "
+                f"in its {self.problem}, so that it cannot be compared with this call; expected a file of this "
+                "version: begin a new run without resume, in a new file, or finish it with the version that wrote it"
+            )
+        then = now if self.texts is None else self.texts
+        for name in sorted({*then, *now}):
+            if then.get(name) != now.get(name):
+                raise ValueError(
+                    f"resume is a solution of a problem with {name} = {then.get(name)}, and this call has "
+                    f"{now.get(name)}; expected the same problem: for an SDE the very same noise, on the same path"
+                )
+
 
 _COMPARED = (
     ("state", "a state of", "an initial state of the same structure, shapes and dtypes"),
@@ -65,6 +93,21 @@ _COMPARED = (
     ("problem", "a problem of the kind", "the same problem"),
     ("fine", "the fine propagator", "the same one, whose solution is wanted"),
 )
+
+
+def _listed(names: dict[str, str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _older(text: str) -> str:
+    """What is to be said of the text of a file that has only some digits of tensors, which is never the same."""
+    if "tensor(" not in text and "array(" not in text:
+        return ""
+    return (
+        ". The file is of an older version, which kept four digits of tensors: they cannot be compared, so begin a new "
+        "run without resume"
+    )
 
 
 def _grid(identity: Identity) -> str:
@@ -75,6 +118,62 @@ def _grid(identity: Identity) -> str:
 def nameless(text: str) -> str:
     """A repr without the addresses of functions, which differ between processes."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+
+
+class Text(str):
+    """A text from a file that `exactly` has made."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+def exactly(value: Any) -> str:
+    """A repr without addresses, in which tensors and arrays show all of their digits, or a digest.
+
+    That of torch has four digits and leaves out the middle of long tensors; it says the device, which may be another
+    where a run is resumed.
+    """
+    if not _holds_numbers(value):
+        return nameless(repr(value))
+    if isinstance(value, np.ndarray):
+        value = np.array(value, order="C")  # pyright: ignore[reportUnknownVariableType]
+        if value.dtype.kind not in "biufc":
+            return nameless(repr(value.tolist()))
+        what, of = f"{value.dtype}{list(value.shape)}", hashlib.sha256(value.tobytes()).hexdigest()
+        return f"{what} {value.tolist() if value.size <= _FEW else f'of digest {of[:16]}'}"
+    if isinstance(value, Tensor):
+        leaf = value.detach() if value.layout == torch.strided else value.detach().to_dense()
+        return f"{describe(leaf)} {leaf.tolist() if leaf.numel() <= _FEW else f'of digest {digest([leaf])[:16]}'}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {exactly(part)}" for key, part in value.items()) + "}"  # pyright: ignore
+    if isinstance(value, tuple | list):
+        parts = ", ".join(exactly(part) for part in value)  # pyright: ignore
+        return f"({parts})" if isinstance(value, tuple) else f"[{parts}]"
+    named = ", ".join(f"{name}={exactly(part)}" for name, part in _inside(value).items())
+    return f"{type(value).__name__}({named})"
+
+
+def _holds_numbers(value: Any) -> bool:
+    return isinstance(value, Tensor | np.ndarray) or any(_holds_numbers(part) for part in _inside(value).values())
+
+
+def _inside(value: Any) -> dict[Any, Any]:
+    """What a value was made of, as far as it is plain data: not what a function or a network holds."""
+    if isinstance(value, dict):
+        return value  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, tuple | list):
+        return dict(enumerate(value))  # pyright: ignore
+    if isinstance(value, partial):
+        return {"func": value.func, "args": value.args, "keywords": value.keywords}  # pyright: ignore
+    if is_dataclass(value) and not isinstance(value, type):
+        return {one.name: getattr(value, one.name) for one in fields(value) if one.init and hasattr(value, one.name)}
+    if hasattr(value, "traits") and type(value).__repr__ is not object.__repr__:  # a method that is no dataclass
+        return {name: part for name, part in vars(value).items() if not name.startswith("_")}
+    return {}
+
+
+_FEW = 4
+"""Most numbers of a tensor that are shown, and not digested. A choice: an error has to be read."""
 
 
 def describe(state: State) -> str:

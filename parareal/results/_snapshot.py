@@ -19,7 +19,7 @@ from parareal._core.arrays import Floats, Ints
 from parareal._core.described import brief
 from parareal._core.multistep_state import without_history
 from parareal._core.trees import State
-from parareal.results._run_identity import Identity
+from parareal.results._run_identity import Identity, Text
 from parareal.results._run_state import RUNNING, STATUSES, RunState
 from parareal.results._status import Status
 from parareal.results._tensor_file import get_history, get_state, put, put_history, put_state
@@ -112,6 +112,7 @@ def pack_snapshot(at: Snapshot, tensors: dict[str, Tensor]) -> dict[str, Any]:
         "rule": at.rule,
         "identity": {name: getattr(identity, name) for name in ("problem", "fine", "state", "samples", "bounds")}
         | {"data": identity.digest},
+        "compared": identity.texts,
     }
 
 
@@ -120,7 +121,8 @@ def unpack_snapshot(packed: Any, tensors: dict[str, Tensor], device: torch.devic
     codes = [RUNNING if name is None else STATUSES.index(Status[name]) for name in packed["statuses"]]
     state = RunState.new(*arrays["residuals"].shape)
     state.unpack({**arrays, "status": np.array(codes)})
-    identity: dict[str, Any] = packed["identity"]
+    identity, texts = packed["identity"], packed.get("compared")  # missing in files of older versions
+    compared = None if texts is None else {name: Text(text) for name, text in texts.items()}
     # Most snapshots have the same states as the solution: these are in the file once.
     own = packed["u"] is not None
     if own:
@@ -137,7 +139,9 @@ def unpack_snapshot(packed: Any, tensors: dict[str, Tensor], device: torch.devic
         record={name: tensors[f"standing.account.{name}"].numpy() for name in packed["account"]},
         rule=packed["rule"],
         earlier=None if packed["past"] is None else _unpack_earlier(packed["past"], tensors, device),
-        identity=Identity(points=tensors["standing.points"], bounds=tuple(identity.pop("bounds")), **identity),
+        identity=Identity(
+            points=tensors["standing.points"], bounds=tuple(identity.pop("bounds")), compared=compared, **identity
+        ),
     )
 
 

@@ -180,34 +180,19 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor
 
 
 def _whole(path: str | os.PathLike[str], safetensors: Any) -> tuple[Any, dict[str, Tensor]]:
-    """What a file holds. Safetensors opens it by its name several times, between which it may be replaced."""
-    for attempt in range(_ATTEMPTS):
-        before = _identity(path)
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                content: Any = (file.metadata() or {}).get("parareal")
-                packed = None if content is None else json.loads(content)
-                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        except (safetensors.SafetensorError, ValueError, RuntimeError, OSError) as error:
-            if attempt + 1 == _ATTEMPTS or before == _identity(path):
-                raise damaged(path, str(error)) from None
-        else:
-            if before == _identity(path):
-                return packed, tensors
-    raise damaged(path, f"it was replaced {_ATTEMPTS} times while it was read")
+    """What a file holds.
 
-
-def _identity(path: str | os.PathLike[str]) -> tuple[int, ...]:
-    """What is another for another file of the same name."""
+    It is opened once, as it may be replaced meanwhile, and read as bytes: where safetensors reads a file by itself, it
+    has torch make the tensors, and Ctrl-C in there is lost to an error that looks like that of a damaged file.
+    """
     try:
-        found = os.stat(path)
-    except OSError:
-        return ()
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
-
-
-_ATTEMPTS = 100
-"""How often a file is read that is replaced meanwhile. A choice."""
+        content = Path(path).read_bytes()
+        tensors = safetensors.torch.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        told = header.get("__metadata__", {}).get("parareal")
+        return None if told is None else json.loads(told), tensors
+    except (safetensors.SafetensorError, ValueError, RuntimeError, OSError, LookupError, AssertionError) as error:
+        raise damaged(path, str(error)) from None
 
 
 def damaged(path: str | os.PathLike[str], why: str) -> ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -286,3 +287,24 @@ def test_tolerances_that_do_not_fit_the_state_are_refused_before_any_work() -> N
         pr.serial(pr.ODE(swing), U0, GRID, fine=pr.Adaptive(rtol=torch.ones(3)))
     with pytest.raises(ValueError, match="a tuple of 2"):
         pr.serial(pr.ODE(swing), U0, GRID, fine=pr.Adaptive(rtol=(1e-3, 1e-3)))
+
+
+HALF = (
+    (torch.float16, 1e-7, 1e-9),
+    (torch.float16, 1e-3, 1e-9),
+    (torch.bfloat16, 1e-2, 1e-4),
+    (torch.bfloat16, 1e-2, 1e-9),
+)
+
+
+@pytest.mark.parametrize(("dtype", "rtol", "atol"), HALF)
+def test_states_of_half_precision_go_as_far_as_they_can(dtype: torch.dtype, rtol: float, atol: float) -> None:
+    """Errors are measured in single precision, in which neither tolerances are zero nor squares of ratios infinite."""
+    problem = pr.ODE(lambda t, u: torch.cos(t).to(u.dtype) * u)
+    u0, grid = torch.tensor([1.0, 0.25, 0.0], dtype=dtype), pr.TimeGrid.uniform(0.0, 1.0, slices=2)
+    sol = pr.serial(problem, u0, grid, fine=pr.Adaptive(rtol=rtol, atol=atol))
+    assert sol.u.dtype is dtype
+    rounded = 0.03 if dtype is torch.float16 else 0.1
+    assert torch.allclose(sol.u.double(), u0.double() * math.exp(math.sin(1.0)), rtol=rounded)
+    sol = pr.solve(problem, u0, grid, fine=pr.Adaptive(rtol=1e-2, atol=1e-3), coarse=pr.Euler())
+    assert sol.converged

@@ -6,7 +6,10 @@ import collections
 import contextlib
 import dataclasses
 import json
+import random
+import signal
 import sys
+import time
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -256,3 +259,31 @@ def test_without_safetensors_it_says_what_to_install(tmp_path: Path, monkeypatch
     for call in (lambda: sol.save(tmp_path / "sol"), lambda: pr.Solution.load(tmp_path / "sol")):
         with pytest.raises(ImportError, match=r"pip install 'torch-parareal\[save\]'"):
             call()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file that was just opened
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this system")
+def test_ctrl_c_while_a_file_is_read_is_not_taken_for_damage(whole: Path) -> None:
+    """It may come at any time: the file is read, or the interruption arrives."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    begun = time.perf_counter()
+    pr.Solution.load(whole)
+    length, draw, read = time.perf_counter() - begun, random.Random(0), 0
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for _ in range(60):
+            try:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, draw.uniform(1e-5, 1.2 * length))
+                    pr.Solution.load(whole)
+                    read += 1
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0.0)
+            except KeyboardInterrupt:
+                pass
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert read < 60
