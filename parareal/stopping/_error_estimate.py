@@ -39,6 +39,8 @@ _STEEPER = 1.5
 growth is taken to be this power of the growth of moves."""
 _SEEN = 0.5
 """Part of the tolerance that defects, carried to the end, may take in a run whose estimate exceeds it."""
+_ROUNDED = 4.0
+"""Defects of up to this many rounding units are what a right-hand side of many operations rounds."""
 _AGAIN = 3
 """A run that has accepted too much is reopened this many times before it accepts nothing but its end."""
 
@@ -263,7 +265,7 @@ class ErrorEstimate:
         Defects of the size of rounding are as large in any run that rounds otherwise than the sequential one, and count
         as they are.
         """
-        rounding = residuals <= self._settings.rounding
+        rounding = residuals <= _ROUNDED * self._settings.rounding
         shown = self.carried(system, np.where(rounding, 0.0, residuals), begin, _STEEPER)
         return self.carried(system, np.where(rounding, residuals, 0.0), begin) + shown / _SEEN
 
