@@ -150,11 +150,11 @@ class ErrorEstimate:
         size, increment, defect, carried = (seen.values[at, i] for i in (1, 2, 3, 4))
         growing = (carried, *(() if seen.first_order is None else seen.first_order[at].T))
         row, exact, kept = seen.systems[system], seen.exact[at], self._boundaries
-        last = kept.move[row, n + 1, (k - 1) % _KEPT] * kept.has(row, n + 1, k - 1)
+        last = np.where(kept.has(row, n + 1, k - 1), kept.move[row, n + 1, (k - 1) % _KEPT], 0.0)
         shows = np.ones(len(n), dtype=bool)
         if blind := min(self._settings.blind, _KEPT - 2):
             shows = kept.has(row, n, k - blind)
-            last *= kept.has(row, n + 1, k - 1 - blind)
+            last = np.where(kept.has(row, n + 1, k - 1 - blind), last, 0.0)
         kept.number[row, n + 1, k % _KEPT] = k
         kept.move[row, n + 1, k % _KEPT] = increment
         # What the left boundary moved by to its iterate of the same number, even if it has become final since.

@@ -355,3 +355,15 @@ def test_beside_a_smaller_state_errors_of_unknown_growth_stay_as_they_are(moves:
     one = np.ones(1)
     record.learn(row, n, 4 * one, one, 0.1 * moves * one, [0.5 * moves * one], one > 0)
     assert record.most[0, 1] == pytest.approx(expected)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("blind", [0, 1])
+def test_after_moves_that_are_not_finite_the_record_goes_on(blind: int) -> None:
+    account = Account(slices=3, width=3)
+    account.errors = ErrorEstimate(Start(1, 3, np.ones(3), blind=blind), rtol=1.0, atol=0.0)
+    for k, move in enumerate((np.inf, np.nan, 0.5, 0.05), 1):
+        account.see(k, 0, 3, [move] * 3, [move] * 3, [move] * 3)
+    account.see(
+        10, 1, 3, [np.inf, 0.5], [0.5] * 2, [0.5] * 2
+    )  # the place of iterate 1 in the record is asked for again
