@@ -129,8 +129,10 @@ class ErrorEstimate:
             gain, log = np.zeros((len(seen.systems), slices)), np.zeros((len(seen.systems), slices))
             gain[system, n] = self._added(seen, every)
             log[system, n] = np.log(self._carrying(seen.systems[system], n))
-            # In a sum many contributions cancel in part, but a single one counts in full.
-            error = gain if settings.mixed else np.maximum(_summed(settings.weight * gain, log), gain)
+            # In a sum many contributions cancel in part, but a single one counts in full. Where iterates are mixed, a
+            # boundary may stand still because what its left neighbours have moved by has not arrived yet.
+            error = np.maximum.accumulate(gain, 1) if settings.mixed else _summed(settings.weight * gain, log)
+            error = np.maximum(error, gain)
             self._note(seen, every, error[system, n])
         else:
             for i in range(len(n)):
@@ -141,8 +143,11 @@ class ErrorEstimate:
         system, n, k = int(seen.system[at[0]]), int(seen.n[at[0]]), int(seen.number[at[0]])
         row, added, known = np.array([seen.systems[system]]), self._added(seen, at), self._boundaries
         before = np.where(known.has(row, np.array([n]), np.array([k])), known.error[row, n, k % _KEPT], np.nan)
-        carried = before * self._carrying(row, np.array([n])) + self._settings.weight * added
-        self._note(seen, at, added if seen.exact[at[0]] or self._settings.mixed else np.maximum(carried, added))
+        if self._settings.mixed:
+            error = np.fmax(before, added)
+        else:
+            error = np.maximum(before * self._carrying(row, np.array([n])) + self._settings.weight * added, added)
+        self._note(seen, at, added if seen.exact[at[0]] else error)
 
     def _added(self, seen: Seen, at: Ints) -> Floats:
         """What slices add to the errors of their right boundaries in the moves ``at``; records what these show."""

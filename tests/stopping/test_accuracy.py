@@ -367,3 +367,18 @@ def test_after_moves_that_are_not_finite_the_record_goes_on(blind: int) -> None:
     account.see(
         10, 1, 3, [np.inf, 0.5], [0.5] * 2, [0.5] * 2
     )  # the place of iterate 1 in the record is asked for again
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["in step", "one by one"])
+def test_where_iterates_are_mixed_no_boundary_is_better_than_those_before_it(apart: bool) -> None:
+    """It may stand still because what its left neighbours have moved by has not arrived yet."""
+    account = Account(slices=4, width=4)
+    account.errors = ErrorEstimate(Start(1, 4, np.ones(4), mixed=True), rtol=1.0, atol=0.0)
+    moves = [0.5, 0.3, 0.0, 0.0]
+    if apart:
+        for n in range(4):
+            account.see(1, n, n + 1, moves[n : n + 1], moves[n : n + 1], NOT[:1])
+    account.see(2, 0, 4, moves, moves, NOT[:4])
+    error = account.errors.arrays()["error"][0]
+    assert error[1] > 0
+    assert (np.diff(error[1:]) >= 0).all()
