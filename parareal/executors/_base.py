@@ -102,12 +102,14 @@ def whole(fn: Callable[..., State], args: tuple[Any, ...], lanes: int) -> State:
     Kernels of linear algebra libraries choose their path, and with it their rounding, by the address and the strides of
     what they read. A lane alone would round in one way in a run in parallel, and in another one in the sequential run.
     """
-    return fn(*[trees.map(_as_new, arg) for arg in args]) if lanes == 1 else fn(*args)
+    if lanes != 1:
+        return fn(*args)
+    return fn(*[_as_new(arg) if isinstance(arg, Tensor) else trees.map(_as_new, arg) for arg in args])
 
 
 def _as_new(leaf: Tensor) -> Tensor:
     """The tensor, or a copy: on a CPU contiguous from the beginning of a line of memory on."""
-    if not leaf.is_cpu or not leaf.ndim:
+    if leaf.numel() < 2 or not leaf.is_cpu:  # a single number is read in one way wherever it lies
         return leaf
     try:
         if leaf.data_ptr() % _LINE == 0 and leaf.stride() == _strides(leaf.shape):
