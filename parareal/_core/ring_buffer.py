@@ -87,7 +87,7 @@ class Ring:
         return self._index_of(self._rows(ids, iterate))
 
     def wanted_or_nan(self, ids: Ints, iterate: Ints) -> list[Ints]:
-        """The same of `take_or_nan`."""
+        """The same of `peek_or_nan`."""
         return self._index_of(self._rows_or_nan(ids, iterate))
 
     def has(self, ids: Ints, iterate: Ints) -> Bools:

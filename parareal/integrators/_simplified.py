@@ -41,8 +41,8 @@ LEAST_RATE = 0.5
 show in a rate until the others are gone."""
 
 PROMPT = 0.1
-"""Where corrections shrink by this rate or faster, one of the size of what rounding makes of a stiff right-hand side is
-the last: the next one would be no smaller."""
+"""Where corrections shrink by this rate or faster, one of the size of what rounding makes of a stiff right-hand side,
+eps |h J A|, is the last: the next one would be no smaller."""
 
 SAME_STEP = 1e-6
 """Largest relative change of a step for which a factor is kept: it slows each iteration down by no more than that."""
@@ -290,8 +290,9 @@ class _Allowed:
             left = change * np.maximum(rate, LEAST_RATE) / (1 - rate)
             done = (change <= scale) | (known & (rate < 1) & (left <= scale))
             noise = np.where(new, max(self._noise), min(self._noise))
-            floor = np.minimum(ROUNDINGS * noise * (BESIDE + read[3]), MOST_NOISE)
-            done |= (rate < PROMPT) & (number <= floor * scale)
+            prompt = np.minimum(noise * (BESIDE + read[3]), MOST_NOISE)
+            done |= known & (rate < PROMPT) & (number <= prompt * scale)
+            floor = np.minimum(ROUNDINGS * noise * (BESIDE + read[3] * own), MOST_NOISE)
             floor = np.where(new & self._exact, np.maximum(floor, self._finest**0.5), floor)
             done |= (change >= before) & (number <= floor * scale)
             done &= finite

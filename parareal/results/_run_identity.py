@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -144,11 +145,8 @@ def exactly(value: Any) -> str:
     if isinstance(value, Tensor):
         leaf = value.detach() if value.layout == torch.strided else value.detach().to_dense()
         return f"{describe(leaf)} {leaf.tolist() if leaf.numel() <= _FEW else f'of digest {digest([leaf])[:16]}'}"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key!r}: {exactly(part)}" for key, part in value.items()) + "}"  # pyright: ignore
-    if isinstance(value, tuple | list):
-        parts = ", ".join(exactly(part) for part in value)  # pyright: ignore
-        return f"({parts})" if isinstance(value, tuple) else f"[{parts}]"
+    if isinstance(value, dict | tuple | list):
+        return _in_brackets(value, exactly)  # pyright: ignore[reportUnknownArgumentType]
     named = ", ".join(f"{name}={exactly(part)}" for name, part in _inside(value).items())
     return f"{type(value).__name__}({named})"
 
@@ -180,12 +178,16 @@ def describe(state: State) -> str:
     """Structure, shapes and dtypes, in words."""
     if isinstance(state, Tensor):
         return f"{str(state.dtype).removeprefix('torch.')}{list(state.shape)}"
-    if isinstance(state, dict):
-        return "{" + ", ".join(f"{key!r}: {describe(part)}" for key, part in state.items()) + "}"  # pyright: ignore
-    if isinstance(state, tuple | list):
-        parts = ", ".join(describe(part) for part in state)  # pyright: ignore
-        return f"({parts})" if isinstance(state, tuple) else f"[{parts}]"
+    if isinstance(state, dict | tuple | list):
+        return _in_brackets(state, describe)  # pyright: ignore[reportUnknownArgumentType]
     return str(trees.structure(state))
+
+
+def _in_brackets(parts: dict[Any, Any] | tuple[Any, ...] | list[Any], show: Callable[[Any], str]) -> str:
+    if isinstance(parts, dict):
+        return "{" + ", ".join(f"{key!r}: {show(part)}" for key, part in parts.items()) + "}"
+    inside = ", ".join(show(part) for part in parts)
+    return f"({inside})" if isinstance(parts, tuple) else f"[{inside}]"
 
 
 def digest(leaves: list[Tensor]) -> str:

@@ -99,6 +99,7 @@ def cubic(a: Any, b: Any, v: Any) -> Any:
 @example(76, torch.float32, None)
 @example(88, torch.float64, None)
 @example(13, torch.float64, None)
+@example(17, torch.float32, None)  # a large part that is solved at once hides small ones above the rounding of f
 def test_a_step_is_solved_to_rounding_whatever_is_kept(seed: int, dtype: torch.dtype, rtol: float | None) -> None:
     case = Rates(seed, dtype)
     exact = case.exact()

@@ -334,6 +334,12 @@ def test_windows_do_not_crawl_because_histories_move(order: int, most: int) -> N
 def test_the_last_slice_shows_itself_what_the_correction_misses_where_the_prior_leaps() -> None:
     leaps = [Settings.of(Start(1, 3, np.array([0.1, 0.1, 0.1, last])), 1e-3, 0.0).leaps for last in (0.15, 0.5)]
     assert leaps == [False, True]
+    for last, accepted in ((1.0, 4), (9.0, 3)):
+        account = Account(slices=4, width=4)
+        account.errors = ErrorEstimate(Start(1, 4, np.array([1.0, 1.0, 1.0, last])), rtol=1.0, atol=0.0)
+        account.errors._slices.mismatch[0, :3] = account.errors._slices.first[0, :3] = 1e-3
+        seen = account.see(1, 0, 4, [1e-3] * 4, [0.0] * 4, NOT[:4])
+        assert account.passed(seen) == accepted
 
 
 def test_defects_of_the_size_of_rounding_count_as_they_are() -> None:
